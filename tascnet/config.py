@@ -1,0 +1,250 @@
+"""Every option, with its type, bounds and meaning, in plain dataclasses.
+
+The composed config is checked against these before torch is imported. `choices`, `minimum` and
+`maximum` in a field's metadata are checked too; `extendable` marks options of a stage that may be
+raised when a run is resumed, `cosmetic` those that cannot change its numbers.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "BackboneConfig",
+    "BenchmarkConfig",
+    "Config",
+    "DatasetConfig",
+    "MeasureConfig",
+    "PruneConfig",
+    "RecipeConfig",
+    "StageConfig",
+    "TrainerConfig",
+    "TuneConfig",
+    "option",
+]
+
+
+def option(
+    default: Any,
+    *,
+    choices: tuple[str, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    extendable: bool = False,
+    cosmetic: bool = False,
+) -> Any:
+    """A dataclass field with the bounds that its value must keep."""
+    metadata = {
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "extendable": extendable,
+        "cosmetic": cosmetic,
+    }
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class StageConfig:
+    """Which pipeline runs; `_target_` is its dotted name."""
+
+    name: str = "full"
+    _target_: str = "tascnet_pipelines.full.run"
+
+
+@dataclass
+class DatasetConfig:
+    """Where the samples come from, how they are split and augmented."""
+
+    name: str = option("digits", choices=("digits", "image_folder", "caltech101"))
+    root: str | None = None
+    download: bool = option(False, cosmetic=True)
+    # Classes of the embedded digits; None takes all of them.
+    digits: list[int] | None = None
+    # Classes of the source task on which `digits_cnn` is pre-trained.
+    source_digits: list[int] = option([0, 1, 2, 3, 4])
+    # Counts a class; with counts the rest is test. None: fractions.
+    train_per_class: int | None = option(None, minimum=1)
+    val_per_class: int | None = option(None, minimum=1)
+    train_fraction: float = option(0.7, minimum=0.0, maximum=1.0)
+    val_fraction: float = option(0.15, minimum=0.0, maximum=1.0)
+    unreadable: str = option("refuse", choices=("refuse", "skip"))
+    # Augmentation of fine-tuning from images.
+    flip: bool = True
+    # Smallest share of the image's area that a random crop takes; 1.0: shift only.
+    min_scale: float = option(1.0, minimum=0.05, maximum=1.0)
+    # Pixels of edge padding before a random crop.
+    pad: int = option(0, minimum=0)
+
+
+@dataclass
+class BackboneConfig:
+    """The pre-trained network and the images that it expects."""
+
+    name: str = option(
+        "digits_cnn",
+        choices=(
+            "vgg16",
+            "resnet18",
+            "resnet50",
+            "densenet121",
+            "mobilenet_v2",
+            "resnet20",
+            "resnet56",
+            "digits_cnn",
+            "custom",
+        ),
+    )
+    # pretrained, random, or a path to a .safetensors or weights-only .pth state dict.
+    weights: str = "pretrained"
+    # backbone=custom: dotted path of `factory(num_classes, **options) -> nn.Sequential`.
+    factory: str | None = None
+    options: dict[str, Any] = option({})
+    size: int = option(224, minimum=1)
+    # Shorter side after resizing; None: size x 8/7, rounded.
+    resize: int | None = option(None, minimum=1)
+    mean: list[float] = option([0.485, 0.456, 0.406])
+    std: list[float] = option([0.229, 0.224, 0.225])
+    interpolation: str = option("bilinear", choices=("bilinear", "bicubic"))
+
+
+@dataclass
+class RecipeConfig:
+    """One training recipe."""
+
+    epochs: int = option(10, minimum=1)
+    batch_size: int = option(32, minimum=1)
+    optimizer: str = option("adamw", choices=("adamw", "sgd", "adagrad"))
+    lr: float = option(1e-3, minimum=0.0)
+    weight_decay: float = option(1e-2, minimum=0.0)
+    momentum: float = option(0.9, minimum=0.0, maximum=1.0)
+    nesterov: bool = False
+    schedule: str = option("cosine", choices=("constant", "cosine", "step", "plateau"))
+    # Share of the steps over which the learning rate rises linearly from zero.
+    warmup: float = option(0.0, minimum=0.0, maximum=1.0)
+    # schedule=step: epochs between two steps; step and plateau: factor; plateau: patience in epochs.
+    step_epochs: int = option(20, minimum=1)
+    factor: float = option(0.5, minimum=0.0, maximum=1.0)
+    plateau_patience: int = option(5, minimum=0)
+    label_smoothing: float = option(0.0, minimum=0.0, maximum=1.0)
+    # Early stopping: epochs without a better validation accuracy; None: never.
+    patience: int | None = option(None, minimum=1)
+    # Batch-norm statistics of trained layers: from each batch, or as they are.
+    batchnorm: str = option("train", choices=("train", "frozen"))
+    # Decay of the exponential moving average of the weights that is judged and kept; None: none.
+    ema: float | None = option(None, minimum=0.0, maximum=1.0)
+
+
+@dataclass
+class TrainerConfig:
+    """One recipe for each kind of training."""
+
+    # The new softmax layer, a trial of the search, fine-tuning from images, recovery after a cut.
+    head: RecipeConfig = field(default_factory=RecipeConfig)
+    trial: RecipeConfig = field(default_factory=RecipeConfig)
+    finetune: RecipeConfig = field(default_factory=RecipeConfig)
+    recover: RecipeConfig = field(default_factory=RecipeConfig)
+    class_weights: str = option("none", choices=("none", "balanced"))
+
+
+@dataclass
+class TuneConfig:
+    """Stage one: the search space, its budget and what is done with the winner."""
+
+    name: str = "tascnet"
+    # Choices for each unit; the pre-trained setting is always among them.
+    widths: list[float] = option([0.25, 0.5, 0.75, 1.0])
+    round_to: int = option(8, minimum=1)
+    kernels: list[int] = option([3, 5])
+    activations: list[str] = option(["relu", "elu"])
+    hidden_layers: list[int] = option([0, 1])
+    neurons: list[int] = option([128, 256, 512])
+    dropouts: list[float] = option([0.0, 0.2, 0.4])
+    importance: str = option("magnitude", choices=("magnitude", "fpgm", "lamp", "random"))
+    initial_trials: int = option(6, minimum=1)
+    trials_per_depth: int = option(8, minimum=1, extendable=True)
+    max_units: int = option(3, minimum=1, extendable=True)
+    max_trials: int = option(24, minimum=1, extendable=True)
+    max_seconds: float | None = option(None, minimum=0.0, extendable=True)
+    patience: int = option(1, minimum=1, extendable=True)
+    min_delta: float = option(0.0, minimum=0.0, maximum=1.0)
+    # Trials this close to the best compete by size; None: one binomial standard error.
+    tolerance: float | None = option(None, minimum=0.0, maximum=1.0)
+    finetune_from: str = option("best", choices=("prefix", "all", "best"))
+    # Element type of cached features.
+    cache_dtype: str = option("float16", choices=("float16", "float32"))
+
+
+@dataclass
+class PruneConfig:
+    """Stage two: history, pairs, optimisation, removal, and when to stop."""
+
+    name: str = "tascnet"
+    # Folder of a saved model; None: what stage=tune left in the same run folder.
+    source: str | None = None
+    history_epochs: int = option(1, minimum=1)
+    optimise_epochs: int = option(1, minimum=1)
+    retrain_epochs: int = option(2, minimum=1)
+    percent: float = option(5.0, minimum=0.01, maximum=50.0)
+    min_filters: int = option(128, minimum=2)
+    regulariser: str = option("per_group_mean", choices=("per_group_mean", "sum"))
+    regulariser_weight: float = option(1.0, minimum=0.0)
+    merge: str = option("none", choices=("none", "average"))
+    # Weight of the distillation loss from the unpruned network in retraining; 0: none.
+    distill: float = option(0.0, minimum=0.0, maximum=1.0)
+    distill_temperature: float = option(2.0, minimum=0.1)
+    round_to: int = option(8, minimum=1)
+    # Largest share of a group that one iteration may take.
+    max_step: float = option(0.25, minimum=0.0, maximum=1.0)
+    tolerance: float = option(0.02, minimum=0.0, maximum=1.0, extendable=True)
+    # Shares of the unpruned network's FLOPs and params at which to stop; None: no such goal.
+    flops_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
+    params_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
+    max_seconds: float | None = option(None, minimum=0.0, extendable=True)
+    max_iterations: int = option(10, minimum=1, extendable=True)
+
+
+@dataclass
+class MeasureConfig:
+    """How latency is measured."""
+
+    batch: int = option(16, minimum=1)
+    repeats: int = option(30, minimum=3)
+    warmup: int = option(5, minimum=0)
+
+
+@dataclass
+class BenchmarkConfig:
+    """Which comparison `stage=benchmark` makes; `_target_` is its dotted name."""
+
+    name: str = "surrogate"
+    _target_: str = "tascnet_pipelines.benchmarks.surrogate.run"
+    seeds: int = option(5, minimum=1)
+    trials: int = option(30, minimum=1)
+
+
+@dataclass
+class Config:
+    """The whole composed config."""
+
+    stage: StageConfig = field(default_factory=StageConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    # Last part of the run folder's name; None: the tune preset and its non-default options.
+    name: str | None = None
+    seed: int = option(0, minimum=0)
+    outputs: str = "outputs"
+    # Decoded images, features and weights shared by runs; None: <outputs>/cache.
+    cache_dir: str | None = None
+    cache_limit_gb: float = option(20.0, minimum=0.0)
+    device: str = "auto"
+    # CPU threads; None: as torch chooses.
+    threads: int | None = option(None, minimum=1)
+    fresh: bool = False
+    debug: bool = False

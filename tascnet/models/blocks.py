@@ -1,0 +1,65 @@
+"""The blocks that chains are made of, beside the layers of torch.nn.
+
+Each takes one tensor and gives one tensor, and is made of named children alone, so that an
+architecture can be described as a tree of layers and blocks with their arguments.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Concat", "Residual", "SliceAndPad"]
+
+
+class Residual(nn.Module):
+    """`activation(body(x) + shortcut(x))`: the block of ResNet and MobileNetV2.
+
+    Args:
+        body: from `b x c x h x w` to `b x d x h' x w'`.
+        shortcut: the same shapes; `nn.Identity` where the block keeps its input's shape.
+        activation: acts on the sum; `nn.Identity` for a linear sum (MobileNetV2).
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.body(x) + self.shortcut(x))
+
+
+class Concat(nn.Module):
+    """`cat(x, body(x))` over channels: one layer of a DenseNet."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.body(x)], 1)
+
+
+class SliceAndPad(nn.Module):
+    """The parameter-free shortcut of CIFAR-style ResNets: every `stride`-th pixel, zero channels added.
+
+    Args:
+        stride: step in both directions of the map.
+        before: zero channels put before the input's.
+        after: zero channels put after them.
+
+    Source: He et al. 2016, section 4.2, option A.
+    """
+
+    def __init__(self, stride: int, before: int, after: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.before = before
+        self.after = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
