@@ -1,0 +1,1 @@
+"""The Hydra tree that ships with tascnet (`pkg://tascnet_conf`)."""

@@ -1,0 +1,193 @@
+"""What a run says: log lines, progress bars on a terminal, plain lines elsewhere, log files."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich import progress as rich_progress
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["Progress", "log", "log_file", "output", "progress", "set_up_logging", "terminal", "track"]
+
+log = logging.getLogger("tascnet")
+
+# Seconds between two plain lines of one progress.
+LINE_EVERY = 20.0
+
+Item = TypeVar("Item")
+
+
+@cache
+def terminal() -> Console:
+    """The console of messages and progress: stderr."""
+    return Console(stderr=True)
+
+
+@cache
+def output() -> Console:
+    """The console of results (tables): stdout."""
+    return Console()
+
+
+class Progress:
+    """The progress of one job: a bar on a terminal, a log line now and then elsewhere.
+
+    Args:
+        description: what is being done, in a few words.
+        total: the number of steps; None when it is not known.
+    """
+
+    def __init__(self, description: str, total: float | None = None) -> None:
+        self.description = description
+        self.total = total
+        self.done = 0.0
+        self.fields: dict[str, object] = {}
+        self._started = self._last_line = time.monotonic()
+        self._bar: rich_progress.TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = time.monotonic()
+        if terminal().is_terminal and not terminal().is_dumb_terminal:
+            self._bar = _DISPLAY.add(self)
+        else:
+            log.info(self.description + ("" if self.total is None else f": {self.total:g} steps"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            _DISPLAY.remove(self._bar)
+            self._bar = None
+        if kind is None:
+            log.info(self._line(ended=True))
+
+    def advance(self, steps: float = 1, **fields: object) -> None:
+        """Count `steps` as done; `fields` (such as `best=0.83`) are shown beside the bar."""
+        self.done += steps
+        self.fields.update(fields)
+        if self._bar is not None:
+            _DISPLAY.update(self._bar, self)
+        elif time.monotonic() - self._last_line >= LINE_EVERY:
+            self._last_line = time.monotonic()
+            log.info(self._line(ended=False))
+
+    @property
+    def values(self) -> str:
+        """The fields as text: `best 0.83, loss 1.2`."""
+        return ", ".join(f"{name} {_short(value)}" for name, value in self.fields.items())
+
+    def _line(self, ended: bool) -> str:
+        seconds = time.monotonic() - self._started
+        steps = f"{self.done:g}" if self.total is None else f"{self.done:g}/{self.total:g}"
+        state = f"done in {_duration(seconds)}" if ended else self._time_left(seconds)
+        return ", ".join(part for part in (f"{self.description}: {steps}", self.values, state) if part)
+
+    def _time_left(self, seconds: float) -> str:
+        if not self.total or not self.done:
+            return f"{_duration(seconds)} so far"
+        return f"{_duration(seconds / self.done * max(0.0, self.total - self.done))} left"
+
+
+def progress(description: str, total: float | None = None) -> Progress:
+    """A progress: `with progress("fine-tune", total=steps) as bar: bar.advance(1, best=0.83)`."""
+    return Progress(description, total)
+
+
+def track(iterable: Iterable[Item], description: str, total: float | None = None) -> Iterator[Item]:
+    """The items of `iterable`, with progress; `total` defaults to its length where it has one."""
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    with progress(description, total) as bar:
+        for item in iterable:
+            yield item
+            bar.advance()
+
+
+class _Handler(logging.Handler):
+    """Log lines on stderr, above the progress bars where there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}.get(
+                record.levelname, ""
+            )
+            terminal().print(Text(self.format(record), style), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Let the logger `tascnet` write plain sentences to stderr; a second call changes the level alone."""
+    log.setLevel(level)
+    log.propagate = False
+    if not any(isinstance(handler, _Handler) for handler in log.handlers):
+        log.addHandler(_Handler())
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Append the log lines within this context to a file, with the time of each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class _Display:
+    """The one live area of the terminal, shared by bars within bars."""
+
+    def __init__(self) -> None:
+        self._live: rich_progress.Progress | None = None
+
+    def add(self, job: Progress) -> rich_progress.TaskID:
+        if self._live is None:
+            self._live = rich_progress.Progress(
+                rich_progress.TextColumn("{task.description}"),
+                rich_progress.BarColumn(bar_width=30),
+                rich_progress.MofNCompleteColumn(),
+                rich_progress.TimeRemainingColumn(),
+                rich_progress.TextColumn("{task.fields[values]}"),
+                console=terminal(),
+                transient=True,
+            )
+            self._live.start()
+        return self._live.add_task(job.description, total=job.total, values="")
+
+    def update(self, bar: rich_progress.TaskID, job: Progress) -> None:
+        if self._live is not None:
+            self._live.update(bar, completed=job.done, values=job.values)
+
+    def remove(self, bar: rich_progress.TaskID) -> None:
+        if self._live is None:
+            return
+        self._live.remove_task(bar)
+        if not self._live.task_ids:
+            self._live.stop()
+            self._live = None
+
+
+_DISPLAY = _Display()
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

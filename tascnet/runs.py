@@ -1,0 +1,163 @@
+"""Where a run lives, whose folder it is, and when a stage is finished."""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tascnet.config import Config
+from tascnet.console import log_file
+from tascnet.errors import RunFolderError
+from tascnet.files import digest_json, read_json, write_json
+
+__all__ = ["budget", "claim", "finished", "identity", "run_folder", "safe_name", "stage_folder"]
+
+# The recipes that can change a stage's numbers.
+RECIPES = {"tune": ("head", "trial", "finetune"), "prune": ("recover",)}
+# Labels, and what `inputs` of an identity says better.
+LABELS = {"tune.name", "prune.name", "prune.source"}
+DEFAULT_PRUNE = "tascnet"
+LONGEST_NAME = 120
+
+
+def run_folder(config: Config) -> Path:
+    """`outputs/<dataset>/<backbone>/<name>-seed<seed>`: a function of the config, not of the clock."""
+    name = safe_name(config.name or config.tune.name)
+    return Path(config.outputs) / config.dataset.name / config.backbone.name / f"{name}-seed{config.seed}"
+
+
+def stage_folder(config: Config, stage: str) -> Path:
+    """The folder of one stage within the run's: `tune`, `prune`, or `prune-<preset>`."""
+    own = stage == "prune" and config.prune.name != DEFAULT_PRUNE
+    return run_folder(config) / (f"prune-{safe_name(config.prune.name)}" if own else stage)
+
+
+def safe_name(text: str) -> str:
+    """`text` as the name of a folder: letters, digits and `._=,+-`, at most 120 of them."""
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).lstrip(".") or "_"
+    if len(safe) <= LONGEST_NAME:
+        return safe
+    return f"{safe[: LONGEST_NAME - 9]}-{digest_json(text)[:8]}"
+
+
+def identity(config: Config, stage: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change a stage's numbers, as `{dotted key: value}`.
+
+    Args:
+        config: the composed config.
+        stage: `tune` or `prune`.
+        inputs: digests of what the stage reads (data, weights, the model that it starts from).
+
+    Returns:
+        The options that count and `input.<name>` for each of the inputs. Cosmetic options, those that may
+        be extended, and device, threads, limits and the like are left out.
+    """
+    values = {"stage": stage, "seed": config.seed}
+    values |= _options(config.dataset, "dataset") | _options(config.backbone, "backbone")
+    values |= _options(getattr(config, stage), stage)
+    values["trainer.class_weights"] = config.trainer.class_weights
+    for recipe in RECIPES[stage]:
+        values |= _options(getattr(config.trainer, recipe), f"trainer.{recipe}")
+    values["dataset.root"] = _absolute(config.dataset.root)
+    if config.backbone.weights not in ("pretrained", "random"):
+        values["backbone.weights"] = _absolute(config.backbone.weights)
+    return values | {f"input.{name}": value for name, value in inputs.items()}
+
+
+def budget(config: Config, stage: str) -> dict[str, Any]:
+    """The options of a stage that may be extended when it is resumed, as `{dotted key: value}`.
+
+    A pipeline keeps them in its metrics as `budget`, so that a finished stage goes on when they change.
+    """
+    return _options(getattr(config, stage), stage, extendable=True)
+
+
+@contextmanager
+def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> Iterator[Path]:
+    """Hold a stage's folder for one identity, alone, while the stage runs.
+
+    Args:
+        folder: the stage's folder; it is made where it is missing.
+        identity: what `identity` gave; kept in `identity.json`.
+        fresh: empty the folder first.
+
+    Yields:
+        The folder; log lines are appended to its `log.txt` meanwhile.
+
+    Raises:
+        RunFolderError: another process holds the folder, or it belongs to another identity.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if fresh:
+            _empty(folder)
+        _check_identity(folder, identity)
+        if not (folder / "identity.json").exists():
+            write_json(folder / "identity.json", dict(identity))
+        with log_file(folder / "log.txt"):
+            yield folder
+
+
+def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
+    """Whether a stage's folder holds its metrics; with `budget`, those of that very budget."""
+    if not (folder / "metrics.json").exists():
+        return False
+    return budget is None or read_json(folder / "metrics.json").get("budget") == dict(budget)
+
+
+def _options(section: Any, prefix: str, extendable: bool = False) -> dict[str, Any]:
+    values = {}
+    for entry in fields(section):
+        key = f"{prefix}.{entry.name}"
+        if entry.metadata.get("cosmetic") or key in LABELS:
+            continue
+        if bool(entry.metadata.get("extendable")) == extendable:
+            values[key] = getattr(section, entry.name)
+    return values
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / "identity.json"
+    hint = "choose another folder with name=..., or start this one over with fresh=true"
+    try:
+        known = read_json(path) if path.exists() else None
+    except ValueError:
+        raise RunFolderError(f"{path} is not readable as JSON", hint) from None
+    if known is None or known == identity:
+        return
+    keys = sorted(key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key))
+    shown = ", ".join(f"{key} was {known.get(key)!r} and is now {identity.get(key)!r}" for key in keys[:4])
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    raise RunFolderError(f"{folder} belongs to another configuration ({shown}{more})", hint)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(
+                f"another process is working in {folder}",
+                "wait for it, or choose another folder with name=...",
+            ) from None
+        yield
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name == ".lock":
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
