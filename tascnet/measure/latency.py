@@ -1,0 +1,136 @@
+"""How long a forward pass takes on the clock."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.measure.state import as_example, evaluating, input_for
+
+__all__ = ["Latency", "compare_latency", "latency"]
+
+_FEWEST_REPEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time of one forward pass over a batch.
+
+    Args:
+        median_ms: milliseconds.
+        spread_ms: 10th and 90th percentile, milliseconds.
+        batch: samples in a pass.
+        repeats: passes that were timed.
+        threads: CPU threads that torch uses in one operation.
+        device: where the model is, such as `cpu` or `cuda:0`.
+    """
+
+    median_ms: float
+    spread_ms: tuple[float, float]
+    batch: int
+    repeats: int
+    threads: int
+    device: str
+
+
+def latency(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    batch: int = 1,
+    repeats: int = 30,
+    warmup: int = 5,
+    max_seconds: float | None = None,
+) -> Latency:
+    """Time one model; see `compare_latency`."""
+    timed = compare_latency(
+        {"model": model}, example, batch=batch, repeats=repeats, warmup=warmup, max_seconds=max_seconds
+    )
+    return timed["model"]
+
+
+def compare_latency(
+    models: Mapping[str, nn.Module],
+    example: Tensor,
+    *,
+    batch: int = 1,
+    repeats: int = 30,
+    warmup: int = 5,
+    max_seconds: float | None = None,
+) -> dict[str, Latency]:
+    """Time several models side by side in eval mode; the models are left as they were.
+
+    Each round times every model once, beginning with another one each time, so that a change of the
+    machine's load or clock falls on all of them alike.
+
+    Args:
+        models: each on its own device, in its own memory format.
+        example: one sample `1 x ...`.
+        batch: samples in a pass.
+        repeats: rounds.
+        warmup: rounds before them that are not timed.
+        max_seconds: warm-up and rounds end early, after at least one and three; None: no limit.
+
+    Returns:
+        One `Latency` for each name.
+    """
+    deadline = None if max_seconds is None else time.perf_counter() + max_seconds
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        passes = {}
+        for name, model in models.items():
+            stack.enter_context(evaluating(model))
+            passes[name] = _forward(model, input_for(model, as_example(example), batch))
+        _rounds(passes, warmup, 1, deadline)
+        times = _rounds(passes, repeats, _FEWEST_REPEATS, deadline)
+    return {name: _summary(seconds, batch, models[name]) for name, seconds in times.items()}
+
+
+def _forward(model: nn.Module, inputs: Tensor) -> Callable[[], float]:
+    """A function that makes one forward pass and gives its seconds."""
+
+    def timed() -> float:
+        _synchronise(inputs.device)
+        start = time.perf_counter()
+        model(inputs)
+        _synchronise(inputs.device)
+        return time.perf_counter() - start
+
+    return timed
+
+
+def _rounds(
+    passes: Mapping[str, Callable[[], float]], count: int, fewest: int, deadline: float | None
+) -> dict[str, list[float]]:
+    names = list(passes)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for done in range(count):
+        if deadline is not None and done >= fewest and time.perf_counter() > deadline:
+            break
+        shift = done % len(names)
+        for name in names[shift:] + names[:shift]:
+            times[name].append(passes[name]())
+    return times
+
+
+def _summary(seconds: list[float], batch: int, model: nn.Module) -> Latency:
+    milliseconds = 1000 * torch.tensor(seconds, dtype=torch.float64)
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    low, median, high = torch.quantile(milliseconds, levels).tolist()
+    first = next(model.parameters(), None)
+    return Latency(
+        median_ms=median,
+        spread_ms=(low, high),
+        batch=batch,
+        repeats=len(seconds),
+        threads=torch.get_num_threads(),
+        device="cpu" if first is None else str(first.device),
+    )
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
