@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -102,7 +102,7 @@ def progress(description: str, total: float | None = None) -> Progress:
 
 def track(iterable: Iterable[Item], description: str, total: float | None = None) -> Iterator[Item]:
     """The items of `iterable`, with progress; `total` defaults to its length where it has one."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with progress(description, total) as bar:
         for item in iterable:
