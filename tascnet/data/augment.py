@@ -1,0 +1,94 @@
+"""Light augmentation of a whole batch at once: crops, shifts and flips."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tascnet.errors import ConfigError
+
+__all__ = ["Augmentation", "augment", "centre_crop"]
+
+# Aspect ratios of random crops lie between 1 / MAX_RATIO and MAX_RATIO.
+MAX_RATIO = 4 / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What training images may undergo.
+
+    Args:
+        flip: mirror half of the images from left to right.
+        min_scale: smallest share of the image's area that a random crop takes; 1: shift only.
+        pad: pixels by which a crop may reach over the edge, filled with the edge's own pixels.
+
+    Raises:
+        ConfigError: if `min_scale` is not in (0, 1] or `pad` is negative.
+    """
+
+    flip: bool = True
+    min_scale: float = 1.0
+    pad: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_scale <= 1:
+            raise ConfigError(
+                f"min_scale is {self.min_scale}, expected above 0 and at most 1", "1 means shift only"
+            )
+        if self.pad < 0:
+            raise ConfigError(f"pad is {self.pad}, expected 0 or more pixels", "0 means no padding")
+
+
+def centre_crop(images: Tensor, size: int) -> Tensor:
+    """The central squares: `b x R x R x c` to `b x size x size x c`."""
+    start = round((images.shape[1] - size) / 2.0)
+    return images[:, start : start + size, start : start + size]
+
+
+def augment(images: Tensor, size: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Randomly cropped and flipped images; every call draws the same count of random numbers.
+
+    Args:
+        images: pixels, `b x R x R x c`, uint8.
+        size: side of the crops.
+        augmentation: what may be done.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        `b x size x size x c`: uint8 from shifts, float32 in 0 to 255 from scaled crops.
+    """
+    draws = torch.rand(5, len(images), generator=generator)
+    flipped = (draws[0] < 0.5) & augmentation.flip
+    if augmentation.min_scale == 1:
+        return _shifted(images, size, augmentation.pad, flipped, draws[1:3])
+    return _scaled(images, size, augmentation, flipped, draws[1:])
+
+
+def _shifted(images: Tensor, size: int, pad: int, flipped: Tensor, draws: Tensor) -> Tensor:
+    side = images.shape[1]
+    span = side + 2 * pad - size
+    starts = (draws * (span + 1)).long().clamp(max=span) - pad
+    # Clamped indices repeat the edge, which is edge padding.
+    ys, xs = (starts[..., None] + torch.arange(size)).clamp(0, side - 1)
+    xs = torch.where(flipped[:, None], xs.flip(1), xs)
+    batch = torch.arange(len(images))
+    return images[batch[:, None, None], ys[:, :, None], xs[:, None, :]]
+
+
+def _scaled(images: Tensor, size: int, augmentation: Augmentation, flipped: Tensor, draws: Tensor) -> Tensor:
+    area = augmentation.min_scale + (1 - augmentation.min_scale) * draws[2]
+    ratio = torch.exp((2 * draws[3] - 1) * math.log(MAX_RATIO))
+    # Extents and centres in grid_sample's coordinates: the image spans -1 to 1.
+    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
+    reach = 1 + 2 * augmentation.pad / images.shape[1]
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0] = torch.where(flipped, -width, width)
+    theta[:, 0, 2] = (2 * draws[1] - 1) * (reach - width)
+    theta[:, 1, 1] = height
+    theta[:, 1, 2] = (2 * draws[0] - 1) * (reach - height)
+    maps = images.permute(0, 3, 1, 2).float()
+    grid = functional.affine_grid(theta, [len(maps), maps.shape[1], size, size], align_corners=False)
+    crops = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return crops.permute(0, 2, 3, 1)

@@ -1,0 +1,126 @@
+"""From an image file to a square of pixels, whatever its mode, depth and orientation."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tascnet.errors import ConfigError
+from tascnet.models.info import Preprocessing
+
+__all__ = ["UnreadableImage", "decode_image", "resampling"]
+
+MODES = {1: "L", 3: "RGB"}
+# A thin strip must not become a huge image when its shorter side is enlarged.
+LONGEST = 4
+
+
+class UnreadableImage(Exception):
+    """A file holds no image that can be decoded; `lasting` when only a change of the file can mend it."""
+
+    def __init__(self, reason: str, *, lasting: bool = True) -> None:
+        self.reason = reason
+        self.lasting = lasting
+        super().__init__(reason)
+
+
+def decode_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The central square of an image whose shorter side was resized.
+
+    Greyscale, palette, CMYK and 16-bit images become RGB (or grey when one channel is asked for),
+    transparent pixels become white, and the orientation in EXIF is applied.
+
+    Args:
+        path: an image file that Pillow can read.
+        preprocessing: gives the side `R` after resizing, the interpolation and the channels `c`.
+
+    Returns:
+        Pixels, `R x R x c`, uint8.
+
+    Raises:
+        UnreadableImage: if the file is empty, truncated or no image.
+        ConfigError: if neither one nor three channels are asked for.
+    """
+    mode = channel_mode(preprocessing.channels)
+    try:
+        with Image.open(path) as image:
+            square = _square(image, mode, preprocessing.resize, resampling(preprocessing.interpolation))
+    except MemoryError:
+        raise
+    # Pillow's decoders raise errors of many types on damaged files.
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return np.asarray(square, dtype=np.uint8).reshape(square.height, square.width, -1)
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's resampling filter of that name."""
+    return Image.Resampling[interpolation.upper()]
+
+
+def channel_mode(channels: int) -> str:
+    """Pillow's mode for a number of channels."""
+    if channels not in MODES:
+        raise ConfigError(
+            f"backbone.mean has {channels} values, expected one (grey) or three (RGB)",
+            "give mean and std one value for each channel",
+        )
+    return MODES[channels]
+
+
+def _square(image: Image.Image, mode: str, side: int, method: Image.Resampling) -> Image.Image:
+    # JPEG decodes at half, quarter or eighth size for free; twice the side keeps the resizing sharp.
+    image.draft(None, (2 * side, 2 * side))
+    upright = _without_strip(_convert(_upright(image), mode))
+    short = min(upright.size)
+    # As torchvision's Resize counts: the longer side is truncated.
+    width, height = (side if edge == short else int(side * edge / short) for edge in upright.size)
+    resized = upright if upright.size == (width, height) else upright.resize((width, height), method)
+    left, top = round((width - side) / 2.0), round((height - side) / 2.0)
+    return resized.crop((left, top, left + side, top + side))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    # A damaged EXIF block says nothing about the pixels.
+    except Exception:
+        return image
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
+        levels = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8)).convert(mode)
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        paper = Image.new("RGBA", layered.size, "white")
+        image = Image.alpha_composite(paper, layered)
+    return image.convert(mode)
+
+
+def _without_strip(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    limit = LONGEST * min(width, height)
+    if max(width, height) <= limit:
+        return image
+    keep_width, keep_height = min(width, limit), min(height, limit)
+    left, top = (width - keep_width) // 2, (height - keep_height) // 2
+    return image.crop((left, top, left + keep_width, top + keep_height))
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableImage:
+    if isinstance(error, UnreadableImage):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        empty = path.stat().st_size == 0
+        return UnreadableImage("empty file" if empty else "not an image")
+    # The system's own errors (no permission, a network drive that is away) may pass.
+    lasting = not (isinstance(error, OSError) and error.errno is not None)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UnreadableImage(" ".join(text.split()) or type(error).__name__, lasting=lasting)

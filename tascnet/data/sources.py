@@ -1,0 +1,200 @@
+"""Where training reads its batches from: images, or the cached features of a frozen trunk."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tascnet.data.augment import Augmentation, augment, centre_crop
+from tascnet.data.dataset import Dataset
+from tascnet.errors import DataError
+from tascnet.models.info import Preprocessing
+
+__all__ = ["VIEWS", "FeatureSource", "ImageSource", "Source"]
+
+# Fixed transforms under which features can be cached.
+VIEWS = ("plain", "flipped")
+
+
+class Source(Protocol):
+    """Samples that can be read in batches; `rows` are positions in the source."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, `n`, int64, on the CPU."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Float32 inputs of the rows: plain without a generator, else augmented by it."""
+
+
+class ImageSource:
+    """Normalised images of some rows of a data set.
+
+    Args:
+        dataset: decoded images.
+        rows: rows of the data set, `n`.
+        preprocessing: size of the crops, mean and deviation of each channel in [0, 1].
+        augmentation: what happens when a batch is read with a generator; None: nothing.
+
+    Raises:
+        DataError: if the pixels were decoded for another preprocessing.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: NDArray[np.int64],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        _check_pixels(dataset, preprocessing)
+        self.dataset = dataset
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self._labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
+        self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32)
+        self._std = torch.tensor(preprocessing.std, dtype=torch.float32)
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, `n`, int64."""
+        return self._labels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return len(self.dataset.class_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
+        if generator is None or self.augmentation is None:
+            return self.batch_view(rows, "plain")
+        return self._normalise(
+            augment(self._pixels(rows), self.preprocessing.size, self.augmentation, generator)
+        )
+
+    def batch_view(self, rows: Tensor, view: str) -> Tensor:
+        """Images under one fixed transform of `VIEWS`, `b x c x size x size`, float32, channels_last."""
+        if view not in VIEWS:
+            raise ValueError(f"view is {view!r}, expected one of {', '.join(VIEWS)}")
+        crops = centre_crop(self._pixels(rows), self.preprocessing.size)
+        return self._normalise(crops.flip(2) if view == "flipped" else crops)
+
+    def _pixels(self, rows: Tensor) -> Tensor:
+        # Indexing by an array copies, so that torch never sees the read-only memory map.
+        return torch.from_numpy(np.asarray(self.dataset.pixels[self.rows[rows.cpu().numpy()]]))
+
+    def _normalise(self, crops: Tensor) -> Tensor:
+        scaled = crops.float().div(255).sub_(self._mean).div_(self._std)
+        return scaled.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+class FeatureSource:
+    """Cached features under one or more views of the same samples.
+
+    Args:
+        views: features of each view, `n x ...`, of any float type; "plain" is among them.
+        labels: class indices, `n`.
+        num_classes: number of classes.
+
+    Raises:
+        DataError: if "plain" is missing or a view has another number of samples than the labels.
+    """
+
+    def __init__(
+        self, views: Mapping[str, NDArray[np.floating] | Tensor], labels: Tensor, num_classes: int
+    ) -> None:
+        if "plain" not in views:
+            raise DataError(f"the views are {sorted(views)}, expected 'plain' among them")
+        for view, features in views.items():
+            if len(features) != len(labels):
+                raise DataError(
+                    f"view {view!r} has {len(features)} samples, expected {len(labels)} as the labels"
+                )
+        self.views = dict(views)
+        self._labels = labels
+        self._num_classes = num_classes
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, `n`, int64."""
+        return self._labels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._num_classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's features."""
+        return tuple(self.views["plain"].shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all views together."""
+        return sum(features.nbytes for features in self.views.values())
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Features `b x ...`, float32: plain without a generator, else each sample picks one of the views."""
+        if generator is None or len(self.views) == 1:
+            return _as_input(_take(self.views["plain"], rows))
+        picks = torch.randint(len(self.views), (len(rows),), generator=generator)
+        mixed = _as_input(_take(self.views["plain"], rows))
+        for index, (view, features) in enumerate(self.views.items()):
+            chosen = (picks == index).nonzero().flatten()
+            if view != "plain" and len(chosen):
+                mixed[chosen.to(mixed.device)] = _take(features, rows.cpu()[chosen]).float()
+        return mixed
+
+    def resident(self, device: torch.device | str) -> "FeatureSource":
+        """The same source, its features on a CUDA device if they take at most half of its free memory."""
+        target = torch.device(device)
+        if target.type != "cuda" or self.nbytes > torch.cuda.mem_get_info(target)[0] // 2:
+            return self
+        loaded = {view: _whole(features).to(target) for view, features in self.views.items()}
+        return FeatureSource(loaded, self._labels, self._num_classes)
+
+
+def _check_pixels(dataset: Dataset, preprocessing: Preprocessing) -> None:
+    side, channels = preprocessing.resize, preprocessing.channels
+    expected = (side, side, channels)
+    if dataset.pixels.shape[1:] != expected:
+        came = " x ".join(map(str, dataset.pixels.shape[1:]))
+        raise DataError(
+            f"the images of {dataset.name} are {came}, expected {side} x {side} x {channels}",
+            "decode them with the preprocessing of this backbone",
+        )
+
+
+def _take(features: NDArray[np.floating] | Tensor, rows: Tensor) -> Tensor:
+    if isinstance(features, Tensor):
+        return features[rows.to(features.device)]
+    # Indexing by an array copies, so that torch never sees the read-only memory map.
+    return torch.from_numpy(np.asarray(features[rows.cpu().numpy()]))
+
+
+def _whole(features: NDArray[np.floating] | Tensor) -> Tensor:
+    return features if isinstance(features, Tensor) else torch.from_numpy(np.array(features))
+
+
+def _as_input(features: Tensor) -> Tensor:
+    if features.dim() == 4:
+        return features.to(torch.float32, memory_format=torch.channels_last)
+    return features.float()

@@ -1,0 +1,133 @@
+"""Three disjoint, stratified, seeded splits, and class weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tascnet.errors import ConfigError, DataError
+
+__all__ = ["Split", "class_weights", "split"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Rows of a data set: three disjoint ascending arrays of int64 that cover it."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split(
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    seed: int,
+    train_per_class: int | None = None,
+    val_per_class: int | None = None,
+    train_fraction: float = 0.7,
+    val_fraction: float = 0.15,
+) -> Split:
+    """Split every class by counts, or by fractions when no counts are given; the rest is test.
+
+    The draw of one class depends on the seed and on that class's number and size alone.
+
+    Args:
+        labels: class indices, `n`.
+        class_names: one name for each class.
+        seed: seed of the draw.
+        train_per_class: training samples of each class.
+        val_per_class: validation samples of each class.
+        train_fraction: training share of each class, rounded to at least one sample.
+        val_fraction: validation share of each class, rounded to at least one sample.
+
+    Returns:
+        Every class is in train and validation, by fractions also in test.
+
+    Raises:
+        ConfigError: if the options contradict each other.
+        DataError: if a class is too small, or nothing is left for test.
+    """
+    counts = _checked_counts(train_per_class, val_per_class)
+    if counts is None:
+        _check_fractions(train_fraction, val_fraction)
+    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    for index, name in enumerate(class_names):
+        rows = np.flatnonzero(labels == index).astype(np.int64)
+        train, val = _sizes(len(rows), name, counts, train_fraction, val_fraction)
+        shuffled = np.random.default_rng([seed, index]).permutation(rows)
+        for part, drawn in zip(parts, np.split(shuffled, [train, train + val]), strict=True):
+            part.append(drawn)
+    train_rows, val_rows, test_rows = (np.sort(np.concatenate(part)) for part in parts)
+    if len(test_rows) == 0:
+        raise DataError(
+            f"{train_per_class} + {val_per_class} training and validation samples a class leave no test",
+            "lower dataset.train_per_class or dataset.val_per_class",
+        )
+    return Split(train=train_rows, val=val_rows, test=test_rows)
+
+
+def class_weights(labels: NDArray[np.int64] | torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Weights inverse to the classes' frequencies, with mean 1.
+
+    Args:
+        labels: class indices of the training samples, `n`.
+        num_classes: number of classes `C`.
+
+    Returns:
+        `C`, float32.
+
+    Raises:
+        DataError: if a class has no sample.
+    """
+    counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).double()
+    if (counts == 0).any():
+        empty = int((counts == 0).nonzero()[0])
+        raise DataError(f"class {empty} has no training sample, expected at least one", "draw another split")
+    weights = counts.sum() / counts
+    return (weights / weights.mean()).float()
+
+
+def _checked_counts(train: int | None, val: int | None) -> tuple[int, int] | None:
+    if train is None and val is None:
+        return None
+    if train is None or val is None:
+        given, missing = ("val", "train") if train is None else ("train", "val")
+        raise ConfigError(
+            f"dataset.{given}_per_class came without dataset.{missing}_per_class, expected both or neither",
+            f"set dataset.{missing}_per_class too",
+        )
+    if train < 1 or val < 1:
+        raise ConfigError(
+            f"train_per_class={train} and val_per_class={val}, expected at least 1 each",
+            "raise the lower one",
+        )
+    return train, val
+
+
+def _check_fractions(train: float, val: float) -> None:
+    if not (train > 0 and val > 0 and train + val < 1):
+        raise ConfigError(
+            f"train_fraction={train} and val_fraction={val}, expected both above 0 and in sum below 1",
+            "the rest is test, so give for example 0.7 and 0.15",
+        )
+
+
+def _sizes(
+    n: int, name: str, counts: tuple[int, int] | None, train_fraction: float, val_fraction: float
+) -> tuple[int, int]:
+    """Training and validation samples of a class of `n`."""
+    needed = 3 if counts is None else sum(counts)
+    if n < needed:
+        parts = "one each for train, validation and test" if counts is None else f"{counts[0]} + {counts[1]}"
+        raise DataError(
+            f"class {name!r} has {n} samples, expected at least {needed} ({parts})",
+            "add samples, remove the class, or ask for fewer a class",
+        )
+    if counts is not None:
+        return counts
+    val = min(max(1, round(n * val_fraction)), n - 2)
+    return min(max(1, round(n * train_fraction)), n - val - 1), val

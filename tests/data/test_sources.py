@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from tascnet.data import Augmentation, FeatureSource, ImageSource
+from tascnet.errors import DataError
+from tascnet.models.info import Preprocessing
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_plain_batches_equal_torchvisions_transforms(noise_set, tiny):
+    dataset = noise_set()
+    source = ImageSource(dataset, np.array([7, 2, 5]), tiny)
+    reference = transforms.Compose(
+        [transforms.CenterCrop(6), transforms.ToTensor(), transforms.Normalize(tiny.mean, tiny.std)]
+    )
+    batch = source.batch(torch.tensor([2, 0]), None)
+    for image, row in zip(batch, (5, 7), strict=True):
+        assert image.equal(reference(Image.fromarray(dataset.pixels[row])))
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert source.labels.tolist() == [1, 0, 1]
+    assert (len(source), source.num_classes) == (3, 2)
+
+
+def test_flipped_view_mirrors_the_plain_one(noise_set, tiny):
+    source = ImageSource(noise_set(), np.arange(10), tiny)
+    rows = torch.arange(10)
+    assert source.batch_view(rows, "flipped").equal(source.batch_view(rows, "plain").flip(3))
+    with pytest.raises(ValueError, match="plain, flipped"):
+        source.batch_view(rows, "rotated")
+
+
+def test_augmented_only_with_generator_and_augmentation(noise_set, tiny):
+    dataset, rows = noise_set(), torch.arange(10)
+    bare = ImageSource(dataset, np.arange(10), tiny)
+    source = ImageSource(dataset, np.arange(10), tiny, Augmentation(pad=1))
+    plain = bare.batch(rows, seeded())
+    assert source.batch(rows, None).equal(plain)
+    assert source.batch(rows, seeded(1)).equal(source.batch(rows, seeded(1)))
+    assert not source.batch(rows, seeded(1)).equal(plain)
+    assert source.batch(rows, seeded(1)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_scaled_crops_are_normalised_images(noise_set, tiny):
+    source = ImageSource(noise_set(), np.arange(10), tiny, Augmentation(min_scale=0.5))
+    batch = source.batch(torch.arange(10), seeded())
+    assert batch.shape == (10, 3, 6, 6)
+    # Pixels in [0, 1] less the mean, over the deviation, give these bounds a channel.
+    assert batch.amin((0, 2, 3)).ge(torch.tensor([-1.0, -1.0, 0.0])).all()
+    assert batch.amax((0, 2, 3)).le(torch.tensor([1.0, 3.0, 1.0])).all()
+
+
+def test_read_only_memory_maps_are_read_without_a_warning(noise_set, grey, tmp_path):
+    dataset = noise_set(channels=1)
+    np.save(tmp_path / "pixels.npy", dataset.pixels)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    source = ImageSource(
+        type(dataset)(**{**vars(dataset), "pixels": mapped}), np.arange(10), grey, Augmentation(pad=1)
+    )
+    source.batch(torch.arange(10), seeded()).zero_()
+    source.batch(torch.arange(10), None).zero_()
+    assert (mapped == dataset.pixels).all()
+
+
+def test_pixels_of_another_preprocessing_are_refused(noise_set, grey):
+    with pytest.raises(DataError, match="are 8 x 8 x 3, expected 8 x 8 x 1"):
+        ImageSource(noise_set(), np.arange(10), grey)
+    larger = Preprocessing(size=8, resize=9, mean=(0.0,) * 3, std=(1.0,) * 3)
+    with pytest.raises(DataError, match="expected 9 x 9 x 3"):
+        ImageSource(noise_set(), np.arange(10), larger)
+
+
+def feature_views():
+    plain = np.arange(24, dtype=np.float16).reshape(6, 4)
+    return {"plain": plain, "flipped": plain + np.float16(100)}
+
+
+def test_features_are_plain_without_a_generator():
+    source = FeatureSource(feature_views(), torch.arange(6) % 3, 3)
+    batch = source.batch(torch.tensor([5, 0]), None)
+    assert batch.dtype == torch.float32
+    assert batch.tolist() == [[20, 21, 22, 23], [0, 1, 2, 3]]
+    assert (source.shape, source.nbytes, len(source), source.num_classes) == ((4,), 96, 6, 3)
+
+
+def test_each_sample_picks_one_view_as_the_generator_says():
+    source = FeatureSource(feature_views(), torch.zeros(6), 1)
+    rows = torch.arange(6).repeat(50)
+    batch = source.batch(rows, seeded())
+    flipped = batch[:, 0] >= 100
+    assert batch[~flipped].equal(source.batch(rows[~flipped], None))
+    assert batch[flipped].equal(source.batch(rows[flipped], None) + 100)
+    assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert batch.equal(source.batch(rows, seeded()))
+
+
+def test_feature_maps_come_channels_last_and_as_copies(tmp_path):
+    maps = np.random.default_rng(0).random((6, 3, 4, 5), dtype=np.float32)
+    np.save(tmp_path / "maps.npy", maps)
+    mapped = np.load(tmp_path / "maps.npy", mmap_mode="r")
+    source = FeatureSource({"plain": mapped, "flipped": mapped}, torch.zeros(6), 1)
+    for generator in (None, seeded()):
+        batch = source.batch(torch.tensor([4, 4, 1]), generator)
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        assert (batch.numpy() == maps[[4, 4, 1]]).all()
+        batch.zero_()
+    assert (mapped == maps).all()
+
+
+def test_features_in_tensors_read_like_features_in_arrays():
+    views = feature_views()
+    arrays = FeatureSource(views, torch.zeros(6), 1)
+    tensors = FeatureSource({name: torch.from_numpy(view) for name, view in views.items()}, torch.zeros(6), 1)
+    rows = torch.tensor([3, 1, 1, 5])
+    assert tensors.batch(rows, None).equal(arrays.batch(rows, None))
+    assert tensors.batch(rows, seeded(2)).equal(arrays.batch(rows, seeded(2)))
+    tensors.batch(rows, None).zero_()
+    assert tensors.batch(rows, None).equal(arrays.batch(rows, None))
+    assert arrays.resident("cpu") is arrays
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_resident_features_read_the_same_on_the_device():
+    source = FeatureSource(feature_views(), torch.zeros(6), 1)
+    resident = source.resident("cuda")
+    rows = torch.tensor([3, 1, 1, 5])
+    for generators in ((None, None), (seeded(3), seeded(3))):
+        batch = resident.batch(rows, generators[0])
+        assert batch.device.type == "cuda"
+        assert batch.cpu().equal(source.batch(rows, generators[1]))
+
+
+def test_views_that_do_not_fit_are_refused():
+    views = feature_views()
+    with pytest.raises(DataError, match="expected 'plain'"):
+        FeatureSource({"flipped": views["flipped"]}, torch.zeros(6), 1)
+    with pytest.raises(DataError, match="has 6 samples, expected 5"):
+        FeatureSource(views, torch.zeros(5), 1)
