@@ -1,7 +1,7 @@
 """Training and judging: `fit` and `evaluate` as plain functions."""
 
 from tascnet.train.evaluate import Evaluation, evaluate
-from tascnet.train.fit import Distillation, EpochRecord, FitResult, fit
+from tascnet.train.fit import Distillation, EpochRecord, FitResult, Recorder, fit
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.recipe import Recipe, learning_rate_factor, make_optimizer
 
@@ -11,6 +11,7 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "Recipe",
+    "Recorder",
     "batches",
     "evaluate",
     "fit",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from tascnet.train.evaluate import evaluate
 from tascnet.train.mode import batches, set_training_mode
 from tascnet.train.recipe import Recipe, learning_rate_factor, make_optimizer
 
-__all__ = ["Distillation", "EpochRecord", "FitResult", "fit"]
+__all__ = ["Distillation", "EpochRecord", "FitResult", "Recorder", "fit"]
 
 log = logging.getLogger("tascnet")
 
@@ -46,6 +46,19 @@ class FitResult:
     best_val_accuracy: float | None
     best_val_loss: float | None
     seconds: float
+
+
+class Recorder(Protocol):
+    """Something that follows a network through the epochs."""
+
+    def record(self, model: nn.Module) -> None:
+        """See the model as it is after an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that has been recorded, in tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +90,7 @@ def fit(
     class_weights: Tensor | None = None,
     penalty: Callable[[], Tensor] | None = None,
     distillation: Distillation | None = None,
-    on_epoch: Callable[[nn.Sequential, EpochRecord], None] | None = None,
+    recorder: Recorder | None = None,
     checkpoint: Path | None = None,
     keep: str = "best",
     description: str = "train",
@@ -98,8 +111,7 @@ def fit(
         class_weights: weight of each class in the loss, shape `classes`.
         penalty: a scalar that is added to the loss of every step.
         distillation: a teacher to learn from beside the labels.
-        on_epoch: called with the model and the record after every epoch; not for epochs that a
-            checkpoint had already done.
+        recorder: sees the model after every epoch; its state is part of the checkpoint.
         checkpoint: file that holds the state after every epoch; continued from when it exists.
         keep: `best` (by validation accuracy, the first of equals) or `last`.
         description: what the progress bar says.
@@ -107,7 +119,7 @@ def fit(
     Raises:
         TrainingDiverged: the loss became infinite or not a number.
     """
-    run = _Run(model, recipe, train, torch.device(device), first_trained, checkpoint)
+    run = _Run(model, recipe, train, torch.device(device), first_trained, checkpoint, recorder)
     loss_of = _loss_function(recipe, class_weights, distillation, penalty, run.device)
     total = recipe.epochs * run.steps_per_epoch
     with progress(description, total=total) as bar:
@@ -123,8 +135,6 @@ def fit(
                 val_accuracy=None if verdict is None else verdict.accuracy,
                 seconds=time.perf_counter() - started,
             )
-            if on_epoch is not None:
-                on_epoch(model, record)
             run.finish_epoch(record, keep)
             bar.advance(0, best=run.best_val_accuracy())
     return run.result()
@@ -141,7 +151,9 @@ class _Run:
         device: torch.device,
         first_trained: int,
         checkpoint: Path | None,
+        recorder: Recorder | None,
     ) -> None:
+        self.recorder = recorder
         self.model, self.recipe, self.train, self.device = model, recipe, train, device
         self.first_trained, self.checkpoint = first_trained, checkpoint
         self.optimizer = make_optimizer(model.parameters(), recipe)
@@ -208,6 +220,8 @@ class _Run:
 
     def finish_epoch(self, record: EpochRecord, keep: str) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
+        if self.recorder is not None:
+            self.recorder.record(self.model)
         self.records.append(record)
         improved = self.best is None or _rank(record, keep) > _rank(self.best, keep)
         if improved:
@@ -241,6 +255,7 @@ class _Run:
             "best": None if self.best is None else self.best.epoch,
             "best_state": self.best_state,
             "plateau": [self.plateau_factor, self.plateau_wait],
+            "recorder": None if self.recorder is None else self.recorder.state_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -252,6 +267,8 @@ class _Run:
         self.best = next((record for record in self.records if record.epoch == state["best"]), None)
         self.best_state = state["best_state"]
         self.plateau_factor, self.plateau_wait = state["plateau"][0], int(state["plateau"][1])
+        if self.recorder is not None:
+            self.recorder.load_state_dict(state["recorder"])
         log.info("continuing after epoch %d of %d", self.epoch, self.recipe.epochs)
 
 

@@ -1,0 +1,184 @@
+"""What every stage starts from: device, data, network, and where its files go."""
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tascnet import data
+from tascnet.config import BackboneConfig, Config, RecipeConfig
+from tascnet.errors import ConfigError
+from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.train import Recipe
+
+__all__ = ["Session", "cache_folder", "load_data", "open_session", "recipe", "resolve_device"]
+
+log = logging.getLogger("tascnet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Device, samples and preprocessing of one run.
+
+    Args:
+        config: the composed config.
+        device: where networks are trained and judged.
+        preprocessing: what the network expects of an image.
+        dataset: all samples.
+        train: training samples, augmented when a generator is given.
+        val: validation samples.
+        test: test samples; read once for each model that is handed over.
+        views: names of the fixed views that trials train on.
+        class_weights: weight of each class in the loss, or None.
+        cache: folder of decoded images, features and weights shared by runs.
+    """
+
+    config: Config
+    device: torch.device
+    preprocessing: Preprocessing
+    dataset: data.Dataset
+    train: data.ImageSource
+    val: data.ImageSource
+    test: data.ImageSource
+    views: tuple[str, ...]
+    class_weights: Tensor | None
+    cache: Path
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.dataset.class_names)
+
+    @property
+    def example(self) -> Tensor:
+        """A zero input of one sample, on the CPU, for tracing."""
+        side = self.preprocessing.size
+        return torch.zeros(1, self.preprocessing.channels, side, side)
+
+    def model_info(self, weights: str, licence: str) -> ModelInfo:
+        return ModelInfo(
+            backbone=self.config.backbone.name,
+            preprocessing=self.preprocessing,
+            class_names=self.dataset.class_names,
+            weights=weights,
+            licence=licence,
+        )
+
+    def place(self, model: nn.Sequential) -> nn.Sequential:
+        """`model` on the device, channels_last."""
+        model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+
+def open_session(config: Config, preprocessing: Preprocessing | None = None) -> Session:
+    """Load and split the data set as the config says.
+
+    Args:
+        config: the composed config.
+        preprocessing: of a saved model; None: the backbone's config.
+
+    Raises:
+        DataError: the data set is missing, empty, unreadable or too small.
+        ConfigError: the device is not there.
+    """
+    device = resolve_device(config)
+    preprocessing = preprocessing or backbone_preprocessing(config.backbone)
+    dataset = load_data(config, preprocessing)
+    rows = data.split(
+        dataset.labels,
+        dataset.class_names,
+        seed=config.seed,
+        train_per_class=config.dataset.train_per_class,
+        val_per_class=config.dataset.val_per_class,
+        train_fraction=config.dataset.train_fraction,
+        val_fraction=config.dataset.val_fraction,
+    )
+    augmentation = data.Augmentation(
+        flip=config.dataset.flip, min_scale=config.dataset.min_scale, pad=config.dataset.pad
+    )
+    weights = None
+    if config.trainer.class_weights == "balanced":
+        weights = data.class_weights(dataset.labels[rows.train], len(dataset.class_names))
+    log.info(
+        "%s: %d classes, %d training, %d validation, %d test samples; device %s",
+        dataset.name, len(dataset.class_names), len(rows.train), len(rows.val), len(rows.test), device,
+    )  # fmt: skip
+    return Session(
+        config=config,
+        device=device,
+        preprocessing=preprocessing,
+        dataset=dataset,
+        train=data.ImageSource(dataset, rows.train, preprocessing, augmentation),
+        val=data.ImageSource(dataset, rows.val, preprocessing),
+        test=data.ImageSource(dataset, rows.test, preprocessing),
+        views=("plain", "flipped") if config.dataset.flip else ("plain",),
+        class_weights=weights,
+        cache=cache_folder(config),
+    )
+
+
+def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
+    """The data set that the config names."""
+    options = config.dataset
+    if options.name == "digits":
+        return data.load_digits_set(options.digits, preprocessing)
+    if options.root is None:
+        raise ConfigError(
+            f"dataset={options.name} needs the folder of its images",
+            "add dataset.root=<folder>",
+        )
+    shared = {
+        "cache_dir": cache_folder(config),
+        "unreadable": options.unreadable,
+        "limit_gb": config.cache_limit_gb,
+        "workers": os.cpu_count() or 1,
+    }
+    if options.name == "caltech101":
+        return data.load_caltech101(Path(options.root), preprocessing, download=options.download, **shared)
+    return data.load_image_folder(Path(options.root), preprocessing, **shared)
+
+
+def backbone_preprocessing(backbone: BackboneConfig) -> Preprocessing:
+    """What the backbone's config says of its input."""
+    resize = backbone.resize or round(backbone.size * 8 / 7)
+    if resize < backbone.size:
+        raise ConfigError(
+            f"backbone.resize is {resize} but must be at least backbone.size, {backbone.size}",
+            "raise backbone.resize or leave it out",
+        )
+    return Preprocessing(
+        size=backbone.size,
+        resize=resize,
+        mean=tuple(backbone.mean),
+        std=tuple(backbone.std),
+        interpolation=backbone.interpolation,
+    )
+
+
+def resolve_device(config: Config) -> torch.device:
+    """The device that `device=` names; `auto` takes CUDA where there is one."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device={config.device} cannot be used here ({reason})", "take device=cpu or device=auto"
+        ) from error
+    return device
+
+
+def cache_folder(config: Config) -> Path:
+    """Where runs share what they have computed."""
+    return Path(config.cache_dir) if config.cache_dir else Path(config.outputs) / "cache"
+
+
+def recipe(config: RecipeConfig) -> Recipe:
+    """The library's recipe of a config's."""
+    return Recipe(**asdict(config))

@@ -1,0 +1,56 @@
+"""Work that is done once: its model is archived with a record, and read back afterwards."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tascnet.files import read_json, write_json
+from tascnet.models.archive import load, save
+from tascnet.models.info import ModelInfo
+from tascnet.train import FitResult
+
+__all__ = ["fit_record", "join", "once"]
+
+
+def once(
+    folder: Path,
+    info: ModelInfo,
+    work: Callable[[Path], tuple[nn.Sequential, dict[str, Any]]],
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """Do `work` unless its result lies in `folder`, and give back the model, in eval mode, and its record.
+
+    Args:
+        folder: where the result is archived.
+        info: what is saved beside the model.
+        work: takes the path of a checkpoint file, gives the model and a JSON record.
+    """
+    record_path = folder / "record.json"
+    if not record_path.exists():
+        checkpoint = folder / "checkpoint.pt"
+        model, record = work(checkpoint)
+        save(folder, model, info)
+        write_json(record_path, record)
+        checkpoint.unlink(missing_ok=True)
+    model = load(folder)
+    assert isinstance(model, nn.Sequential), "chains are archived as chains"
+    return model, read_json(record_path)
+
+
+def fit_record(result: FitResult) -> dict[str, Any]:
+    """A training run as a JSON record: its best epoch and all epochs."""
+    return {
+        "val_accuracy": result.best_val_accuracy,
+        "val_loss": result.best_val_loss,
+        "best_epoch": result.best_epoch,
+        "seconds": result.seconds,
+        "epochs": [asdict(record) for record in result.epochs],
+    }
+
+
+def join(trunk: nn.Sequential, tail: nn.Sequential) -> nn.Sequential:
+    """One chain of the blocks of two, under their names."""
+    return nn.Sequential(OrderedDict([*trunk.named_children(), *tail.named_children()]))

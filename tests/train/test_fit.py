@@ -1,0 +1,210 @@
+"""Training: what is learnt, what stays, and that an interruption changes nothing."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tascnet.errors import TrainingDiverged
+from tascnet.train import Distillation, Recipe, evaluate, fit, freeze_before, learning_rate_factor
+
+
+class Points:
+    """Two classes in the plane, told apart by the sign of the first coordinate."""
+
+    def __init__(self, count: int = 40, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.inputs = torch.randn(count, 2, generator=generator)
+        self.labels = (self.inputs[:, 0] > 0).long()
+        self.num_classes = 2
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        noise = 0.0 if generator is None else 0.01 * torch.randn(len(rows), 2, generator=generator)
+        return self.inputs[rows] + noise
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
+
+
+RECIPE = Recipe(epochs=4, batch_size=8, lr=0.02, ema=0.5)
+
+
+def test_fit_learns_the_rule() -> None:
+    model = network()
+    result = fit(model, Points(80), Points(40, seed=1), Recipe(epochs=20, batch_size=8, lr=0.02), seed=0)
+    assert result.best_val_accuracy is not None and result.best_val_accuracy >= 0.9
+    assert evaluate(model, Points(40, seed=1)).accuracy == result.best_val_accuracy
+    assert not model.training
+
+
+def test_first_of_the_best_epochs_is_kept() -> None:
+    result = fit(network(), Points(), Points(seed=1), RECIPE, seed=0)
+    accuracies = [record.val_accuracy for record in result.epochs]
+    assert result.best_epoch == accuracies.index(max(accuracies)) + 1  # type: ignore[type-var]
+
+
+def test_interrupted_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, broken = network(), network()
+    expected = fit(whole, Points(), Points(seed=1), RECIPE, seed=3)
+
+    class Killed(Exception):
+        pass
+
+    class Killer:
+        calls = 0
+
+        def record(self, model: nn.Module) -> None:
+            self.calls += 1
+            if self.calls == 3:
+                raise Killed
+
+        def state_dict(self) -> dict[str, int]:
+            return {"calls": self.calls}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.calls = 100 + state["calls"]
+
+    checkpoint = tmp_path / "fit.pt"
+    with pytest.raises(Killed):
+        fit(broken, Points(), Points(seed=1), RECIPE, seed=3, checkpoint=checkpoint, recorder=Killer())
+    killer = Killer()
+    again = network(seed=9)
+    result = fit(again, Points(), Points(seed=1), RECIPE, seed=3, checkpoint=checkpoint, recorder=killer)
+    assert killer.calls == 104  # two epochs from the checkpoint, two more seen
+    assert [record.train_loss for record in result.epochs] == [record.train_loss for record in expected.epochs]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_finished_checkpoint_is_not_trained_again(tmp_path: Path) -> None:
+    model = network()
+    first = fit(model, Points(), None, RECIPE, seed=0, checkpoint=tmp_path / "c.pt")
+    again = network(seed=5)
+    second = fit(again, Points(), None, RECIPE, seed=0, checkpoint=tmp_path / "c.pt")
+    assert first == second
+    assert torch.equal(model[0].weight, again[0].weight)  # type: ignore[arg-type]
+
+
+def test_frozen_prefix_stays_to_the_last_bit() -> None:
+    model = network()
+    freeze_before(model, 4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fit(model, Points(), None, Recipe(epochs=2, lr=0.1), seed=0, first_trained=4)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"4.weight", "4.bias"}
+
+
+def test_frozen_batchnorm_keeps_statistics_but_learns() -> None:
+    model = network()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fit(model, Points(), None, Recipe(epochs=2, lr=0.1, batchnorm="frozen"), seed=0)
+    after = model.state_dict()
+    assert torch.equal(after["1.running_mean"], before["1.running_mean"])
+    assert not torch.equal(after["1.weight"], before["1.weight"])
+
+
+def test_divergence_is_an_error_of_ours() -> None:
+    with pytest.raises(TrainingDiverged, match="lower the learning rate"):
+        fit(network(), Points(), None, Recipe(epochs=30, lr=1e30, optimizer="sgd"), seed=0)
+
+
+def test_patience_stops() -> None:
+    model = network()
+    recipe = Recipe(epochs=50, lr=0.0, patience=3)
+    assert len(fit(model, Points(), Points(seed=1), recipe, seed=0).epochs) == 4
+
+
+def test_single_sample_batch_joins_the_one_before() -> None:
+    fit(network(), Points(9), None, Recipe(epochs=1, batch_size=8), seed=0)
+
+
+def test_class_weights_move_the_decision() -> None:
+    weights = torch.tensor([1.0, 50.0])
+    model = network()
+    fit(model, Points(), None, Recipe(epochs=10, lr=0.02), seed=0, class_weights=weights)
+    plain = network()
+    fit(plain, Points(), None, Recipe(epochs=10, lr=0.02), seed=0)
+    source = Points(seed=2)
+    ones = [int(m(source.inputs).argmax(1).sum()) for m in (model, plain)]
+    assert ones[0] > ones[1]
+
+
+def test_distillation_alone_copies_the_teacher() -> None:
+    teacher = nn.Sequential(nn.Linear(2, 2))
+    with torch.no_grad():
+        teacher[0].weight.copy_(torch.tensor([[3.0, 0.0], [-3.0, 0.0]]))
+        teacher[0].bias.zero_()
+    # The teacher says the opposite of the labels, so that only its word explains the result.
+    student = nn.Sequential(nn.Linear(2, 2))
+    distillation = Distillation(teacher=teacher.eval(), weight=1.0)
+    fit(student, Points(80), None, Recipe(epochs=30, lr=0.05), seed=0, distillation=distillation)
+    assert evaluate(student, Points(seed=1)).accuracy < 0.1
+
+
+def test_penalty_is_part_of_the_loss() -> None:
+    plain, penalised = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    penalised.load_state_dict(plain.state_dict())
+    weight = penalised[0].weight
+    recipe = Recipe(epochs=20, lr=0.05, weight_decay=0.0)
+    fit(plain, Points(), None, recipe, seed=0)
+    fit(penalised, Points(), None, recipe, seed=0, penalty=lambda: 100.0 * weight.square().sum())
+    assert float(weight.detach().norm()) < 0.1 * float(plain[0].weight.detach().norm())
+
+
+def test_evaluate_by_hand() -> None:
+    model = nn.Sequential(nn.Identity())
+
+    class Logits:
+        labels = torch.tensor([0, 1, 1])
+        num_classes = 2
+
+        def __len__(self) -> int:
+            return 3
+
+        def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+            return torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [math.log(3), 0.0]])[rows]
+
+    verdict = evaluate(model, Logits(), batch_size=2)
+    # Cross-entropies log 2, log 4/3 and log 4; argmax takes the first of equals.
+    assert verdict.loss == pytest.approx((math.log(2) + math.log(4 / 3) + math.log(4)) / 3)
+    assert verdict.accuracy == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "step", "expected"),
+    [
+        (Recipe(epochs=10, schedule="constant"), 49, 1.0),
+        (Recipe(epochs=10, schedule="cosine"), 0, 1.0),
+        (Recipe(epochs=10, schedule="cosine"), 50, 0.5),
+        (Recipe(epochs=10, schedule="cosine", warmup=0.1), 4, 5 / 11),
+        (Recipe(epochs=10, schedule="step", step_epochs=2, factor=0.5), 45, 0.25),
+    ],
+)
+def test_schedules_by_hand(recipe: Recipe, step: int, expected: float) -> None:
+    # Ten steps an epoch, a hundred in all.
+    assert learning_rate_factor(recipe, step, 10) == pytest.approx(expected)
+
+
+def test_plateau_reduces_after_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def watched(self: torch.optim.SGD, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    recipe = Recipe(
+        epochs=6, batch_size=40, optimizer="sgd", lr=1e-12, schedule="plateau", plateau_patience=1, factor=0.1
+    )
+    fit(network(), Points(), Points(seed=1), recipe, seed=0)
+    # Epoch 1 is the best; 2 and 3 do not improve, so epoch 4 starts at a tenth; 4 and 5 neither.
+    assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 1e-13, 1e-13, 1e-14])
