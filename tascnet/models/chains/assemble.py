@@ -1,0 +1,26 @@
+"""Putting modules together into named chains."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from torch import nn
+
+__all__ = ["bare", "in_place_off", "sequence"]
+
+
+def sequence(items: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """A named `nn.Sequential`."""
+    return nn.Sequential(OrderedDict(items))
+
+
+def bare(convolution: nn.Module, norm: nn.Module) -> nn.Sequential:
+    """A convolution and its batch normalisation, as `conv` and `bn`."""
+    return sequence([("conv", convolution), ("bn", norm)])
+
+
+def in_place_off(chain: nn.Sequential) -> nn.Sequential:
+    """The chain with no activation that overwrites its input, which may be a cached feature."""
+    for module in chain.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    return chain

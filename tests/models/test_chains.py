@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.weights import BACKBONES, build_backbone
+from tests.models.networks import CIFAR, TORCHVISION, original
+
+ORIGINALS = (*TORCHVISION, *CIFAR)
+SIDE = {"resnet20": 32, "resnet56": 32, "digits_cnn": 8}
+
+
+def images(name: str, count: int = 2, channels: int = 3) -> torch.Tensor:
+    side = SIDE.get(name, 64)
+    return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_outputs_equal_the_originals_to_the_last_bit(
+    name: str, memory_format: torch.memory_format, tmp_path: Path
+) -> None:
+    model = original(name, 7)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    chain = build_backbone(name, weights=tmp_path / "weights.safetensors").chain
+    x = images(name).to(memory_format=memory_format)
+    model, chain = model.to(memory_format=memory_format), chain.to(memory_format=memory_format)
+    with torch.inference_mode():
+        expected, came = model(x), chain(x)
+    assert expected.std() > 1e-6
+    assert torch.equal(expected, came)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("vgg16", 138_357_544),
+        ("resnet18", 11_689_512),
+        ("resnet50", 25_557_032),
+        ("densenet121", 7_978_856),
+        ("mobilenet_v2", 3_504_872),
+        ("resnet20", 269_722),
+        ("resnet56", 853_018),
+    ],
+)
+def test_params_are_the_published_ones(name: str, params: int) -> None:
+    with torch.device("meta"):
+        chain = build_backbone(name, weights="random").chain
+    assert sum(parameter.numel() for parameter in chain.parameters()) == params
+
+
+def test_params_of_digits_cnn_by_hand() -> None:
+    chain = build_backbone("digits_cnn", weights="random", channels=1, num_classes=5).chain
+    convolutions = 9 * (1 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    norms = 2 * (16 + 32 + 32 + 64 + 64)
+    classifier = 2 * 2 * 64 * 5 + 5
+    assert sum(parameter.numel() for parameter in chain.parameters()) == convolutions + norms + classifier
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_chain_is_flat_named_and_ends_in_the_classifier(name: str) -> None:
+    channels = 1 if name == "digits_cnn" else 3
+    backbone = build_backbone(name, weights="random", channels=channels, num_classes=4)
+    names = [child for child, _ in backbone.chain.named_children()]
+    assert type(backbone.chain) is nn.Sequential
+    assert names[-1] == "classifier"
+    assert not any(child.startswith("head_") or child.isdigit() for child in names)
+    assert backbone.num_classes == 4
+    assert not any(getattr(module, "inplace", False) for module in backbone.chain.modules())
+    assert backbone.chain(images(name, 1, channels)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_chains_hold_layers_of_torch_and_our_blocks_alone(name: str) -> None:
+    with torch.device("meta"):
+        chain = build_backbone(name, weights="random").chain
+    for module in chain.modules():
+        assert type(module) in (Concat, Residual, SliceAndPad) or type(module).__module__.startswith(
+            "torch.nn."
+        )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_tail_does_not_overwrite_its_input(name: str) -> None:
+    chain = build_backbone(name, weights="random", channels=3).chain
+    x = images(name, 1)
+    with torch.inference_mode():
+        for block in chain:
+            before = x.clone()
+            after = block(x)
+            assert torch.equal(before, x)
+            x = after
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        # 13 convolutions with ReLU, 5 poolings, average pool, flatten, 2 x (dense, ReLU, dropout), classifier.
+        ("vgg16", 13 * 2 + 5 + 2 + 6 + 1),
+        ("resnet18", 4 + 8 + 3),
+        ("resnet50", 4 + 16 + 3),
+        ("densenet121", 4 + (6 + 12 + 24 + 16) + 3 + 2 + 3),
+        ("mobilenet_v2", 3 + 17 + 3 + 4),
+        ("resnet20", 3 + 9 + 3),
+        ("resnet56", 3 + 27 + 3),
+        ("digits_cnn", 15 + 2 + 3),
+    ],
+)
+def test_block_counts_by_hand(name: str, blocks: int) -> None:
+    with torch.device("meta"):
+        assert len(build_backbone(name, weights="random").chain) == blocks
+
+
+def test_other_input_channels() -> None:
+    chain = build_backbone("mobilenet_v2", weights="random", channels=1, num_classes=3).chain
+    assert chain(torch.randn(1, 1, 32, 32)).shape == (1, 3)

@@ -1,0 +1,221 @@
+import hashlib
+import urllib.error
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from tascnet.errors import ConfigError, WeightsError
+from tascnet.models.weights import build_backbone, read_state, write_weights
+from tests.models.networks import original
+
+
+@pytest.fixture
+def resnet_file(tmp_path: Path) -> Path:
+    path = tmp_path / "resnet20.pth"
+    torch.save(original("resnet20", 6).state_dict(), path)
+    return path
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    theirs = second.state_dict()
+    return all(torch.equal(tensor, theirs[key]) for key, tensor in first.state_dict().items())
+
+
+def test_random_weights_follow_the_seed_and_spare_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (
+        build_backbone("resnet20", weights="random", seed=seed).chain for seed in (3, 3, 4)
+    )
+    assert torch.equal(before, torch.get_rng_state())
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+
+
+def test_a_file_leaves_the_global_generator_alone(resnet_file: Path) -> None:
+    before = torch.get_rng_state()
+    backbone = build_backbone("resnet20", weights=resnet_file)
+    assert torch.equal(before, torch.get_rng_state())
+    assert backbone.num_classes == 6
+    assert not backbone.chain.training
+    assert all(parameter.requires_grad for parameter in backbone.chain.parameters())
+
+
+def test_source_names_the_file_and_its_digest(resnet_file: Path) -> None:
+    source = build_backbone("resnet20", weights=str(resnet_file)).source
+    digest = hashlib.sha256(resnet_file.read_bytes()).hexdigest()[:32]
+    assert source["weights"] == f"resnet20.pth (sha256 {digest})"
+
+
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    state = original("resnet20", 6).half().state_dict()
+    save_file(state, tmp_path / "half.safetensors")
+    chain = build_backbone("resnet20", weights=tmp_path / "half.safetensors").chain
+    assert {parameter.dtype for parameter in chain.parameters()} == {torch.float32}
+    assert torch.equal(chain.conv1.weight, state["conv1.weight"].float())
+
+
+def test_training_checkpoints_with_data_parallel_names(tmp_path: Path, resnet_file: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    wrapped = {f"module.{key}": tensor for key, tensor in state.items() if "num_batches" not in key}
+    torch.save({"state_dict": wrapped, "best": 0.9}, tmp_path / "checkpoint.pth")
+    chain = build_backbone("resnet20", weights=tmp_path / "checkpoint.pth").chain
+    assert same_weights(chain, build_backbone("resnet20", weights=resnet_file).chain)
+
+
+def test_densenet_files_in_torchvisions_first_names(tmp_path: Path) -> None:
+    state = original("densenet121", 3).state_dict()
+    old = {
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if ".denselayer" in key else key: tensor
+        for key, tensor in state.items()
+    }
+    assert old.keys() != state.keys()
+    save_file(old, tmp_path / "old.safetensors")
+    save_file(state, tmp_path / "new.safetensors")
+    first, second = (
+        build_backbone("densenet121", weights=tmp_path / f"{age}.safetensors").chain for age in ("old", "new")
+    )
+    assert same_weights(first, second)
+
+
+def test_pretrained_takes_the_file_of_torchvisions_enum(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    enum = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    model = original("mobilenet_v2", 1000)
+    torch.save(model.state_dict(), folder / enum.url.rpartition("/")[2])
+    backbone = build_backbone("mobilenet_v2", weights="pretrained")
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(backbone.chain(x), model(x))
+    assert backbone.source["weights"] == "torchvision IMAGENET1K_V1"
+    assert "BSD-3-Clause" in backbone.source["licence"]
+
+
+def test_pretrained_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    with pytest.raises(WeightsError, match="mobilenet_v2-b0353104.pth elsewhere"):
+        build_backbone("mobilenet_v2", weights="pretrained")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "digits_cnn"])
+def test_unpublished_weights_need_a_path(name: str) -> None:
+    with pytest.raises(WeightsError, match=r"no published weights.*path of a file"):
+        build_backbone(name, weights="pretrained")
+
+
+def test_another_architecture_is_named(resnet_file: Path) -> None:
+    with pytest.raises(WeightsError, match=r"not those of mobilenet_v2.*classifier\.1\.weight"):
+        build_backbone("mobilenet_v2", weights=resnet_file)
+
+
+def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path, resnet_file: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    del state["layer2.1.conv2.weight"]
+    state["extra"] = torch.zeros(1)
+    state["conv1.weight"] = torch.zeros(16, 1, 3, 3)
+    torch.save(state, tmp_path / "wrong.pth")
+    with pytest.raises(WeightsError) as caught:
+        build_backbone("resnet20", weights=tmp_path / "wrong.pth")
+    assert str(caught.value) == (
+        "the weights are not those of resnet20 (missing: layer2.1.conv2.weight; unexpected: extra; "
+        "of another shape: conv1.weight (16, 1, 3, 3) for (16, 3, 3, 3)): "
+        "check that backbone and weights belong together"
+    )
+
+
+def test_a_deeper_network_of_the_same_family_is_refused(tmp_path: Path) -> None:
+    save_file(original("resnet56", 4).state_dict(), tmp_path / "deep.safetensors")
+    with pytest.raises(WeightsError, match="unexpected: .* more"):
+        build_backbone("resnet20", weights=tmp_path / "deep.safetensors")
+
+
+def test_unreadable_files_are_one_sentence(tmp_path: Path, resnet_file: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("ran code",)
+
+    whole = resnet_file.read_bytes()
+    (tmp_path / "torn.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.safetensors").write_text("not a tensor in sight")
+    (tmp_path / "state.bin").write_bytes(whole)
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    for name in ("torn.pth", "empty.pth", "text.safetensors", "state.bin", "evil.pth"):
+        with pytest.raises(WeightsError, match="cannot be read") as caught:
+            read_state(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match="no file"):
+        read_state(tmp_path / "absent.pth")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pth")
+    with pytest.raises(WeightsError, match="no state dict"):
+        read_state(tmp_path / "numbers.pth")
+
+
+def test_own_weights_are_written_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "digits.safetensors"
+    chain = build_backbone("digits_cnn", weights="random", channels=1, num_classes=5).chain
+    write_weights(path, chain.to(memory_format=torch.channels_last))
+    again = build_backbone("digits_cnn", weights=path, channels=1)
+    assert again.num_classes == 5
+    assert same_weights(chain, again.chain)
+
+
+def test_unknown_backbone_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="mobilenet_v2"):
+        build_backbone("mobilenet", weights="random")
+
+
+def tiny(num_classes: int, width: int = 4) -> nn.Sequential:
+    layers = [("conv", nn.Conv2d(3, width, 3)), ("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten())]
+    return nn.Sequential(OrderedDict([*layers, ("output", nn.Linear(width, num_classes))]))
+
+
+def headless(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.ReLU())
+
+
+def broken(num_classes: int) -> nn.Sequential:
+    raise RuntimeError("no such layer")
+
+
+def test_custom_chains_by_dotted_path_and_by_function(tmp_path: Path) -> None:
+    path = f"{__name__}.tiny"
+    first = build_backbone("custom", weights="random", factory=path, options={"width": 6}, num_classes=3)
+    again = build_backbone("custom", weights="random", factory=tiny, options={"width": 6}, num_classes=3)
+    assert first.num_classes == 3
+    assert first.chain.conv.out_channels == 6
+    assert same_weights(first.chain, again.chain)
+    write_weights(tmp_path / "tiny.safetensors", first.chain)
+    stored = build_backbone(
+        "custom", weights=tmp_path / "tiny.safetensors", factory=tiny, options={"width": 6}, seed=9
+    )
+    assert stored.num_classes == 3
+    assert same_weights(first.chain, stored.chain)
+
+
+def test_custom_factories_are_checked(tmp_path: Path) -> None:
+    for factory, word in [
+        (None, "needs a factory"),
+        ("nowhere.to.be.found", "cannot be imported"),
+        ("tiny", "cannot be imported"),
+        (f"{__name__}.absent", "cannot be imported"),
+        (f"{__name__}.__name__", "function is expected"),
+        (headless, "nn.Linear of 10 outputs is expected"),
+        (broken, "RuntimeError .no such layer"),
+        (lambda num_classes: 3, "nn.Sequential is expected"),
+        (lambda num_classes: nn.Sequential(nn.Linear(3, 1)), "10 outputs"),
+    ]:
+        with pytest.raises(ConfigError, match=word):
+            build_backbone("custom", weights="random", factory=factory)
