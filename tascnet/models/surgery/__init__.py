@@ -1,0 +1,40 @@
+"""Every change of a chain's structure: widths, kernels and activations.
+
+Words: a *width group* is a set of layers whose channels are coupled, so that they can only be removed
+together; its *filters* are the layers that produce these channels, its *consumers* those that read them.
+A layer's name is its dotted module name in the chain, a block's index its position in the chain.
+"""
+
+from tascnet.models.surgery.groups import WidthGroup, groups_within, width_groups
+from tascnet.models.surgery.layers import (
+    ACTIVATIONS,
+    activation_name,
+    activations,
+    block_of,
+    layer_widths,
+    replace_layer,
+    set_activation,
+    set_kernel,
+    spatial_convs,
+)
+from tascnet.models.surgery.narrow import narrow
+from tascnet.models.surgery.scores import CRITERIA, all_channel_scores, channel_scores
+
+__all__ = [
+    "ACTIVATIONS",
+    "CRITERIA",
+    "WidthGroup",
+    "activation_name",
+    "activations",
+    "all_channel_scores",
+    "block_of",
+    "channel_scores",
+    "groups_within",
+    "layer_widths",
+    "narrow",
+    "replace_layer",
+    "set_activation",
+    "set_kernel",
+    "spatial_convs",
+    "width_groups",
+]
