@@ -1,0 +1,29 @@
+"""The search: space, encoding, surrogate, study, progression, discovery and building of candidates.
+
+Glossary: unit 0 is the dense head and unit u > 0 the u-th tunable part from the output; `k` is the
+depth of the search, units 1 to k; `first_trained` in 0 to k is the deepest unit that a configuration
+trains; the cut is the index of the first block of that unit in the chain.
+"""
+
+from tascnet.tune.encoding import decode, encode
+from tascnet.tune.progression import Advice, Limits, next_depth
+from tascnet.tune.space import Choice, Configuration, Space, Unit
+from tascnet.tune.study import Proposal, Study, Trial, winner
+from tascnet.tune.surrogate import propose
+
+__all__ = [
+    "Advice",
+    "Choice",
+    "Configuration",
+    "Limits",
+    "Proposal",
+    "Space",
+    "Study",
+    "Trial",
+    "Unit",
+    "decode",
+    "encode",
+    "next_depth",
+    "propose",
+    "winner",
+]
