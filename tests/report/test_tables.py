@@ -1,0 +1,69 @@
+"""What the tables say, read back from what the terminal shows."""
+
+import io
+
+from rich.console import Console, RenderableType
+
+from tascnet.report import models_table, width_rows, widths_table
+
+MODELS = {
+    "conventional": {"test_accuracy": 0.80, "params": 2_000_000, "flops": 100_000_000, "latency_ms": 10.0,
+                     "latency_ms_batch": 100.0, "size_bytes": 8_000_000, "batch": 16, "val_accuracy": 0.9},
+    "pruned": {"test_accuracy": 0.79, "params": 1_000_000, "flops": 60_000_000, "latency_ms": 8.0,
+               "latency_ms_batch": 55.0, "size_bytes": None, "batch": 16, "val_accuracy": 0.91},
+}  # fmt: skip
+
+
+def shown(table: RenderableType, width: int = 80) -> str:
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(table)
+    return text.getvalue()
+
+
+def test_values_with_their_changes_below() -> None:
+    lines = [line.split("  ") for line in shown(models_table(MODELS)).splitlines()]
+    cells = [[part.strip() for part in line if part.strip()] for line in lines]
+    assert cells[-3] == ["conventional", "90.0 %", "80.0 %", "2.00 M", "100 M", "8.0 MB", "10.0 ms", "100 ms"]
+    assert cells[-2] == ["pruned", "91.0 %", "79.0 %", "1.00 M", "60.0 M", "–", "8.00 ms", "55.0 ms"]
+    assert cells[-1] == ["+1.0 pp", "−1.0 pp", "−50 %", "−40 %", "−20 %", "−45 %"]
+
+
+def test_fits_eighty_columns_unabridged() -> None:
+    text = shown(models_table(dict(MODELS, baseline=MODELS["conventional"], tuned=MODELS["pruned"])))
+    assert "…" not in text
+    assert "batch 16" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_a_column_that_no_model_has_is_left_out() -> None:
+    text = shown(models_table({"a": {"params": 3}, "b": {"params": 4, "flops": None}}))
+    assert "params" in text
+    assert "FLOPs" not in text
+    assert "+33 %" in text
+
+
+def test_no_model_at_all() -> None:
+    assert "model" in shown(models_table({}))
+
+
+def test_names_are_no_markup() -> None:
+    assert "[red]" in shown(models_table({"[red]": {"params": 3}}))
+    assert "[red]" in shown(widths_table({"[red]": 3}, {"[red]": 2}))
+
+
+def test_widths_that_changed_and_a_count_of_the_others() -> None:
+    text = shown(widths_table({"a": 64, "b": 32, "gone": 8}, {"a": 48, "b": 32, "new": 5}))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["a", "64", "48", "−25", "%"] in rows
+    assert ["gone", "8", "–", "–"] in rows
+    assert ["new", "–", "5", "–"] in rows
+    assert not any(row[:1] == ["b"] for row in rows)
+    assert "1 layer as before" in text
+
+
+def test_width_rows() -> None:
+    assert width_rows({"a": 4, "b": 2}, {"a": 3, "c": 1}) == [
+        {"layer": "a", "before": 4, "after": 3},
+        {"layer": "b", "before": 2, "after": None},
+        {"layer": "c", "before": None, "after": 1},
+    ]
