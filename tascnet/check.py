@@ -133,7 +133,7 @@ def _check_one(override: Override, value: Any, groups: Mapping[str, list[str]], 
         raise ConfigError(
             f"{override.input_line} would delete an option", "give it a value, such as null, instead"
         )
-    if key in groups and override.package is None and not isinstance(value, dict):
+    if key in groups and override.package is None:
         if complete or value is None:
             _check_choice_of_group(key, value, groups)
     elif "/" not in key and override.package is None:
@@ -178,7 +178,7 @@ def _check_value(key: str, entry: Field[Any], value: Any, groups: Mapping[str, l
             _check_key(f"{key}.{name}", item, groups)
     elif not (isinstance(value, str) and "${" in value):
         if not _fits(value, entry.type):
-            raise ConfigError(f"{key} takes {_type_name(entry.type)}, not {_shown(value)}", HELP)
+            raise ConfigError(f"{key} takes {_type_name(entry.type)}, not {_shown(value)}")
         _check_bounds(key, entry, value)
 
 

@@ -58,8 +58,9 @@ class Tree:
 
     def groups(self) -> dict[str, list[str]]:
         """The groups of tascnet and the names that each of them offers."""
-        names = [name for name in self.loader.list_groups("") if name != "hydra"]
-        groups = {name: self.loader.get_group_options(name, ObjectType.CONFIG) for name in names}
+        repository = self.loader.repository
+        names = [name for name in repository.get_group_options("", ObjectType.GROUP) if name != "hydra"]
+        groups = {name: repository.get_group_options(name, ObjectType.CONFIG) for name in names}
         return {name: options for name, options in groups.items() if options}
 
     def parse(self, overrides: Iterable[str]) -> list[Override]:
@@ -125,13 +126,12 @@ def flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 def one_line(error: BaseException) -> str:
-    """The sentence in an error of Hydra's, without its lines of context."""
-    texts = [str(error), str(error.__cause__ or "")]
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "See "))
-    ]
-    return " ".join(kept[:2]).rstrip(".") or type(error).__name__
+    """The first sentence in an error of Hydra's, without its lines of context."""
+    lines = [line.strip() for text in (str(error), str(error.__cause__ or "")) for line in text.splitlines()]
+    first, *rest = [line for line in lines if line] or [type(error).__name__]
+    # "In 'x.yaml': KeyError raised while composing config:" names the place, the next line the mistake.
+    sentence = f"{first} {rest[0]}" if first.endswith(":") and rest else first
+    return sentence.partition(". ")[0].rstrip(".")
 
 
 def _parse_one(parser: OverridesParser, text: str) -> Override:

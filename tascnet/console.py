@@ -126,7 +126,6 @@ class _Handler(logging.Handler):
 def set_up_logging(level: int = logging.INFO) -> None:
     """Let the logger `tascnet` write plain sentences to stderr; a second call changes the level alone."""
     log.setLevel(level)
-    log.propagate = False
     if not any(isinstance(handler, _Handler) for handler in log.handlers):
         log.addHandler(_Handler())
 

@@ -1,6 +1,7 @@
 """Where a run lives, whose folder it is, and when a stage is finished."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -96,9 +97,10 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
     with _locked(folder):
         if fresh:
             _empty(folder)
+        identity = _as_json(identity)
         _check_identity(folder, identity)
         if not (folder / "identity.json").exists():
-            write_json(folder / "identity.json", dict(identity))
+            write_json(folder / "identity.json", identity)
         with log_file(folder / "log.txt"):
             yield folder
 
@@ -107,7 +109,7 @@ def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
     """Whether a stage's folder holds its metrics; with `budget`, those of that very budget."""
     if not (folder / "metrics.json").exists():
         return False
-    return budget is None or read_json(folder / "metrics.json").get("budget") == dict(budget)
+    return budget is None or read_json(folder / "metrics.json").get("budget") == _as_json(budget)
 
 
 def _options(section: Any, prefix: str, extendable: bool = False) -> dict[str, Any]:
@@ -119,6 +121,11 @@ def _options(section: Any, prefix: str, extendable: bool = False) -> dict[str, A
         if bool(entry.metadata.get("extendable")) == extendable:
             values[key] = getattr(section, entry.name)
     return values
+
+
+def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` as it comes back from a file: tuples as lists."""
+    return dict(json.loads(json.dumps(dict(content))))
 
 
 def _absolute(path: str | None) -> str | None:
