@@ -1,0 +1,231 @@
+"""Images decoded once, in parallel, into a memory-mapped array that later runs read."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from tascnet.console import track
+from tascnet.data.arrays import make_room, open_array, write_array
+from tascnet.data.decode import UnreadableImage, channel_mode, decode_image
+from tascnet.data.listing import ImageFile, Listing
+from tascnet.files import digest_json, read_json, write_json
+from tascnet.models.info import Preprocessing
+
+__all__ = ["Decoded", "decoded_images"]
+
+FORMAT = 1
+# Images in work for each worker; more would pile up in memory when the disk is slow.
+AHEAD = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """The pixels of all readable files of a listing, and why the others could not be read.
+
+    Args:
+        pixels: `n x R x R x c`, uint8, one row for each path that is not in `failures`, in their order;
+            None if none could be read.
+        failures: reason for each unreadable path.
+        digest: digest of the pixels.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    failures: dict[str, str]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Known:
+    """What an earlier run found out about files that have not changed since."""
+
+    rows: dict[tuple[str, int, int], int] = field(default_factory=dict)
+    failures: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    pixels: NDArray[np.uint8] | None = None
+
+
+def decoded_images(
+    listing: Listing,
+    preprocessing: Preprocessing,
+    *,
+    cache_dir: Path,
+    limit_gb: float | None = None,
+    workers: int | None = None,
+) -> Decoded:
+    """Decode the files of a listing, or read what an earlier run decoded.
+
+    A file is decoded again only if its path, size or time changed.
+
+    Args:
+        listing: the files.
+        preprocessing: side after resizing, interpolation and channels.
+        cache_dir: the pixels are kept in its folder `pixels`.
+        limit_gb: gigabytes that this folder may take; None: no limit.
+        workers: threads that decode; None: one for each CPU.
+
+    Returns:
+        Pixels and failures.
+
+    Raises:
+        BudgetError: if the pixels would take more than the limit or the disk allows.
+        ConfigError: if neither one nor three channels are asked for.
+    """
+    channel_mode(preprocessing.channels)
+    store = cache_dir / "pixels" / _key(listing.root, preprocessing)
+    index = _read_index(store)
+    return _complete(store, index, listing) or _decode(
+        store, index, listing, preprocessing, limit_gb, workers
+    )
+
+
+def _key(root: Path, preprocessing: Preprocessing) -> str:
+    parts = [preprocessing.resize, preprocessing.interpolation, preprocessing.channels]
+    return digest_json([FORMAT, PIL.__version__, os.fspath(root.resolve()), *parts])
+
+
+def _read_index(store: Path) -> dict[str, Any]:
+    """The index of a store; an empty one if it is missing or damaged."""
+    try:
+        index = read_json(store / "index.json")
+        whole = isinstance(index["array"], str) and all(len(file) == 5 for file in index["files"])
+        return index if whole and isinstance(index["digest"], str) else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def _pixels_of(store: Path, index: dict[str, Any]) -> NDArray[np.uint8] | None:
+    rows = sum(row is not None for *_, row, _ in index.get("files", ()))
+    return open_array(store / index["array"], rows) if rows else None
+
+
+def _complete(store: Path, index: dict[str, Any], listing: Listing) -> Decoded | None:
+    """What the index says, if it knows exactly the files of the listing."""
+    files = index.get("files", ())
+    known = [tuple(file[:3]) for file in files if file[3] is not None or file[4] is not None]
+    if known != [file.identity for file in listing.files]:
+        return None
+    failures = {path: reason for path, *_, reason in files if reason is not None}
+    pixels = _pixels_of(store, index)
+    if pixels is None and len(failures) < len(files):
+        return None
+    return Decoded(pixels=pixels, failures=failures, digest=index["digest"])
+
+
+def _known(store: Path, index: dict[str, Any]) -> _Known:
+    files = index.get("files", ())
+    failures = {tuple(file[:3]): file[4] for file in files if file[4] is not None}
+    pixels = _pixels_of(store, index)
+    rows = {tuple(file[:3]): file[3] for file in files if file[3] is not None and pixels is not None}
+    return _Known(rows=rows, failures=failures, pixels=pixels)
+
+
+def _decode(
+    store: Path,
+    index: dict[str, Any],
+    listing: Listing,
+    preprocessing: Preprocessing,
+    limit_gb: float | None,
+    workers: int | None,
+) -> Decoded:
+    known = _known(store, index)
+    row_shape = (preprocessing.resize, preprocessing.resize, preprocessing.channels)
+    make_room(
+        store.parent,
+        len(listing.files) * int(np.prod(row_shape)),
+        limit_gb,
+        what=f"the {len(listing.files)} decoded images of {listing.root}",
+        remedy="lower backbone.resize and backbone.size",
+        keep=[store / index["array"]] if known.pixels is not None else [],
+    )
+
+    def outcome(file: ImageFile) -> NDArray[np.uint8] | UnreadableImage:
+        return _outcome(file, known, listing.root, preprocessing)
+
+    name = f"{digest_json([file.identity for file in listing.files])}.npy"
+    outcomes = _in_order(outcome, listing.files, workers or _cpus())
+    failures: dict[str, UnreadableImage] = {}
+    hasher = hashlib.sha256()
+    tracked = track(outcomes, "decode images", len(listing.files))
+    rows = write_array(store / name, row_shape, np.uint8, _readable(listing.files, tracked, failures, hasher))
+    digest = hasher.hexdigest()[:32]
+    _write_index(store, name, digest, listing, failures)
+    reasons = {path: failure.reason for path, failure in failures.items()}
+    pixels = open_array(store / name, rows) if rows else None
+    return Decoded(pixels=pixels, failures=reasons, digest=digest)
+
+
+def _outcome(
+    file: ImageFile, known: _Known, root: Path, preprocessing: Preprocessing
+) -> NDArray[np.uint8] | UnreadableImage:
+    if known.pixels is not None and file.identity in known.rows:
+        return known.pixels[known.rows[file.identity]]
+    if file.identity in known.failures:
+        return UnreadableImage(known.failures[file.identity])
+    try:
+        return decode_image(root / file.path, preprocessing)
+    except UnreadableImage as failure:
+        return failure
+
+
+def _readable(
+    files: Iterable[ImageFile],
+    outcomes: Iterable[NDArray[np.uint8] | UnreadableImage],
+    failures: dict[str, UnreadableImage],
+    hasher: Any,
+) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of readable files, `1 x R x R x c`; the others are noted in `failures`."""
+    for file, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, UnreadableImage):
+            failures[file.path] = outcome
+        else:
+            hasher.update(np.ascontiguousarray(outcome).data)
+            yield outcome[None]
+
+
+def _write_index(
+    store: Path, name: str, digest: str, listing: Listing, failures: dict[str, UnreadableImage]
+) -> None:
+    files: list[list[Any]] = []
+    row = 0
+    for file in listing.files:
+        failure = failures.get(file.path)
+        if failure is None:
+            files.append([*file.identity, row, None])
+            row += 1
+        # What may pass, such as a missing permission, is tried again by the next run.
+        else:
+            files.append([*file.identity, None, failure.reason if failure.lasting else None])
+    write_json(store / "index.json", {"array": name, "digest": digest, "files": files})
+    for old in store.glob("*.npy"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`function` of every item, in their order, by threads: Pillow decodes outside Python's lock."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

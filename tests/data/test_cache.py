@@ -1,0 +1,184 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tascnet.data import ImageSource, cached_features, feature_bytes, module_digest
+from tascnet.errors import BudgetError, ConfigError, WeightsError
+from tascnet.models.info import Preprocessing
+
+
+class Counting(nn.Module):
+    """Counts its calls, scales the images, and remembers how it was called."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(factor))
+        self.dropout = nn.Dropout(0.5)
+        self.calls = []
+
+    def forward(self, x):
+        self.calls.append((len(x), self.training, torch.is_grad_enabled()))
+        return self.dropout(x * self.scale)
+
+
+@pytest.fixture
+def source(noise_set, tiny):
+    return ImageSource(noise_set(), np.array([1, 3, 5, 7, 9, 2, 4]), tiny)
+
+
+@pytest.fixture
+def run(source, tmp_path):
+    def run(trunk, images=source, **options):
+        folder = tmp_path / "features"
+        options = {"batch_size": 3, "views": ("plain", "flipped"), "dtype": "float32"} | options
+        return cached_features(trunk, images, folder=folder, trunk_digest=module_digest(trunk), **options)
+
+    return run
+
+
+def test_features_equal_the_trunks_outputs_in_fixed_batches(run, source):
+    trunk = Counting(2.0)
+    features = run(trunk)
+    rows = torch.arange(7)
+    for view in ("plain", "flipped"):
+        assert torch.from_numpy(np.array(features.views[view])).equal(2 * source.batch_view(rows, view))
+    assert features.batch(rows, None).equal(2 * source.batch(rows, None))
+    assert features.labels.equal(source.labels)
+    assert features.num_classes == 2
+    # One probe, then each view in batches of 3, 3 and 1, in eval mode and without gradient.
+    assert trunk.calls == [(size, False, False) for size in (1, 3, 3, 1, 3, 3, 1)]
+    assert trunk.training
+    assert trunk.dropout.training
+
+
+def test_repeat_never_calls_the_trunk(run):
+    trunk = Counting()
+    first = run(trunk)
+    trunk.calls.clear()
+    again = run(trunk)
+    assert trunk.calls == []
+    assert (again.views["flipped"] == first.views["flipped"]).all()
+    # A view that is missing is all that is computed.
+    run(trunk, views=("plain",))
+    assert trunk.calls == []
+
+
+def test_chain_of_no_blocks_gives_the_images(run, source):
+    rows = torch.arange(7)
+    assert run(nn.Sequential()).batch(rows, None).equal(source.batch(rows, None))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trunk": Counting(2.0)},
+        {"rows": [1, 3, 5, 7, 9, 2, 6]},
+        {"rows": [3, 1, 5, 7, 9, 2, 4]},
+        {"fingerprint": "other"},
+        {"mean": (0.5, 0.25, 0.1)},
+        {"dtype": "float16"},
+        {"batch_size": 4},
+    ],
+)
+def test_whatever_determines_the_features_is_in_the_key(change, run, source, tiny, noise_set):
+    run(Counting())
+    dataset = noise_set()
+    if "fingerprint" in change:
+        dataset = type(dataset)(**{**vars(dataset), "fingerprint": "other"})
+    mean = change.get("mean", tiny.mean)
+    preprocessing = Preprocessing(size=6, resize=8, mean=mean, std=tiny.std)
+    images = ImageSource(dataset, np.array(change.get("rows", source.rows)), preprocessing)
+    trunk = change.get("trunk", Counting())
+    options = {name: change[name] for name in ("dtype", "batch_size") if name in change}
+    run(trunk, images, **options)
+    assert trunk.calls
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garble"])
+def test_damaged_entry_is_rebuilt(damage, run, tmp_path):
+    trunk = Counting()
+    expected = {view: np.array(features) for view, features in run(trunk).views.items()}
+    path = max((tmp_path / "features").iterdir())
+    if damage == "truncate":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        path.write_bytes(b"garbage" * 9)
+    trunk.calls.clear()
+    again = run(trunk)
+    assert [size for size, *_ in trunk.calls] == [1, 3, 3, 1]
+    assert all((again.views[view] == expected[view]).all() for view in expected)
+
+
+def test_float16_is_rounded_once_and_read_as_float32(run, source):
+    features = run(Counting(), dtype="float16")
+    assert features.views["plain"].dtype == np.float16
+    rows = torch.arange(7)
+    assert features.batch(rows, None).equal(source.batch(rows, None).half().float())
+
+
+def test_values_too_large_for_float16_are_written_in_float32_and_said(run, source, caplog):
+    trunk = Counting(1e6)
+    with caplog.at_level("WARNING", logger="tascnet"):
+        features = run(trunk, dtype="float16")
+    assert "float32" in caplog.text
+    rows = torch.arange(7)
+    assert features.batch(rows, None).equal(1e6 * source.batch(rows, None))
+    trunk.calls.clear()
+    run(trunk, dtype="float16")
+    assert trunk.calls == []
+
+
+def test_values_that_are_not_finite_are_refused_and_leave_nothing(run, tmp_path):
+    with pytest.raises(WeightsError, match="not finite"):
+        run(Counting(float("inf")))
+    assert os.listdir(tmp_path / "features") == []
+
+
+def test_size_is_estimated_from_one_sample(run, source, tmp_path):
+    trunk = Counting()
+    # 7 images, 2 views, 3 x 6 x 6 values of 4 bytes.
+    needed = 7 * 2 * 3 * 6 * 6 * 4
+    assert feature_bytes(trunk, source, views=("plain", "flipped"), dtype="float32") == needed
+    trunk.calls.clear()
+    with pytest.raises(BudgetError, match=r"7 images in 2 views \(3 x 6 x 6 float32 each\).*float16"):
+        run(trunk, limit_gb=(needed - 1) / 1e9)
+    assert [size for size, *_ in trunk.calls] == [1]
+    assert not (tmp_path / "features").exists()
+
+
+def test_limit_holds_for_the_float32_fallback_too(run):
+    needed = 7 * 3 * 6 * 6 * 2
+    with pytest.raises(BudgetError, match="float32"):
+        run(Counting(1e6), dtype="float16", views=("plain",), limit_gb=needed / 1e9)
+
+
+def test_interrupted_filling_leaves_nothing(run, tmp_path):
+    trunk = Counting()
+    trunk.register_forward_hook(lambda *_: 1 / 0 if len(trunk.calls) == 3 else None)
+    with pytest.raises(ZeroDivisionError):
+        run(trunk)
+    assert os.listdir(tmp_path / "features") == []
+    assert trunk.training
+
+
+def test_unknown_element_type_is_refused(run):
+    with pytest.raises(ConfigError, match="float16, float32"):
+        run(Counting(), dtype="bfloat16")
+
+
+def test_digest_sees_weights_buffers_names_and_structure():
+    def make(**options):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(2, 2, 3, **options), nn.BatchNorm2d(2))
+
+    first = module_digest(make())
+    assert module_digest(make()) == first
+    assert module_digest(make().to(memory_format=torch.channels_last)) == first
+    assert module_digest(make(stride=2)) != first
+    for change in ("0.weight", "1.running_mean", "1.num_batches_tracked"):
+        changed = make()
+        changed.state_dict()[change].add_(1)
+        assert module_digest(changed) != first

@@ -1,0 +1,230 @@
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tascnet.data import load_image_folder, pixels
+from tascnet.data.decode import decode_image
+from tascnet.data.listing import list_images
+from tascnet.errors import BudgetError, ConfigError, DataError
+from tascnet.models.info import Preprocessing
+
+
+@pytest.fixture
+def decoded_paths(monkeypatch):
+    """The names of the files that were decoded, in a list that grows."""
+    names = []
+
+    def counting(path, preprocessing):
+        names.append(f"{path.parent.name}/{path.name}")
+        return decode_image(path, preprocessing)
+
+    monkeypatch.setattr(pixels, "decode_image", counting)
+    return names
+
+
+def test_samples_are_sorted_and_decoded(image_folder, tiny, tmp_path):
+    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", workers=3)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    files = [image_folder / name / f"{index}.png" for name in ("cat", "dog") for index in range(3)]
+    assert (dataset.pixels == np.stack([decode_image(file, tiny) for file in files])).all()
+    assert dataset.skipped == ()
+    assert not dataset.pixels.flags.writeable
+
+
+def test_repeat_reads_the_cache_and_decodes_nothing(image_folder, tiny, tmp_path, decoded_paths):
+    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    assert len(decoded_paths) == 6
+    again = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    assert len(decoded_paths) == 6
+    assert again.fingerprint == first.fingerprint
+    assert (again.pixels == first.pixels).all()
+
+
+def test_only_changed_files_are_decoded_again(image_folder, tiny, tmp_path, decoded_paths):
+    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    decoded_paths.clear()
+    Image.new("RGB", (9, 9), "red").save(image_folder / "cat" / "1.png")
+    Image.new("RGB", (9, 9), "blue").save(image_folder / "cat" / "new.png")
+    (image_folder / "dog" / "0.png").unlink()
+    second = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    assert sorted(decoded_paths) == ["cat/1.png", "cat/new.png"]
+    assert second.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    assert (second.pixels[1] == [255, 0, 0]).all()
+    assert (second.pixels[[0, 2, 4, 5]] == first.pixels[[0, 2, 4, 5]]).all()
+    assert second.fingerprint != first.fingerprint
+    assert len([*tmp_path.glob("cache/pixels/*/*.npy")]) == 1
+
+
+def test_another_size_is_decoded_beside_the_first(image_folder, tiny, tmp_path, decoded_paths):
+    larger = Preprocessing(size=9, resize=12, mean=tiny.mean, std=tiny.std)
+    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    second = load_image_folder(image_folder, larger, cache_dir=tmp_path / "cache")
+    assert second.pixels.shape == (6, 12, 12, 3)
+    assert second.fingerprint != first.fingerprint
+    load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    assert len(decoded_paths) == 12
+
+
+def test_fingerprint_follows_the_content_and_not_the_place(image_folder, tiny, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "moved")
+    first, moved = (
+        load_image_folder(root, tiny, cache_dir=tmp_path / "cache")
+        for root in (image_folder, tmp_path / "moved")
+    )
+    assert first.fingerprint == moved.fingerprint
+    (tmp_path / "moved" / "dog").rename(tmp_path / "moved" / "hen")
+    renamed = load_image_folder(tmp_path / "moved", tiny, cache_dir=tmp_path / "cache")
+    assert renamed.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "garble", "index", "foreign"])
+def test_damaged_cache_is_rebuilt(damage, image_folder, tiny, tmp_path, decoded_paths):
+    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    expected = np.array(first.pixels)
+    (array,) = tmp_path.glob("cache/pixels/*/*.npy")
+    index = array.with_name("index.json")
+    if damage == "truncate":
+        os.truncate(array, array.stat().st_size - 1)
+    elif damage == "remove":
+        array.unlink()
+    elif damage == "garble":
+        array.write_bytes(b"garbage" * 100)
+    else:
+        index.write_text("{" if damage == "index" else '{"files": [[1]], "array": 3}')
+    again = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    assert len(decoded_paths) == 12
+    assert (again.pixels == expected).all()
+
+
+def spoil(root):
+    (root / "cat" / "empty.jpg").touch()
+    (root / "cat" / "text.jpg").write_text("no image")
+    whole = (root / "dog" / "0.png").read_bytes()
+    (root / "dog" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "dog" / "late.gif").write_text("no image")
+
+
+def test_unreadable_files_are_named_and_refused(image_folder, tiny, tmp_path, decoded_paths):
+    spoil(image_folder)
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+        text = str(caught.value)
+        assert "4 of 10 images" in text
+        assert "cat/empty.jpg: empty file; cat/text.jpg: not an image; dog/cut.png: " in text
+        assert "and 1 more" in text
+        assert "dataset.unreadable=skip" in text
+    # The verdicts are kept: the repeat decoded nothing.
+    assert len(decoded_paths) == 10
+
+
+def test_unreadable_files_are_skipped_with_a_count(image_folder, tiny, tmp_path, caplog, decoded_paths):
+    clean = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    expected, print_ = np.array(clean.pixels), clean.fingerprint
+    spoil(image_folder)
+    decoded_paths.clear()
+    logging.getLogger("tascnet").propagate = True
+    with caplog.at_level("WARNING", logger="tascnet"):
+        dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", unreadable="skip")
+    assert len(decoded_paths) == 4
+    assert dataset.skipped == ("cat/empty.jpg", "cat/text.jpg", "dog/cut.png", "dog/late.gif")
+    assert "4 of 10 images" in caplog.text
+    assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (dataset.pixels == expected).all()
+    assert dataset.fingerprint == print_
+
+
+def test_mended_file_is_all_that_is_decoded_after_a_refusal(image_folder, tiny, tmp_path, decoded_paths):
+    (image_folder / "cat" / "bad.png").write_text("no image")
+    with pytest.raises(DataError):
+        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    decoded_paths.clear()
+    Image.new("RGB", (9, 9)).save(image_folder / "cat" / "bad.png")
+    assert len(load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")) == 7
+    assert decoded_paths == ["cat/bad.png"]
+
+
+def test_a_failure_that_may_pass_is_tried_again(image_folder, tiny, tmp_path):
+    target = tmp_path / "elsewhere.png"
+    (image_folder / "cat" / "link.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"cat/link\.png: No such file"):
+        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    shutil.copy(image_folder / "cat" / "0.png", target)
+    assert len(load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")) == 7
+
+
+def test_class_without_a_readable_image_is_refused_even_when_skipping(image_folder, tiny, tmp_path):
+    (image_folder / "eel").mkdir()
+    (image_folder / "eel" / "0.jpg").touch()
+    for _ in range(2):
+        with pytest.raises(DataError, match="no image of class 'eel'"):
+            load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", unreadable="skip")
+
+
+def test_not_one_readable_image(tiny, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        (tmp_path / "root" / name / "0.jpg").touch()
+    for _ in range(2):
+        with pytest.raises(DataError, match="no image of class 'a'"):
+            load_image_folder(tmp_path / "root", tiny, cache_dir=tmp_path / "cache", unreadable="skip")
+
+
+def test_size_is_estimated_before_anything_is_decoded(image_folder, tiny, tmp_path, decoded_paths):
+    # 6 images of 8 x 8 x 3 bytes are 1152 bytes.
+    with pytest.raises(BudgetError, match=r"6 decoded images .* cache_limit_gb="):
+        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", limit_gb=1151e-9)
+    assert decoded_paths == []
+    load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", limit_gb=1152e-9)
+
+
+def test_listing_passes_over_what_is_no_image(image_folder):
+    (image_folder / "cat" / "notes.txt").write_text("hello")
+    (image_folder / "cat" / "._0.png").write_text("litter")
+    (image_folder / ".hidden").mkdir()
+    (image_folder / "dog" / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(image_folder / "dog" / "more" / "UP.JPG")
+    listing = list_images(image_folder, exclude=())
+    assert listing.class_names == ("cat", "dog")
+    assert [file.path for file in listing.files] == [
+        *("cat/0.png", "cat/1.png", "cat/2.png"),
+        *("dog/0.png", "dog/1.png", "dog/2.png", "dog/more/UP.JPG"),
+    ]
+
+
+def test_folders_without_classes_are_refused_at_once(image_folder, tmp_path):
+    with pytest.raises(DataError, match=r"dataset\.root is not set"):
+        list_images(None)
+    with pytest.raises(DataError, match="missing, expected a folder"):
+        list_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is a file"):
+        list_images(image_folder / "cat" / "0.png")
+    with pytest.raises(DataError, match="holds 0 class folders"):
+        list_images(image_folder / "cat")
+    with pytest.raises(DataError, match="holds 1 class folders"):
+        list_images(image_folder, exclude=("dog",))
+
+
+def test_class_folders_without_images_are_named(image_folder):
+    for name in ("eel", "fox", "gnu", "hen"):
+        (image_folder / name).mkdir()
+    (image_folder / "eel" / "readme.txt").touch()
+    with pytest.raises(DataError, match=r"without images \(eel, fox, gnu and 1 more\)"):
+        list_images(image_folder)
+
+
+def test_splits_are_not_taken_for_classes(image_folder, tmp_path):
+    for name in ("train", "Val"):
+        shutil.copytree(image_folder, tmp_path / "parts" / name)
+    with pytest.raises(DataError, match="class folders and not splits"):
+        list_images(tmp_path / "parts")
+
+
+def test_unknown_policy_is_refused(image_folder, tiny, tmp_path):
+    with pytest.raises(ConfigError, match="refuse or skip"):
+        load_image_folder(image_folder, tiny, cache_dir=tmp_path, unreadable="ignore")
