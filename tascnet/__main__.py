@@ -5,16 +5,18 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tascnet.check import check_config, check_overrides, normalise
@@ -22,17 +24,9 @@ from tascnet.compose import CONFIG_NAME, CONFIG_PATH, Tree, default_name, one_li
 from tascnet.console import log, set_up_logging
 from tascnet.errors import ConfigError, TascnetError
 
-__all__ = ["JobFailed", "main", "task"]
+__all__ = ["main", "run", "task"]
 
 MISTAKE, BUG, STOPPED = 2, 1, 130
-
-
-class JobFailed(Exception):
-    """A job ended with this exit code, and its reason has been said."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-        super().__init__(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,11 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(sys.argv[1:] if argv is None else argv)
         debug = any(text.lstrip("+") in ("debug=true", "debug=True") for text in args.overrides)
         args.overrides = [normalise(text) for text in args.overrides]
-        if not (args.hydra_help or args.shell_completion or args.info or args.experimental_rerun):
-            _check(args)
-        _run_hydra(args)
-    except JobFailed as failure:
-        return failure.code
+        if args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
+            return _show(args)
+        tree = _check(args)
+        return _show(args) if args.help or args.cfg else _start(args, tree)
     except TascnetError as error:
         return _mistake(error, debug)
     except (HydraException, OmegaConfBaseException) as error:
@@ -62,23 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         log.error(traceback.format_exc())
         return BUG
-    return 0
 
 
-def task(composed: DictConfig) -> None:
-    """One job: the composed config goes to its stage's pipeline; a failure is said and carried as a code."""
+def task(composed: DictConfig) -> int:
+    """One job: the composed config goes to its stage's pipeline; a failure is said and given as a code."""
     set_up_logging()
     debug = bool(composed.get("debug"))
     settings = HydraConfig.get()
-    if settings.mode == RunMode.MULTIRUN:
+    # A single run has no number.
+    if not OmegaConf.is_missing(settings.job, "num"):
         log.info(f"job {settings.job.num}: {settings.job.override_dirname or 'no overrides'}")
     try:
         run(composed, list(settings.overrides.task), _config_dir(), settings.job.config_name or CONFIG_NAME)
     except TascnetError as error:
-        raise JobFailed(_mistake(error, debug)) from error
-    except Exception as error:
+        return _mistake(error, debug)
+    except Exception:
         log.error(traceback.format_exc())
-        raise JobFailed(BUG) from error
+        return BUG
+    return 0
 
 
 def run(composed: DictConfig, overrides: list[str], config_dir: str | None, config_name: str) -> None:
@@ -104,15 +98,39 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, "python -m tascnet --help shows what can be given")
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> Tree:
     if args.config_path is not None:
         raise ConfigError("--config-path would replace tascnet's own options", "add yours with --config-dir")
     tree = Tree(args.config_dir)
     check_overrides(args.overrides, tree, multirun=args.multirun, config_name=args.config_name or CONFIG_NAME)
+    return tree
 
 
-def _run_hydra(args: argparse.Namespace) -> None:
-    """Let Hydra run the checked command line; errors come out as they are."""
+def _start(args: argparse.Namespace, tree: Tree) -> int:
+    """Run one job, or all jobs of a multirun with Hydra's sweeper and launcher; the code of the worst."""
+    app = Hydra.create_main_hydra2(task_name="tascnet", config_search_path=tree.search_path)
+    start = app.multirun if args.multirun else app.run
+    try:
+        codes = list(_codes(start(args.config_name or CONFIG_NAME, task, args.overrides)))
+    finally:
+        GlobalHydra.instance().clear()
+    failed = sum(code != 0 for code in codes)
+    if failed and len(codes) > 1:
+        log.error(f"{failed} of {len(codes)} jobs failed")
+    return next((code for code in (BUG, MISTAKE) if code in codes), 0)
+
+
+def _codes(result: Any) -> Iterator[int]:
+    """The codes of a job, or of the batches of jobs that a sweeper gives back."""
+    if isinstance(result, JobReturn):
+        yield result.return_value
+    elif isinstance(result, list | tuple):
+        for item in result:
+            yield from _codes(item)
+
+
+def _show(args: argparse.Namespace) -> int:
+    """Let Hydra show its help or the config, where nothing is run; errors come out as they are."""
     register()
     entry = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(task)
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -120,12 +138,15 @@ def _run_hydra(args: argparse.Namespace) -> None:
     sys.argv = ["tascnet", *_rebuilt(args)]
     try:
         entry()
+    except SystemExit as ended:
+        return int(ended.code or 0)
     finally:
         sys.argv = argv
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+    return 0
 
 
 def _rebuilt(args: argparse.Namespace) -> list[str]:

@@ -46,15 +46,15 @@ class Tree:
 
     def __init__(self, config_dir: str | None = None) -> None:
         register()
-        search_path = create_config_search_path(CONFIG_PATH)
+        self.search_path = create_config_search_path(CONFIG_PATH)
         if config_dir is not None:
             folder = os.path.abspath(config_dir)
             if not os.path.isdir(folder):
                 raise ConfigError(
                     f"there is no folder {folder}", "--config-dir takes a folder of config files"
                 )
-            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-        self.loader = ConfigLoaderImpl(search_path)
+            self.search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        self.loader = ConfigLoaderImpl(self.search_path)
 
     def groups(self) -> dict[str, list[str]]:
         """The groups of tascnet and the names that each of them offers."""
