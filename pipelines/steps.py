@@ -11,9 +11,11 @@ from torch import nn
 from tascnet.files import read_json, write_json
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
-from tascnet.train import FitResult
+from tascnet.train import FitResult, evaluate
 
-__all__ = ["fit_record", "join", "once"]
+from .session import Session
+
+__all__ = ["fit_record", "join", "judge", "once"]
 
 
 def once(
@@ -54,3 +56,10 @@ def fit_record(result: FitResult) -> dict[str, Any]:
 def join(trunk: nn.Sequential, tail: nn.Sequential) -> nn.Sequential:
     """One chain of the blocks of two, under their names."""
     return nn.Sequential(OrderedDict([*trunk.named_children(), *tail.named_children()]))
+
+
+def judge(session: Session, model: nn.Module) -> dict[str, float]:
+    """Validation and test accuracy of a model about which everything is fixed."""
+    val = evaluate(model, session.val, device=session.device)
+    test = evaluate(model, session.test, device=session.device)
+    return {"val_accuracy": val.accuracy, "test_accuracy": test.accuracy}

@@ -1,0 +1,86 @@
+"""What a search will take, said before it starts."""
+
+import logging
+import time
+
+import torch
+from torch import nn
+
+from tascnet.config import RecipeConfig
+from tascnet.tune import Space
+
+from .session import Session
+
+__all__ = ["print_estimate"]
+
+log = logging.getLogger("tascnet")
+
+# A training step costs about three forward passes: one forward, two backward.
+STEP = 3
+BATCH = 32
+
+
+def print_estimate(session: Session, chain: nn.Sequential, space: Space) -> None:
+    """Log how long the search and fine-tuning take, and what disk and memory they need.
+
+    One batch through trunk and tail is timed after a warm-up; the rest is arithmetic.
+    """
+    options, trainer = session.config.tune, session.config.trainer
+    deepest = space.units[min(options.max_units, space.depth)].block
+    inputs = session.example.expand(BATCH, -1, -1, -1).to(session.device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        features = chain[:deepest](inputs)
+        trunk, tail = _seconds(chain[:deepest], inputs), _seconds(chain[deepest:], features)
+    samples, val = len(session.train), len(session.val)
+    views = len(session.views)
+    caching = (samples * views + val) * trunk * min(options.max_units + 1, space.depth + 1)
+    trial = _training(trainer.trial, samples, val, tail)
+    fits = 3 if options.finetune_from == "best" else 2
+    tuning = fits * _training(trainer.finetune, samples, val, trunk + tail)
+    total = caching + options.max_trials * trial + tuning
+    width = 2 if options.cache_dtype == "float16" else 4
+    disk = (samples * views + val) * features[0].numel() * width * (min(options.max_units, space.depth) + 1)
+    memory = 4 * 4 * sum(parameter.numel() for parameter in chain.parameters()) + 8 * _activations(chain, inputs)
+    log.info(
+        "estimate: %s in all (%d trials of %s, fine-tuning %s), %.1f GB of disk for features, %.1f GB of memory",
+        _minutes(total), options.max_trials, _minutes(trial), _minutes(tuning), disk / 1e9, memory / 1e9,
+    )  # fmt: skip
+
+
+def _seconds(part: nn.Sequential, inputs: torch.Tensor) -> float:
+    """Seconds a sample through `part`: the faster of two passes after a warm-up."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        part(inputs)
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times[1:]) / len(inputs)
+
+
+def _training(recipe: RecipeConfig, samples: int, val: int, forward: float) -> float:
+    return recipe.epochs * (STEP * samples + val) * forward
+
+
+def _activations(chain: nn.Sequential, inputs: torch.Tensor) -> int:
+    """Numbers that the layers put out for one batch."""
+    count = 0
+
+    def add(_module: nn.Module, _inputs: object, outputs: torch.Tensor) -> None:
+        nonlocal count
+        count += outputs.numel()
+
+    leaves = [module for module in chain.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(add) for leaf in leaves]
+    try:
+        with torch.inference_mode():
+            chain(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return count
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,298 @@
+"""Stage one: learn the configuration of the deeper layers, then fine-tune the winner.
+
+Baseline, search, fine-tuning, conventional fine-tuning, measurement, report: in this order, each
+done once and read back when the stage is started again.
+"""
+
+import copy
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tascnet import data
+from tascnet.config import Config
+from tascnet.console import output, progress
+from tascnet.errors import SurgeryError, TascnetError, TrainingDiverged
+from tascnet.files import digest_json, read_json, write_json
+from tascnet.measure import complexity, measure_models, size_bytes, versions
+from tascnet.models.archive import save
+from tascnet.models.head import HeadSpec, head_start, replace_head
+from tascnet.report import models_table, tune_report
+from tascnet.runs import budget, claim, finished, identity, stage_folder
+from tascnet.train import FitResult, fit, freeze_before, reestimate_batchnorm
+from tascnet.tune import Configuration, Limits, Proposal, Space, Study, Trial, build_candidate, discover_units, next_depth
+
+from .backbone import Source, load_source
+from .estimate import print_estimate
+from .session import Session, open_session, recipe
+from .steps import fit_record, join, judge, once
+
+__all__ = ["run"]
+
+# A search whose first trials all fail has a cause that more trials do not mend.
+ALL_FAILED = 5
+
+log = logging.getLogger("tascnet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """What the steps of this stage share."""
+
+    session: Session
+    source: Source
+    folder: Path
+
+    @property
+    def config(self) -> Config:
+        return self.session.config
+
+    def step(self, name: str) -> Path:
+        return self.folder / "state" / name
+
+    @property
+    def info(self) -> Any:
+        return self.session.model_info(self.source.weights, self.source.licence)
+
+
+def run(config: Config) -> None:
+    """Run stage `tune`, or go on with it, or say that it is finished."""
+    started = time.perf_counter()
+    source = load_source(config)
+    session = open_session(config)
+    folder = stage_folder(config, "tune")
+    inputs = {"data": session.dataset.fingerprint, "weights": source.digest}
+    with claim(folder, identity(config, "tune", inputs), fresh=config.fresh):
+        if finished(folder, budget(config, "tune")):
+            log.info("tune is finished in %s; fresh=true starts it over", folder)
+        else:
+            _tune(_Stage(session=session, source=source, folder=folder), started)
+        output().print(models_table(read_json(folder / "metrics.json")["models"]))
+
+
+def _tune(stage: _Stage, started: float) -> None:
+    session, config = stage.session, stage.config
+    head = HeadSpec(hidden=(), dropout=0.0)
+    chain = session.place(replace_head(stage.source.chain, head, session.num_classes, seed=config.seed))
+    space = _discover(stage, chain)
+    print_estimate(session, chain, space)
+    chain, _ = once(stage.step("baseline"), stage.info, lambda path: _train_baseline(stage, chain, path))
+    session.place(chain)
+    study = Study(stage.folder / "trials.jsonl", space, seed=config.seed)
+    stopped = _search(stage, chain, space, study)
+    winner = study.winner(len(session.val), config.tune.tolerance)
+    assert winner is not None, "a search of failed trials alone is refused"
+    log.info("the search ended (%s); trial %d wins", stopped, winner.trial)
+    after, first_trained, chosen = _fine_tune(stage, chain, space, winner)
+    conventional = stage.step(f"conventional-{first_trained}")
+    usual, _ = once(
+        conventional, stage.info, lambda path: _fit_images(stage, chain, first_trained, path, "conventional")
+    )
+    save(stage.folder / "model", after, stage.info)
+    models = {
+        "baseline": (chain, head_start(chain), stage.step("baseline")),
+        "conventional": (usual, first_trained, conventional),
+        "after": (after, first_trained, stage.folder / "model"),
+    }
+    metrics = {
+        "models": _measure(stage, models),
+        "best_config": winner.config,
+        "neutral_config": space.neutral(int(winner.config["first_trained"])),
+        "winner": winner.trial,
+        "finetuned_from": chosen,
+        "trials": len(study.trials),
+        "stopped": stopped,
+        "budget": budget(config, "tune"),
+        "seconds": time.perf_counter() - started,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+    tune_report(stage.folder / "report.html", metrics, [trial.row() for trial in study.trials])
+    write_json(stage.folder / "metrics.json", metrics)
+    log.info("report: %s", stage.folder / "report.html")
+
+
+def _train_baseline(
+    stage: _Stage, chain: nn.Sequential, checkpoint: Path
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """Train the new softmax layer on the frozen pre-trained network."""
+    session = stage.session
+    cut = head_start(chain)
+    train, val = _features(stage, chain, cut)
+    tail = chain[cut:]
+    tail.requires_grad_(True)
+    result = fit(
+        tail, train, val, recipe(stage.config.trainer.head), seed=stage.config.seed, device=session.device,
+        class_weights=session.class_weights, checkpoint=checkpoint, description="softmax layer",
+    )  # fmt: skip
+    return join(chain[:cut], tail), {"first_trained": cut, **fit_record(result)}
+
+
+def _features(stage: _Stage, chain: nn.Sequential, cut: int) -> tuple[data.FeatureSource, data.FeatureSource]:
+    """Cached activations before block `cut`: training samples in all views, validation samples plain."""
+    session, config = stage.session, stage.config
+    trunk = chain[:cut].eval()
+    digest = data.module_digest(trunk)
+
+    def cached(source: data.ImageSource, views: tuple[str, ...]) -> data.FeatureSource:
+        features = data.cached_features(
+            trunk, source, views=views, folder=session.cache / "features", trunk_digest=digest,
+            dtype=config.tune.cache_dtype, limit_gb=config.cache_limit_gb, device=session.device,
+        )  # fmt: skip
+        return features.resident(session.device)
+
+    return cached(session.train, session.views), cached(session.val, ("plain",))
+
+
+def _discover(stage: _Stage, chain: nn.Sequential) -> Space:
+    options = stage.config.tune
+    units = discover_units(
+        chain, stage.session.example,
+        max_units=options.max_units, widths=options.widths, round_to=options.round_to, kernels=options.kernels,
+        activations=options.activations, hidden_layers=options.hidden_layers, neurons=options.neurons,
+        dropouts=options.dropouts,
+    )  # fmt: skip
+    return Space(units)
+
+
+def _search(stage: _Stage, chain: nn.Sequential, space: Space, study: Study) -> str:
+    """Run trials until the progression says stop; returns why."""
+    options = stage.config.tune
+    limits = Limits(
+        trials_per_depth=options.trials_per_depth, max_units=options.max_units, max_trials=options.max_trials,
+        max_seconds=options.max_seconds, patience=options.patience, min_delta=options.min_delta,
+    )  # fmt: skip
+    with progress("search", total=options.max_trials) as bar:
+        bar.advance(len(study.trials))
+        while (advice := next_depth(study.trials, space, limits)).depth is not None:
+            proposals = study.ask(advice.depth, 1, initial_trials=options.initial_trials)
+            if not proposals:
+                return f"every configuration of depth {advice.depth} was tried"
+            study.tell(_run_trial(stage, chain, space, proposals[0]))
+            _refuse_if_all_failed(study)
+            best = study.best()
+            bar.advance(1, best=0.0 if best is None else best.value, depth=advice.depth)
+    return advice.reason
+
+
+def _run_trial(stage: _Stage, chain: nn.Sequential, space: Space, proposal: Proposal) -> Trial:
+    """Build, train and judge one configuration; a failure is a result too."""
+    started = time.perf_counter()
+    known = {"trial": proposal.trial, "depth": proposal.depth, "config": proposal.config}
+    try:
+        network, result = _train_candidate(stage, chain, space, proposal.config, proposal.trial, None)
+        cost = complexity(network, stage.session.example)
+    except (SurgeryError, TrainingDiverged, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] or type(error).__name__
+        log.warning("trial %d failed: %s", proposal.trial, reason)
+        if stage.session.device.type == "cuda":
+            torch.cuda.empty_cache()
+        seconds = time.perf_counter() - started
+        return Trial(**known, status="failed", reason=reason, seconds=seconds)
+    log.info(
+        "trial %d, depth %d: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
+        proposal.trial, proposal.depth, 100 * result.best_val_accuracy, cost.params / 1e6, cost.flops / 1e6,
+    )  # fmt: skip
+    return Trial(
+        **known, status="ok", value=result.best_val_accuracy, val_loss=result.best_val_loss, params=cost.params,
+        flops=cost.flops, epochs=len(result.epochs), seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _train_candidate(
+    stage: _Stage,
+    chain: nn.Sequential,
+    space: Space,
+    config: Configuration,
+    trial: int,
+    checkpoint: Path | None,
+) -> tuple[nn.Sequential, FitResult]:
+    """The whole network of a configuration, its tail trained on cached features."""
+    session = stage.session
+    candidate = build_candidate(
+        chain, space, config, session.example, num_classes=session.num_classes,
+        importance=stage.config.tune.importance, seed=stage.config.seed,
+    )  # fmt: skip
+    tail = session.place(candidate.tail)
+    tail.requires_grad_(True)
+    train, val = _features(stage, chain, candidate.cut)
+    if candidate.first_changed is not None:
+        reestimate_batchnorm(tail, train, first_block=candidate.first_changed, device=session.device)
+    result = fit(
+        tail, train, val, recipe(stage.config.trainer.trial), seed=stage.config.seed, device=session.device,
+        class_weights=session.class_weights, checkpoint=checkpoint, description=f"trial {trial}",
+    )  # fmt: skip
+    return join(chain[: candidate.cut], tail), result
+
+
+def _refuse_if_all_failed(study: Study) -> None:
+    trials = study.trials
+    if len(trials) == ALL_FAILED and all(trial.status == "failed" for trial in trials):
+        raise TascnetError(
+            f"the first {ALL_FAILED} trials all failed, the last one because {trials[-1].reason}",
+            "the journal trials.jsonl has the reasons; correct the cause and start over with fresh=true",
+        )
+
+
+def _fine_tune(
+    stage: _Stage, chain: nn.Sequential, space: Space, winner: Trial
+) -> tuple[nn.Sequential, int, str]:
+    """The winner fine-tuned from images: network, first trained block, and from where."""
+    key = digest_json(winner.config)[:8]
+    start, record = once(
+        stage.step(f"winner-{key}"), stage.info, lambda path: _repeat_trial(stage, chain, space, winner, path)
+    )
+    wanted = stage.config.tune.finetune_from
+    firsts = {"prefix": record["first_trained"], "all": 0}
+    found = {}
+    for name in firsts if wanted == "best" else [wanted]:
+        found[name] = once(
+            stage.step(f"{name}-{key}"), stage.info,
+            lambda path, name=name: _fit_images(stage, start, firsts[name], path, f"fine-tune {name}"),
+        )  # fmt: skip
+    chosen = max(found, key=lambda name: found[name][1]["val_accuracy"])
+    return found[chosen][0], firsts[chosen], chosen
+
+
+def _repeat_trial(
+    stage: _Stage, chain: nn.Sequential, space: Space, winner: Trial, checkpoint: Path
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """The winning trial once more: trials leave no weights behind, and the same seed gives the same ones."""
+    network, result = _train_candidate(stage, chain, space, winner.config, winner.trial, checkpoint)
+    first_trained = space.units[int(winner.config["first_trained"])].block
+    return network, {"first_trained": first_trained, **fit_record(result)}
+
+
+def _fit_images(
+    stage: _Stage, start: nn.Sequential, first_trained: int, checkpoint: Path, description: str
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """A copy of `start` trained from images, from block `first_trained` on."""
+    session = stage.session
+    network = session.place(copy.deepcopy(start))
+    freeze_before(network, first_trained)
+    result = fit(
+        network, session.train, session.val, recipe(stage.config.trainer.finetune), seed=stage.config.seed,
+        device=session.device, first_trained=first_trained, class_weights=session.class_weights,
+        checkpoint=checkpoint, description=description,
+    )  # fmt: skip
+    return network, {"first_trained": first_trained, **fit_record(result)}
+
+
+def _measure(stage: _Stage, models: dict[str, tuple[nn.Sequential, int, Path]]) -> dict[str, dict[str, Any]]:
+    """The contract's figures of each model; the test split is read here and nowhere else."""
+    session, options = stage.session, stage.config.measure
+    for network, first_trained, _ in models.values():
+        freeze_before(session.place(network), first_trained)
+    costs = measure_models(
+        {name: network for name, (network, _, _) in models.items()}, session.example,
+        batch=options.batch, repeats=options.repeats, warmup=options.warmup,
+    )  # fmt: skip
+    return {
+        name: {**judge(session, network), **costs[name], "size_bytes": size_bytes(folder)}
+        for name, (network, _, folder) in models.items()
+    }
