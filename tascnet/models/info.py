@@ -51,7 +51,8 @@ class Preprocessing:
             raise ConfigError(f"std is {self.std}, but numbers above zero are expected")
         if self.interpolation not in _INTERPOLATIONS:
             raise ConfigError(
-                f"interpolation is {self.interpolation!r}, but one of {', '.join(_INTERPOLATIONS)} is expected"
+                f"interpolation is {self.interpolation!r}, "
+                f"but one of {', '.join(_INTERPOLATIONS)} is expected"
             )
 
     @property

@@ -35,7 +35,8 @@ _READ_ERRORS = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
+    AttributeError,
 )
 
 

@@ -105,8 +105,23 @@ def test_pretrained_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPa
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(WeightsError, match="mobilenet_v2-b0353104.pth elsewhere"):
+    with pytest.raises(WeightsError, match=r"mobilenet_v2-b0353104\.pth elsewhere"):
         build_backbone("mobilenet_v2", weights="pretrained")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "file", "classes"),
+    [
+        ("mobilenet_v2", "mobilenet_v2_imagenet", 1000),
+        ("resnet20", "resnet20_cifar10", 10),
+        ("resnet56", "resnet56_cifar10", 10),
+    ],
+)
+def test_published_files_load(name: str, file: str, classes: int, shared: Path) -> None:
+    backbone = build_backbone(name, weights=shared / "weights" / f"{file}.safetensors")
+    assert backbone.num_classes == classes
+    assert {parameter.dtype for parameter in backbone.chain.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["resnet20", "digits_cnn"])
@@ -137,7 +152,7 @@ def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path, resnet_
 
 def test_a_deeper_network_of_the_same_family_is_refused(tmp_path: Path) -> None:
     save_file(original("resnet56", 4).state_dict(), tmp_path / "deep.safetensors")
-    with pytest.raises(WeightsError, match="unexpected: .* more"):
+    with pytest.raises(WeightsError, match=r"unexpected: .* more"):
         build_backbone("resnet20", weights=tmp_path / "deep.safetensors")
 
 

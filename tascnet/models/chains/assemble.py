@@ -21,6 +21,6 @@ def bare(convolution: nn.Module, norm: nn.Module) -> nn.Sequential:
 def in_place_off(chain: nn.Sequential) -> nn.Sequential:
     """The chain with no activation that overwrites its input, which may be a cached feature."""
     for module in chain.modules():
-        if getattr(module, "inplace", False):
+        if isinstance(module, nn.ReLU | nn.ReLU6):
             module.inplace = False
     return chain

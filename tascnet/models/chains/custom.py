@@ -50,6 +50,7 @@ def custom_chain(factory: Factory, num_classes: int, options: Mapping[str, Any])
     last = chain[-1]
     if not isinstance(last, nn.Linear) or last.out_features != num_classes:
         raise ConfigError(
-            f"the last block of factory {name} is {last}, but an nn.Linear of {num_classes} outputs is expected"
+            f"the last block of factory {name} is {last}, "
+            f"but an nn.Linear of {num_classes} outputs is expected"
         )
     return chain

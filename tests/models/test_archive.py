@@ -1,0 +1,346 @@
+import json
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import tascnet
+from tascnet.errors import ArchiveError
+from tascnet.models import chains
+from tascnet.models.archive import load, save
+from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.head import HeadSpec, replace_head
+from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.surgery import (
+    activations,
+    narrow,
+    set_activation,
+    set_kernel,
+    spatial_convs,
+    width_groups,
+)
+from tascnet.models.surgery.layers import replace_layer
+from tascnet.models.weights import BACKBONES, build_backbone
+from tests.models.networks import shaken
+
+INFO = ModelInfo(
+    backbone="toy",
+    preprocessing=Preprocessing(size=32, resize=36, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)),
+    class_names=("cat", "dog", "emu"),
+    weights="random",
+    licence="none",
+)
+
+
+def images(count: int = 2, side: int = 32, channels: int = 3) -> Tensor:
+    return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def toy() -> nn.Sequential:
+    """Every block of ours once."""
+    body = nn.Sequential(OrderedDict(conv=nn.Conv2d(4, 8, 3, 2, 1, bias=False), bn=nn.BatchNorm2d(8)))
+    blocks = OrderedDict(
+        stem=nn.Conv2d(3, 4, 3, padding=1),
+        residual=Residual(body, SliceAndPad(2, 2, 2), nn.ELU(0.5)),
+        dense=Concat(nn.Sequential(OrderedDict(conv=nn.Conv2d(8, 2, 1)))),
+        pool=nn.AdaptiveAvgPool2d((1, None)),
+        flatten=nn.Flatten(),
+        classifier=nn.Linear(160, 3),
+    )
+    return shaken(nn.Sequential(blocks))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(tmp_path / "model", toy(), INFO)
+    return tmp_path / "model"
+
+
+def assert_same(first: nn.Module, second: nn.Module) -> None:
+    """The same tensors bit for bit, in the same order and memory format."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert list(ours) == list(theirs)
+    for key, tensor in ours.items():
+        assert torch.equal(tensor, theirs[key]), key
+        assert (tensor.dtype, tensor.stride()) == (theirs[key].dtype, theirs[key].stride()), key
+
+
+def operated(name: str) -> nn.Sequential:
+    """The backbone after every kind of surgery: widths, a kernel, an activation, a new head."""
+    channels = 1 if name == "digits_cnn" else 3
+    chain = build_backbone(name, weights="random", channels=channels, num_classes=4).chain
+    example = images(1, 32, channels)
+    shaken(chain)
+    kernel = spatial_convs(chain)[max(spatial_convs(chain))][0]
+    replace_layer(chain, kernel, set_kernel(chain.get_submodule(kernel), 5))
+    activation = activations(chain)[max(activations(chain))][0]
+    set_activation(chain, activation, "elu")
+    narrow(chain, example, {group.name: range(0, group.width, 2) for group in width_groups(chain, example)})
+    spec = HeadSpec(hidden=(6,), dropout=0.2, activation="silu")
+    return replace_head(chain, spec, 3, seed=1).to(memory_format=torch.channels_last).eval()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_round_trip_after_surgery_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    model = operated(name)
+    save(tmp_path, model, INFO)
+    again = load(tmp_path)
+    assert str(again) == str(model)
+    assert_same(model, again)
+    x = images(2, 32, 1 if name == "digits_cnn" else 3)
+    with torch.inference_mode():
+        assert torch.equal(model(x), again(x))
+
+
+def test_a_loaded_model_carries_what_is_needed_to_use_it(folder: Path) -> None:
+    model = tascnet.load(str(folder))
+    assert not any(module.training for module in model.modules())
+    assert model.info == INFO
+    assert model.preprocessing == INFO.preprocessing
+    assert model.class_names == ("cat", "dog", "emu")
+    assert all(parameter.requires_grad and parameter.is_leaf for parameter in model.parameters())
+
+
+def test_saving_a_loaded_model_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
+    save(tmp_path / "again", load(folder), INFO)
+    for name in ("architecture.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_saving_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    model = toy().train().to(memory_format=torch.channels_last)
+    before = {key: (tensor.clone(), tensor.stride()) for key, tensor in model.state_dict().items()}
+    save(tmp_path, model, INFO)
+    assert model.training
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key][0])
+        assert tensor.stride() == before[key][1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = toy().to(dtype)
+    save(tmp_path, model, INFO)
+    assert_same(model, load(tmp_path))
+
+
+def test_layers_in_two_memory_formats_keep_their_own(tmp_path: Path) -> None:
+    model = toy()
+    model.dense.to(memory_format=torch.channels_last)
+    assert (
+        model.dense.body.conv.weight.stride()
+        != model.dense.body.conv.weight.clone(memory_format=torch.contiguous_format).stride()
+    ), "a 1x1 kernel has strides of its own in channels_last"
+    save(tmp_path, model, INFO)
+    assert_same(model, load(tmp_path))
+
+
+def test_a_layer_under_two_names_is_stored_under_both(tmp_path: Path) -> None:
+    layer, relu = nn.Linear(4, 4), nn.ReLU()
+    model = nn.Sequential(layer, relu, layer, relu, nn.Linear(4, 3)).eval()
+    save(tmp_path, model, INFO)
+    again = load(tmp_path)
+    assert len(again) == 5
+    x = images()[0, 0, :, :4]
+    assert torch.equal(model(x), again(x))
+
+
+class Gate(nn.Module):
+    """A user's own block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, padding=1)
+        self.inner = nn.ModuleList([nn.Conv2d(width, 3, 1)])
+        self.scale = nn.Parameter(torch.full((), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale * torch.sigmoid(self.inner[0](self.conv(x)))
+
+
+def gated(num_classes: int) -> nn.Sequential:
+    pool = nn.AdaptiveAvgPool2d(1)
+    layers = OrderedDict(gate=Gate(16), pool=pool, flatten=nn.Flatten(), classifier=nn.Linear(3, num_classes))
+    return nn.Sequential(layers)
+
+
+def test_blocks_of_a_users_own_class_load_with_the_factory(tmp_path: Path) -> None:
+    model = gated(3).eval()
+    narrow(model, images(1), {"gate.conv": [1, 2, 5]})
+    model.gate.scale.data.fill_(0.5)
+    save(tmp_path, model, INFO)
+    again = load(tmp_path, factory=gated)
+    assert again.gate.conv.out_channels == 3
+    assert_same(model, again)
+    x = images()
+    assert torch.equal(model(x), again(x))
+
+
+def test_a_missing_or_wrong_factory_is_one_sentence(tmp_path: Path) -> None:
+    save(tmp_path, gated(3), INFO)
+    with pytest.raises(ArchiveError, match=r"no part of tascnet.*factory="):
+        load(tmp_path)
+    with pytest.raises(ArchiveError, match="does not exist in the factory's chain"):
+        load(tmp_path, factory=lambda num_classes: nn.Sequential(nn.Linear(3, num_classes)))
+    with pytest.raises(ArchiveError, match=r"is a .*Conv2d with other layers"):
+        load(tmp_path, factory=lambda num_classes: nn.Sequential(OrderedDict(gate=nn.Conv2d(3, 3, 1))))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "architecture.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def layer(content: dict[str, Any], *path: str) -> dict[str, Any]:
+    tree = content["chain"]
+    for name in path:
+        tree = tree["children"][name]
+    return tree
+
+
+CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda c: c.update(format="other"), "does not describe a model of tascnet"),
+    (lambda c: c.update(version=2), "version 2, but 1 is expected"),
+    (lambda c: c.pop("chain"), "no description of a layer"),
+    (lambda c: c.pop("info"), "exactly the fields"),
+    (lambda c: c["info"]["preprocessing"].update(std=[0, 0, 0]), "above zero"),
+    (lambda c: c.pop("channels_last"), "channels_last"),
+    (lambda c: c.update(weights_digest=None), "weights_digest"),
+    (lambda c: c.update(weights_digest="0" * 32), "corrupt, or not the file that belongs"),
+    (lambda c: layer(c, "stem").update(type="os.system"), "unknown type 'os.system'"),
+    (lambda c: layer(c, "stem").update(type=["Conv2d"]), "no description of a layer"),
+    (lambda c: layer(c, "stem").pop("args"), "has no arguments"),
+    (lambda c: layer(c, "stem")["args"].update(out_channels=10**7), "impossible out_channels"),
+    (lambda c: layer(c, "stem")["args"].update(out_channels=True), "impossible out_channels"),
+    (lambda c: layer(c, "stem")["args"].update(out_channels=0), "impossible out_channels"),
+    (lambda c: layer(c, "stem")["args"].update(out_channels=4.0), "impossible out_channels"),
+    (lambda c: layer(c, "stem")["args"].update(kernel_size=[3, 10**6]), "impossible kernel_size"),
+    (lambda c: layer(c, "stem")["args"].update(padding="full"), "impossible padding"),
+    (lambda c: layer(c, "stem")["args"].update(groups=3), "cannot be made"),
+    (lambda c: layer(c, "stem")["args"].update(device="cuda"), "exactly the arguments"),
+    (lambda c: layer(c, "stem")["args"].pop("stride"), "exactly the arguments"),
+    (lambda c: layer(c, "stem")["args"].update(out_channels=1 << 20), "is expected"),
+    (lambda c: layer(c, "residual", "shortcut")["args"].update(before=10**9), "impossible before"),
+    (lambda c: layer(c, "residual", "activation")["args"].update(alpha=float("nan")), "impossible alpha"),
+    (lambda c: layer(c, "residual")["children"].pop("shortcut"), "exactly the layers"),
+    (lambda c: layer(c, "dense")["children"].update({"a.b": {}}), "impossible name"),
+    (lambda c: layer(c, "dense").update(children=[]), "no list of layers"),
+    (lambda c: c["chain"]["children"].pop("stem"), "unexpected 'stem.bias'"),
+    (lambda c: c.update(chain=layer(c, "stem")), "chain is expected"),
+    (lambda c: c["chain"]["children"].update(more=layer(c, "stem")), "lacks 'more.bias'"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES)
+def test_a_wrong_architecture_is_one_sentence(
+    folder: Path, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    rewrite(folder, change)
+    with pytest.raises(ArchiveError, match=words) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_nested_beyond_reason_is_refused(folder: Path) -> None:
+    def nest(content: dict[str, Any], depth: int) -> None:
+        for _ in range(depth):
+            content["chain"] = {"type": "Sequential", "children": {"0": content["chain"]}}
+
+    rewrite(folder, lambda content: nest(content, 40))
+    with pytest.raises(ArchiveError, match="no description of a layer"):
+        load(folder)
+    (folder / "architecture.json").write_text("[" * 200_000)
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        load(folder)
+
+
+def test_truncated_files_are_one_sentence(folder: Path) -> None:
+    for name in ("model.safetensors", "architecture.json"):
+        whole = (folder / name).read_bytes()
+        for size in (0, 5, len(whole) // 2, len(whole) - 1):
+            (folder / name).write_bytes(whole[:size])
+            if name == "architecture.json" and size == len(whole) - 1:
+                continue  # Only the last line break is gone.
+            with pytest.raises(ArchiveError) as caught:
+                load(folder)
+            assert "\n" not in str(caught.value)
+        (folder / name).write_bytes(whole)
+    load(folder)
+
+
+def test_any_changed_byte_of_the_weights_is_found(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for position in random.Random(0).sample(range(len(whole)), 40):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(ArchiveError):
+            load(folder)
+
+
+def test_weights_of_another_type_or_model_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    save_file({**state, "stem.bias": state["stem.bias"].to(torch.int32)}, path)
+    with pytest.raises(ArchiveError, match=r"'stem.bias' as I32 \(4,\)"):
+        load(folder)
+    save_file({**state, "stem.bias": torch.zeros(5)}, path)
+    with pytest.raises(ArchiveError, match=r"'stem.bias' as F32 \(5,\)"):
+        load(folder)
+    save_file({**state, "stem.bias": torch.zeros(4)}, path)
+    with pytest.raises(ArchiveError, match="belongs to"):
+        load(folder)
+
+
+def test_missing_files_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"no saved model"):
+        load(tmp_path / "nowhere")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArchiveError, match=r"has no model\.safetensors"):
+        load(folder)
+
+
+def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="impossible momentum"):
+        save(tmp_path, nn.Sequential(nn.BatchNorm2d(3, momentum=1.5)), INFO)
+    counter = nn.BatchNorm2d(3)
+    counter.num_batches_tracked = torch.zeros((), dtype=torch.int32)
+    with pytest.raises(ArchiveError, match=r"0\.num_batches_tracked is a torch.int32"):
+        save(tmp_path, nn.Sequential(counter), INFO)
+    assert not list(tmp_path.iterdir())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(value=JSON, argument=st.sampled_from(["in_channels", "kernel_size", "stride", "padding_mode", "bias"]))
+def test_any_value_of_an_argument_loads_or_gives_our_error(
+    tmp_path_factory: pytest.TempPathFactory, value: object, argument: str
+) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    save(folder, nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 3)), INFO)
+    rewrite(folder, lambda content: layer(content, "0")["args"].update({argument: value}))
+    message = ""
+    try:
+        assert load(folder)[0].weight.shape == (4, 3, 1, 1)
+    except ArchiveError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def test_the_digits_network_is_small_on_disk(tmp_path: Path) -> None:
+    save(tmp_path, chains.digits_cnn_chain(5), INFO)
+    assert (tmp_path / "architecture.json").stat().st_size < 20_000
