@@ -152,7 +152,7 @@ def test_a_tail_has_the_groups_of_the_whole_chain(name: str) -> None:
         assert [g.name for g in width_groups(chain[cut:], output(chain[:cut]))] == expected
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", TOYS)
 def test_narrowed_equals_silenced(name: str, data: st.DataObject) -> None:

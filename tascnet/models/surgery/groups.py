@@ -171,9 +171,11 @@ def traced_groups(traced: Trace, chain: nn.Sequential) -> list[WidthGroup]:
     return [_describe(traced, chain, group) for group in _candidates(traced) if _is_cuttable(traced, group)]
 
 
-def _survives(chain: nn.Sequential, example: Tensor, groups: Sequence[WidthGroup]) -> bool:
-    """Whether a copy without memory still runs after each group has lost its last channel."""
-    traced = trace(chain, example)
+def _survives(traced: Trace, groups: Sequence[WidthGroup]) -> bool:
+    """Whether the copy without memory still runs after each group has lost its last channel.
+
+    The trace is used up.
+    """
     shape = traced.forward().shape
     try:
         for group in groups:
@@ -201,10 +203,11 @@ def width_groups(chain: nn.Sequential, example: Tensor) -> list[WidthGroup]:
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning.
     """
-    groups = traced_groups(trace(chain, example), chain)
-    if _survives(chain, example, groups):
+    traced = trace(chain, example)
+    groups = traced_groups(traced, chain)
+    if _survives(traced, groups):
         return groups
-    return [group for group in groups if _survives(chain, example, [group])]
+    return [group for group in groups if _survives(trace(chain, example), [group])]
 
 
 def groups_within(groups: Sequence[WidthGroup], start_block: int) -> list[WidthGroup]:

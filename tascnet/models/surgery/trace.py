@@ -42,15 +42,17 @@ class Trace:
         return output
 
 
+def _shape_of(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
 def meta_copy(module: nn.Module) -> nn.Module:
     """A deep copy on the meta device, whose parameters all require gradients; takes no memory."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(
-            torch.empty_like(parameter, device="meta"), requires_grad=parameter.is_floating_point()
-        )
+        memo[id(parameter)] = nn.Parameter(_shape_of(parameter), requires_grad=parameter.is_floating_point())
     for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        memo[id(buffer)] = _shape_of(buffer)
     return copy.deepcopy(module, memo)
 
 
@@ -79,7 +81,7 @@ def trace(chain: nn.Sequential, example: Tensor) -> Trace:
     """
     ghost = meta_copy(chain).eval()
     assert isinstance(ghost, nn.Sequential)
-    meta_example = torch.empty_like(example, device="meta")
+    meta_example = _shape_of(example)
     probe = _probe(example)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if probe is not None:

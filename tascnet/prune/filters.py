@@ -1,0 +1,37 @@
+"""The filters of a width group as matrices."""
+
+from torch import Tensor, nn
+
+from tascnet.errors import SurgeryError
+from tascnet.models.surgery import WidthGroup
+
+__all__ = ["filter_matrices", "layer_weight"]
+
+
+def layer_weight(model: nn.Module, name: str) -> Tensor:
+    """The weight of a convolution or linear layer, output channels first."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def filter_matrices(model: nn.Module, group: WidthGroup, width: int | None = None) -> list[Tensor]:
+    """The weights of each filter layer of a group, one row a filter; gradients flow through them.
+
+    Args:
+        model: the network that holds the group.
+        group: its layers.
+        width: number of filters expected; None: the group's.
+
+    Returns:
+        One `n x d_layer` matrix for each filter layer.
+
+    Raises:
+        SurgeryError: a layer has another number of filters.
+    """
+    expected = group.width if width is None else width
+    weights = {name: layer_weight(model, name) for name in group.filters}
+    for name, weight in weights.items():
+        if weight.shape[0] != expected:
+            raise SurgeryError(f"'{name}' has {weight.shape[0]} filters, expected {expected}")
+    return [weight.flatten(1) for weight in weights.values()]

@@ -1,0 +1,105 @@
+"""How filters moved through training, in a form that does not grow with the epochs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.errors import SurgeryError
+from tascnet.models.surgery import WidthGroup
+from tascnet.prune.filters import filter_matrices
+
+__all__ = ["FilterHistory"]
+
+# Columns of a filter matrix that are taken to float64 at a time: bounds the memory of wide linear layers.
+_COLUMNS = 4096
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    """`n x n` inner products of the rows of an `n x d` matrix, float64 on the CPU."""
+    total = torch.zeros(len(matrix), len(matrix), dtype=torch.float64, device=matrix.device)
+    for part in matrix.split(_COLUMNS, dim=1):
+        columns = part.double()
+        total += columns @ columns.T
+    return total.cpu()
+
+
+class FilterHistory:
+    """Inner products and L1 norms of the filters' trajectories.
+
+    The inner product of two trajectories is the sum over epochs of the inner products of the filters
+    in each epoch, so that one `n x n` matrix a group holds all that cosine similarity needs. It is kept
+    in float64: near-duplicate filters differ in the last digits of a float32 cosine.
+
+    Args:
+        groups: the width groups to watch.
+    """
+
+    def __init__(self, groups: Sequence[WidthGroup]) -> None:
+        self._groups = {group.name: group for group in groups}
+        self._gram = {g.name: torch.zeros(g.width, g.width, dtype=torch.float64) for g in groups}
+        self._l1 = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in groups}
+        self.epochs = 0
+
+    @torch.no_grad()
+    def record(self, model: nn.Module) -> None:
+        """Add the filters as they are now; called after every epoch.
+
+        Raises:
+            SurgeryError: a layer has another number of filters than the history.
+        """
+        matrices = {
+            name: filter_matrices(model, group, len(self._l1[name])) for name, group in self._groups.items()
+        }
+        for name, layers in matrices.items():
+            for matrix in layers:
+                self._gram[name] += _gram(matrix)
+                self._l1[name] += matrix.abs().sum(1, dtype=torch.float64).cpu()
+        self.epochs += 1
+
+    def similarity(self, name: str) -> Tensor:
+        """`n x n` cosine similarities of the trajectories of a group; 0 between a zero filter and others."""
+        gram = self._gram[name]
+        norms = gram.diagonal().clamp_min(0).sqrt()
+        scale = norms[:, None] * norms[None, :]
+        cosine = torch.where(scale > 0, gram / scale.where(scale > 0, torch.ones(())), 0.0)
+        return cosine.clamp(-1, 1).fill_diagonal_(1.0)
+
+    def l1(self, name: str) -> Tensor:
+        """`n` L1 norms of a group's filters, summed over the epochs."""
+        return self._l1[name].clone()
+
+    def keep(self, name: str, indices: Sequence[int]) -> None:
+        """Forget all filters of a group but `indices`, after the others were removed from the network."""
+        at = torch.as_tensor(list(indices), dtype=torch.long)
+        self._gram[name] = self._gram[name][at][:, at]
+        self._l1[name] = self._l1[name][at]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `from_state` needs, as tensors by name."""
+        state = {"epochs": torch.tensor(self.epochs)}
+        for name in self._groups:
+            state[f"{name}/gram"] = self._gram[name].clone()
+            state[f"{name}/l1"] = self._l1[name].clone()
+        return state
+
+    @classmethod
+    def from_state(cls, groups: Sequence[WidthGroup], state: Mapping[str, Tensor]) -> Self:
+        """The history that `state` was taken from.
+
+        Raises:
+            SurgeryError: the state is not one of these groups.
+        """
+        history = cls(groups)
+        if set(state) != set(history.state()):
+            raise SurgeryError("the recorded history belongs to other groups than the network's")
+        for group in groups:
+            gram, l1 = state[f"{group.name}/gram"], state[f"{group.name}/l1"]
+            if gram.shape != (group.width, group.width) or l1.shape != (group.width,):
+                raise SurgeryError(
+                    f"the recorded history of '{group.name}' has {len(l1)} filters, expected {group.width}"
+                )
+            history._gram[group.name], history._l1[group.name] = gram.clone(), l1.clone()
+        history.epochs = int(state["epochs"])
+        return history

@@ -1,0 +1,184 @@
+"""How much goes in each step, and when the loop ends."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tascnet.prune import IterationResult, StepPlan, decide, plan_iteration, plan_step
+
+options = {
+    "percent": st.floats(0.01, 50),
+    "round_to": st.integers(1, 16),
+    "max_step": st.floats(0, 1),
+    "min_width": st.integers(1, 20),
+}
+
+
+@pytest.mark.parametrize(
+    ("width", "pending", "percent", "expected"),
+    [
+        # 5 % of 128 is 6: it waits; with the next 6 there are 12, of which 8 go and 4 wait.
+        (128, 0, 5, (0, 6)),
+        (128, 6, 5, (8, 4)),
+        # 20 are asked for: 16 go.
+        (128, 14, 5, (16, 4)),
+        # A quarter of 32 is 8, of 24 only 6: never a multiple of 8.
+        (32, 7, 5, (8, 0)),
+        (24, 90, 5, (0, 91)),
+        # From a width that is no multiple to the next lower one.
+        (100, 0, 5, (4, 1)),
+        (60, 0, 5, (0, 3)),
+    ],
+)
+def test_steps_by_hand(width: int, pending: int, percent: float, expected: tuple[int, int]) -> None:
+    assert plan_step(width, pending, percent, 8, 0.25) == expected
+
+
+def test_max_step_is_a_share_without_rounding_errors() -> None:
+    # 0.29 x 100 is 28.999999999999996 in floating point.
+    assert plan_step(100, 99, 1, 1, 0.29) == StepPlan(29, 71)
+
+
+def test_the_least_width_holds() -> None:
+    assert plan_step(16, 99, 5, 8, 0.5, min_width=9).remove == 0
+    assert plan_step(16, 99, 5, 4, 0.5, min_width=9).remove == 4
+    assert plan_step(16, 99, 5, 8, 0.5, min_width=8).remove == 8
+
+
+@given(width=st.integers(1, 600), pending=st.integers(0, 300), **options)
+def test_a_step_keeps_every_bound(
+    width: int, pending: int, percent: float, round_to: int, max_step: float, min_width: int
+) -> None:
+    step = plan_step(width, pending, percent, round_to, max_step, min_width)
+    asked = max(1, math.floor(width * percent / 100 + 1e-9))
+    assert step.remove + step.pending == pending + asked
+    assert step.remove >= 0
+    assert step.pending >= 0
+    if step.remove:
+        left = width - step.remove
+        assert left % round_to == 0
+        assert left >= min_width
+        assert step.remove <= max_step * width + 1e-6
+        assert 2 * step.remove <= width
+
+
+@given(width=st.integers(1, 300), **options)
+def test_requests_lead_to_a_cut_wherever_one_is_possible(
+    width: int, percent: float, round_to: int, max_step: float, min_width: int
+) -> None:
+    most = min(math.floor(width * max_step + 1e-9), width // 2)
+    possible = any(
+        (width - remove) % round_to == 0 and width - remove >= min_width for remove in range(1, most + 1)
+    )
+    pending, cut = 0, 0
+    for _ in range(width + 1):
+        cut, pending = plan_step(width, pending, percent, round_to, max_step, min_width)
+        if cut:
+            break
+    assert bool(cut) == possible
+
+
+@given(widths=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 200)), **options)
+def test_an_iteration_removes_something_or_says_why(
+    widths: dict[str, int], percent: float, round_to: int, max_step: float, min_width: int
+) -> None:
+    plan = plan_iteration(
+        widths, {}, percent=percent, round_to=round_to, max_step=max_step, min_width=min_width
+    )
+    assert bool(plan.remove) == (plan.reason is None)
+    assert set(plan.pending) == set(widths)
+    assert all(remove > 0 for remove in plan.remove.values())
+
+
+def test_an_iteration_by_hand() -> None:
+    widths, options = {"a": 128, "b": 32, "c": 24}, {"percent": 5.0, "round_to": 8, "max_step": 0.25}
+    # First requests: 6 and 1; nothing goes; second: 12 and 2, of a go 8. c can never lose 8.
+    plan = plan_iteration(widths, {}, **options)
+    assert plan.remove == {"a": 8}
+    assert plan.pending == {"a": 4, "b": 2, "c": 0}
+    # Widths 120 and 32: a asks for 6 more and has 10; b has 3.
+    plan = plan_iteration(widths | {"a": 120}, plan.pending, **options)
+    assert plan.remove == {"a": 8}
+    assert plan.pending == {"a": 2, "b": 3, "c": 0}
+
+
+def test_reasons_for_removing_nothing() -> None:
+    stuck = plan_iteration({"a": 16, "b": 24}, {}, percent=5, round_to=8, max_step=0.25)
+    assert "prune.max_step" in str(stuck.reason)
+    assert "24" in str(stuck.reason)
+    nothing = plan_iteration({}, {}, percent=5, round_to=8, max_step=0.25)
+    assert "prune.min_filters" in str(nothing.reason)
+
+
+def runs(*accuracies: float) -> list[IterationResult]:
+    return [
+        IterationResult(
+            iteration=i, val_accuracy=accuracy, flops=100 - 10 * i, params=100 - 5 * i, seconds=60.0 * i
+        )
+        for i, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_the_unpruned_network_counts_as_best() -> None:
+    verdict = decide(runs(0.90, 0.87), tolerance=0.02)
+    assert verdict.stop
+    assert verdict.keep == 0
+    assert verdict.inside == (True, False)
+    assert verdict.best == 0.90
+    assert "0.02" in str(verdict.reason)
+
+
+def test_exactly_the_tolerance_is_inside() -> None:
+    assert not decide(runs(0.90, 0.88), tolerance=0.02).stop
+
+
+def test_the_best_rises_with_a_better_iteration() -> None:
+    verdict = decide(runs(0.90, 0.95, 0.92), tolerance=0.02)
+    assert verdict.keep == 1
+    assert verdict.inside == (True, True, False)
+
+
+def test_the_last_inside_is_kept_not_the_best() -> None:
+    verdict = decide(runs(0.90, 0.91, 0.895), tolerance=0.02)
+    assert not verdict.stop
+    assert verdict.keep == 2
+
+
+def test_a_raised_tolerance_reopens_the_loop() -> None:
+    history = runs(0.90, 0.87)
+    assert decide(history, tolerance=0.02).stop
+    assert not decide(history, tolerance=0.05).stop
+
+
+@pytest.mark.parametrize(
+    ("goal", "word"),
+    [
+        ({"flops_target": 0.8}, "FLOPs reached 80.0%"),
+        ({"params_target": 0.9}, "parameters reached 90.0%"),
+        ({"max_iterations": 2}, "2 iterations"),
+        ({"max_seconds": 120.0}, "120 seconds"),
+    ],
+)
+def test_goals_and_budgets(goal: dict[str, float], word: str) -> None:
+    verdict = decide(runs(0.9, 0.9, 0.9), tolerance=0.02, **goal)
+    assert verdict.stop
+    assert word in str(verdict.reason)
+    assert verdict.keep == 2
+    assert not decide(runs(0.9, 0.9), tolerance=0.02, **goal).stop
+
+
+def test_nothing_to_stop_for_goes_on() -> None:
+    verdict = decide(runs(0.9), tolerance=0.0)
+    assert not verdict.stop
+    assert verdict.reason is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))
+def test_the_kept_network_is_inside(accuracies: list[float], tolerance: float) -> None:
+    verdict = decide(runs(*accuracies), tolerance=tolerance)
+    best = max(accuracies[: verdict.keep + 1])
+    assert accuracies[verdict.keep] >= best - tolerance - 1e-6
+    assert verdict.inside[verdict.keep]
+    assert not any(verdict.inside[verdict.keep + 1 :])
