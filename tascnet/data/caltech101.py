@@ -1,5 +1,6 @@
 """Caltech-101 as published: found at either level of its folders, or downloaded when asked for."""
 
+import shutil
 import tarfile
 import tempfile
 import urllib.error
@@ -126,15 +127,24 @@ def _unpack(archive: Path, target: Path) -> None:
         if not inner:
             raise tarfile.ReadError(f"the archive holds no {CATEGORIES}.tar.gz")
         with outer.open(inner[0]) as stream, tarfile.open(fileobj=stream, mode="r:gz") as tar:
-            tar.extractall(target, filter=_only_files)
+            for member in tar:
+                _extract(tar, member, target)
     if not (target / CATEGORIES).is_dir():
         raise tarfile.ReadError(f"{CATEGORIES}.tar.gz holds no folder of that name")
 
 
-def _only_files(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
-    """Refuse links, devices and members that would leave the folder."""
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Write one member; links, devices and members that would leave the folder are refused."""
+    place = (target / member.name).resolve()
     if not (member.isfile() or member.isdir()):
         raise tarfile.ReadError(f"{member.name} is neither a file nor a folder")
-    if Path(member.name).is_absolute():
+    if not place.is_relative_to(target.resolve()):
         raise tarfile.ReadError(f"{member.name} would leave the folder")
-    return tarfile.data_filter(member, target)
+    if member.isdir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    content = tar.extractfile(member)
+    assert content is not None
+    with content, open(place, "wb") as file:
+        shutil.copyfileobj(content, file)

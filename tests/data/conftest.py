@@ -1,6 +1,7 @@
 """Small images and preprocessing shared by the tests of data sets."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,21 @@ from PIL import Image
 
 from tascnet.data import Dataset
 from tascnet.models.info import Preprocessing
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The warnings that tascnet logs, however its logger is set up."""
+    messages: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    listener = Listener(logging.WARNING)
+    logging.getLogger("tascnet").addHandler(listener)
+    yield messages
+    logging.getLogger("tascnet").removeHandler(listener)
 
 
 @pytest.fixture

@@ -194,8 +194,8 @@ def test_missing_archive_is_one_sentence(tiny, tmp_path, served):
 
 
 @pytest.mark.realdata
-def test_real_images_split_by_counts(tmp_path):
-    root = Path(os.environ["TASCNET_SHARED"]) / "data" / "caltech101"
+def test_real_images_split_by_counts(shared, tmp_path):
+    root = shared / "data" / "caltech101"
     preprocessing = Preprocessing(size=16, resize=18, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     dataset = load_caltech101(root, preprocessing, cache_dir=tmp_path)
     assert (len(dataset), len(dataset.class_names)) == (5293, 101)
