@@ -16,6 +16,7 @@ HEAD_ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
         "relu": nn.ReLU,
         "relu6": nn.ReLU6,
+        "leaky_relu": nn.LeakyReLU,
         "elu": nn.ELU,
         "selu": nn.SELU,
         "silu": nn.SiLU,

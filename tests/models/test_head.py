@@ -6,7 +6,15 @@ import torch
 from torch import nn
 
 from tascnet.errors import SurgeryError
-from tascnet.models.head import HeadSpec, classifier_of, head_start, replace_head, with_dropout
+from tascnet.models.head import (
+    HEAD_ACTIVATIONS,
+    HeadSpec,
+    classifier_of,
+    head_start,
+    replace_head,
+    with_dropout,
+)
+from tascnet.models.surgery import ACTIVATIONS
 
 
 def chain(dropouts: int = 1, features: int = 4, classes: int = 3) -> nn.Sequential:
@@ -76,6 +84,10 @@ def test_the_seed_alone_decides_and_the_global_generator_stays() -> None:
 def test_the_head_takes_the_type_of_the_chain() -> None:
     new = replace_head(chain().double(), HeadSpec(hidden=(5,)), 3, seed=0)
     assert {parameter.dtype for parameter in new.parameters()} == {torch.float64}
+
+
+def test_heads_know_the_activations_that_surgery_knows() -> None:
+    assert dict(HEAD_ACTIVATIONS).keys() == dict(ACTIVATIONS).keys()
 
 
 def test_with_dropout_keeps_the_trained_classifier() -> None:
