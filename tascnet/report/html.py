@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tascnet.files import write_whole
 from tascnet.report import numbers
@@ -66,7 +65,7 @@ def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Se
     page["plot"] = _iterations_figure(iterations, metrics.get("tolerance"), kept)
     page["iterations"] = [_iteration(row, kept) for row in iterations]
     page["widths"] = changed
-    page["widths_svg"] = Markup(widths_plot(changed)) if changed else ""
+    page["widths_svg"] = widths_plot(changed) if changed else ""
     page["unchanged"] = len(widths) - len(changed)
     page["all_widths"] = [_width(row) for row in widths]
     _write(path, "prune.html", page)
@@ -195,12 +194,12 @@ def _search_plots(trials: Sequence[Row], models: Mapping[str, Row], winner: int 
         {
             "title": "Best value against trial",
             "caption": "Depth: how many units from the output were open to the search.",
-            "svg": Markup(best),
+            "svg": best,
         },
         {
             "title": "Accuracy against FLOPs",
             "caption": "Up and to the left is better. Open marks: named models.",
-            "svg": Markup(tradeoff),
+            "svg": tradeoff,
         },
     ]
 
@@ -243,7 +242,7 @@ def _iterations_figure(iterations: Sequence[Row], tolerance: float | None, kept:
     return {
         "title": "Accuracy and FLOPs against iteration",
         "caption": caption,
-        "svg": Markup(iterations_plot(iterations, tolerance, kept)),
+        "svg": iterations_plot(iterations, tolerance, kept),
     }
 
 

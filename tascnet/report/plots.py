@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tascnet.report.numbers import MISSING, count
-from tascnet.report.theme import ACCENT, BAD, GRID, INK, MUTED, SECOND, SURFACE, draw, quiet_axes
+from tascnet.report.theme import ACCENT, BAD, BAR, GRID, INK, MUTED, SECOND, SURFACE, draw, quiet_axes
 
 __all__ = [
     "best_value_plot",
@@ -63,6 +63,7 @@ def iterations_plot(iterations: Sequence[Row], tolerance: float | None, kept: in
 
     def paint(figure: Figure) -> None:
         accuracy, flops = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        figure.set_layout_engine("constrained", h_pad=0.12)
         paint_accuracy(accuracy, iterations, tolerance, kept)
         paint_flops(flops, iterations, kept)
 
@@ -83,7 +84,7 @@ def widths_plot(widths: Sequence[Row]) -> str:
         for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
             paint_widths(axes, widths[column * rows : (column + 1) * rows], longest, rows)
 
-    return draw("widths", (5.4 * columns, 0.5 + 0.235 * rows), paint)
+    return draw("widths", (10.8, 0.5 + 0.235 * rows), paint)
 
 
 def paint_best(axes: Axes, trials: Sequence[Row], winner: int | None) -> None:
@@ -203,11 +204,9 @@ def _points(axes: Axes, rows: Sequence[Row], *, color: str, label: str) -> None:
 def paint_flops(axes: Axes, iterations: Sequence[Row], kept: int | None) -> None:
     """FLOPs of each iteration, the kept one in colour."""
     quiet_axes(axes)
-    colours = [ACCENT if row["iteration"] == kept else MUTED for row in iterations]
+    colours = [ACCENT if row["iteration"] == kept else BAR for row in iterations]
     numbers = [row["iteration"] for row in iterations]
-    bars = axes.bar(numbers, [row["flops"] for row in iterations], width=0.55, color=colours)
-    for bar, number in zip(bars, numbers, strict=True):
-        bar.set_alpha(1.0 if number == kept else 0.45)
+    axes.bar(numbers, [row["flops"] for row in iterations], width=0.55, color=colours)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(_tick))
     axes.set_ylabel("FLOPs")
@@ -221,7 +220,7 @@ def paint_widths(axes: Axes, widths: Sequence[Row], longest: int, rows: int) -> 
     quiet_axes(axes, grid="x")
     axes.grid(visible=False)
     places = range(len(widths))
-    axes.barh(places, [row["before"] or 0 for row in widths], height=0.62, color=GRID)
+    axes.barh(places, [row["before"] or 0 for row in widths], height=0.62, color=BAR)
     axes.barh(places, [row["after"] or 0 for row in widths], height=0.62, color=ACCENT)
     for place, row in zip(places, widths, strict=True):
         before, after = (MISSING if row[key] is None else row[key] for key in ("before", "after"))

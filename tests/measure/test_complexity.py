@@ -88,6 +88,13 @@ def test_a_shared_layer_has_its_parameters_once_and_its_work_twice() -> None:
     assert (cost.params, cost.flops) == (9, 18)
 
 
+def test_tied_weights_are_counted_once() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    cost = complexity(nn.Sequential(first, second), torch.zeros(1, 3))
+    assert (cost.params, cost.flops) == (12, 18)
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 6), st.booleans())
 def test_layers_add_up_to_the_totals(widths: list[int], side: int, residual: bool) -> None:
