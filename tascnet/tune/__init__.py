@@ -5,6 +5,8 @@ depth of the search, units 1 to k; `first_trained` in 0 to k is the deepest unit
 trains; the cut is the index of the first block of that unit in the chain.
 """
 
+from tascnet.tune.build import Candidate, build_candidate
+from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
 from tascnet.tune.progression import Advice, Limits, next_depth
 from tascnet.tune.space import Choice, Configuration, Space, Unit
@@ -13,6 +15,7 @@ from tascnet.tune.surrogate import propose
 
 __all__ = [
     "Advice",
+    "Candidate",
     "Choice",
     "Configuration",
     "Limits",
@@ -21,7 +24,9 @@ __all__ = [
     "Study",
     "Trial",
     "Unit",
+    "build_candidate",
     "decode",
+    "discover_units",
     "encode",
     "next_depth",
     "propose",

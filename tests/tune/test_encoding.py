@@ -1,10 +1,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spaces import canonical_configs, small_space, spaces
 
 from tascnet.tune.encoding import categorical_columns, decode, encode, width
 from tascnet.tune.space import Space
+from tests.tune.spaces import canonical_configs, small_space, spaces
 
 codings = st.sampled_from(["onehot", "index"])
 
@@ -26,7 +26,8 @@ def test_decoding_an_encoded_configuration_gives_it_back(data, coding):
 def test_columns_of_the_small_space_by_hand():
     space = small_space()
     config = {**space.neutral(2), "head.hidden_layers": 1, "b.width": 16, "a.activation": "elu"}
-    # first_trained, hidden_layers (rank), neurons, width 16 of 8..32 (log: the middle), kernel, width, relu/elu/tanh
+    # first_trained, hidden_layers, neurons, width 16 of 8 to 32 (by its logarithm the middle), kernel,
+    # width, and relu, elu, tanh.
     assert encode(space, [config], 2).tolist() == [[1.0, 1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 1.0, 0.0]]
     assert encode(space, [config], 2, "index").tolist() == [[1.0, 1.0, 0.0, 0.5, 0.0, 1.0, 0.5]]
     assert categorical_columns(space, 2, "index") == [6]

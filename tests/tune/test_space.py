@@ -3,10 +3,10 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spaces import canonical_configs, small_space, spaces
 
 from tascnet.errors import ConfigError
 from tascnet.tune.space import Choice, Space, Unit
+from tests.tune.spaces import canonical_configs, small_space, spaces
 
 
 def every_config(space, k):
