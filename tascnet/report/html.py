@@ -31,14 +31,15 @@ def tune_report(path: Path, metrics: Row, trials: Sequence[Row]) -> None:
     Args:
         path: the page.
         metrics: content of `metrics.json`: models (baseline, conventional, after), best_config,
-            neutral_config, seed, seconds, versions; and, where present, dataset, backbone, machine.
-            Missing parts are left out of the page.
+            neutral_config, seed, seconds, versions; and, where present, winner (number of the trial;
+            else the trial of best_config), stopped (why), dataset, backbone, machine. Missing parts are
+            left out of the page.
         trials: rows of `trials.jsonl`.
     """
     neutral, best = metrics.get("neutral_config") or {}, metrics.get("best_config") or {}
-    winner = _winner(trials, best)
+    winner = metrics.get("winner", _trial_of(trials, best))
     page = _page("tune", metrics, result="after", against="conventional", described=_TUNE_MODELS)
-    page["facts"] += _trial_facts(trials)
+    page["facts"] += [_trials_fact(trials), *_stop_fact(metrics)]
     page["plots"] = _search_plots(trials, metrics.get("models") or {}, winner)
     page["trials"] = [_trial(row, neutral, winner) for row in trials]
     page["settings"] = _settings(neutral, best)
@@ -61,7 +62,7 @@ def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Se
         kept = max((row["iteration"] for row in iterations if row["inside"]), default=None)
     changed = [row for row in widths if row["before"] != row["after"]]
     page = _page("prune", metrics, result="after", against="before", described=_PRUNE_MODELS)
-    page["facts"] += _iteration_facts(metrics, iterations)
+    page["facts"] += [_iterations_fact(iterations), *_stop_fact(metrics)]
     page["plot"] = _iterations_figure(iterations, metrics.get("tolerance"), kept)
     page["iterations"] = [_iteration(row, kept) for row in iterations]
     page["widths"] = changed
@@ -119,17 +120,21 @@ def _facts(metrics: Row) -> list[str]:
     return facts
 
 
-def _trial_facts(trials: Sequence[Row]) -> list[str]:
+def _trials_fact(trials: Sequence[Row]) -> str:
     failed = sum(row["value"] is None for row in trials)
-    return [f"{len(trials)} trials" + (f", {failed} failed" if failed else "")]
+    return _plural(len(trials), "trial") + (f", {failed} failed" if failed else "")
 
 
-def _iteration_facts(metrics: Row, iterations: Sequence[Row]) -> list[str]:
-    count = sum(row["iteration"] > 0 for row in iterations)
-    facts = [f"{count} iteration" + ("" if count == 1 else "s")]
-    if metrics.get("stopped"):
-        facts.append(f"stopped: {metrics['stopped']}")
-    return facts
+def _iterations_fact(iterations: Sequence[Row]) -> str:
+    return _plural(sum(row["iteration"] > 0 for row in iterations), "iteration")
+
+
+def _stop_fact(metrics: Row) -> list[str]:
+    return [f"stopped: {metrics['stopped']}"] if metrics.get("stopped") else []
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _headline(
@@ -179,8 +184,8 @@ def _notes(metrics: Row) -> list[tuple[str, str]]:
     return notes
 
 
-def _winner(trials: Sequence[Row], best: Row) -> int | None:
-    """The trial whose configuration won; no configuration is tried twice with success."""
+def _trial_of(trials: Sequence[Row], best: Row) -> int | None:
+    """The trial that succeeded with a configuration."""
     same = [row["trial"] for row in trials if row["value"] is not None and dict(row["config"]) == dict(best)]
     return same[0] if same else None
 

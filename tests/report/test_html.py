@@ -141,6 +141,13 @@ def test_trials_with_the_winner_and_the_failed_one(tmp_path: Path) -> None:
     )
 
 
+def test_the_winning_trial_may_be_named(tmp_path: Path) -> None:
+    page = tuned(tmp_path, winner=0, stopped="depth 2 was no better")
+    assert page.row("0")[0] == "chosen"
+    assert page.row("2")[0] == ""
+    assert "stopped: depth 2 was no better" in page.text
+
+
 def test_the_winner_beside_the_pretrained_network(tmp_path: Path) -> None:
     page = tuned(tmp_path)
     assert page.row("u1.width") == ("setting changed", ["u1.width", "64", "32"])
