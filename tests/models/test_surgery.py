@@ -263,3 +263,14 @@ def test_a_depthwise_group_can_shrink_to_one_channel() -> None:
     narrow(chain, EXAMPLE, {"i.conv1": [4]})
     assert (chain.i.conv2.groups, chain.i.conv2.in_channels) == (1, 1)
     assert [group.name for group in width_groups(chain, EXAMPLE)] == ["i.conv3"]
+
+
+def test_features_of_half_precision_serve_as_example() -> None:
+    chain = TOYS["residual"]()
+    features = output(chain[:4]).half()
+    assert [group.name for group in width_groups(chain[4:], features)] == [
+        "b0.body.conv1",
+        "b0.body.conv2",
+        "b1.body.conv1",
+    ]
+    assert narrow(chain[4:], features, {"b0.body.conv1": [0, 1]}) == {"b0.body.conv1": (12, 2)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.models import build_backbone
+from tascnet.models import HeadSpec, build_backbone, replace_head
 from tascnet.models.surgery import (
     WidthGroup,
     all_channel_scores,
@@ -123,3 +123,13 @@ def test_scores_of_a_depthwise_network() -> None:
         scores = all_channel_scores(chain, example, groups, criterion)
         assert list(scores) == [group.name for group in groups]
         assert all(scores[g.name].shape == (g.width,) and scores[g.name].std() > 0 for g in groups)
+
+
+def test_hidden_layers_of_a_new_head_are_groups() -> None:
+    chain, example = chain_of("mobilenet_v2")
+    trunk = len(width_groups(chain, example))
+    chain = replace_head(chain, HeadSpec(hidden=(16, 12), dropout=0.2), 5, seed=0)
+    groups = width_groups(chain, example)
+    assert [group.width for group in groups[trunk:]] == [16, 12]
+    narrow(chain, example, {group.name: range(8) for group in groups[trunk:]})
+    assert list(layer_widths(chain).values())[-3:] == [8, 8, 5]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.models.surgery.groups import WidthGroup, cut_group, traced_groups
 from tascnet.models.surgery.layers import layer_widths
-from tascnet.models.surgery.trace import Trace, trace
+from tascnet.models.surgery.trace import Trace, fitted, trace
 
 __all__ = ["narrow"]
 
@@ -135,9 +135,8 @@ def narrow(
     _check_widths(traced.ghost, requests)
     _perform(chain, cuts)
     _check_widths(chain, requests)
-    device = next((p.device for p in chain.parameters()), example.device)
     with _evaluating(chain), torch.no_grad():
-        chain(example.to(device))
+        chain(fitted(example, chain))
     return {
         name: (group.width, group.width - len(removed))
         for group, removed in requests

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 
-__all__ = ["Trace", "meta_copy", "trace"]
+__all__ = ["Trace", "fitted", "meta_copy", "trace"]
 
 _PROBES = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
@@ -44,6 +44,14 @@ class Trace:
 
 def _shape_of(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def fitted(example: Tensor, module: nn.Module) -> Tensor:
+    """The example on the device of a module's weights and, where it is no index, in their type."""
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return example
+    return example.to(weight.device, weight.dtype if example.is_floating_point() else example.dtype)
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
@@ -81,8 +89,8 @@ def trace(chain: nn.Sequential, example: Tensor) -> Trace:
     """
     ghost = meta_copy(chain).eval()
     assert isinstance(ghost, nn.Sequential)
-    meta_example = _shape_of(example)
-    probe = _probe(example)
+    meta_example = fitted(_shape_of(example), ghost)
+    probe = _probe(meta_example)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if probe is not None:
         parts["probe"] = probe
