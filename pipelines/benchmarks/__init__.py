@@ -1,0 +1,1 @@
+"""Comparisons that `stage=benchmark` makes, one module each."""

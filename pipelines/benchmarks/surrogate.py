@@ -1,0 +1,167 @@
+"""Which kernel and coding of categories: regret and seconds for each proposal, against random search.
+
+Every method searches the same seeded accuracies with the same noise, growing from depth 1 to the
+deepest as stage `tune` does. Regret is the best accuracy there is less the true accuracy of the trial
+that a method would hand over (the one with the highest observed value).
+"""
+
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from tascnet.config import Config
+from tascnet.console import output, progress
+from tascnet.files import append_jsonl, read_jsonl, write_json
+from tascnet.measure import describe_device, versions
+from tascnet.tune import Configuration, propose
+
+from .synthetic import KINDS, Synthetic, synthetic
+
+__all__ = ["METHODS", "run", "search", "summarise"]
+
+INITIAL = 6
+
+Observation = tuple[Configuration, float]
+Method = Callable[[Synthetic, int, list[Observation], int], list[Configuration]]
+
+
+def _random(task: Synthetic, k: int, observed: list[Observation], seed: int) -> list[Configuration]:
+    return task.space.sample(1, k, seed, exclude=[config for config, _ in observed], method="random")
+
+
+def _surrogate(kernel: Any, coding: Any) -> Method:
+    def method(task: Synthetic, k: int, observed: list[Observation], seed: int) -> list[Configuration]:
+        return propose(task.space, k, observed, [], 1, seed, kernel=kernel, coding=coding)
+
+    return method
+
+
+METHODS: dict[str, Method] = {
+    "matern-onehot": _surrogate("matern", "onehot"),
+    "rbf-onehot": _surrogate("rbf", "onehot"),
+    "matern-index": _surrogate("matern", "index"),
+    "mixed-index": _surrogate("mixed", "index"),
+    "random": _random,
+}
+
+
+def run(config: Config) -> None:
+    """Compare the methods, print the table and write `outputs/benchmark/surrogate/metrics.json`.
+
+    One row for each method, kind of accuracy and seed is journalled, so that a comparison that was
+    broken off goes on.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder = Path(config.outputs) / "benchmark" / "surrogate"
+    journal = folder / "rows.jsonl"
+    if config.fresh:
+        journal.unlink(missing_ok=True)
+    rows = _collect(journal, config.benchmark.seeds, config.benchmark.trials)
+    summary = summarise(rows)
+    write_json(
+        folder / "metrics.json",
+        {
+            "rows": rows,
+            "summary": summary,
+            "machine": describe_device(),
+            "versions": versions(),
+            "command": shlex.join(["python", "-m", "tascnet", *sys.argv[1:]]),
+        },
+    )
+    output().print(_table(summary))
+
+
+def search(method: str, kind: str, seed: int, trials: int) -> dict[str, Any]:
+    """One row: a whole search by one method.
+
+    Args:
+        method: one of `METHODS`.
+        kind: one of `KINDS`.
+        seed: of the accuracy and of the search.
+        trials: how many, spread evenly over the depths; the first 6 at most are quasi-random.
+    """
+    task = synthetic(kind, seed)
+    observed: list[Observation] = []
+    regrets, seconds = [], []
+    best = task.best()
+    for trial in range(trials):
+        k = 1 + trial * task.space.depth // trials
+        started = time.perf_counter()
+        if trial < INITIAL and k == 1 and method != "random":
+            configs = task.space.sample(trial + 1, k, seed)[trial:]
+        else:
+            configs = METHODS[method](task, k, observed, 1000 * seed + trial)
+            seconds.append(time.perf_counter() - started)
+        observed += [(config, task.observe(config, 1000 * seed + trial)) for config in configs]
+        regrets.append(best - task.value(max(observed, key=lambda pair: pair[1])[0]))
+    return {
+        "method": method,
+        "kind": kind,
+        "seed": seed,
+        "trials": trials,
+        "regret": regrets[-1],
+        "mean_regret": statistics.mean(regrets),
+        "seconds": statistics.median(seconds) if seconds else 0.0,
+    }
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By method: mean regret after the last trial, its standard error, by kind, over all trials, seconds."""
+    summary = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        regrets = [row["regret"] for row in own]
+        error = statistics.stdev(regrets) / len(regrets) ** 0.5 if len(regrets) > 1 else 0.0
+        kinds = dict.fromkeys(row["kind"] for row in own)
+        by_kind = {kind: _mean(row["regret"] for row in own if row["kind"] == kind) for kind in kinds}
+        summary.append(
+            {
+                "method": method,
+                "regret": _mean(regrets),
+                "error": error,
+                "by_kind": by_kind,
+                "mean_regret": _mean(row["mean_regret"] for row in own),
+                "seconds": statistics.median(row["seconds"] for row in own),
+            }
+        )
+    return summary
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _collect(journal: Path, seeds: int, trials: int) -> list[dict[str, Any]]:
+    """The rows of all methods, kinds and seeds; those in the journal are not computed again."""
+    known = {(row["method"], row["kind"], row["seed"], row["trials"]): row for row in read_jsonl(journal)}
+    wanted = [(m, kind, seed, trials) for seed in range(seeds) for kind in KINDS for m in METHODS]
+    rows = []
+    with progress("searches", total=len(wanted)) as bar:
+        for key in wanted:
+            if key not in known:
+                known[key] = search(*key)
+                append_jsonl(journal, known[key])
+            rows.append(known[key])
+            bar.advance(1)
+    return rows
+
+
+def _table(summary: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="Surrogate: regret in points of accuracy, seconds for each proposal")
+    kinds = list(summary[0]["by_kind"])
+    for name in ("method", "regret", *kinds, "over all trials", "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for row in summary:
+        by_kind = [f"{100 * row['by_kind'][kind]:.2f}" for kind in kinds]
+        regret = f"{100 * row['regret']:.2f} ± {100 * row['error']:.2f}"
+        over_all = f"{100 * row['mean_regret']:.2f}"
+        table.add_row(row["method"], regret, *by_kind, over_all, f"{row['seconds']:.2f}")
+    return table
