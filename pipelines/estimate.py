@@ -40,11 +40,18 @@ def print_estimate(session: Session, chain: nn.Sequential, space: Space) -> None
     total = caching + options.max_trials * trial + tuning
     width = 2 if options.cache_dtype == "float16" else 4
     disk = (samples * views + val) * features[0].numel() * width * (min(options.max_units, space.depth) + 1)
-    memory = 4 * 4 * sum(parameter.numel() for parameter in chain.parameters()) + 8 * _activations(chain, inputs)
+    memory = 4 * 4 * sum(parameter.numel() for parameter in chain.parameters()) + 8 * _activations(
+        chain, inputs
+    )
     log.info(
-        "estimate: %s in all (%d trials of %s, fine-tuning %s), %.1f GB of disk for features, %.1f GB of memory",
-        _minutes(total), options.max_trials, _minutes(trial), _minutes(tuning), disk / 1e9, memory / 1e9,
-    )  # fmt: skip
+        "estimate: %s (%d trials of %s, fine-tuning %s), %.1f GB of disk for features, %.1f GB of memory",
+        _minutes(total),
+        options.max_trials,
+        _minutes(trial),
+        _minutes(tuning),
+        disk / 1e9,
+        memory / 1e9,
+    )
 
 
 def _seconds(part: nn.Sequential, inputs: torch.Tensor) -> float:

@@ -4,36 +4,43 @@ Each iteration records a history, pulls the most similar filters together, remov
 measures batch-norm anew and retrains; the last network inside the tolerance is handed over.
 """
 
-import copy
 import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.nn import functional
 
-from tascnet.config import Config
+from tascnet.config import Config, PruneConfig
 from tascnet.console import output
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.files import append_jsonl, digest_file, digest_json, read_json, read_jsonl, write_json
 from tascnet.measure import compare_layers, complexity, measure_models, size_bytes, versions
 from tascnet.models.archive import load, save
+from tascnet.models.info import ModelInfo
 from tascnet.models.surgery import WidthGroup, narrow, width_groups
 from tascnet.prune import (
+    INERT_RATIO,
     FilterHistory,
+    IterationResult,
     PairRegulariser,
+    Verdict,
     average_into,
     decide,
+    gradient_ratio,
     most_similar_pairs,
-    plan_step,
+    plan_iteration,
+    split_members,
 )
 from tascnet.report import models_table, prune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.train import Distillation, FitResult, evaluate, fit, freeze_before, reestimate_batchnorm
 
-from .session import Session, open_session, recipe
-from .steps import fit_record, judge, once
+from .session import Session, open_session, recipe, user_factory
+from .steps import describe, fit_record, judge, once
 
 __all__ = ["run"]
 
@@ -48,11 +55,15 @@ class _Stage:
     folder: Path
     source: Path
     before: nn.Sequential
-    info: Any
+    info: ModelInfo
 
     @property
     def config(self) -> Config:
         return self.session.config
+
+    def read(self, iteration: int) -> nn.Sequential:
+        """The network of an iteration."""
+        return load(self.network(iteration), factory=self.session.factory)
 
     def network(self, iteration: int) -> Path:
         """Where the network of an iteration is archived; iteration 0 is the unpruned one."""
@@ -63,70 +74,119 @@ def run(config: Config) -> None:
     """Run stage `prune`, or go on with it, or say that it is finished."""
     started = time.perf_counter()
     source = _source_folder(config)
-    before = load(source)
-    if not isinstance(before, nn.Sequential):
-        raise ConfigError(f"the model in {source} is no chain of blocks", "give a model that tascnet saved")
-    session = open_session(config, before.preprocessing)
-    _check_classes(session, before, source)
+    before = load(source, factory=user_factory(config))
+    info = cast(ModelInfo, before.info)
+    session = open_session(config, info.preprocessing)
+    _check_classes(session, info, source)
     folder = stage_folder(config, "prune")
     inputs = {"data": session.dataset.fingerprint, "model": _digest(source)}
     with claim(folder, identity(config, "prune", inputs), fresh=config.fresh):
         if finished(folder, budget(config, "prune")):
             log.info("prune is finished in %s; fresh=true starts it over", folder)
         else:
-            stage = _Stage(session=session, folder=folder, source=source, before=before, info=before.info)
+            stage = _Stage(session=session, folder=folder, source=source, before=before, info=info)
             _prune(stage, started)
         output().print(models_table(read_json(folder / "metrics.json")["models"]))
 
 
 def _prune(stage: _Stage, started: float) -> None:
     journal = stage.folder / "iterations.jsonl"
-    session, options = stage.session, stage.config.prune
-    session.place(stage.before)
+    stage.session.place(stage.before)
     _eligible(stage.before, stage, refuse=True)
     rows = read_jsonl(journal)
     if not rows:
         rows.append(_unpruned_row(stage))
         append_jsonl(journal, rows[0])
-    while (verdict := decide(rows, _limits(options))).go_on:
-        row = _iterate(stage, len(rows), rows[-1]["pending"])
+    verdict = _verdict(rows, stage.config.prune)
+    reason = verdict.reason
+    while reason is None:
+        row, reason = _iterate(stage, len(rows), rows[-1]["pending"])
         if row is None:
-            verdict = replace(verdict, go_on=False, reason="no group can give up more filters")
             break
-        row["inside"] = row["val_accuracy"] >= max(r["val_accuracy"] for r in rows) - options.tolerance
+        verdict = _verdict([*rows, row], stage.config.prune)
+        row["inside"] = verdict.inside[-1]
         append_jsonl(journal, row)
         rows.append(row)
-    log.info("pruning ended after %d iterations: %s", len(rows) - 1, verdict.reason)
-    _hand_over(stage, rows, verdict.keep, verdict.reason, started)
+        reason = verdict.reason
+    assert reason is not None, "the loop ends with a reason"
+    log.info("pruning ended after %d iterations: %s", len(rows) - 1, reason)
+    _hand_over(stage, rows, verdict.keep, reason, started)
 
 
-def _iterate(stage: _Stage, number: int, pending: dict[str, float]) -> dict[str, Any] | None:
-    """One iteration from the network of the one before; None when no group can give up filters."""
+def _verdict(rows: list[dict[str, Any]], options: PruneConfig) -> Verdict:
+    seconds = 0.0
+    history = []
+    for row in rows:
+        seconds += row["seconds"]
+        history.append(
+            IterationResult(
+                iteration=row["iteration"],
+                val_accuracy=row["val_accuracy"],
+                flops=row["flops"],
+                params=row["params"],
+                seconds=seconds,
+            )
+        )
+    return decide(
+        history,
+        tolerance=options.tolerance,
+        flops_target=options.flops_target,
+        params_target=options.params_target,
+        max_iterations=options.max_iterations,
+        max_seconds=options.max_seconds,
+    )
+
+
+def _iterate(stage: _Stage, number: int, pending: dict[str, int]) -> tuple[dict[str, Any] | None, str | None]:
+    """One iteration from the network of the one before; None and why when no group can give up filters."""
     started = time.perf_counter()
-    network = load(stage.network(number - 1))
-    assert isinstance(network, nn.Sequential)
+    options = stage.config.prune
+    network = stage.read(number - 1)
     groups = _eligible(network, stage)
-    removals, pending = _plan(groups, pending, stage)
-    if not removals:
-        return None
-    folder = stage.network(number)
-    log.info("iteration %d takes %d filters of %d groups", number, sum(removals.values()), len(removals))
-    chosen = [group for group in groups if group.name in removals]
+    plan = plan_iteration(
+        {group.name: group.width for group in groups},
+        pending,
+        percent=options.percent,
+        round_to=options.round_to,
+        max_step=options.max_step,
+    )
+    if not plan.remove:
+        return None, plan.reason
+    log.info(
+        "iteration %d takes %d filters of %d groups", number, sum(plan.remove.values()), len(plan.remove)
+    )
+    chosen = [group for group in groups if group.name in plan.remove]
     network, record = once(
-        folder, stage.info, lambda path: _cut_and_recover(stage, network, chosen, removals, path.parent)
+        stage.network(number),
+        stage.info,
+        lambda checkpoint: _cut_and_recover(stage, network, chosen, plan.remove, checkpoint.parent),
+        stage.session.factory,
     )
     cost = complexity(network, stage.session.example)
-    row = {
-        "iteration": number, "val_accuracy": record["val_accuracy"], "val_loss": record["val_loss"],
-        "val_accuracy_after_cut": record["after_cut"], "params": cost.params, "flops": cost.flops,
-        "removed": removals, "pending": pending, "pairs_similarity_before": record["similarity_before"],
-        "pairs_similarity_after": record["similarity_after"], "seconds": time.perf_counter() - started,
-    }  # fmt: skip
     log.info(
         "iteration %d: validation accuracy %.2f %% (%.2f %% before retraining), %.4g MFLOPs, %.3g M params",
-        number, 100 * row["val_accuracy"], 100 * row["val_accuracy_after_cut"], cost.flops / 1e6, cost.params / 1e6,
-    )  # fmt: skip
-    return row
+        number,
+        100 * record["val_accuracy"],
+        100 * record["val_accuracy_after_cut"],
+        cost.flops / 1e6,
+        cost.params / 1e6,
+    )
+    kept = (
+        "val_accuracy",
+        "val_loss",
+        "val_accuracy_after_cut",
+        "pairs_similarity_before",
+        "pairs_similarity_after",
+    )
+    return {
+        "iteration": number,
+        **{key: record[key] for key in kept},
+        "params": cost.params,
+        "flops": cost.flops,
+        "removed": plan.remove,
+        "pending": plan.pending,
+        "seconds": time.perf_counter() - started,
+    }, None
 
 
 def _cut_and_recover(
@@ -136,27 +196,68 @@ def _cut_and_recover(
     session, options = stage.session, stage.config.prune
     session.place(network)
     history = FilterHistory(groups)
-    _train(stage, network, options.history_epochs, folder / "history.pt", "history", recorder=history, keep="last")
+    _train(
+        stage,
+        network,
+        options.history_epochs,
+        folder / "history.pt",
+        "history",
+        recorder=history,
+        keep="last",
+    )
     pairs = {
-        group.name: most_similar_pairs(history.similarity(group.name), removals[group.name]) for group in groups
+        group.name: most_similar_pairs(history.similarity(group.name), removals[group.name])
+        for group in groups
     }
-    penalty = PairRegulariser(network, groups, pairs, kind=options.regulariser, weight=options.regulariser_weight)
-    before = penalty.mean_similarity()
+    penalty = PairRegulariser(network, groups, pairs, options.regulariser, options.regulariser_weight)
+    before = _mean(penalty.similarities())
     _report_strength(stage, network, penalty)
-    _train(stage, network, options.optimise_epochs, folder / "optimise.pt", "optimise", penalty=penalty, keep="last")
-    after = penalty.mean_similarity()
-    log.info("similarity of the pairs: %.4f before, %.4f after the optimisation phase", before, after)
-    keep = _remove(stage, network, groups, pairs, history)
-    narrow(network, session.example.to(session.device), keep)
-    session.place(network)
+    _train(
+        stage,
+        network,
+        options.optimise_epochs,
+        folder / "optimise.pt",
+        "optimise",
+        penalty=penalty,
+        keep="last",
+    )
+    after = _mean(penalty.similarities())
+    log.info("mean similarity of the pairs: %.4f before, %.4f after the optimisation phase", before, after)
+    _remove(stage, network, groups, pairs, history)
     first = min(group.first_block for group in groups)
     reestimate_batchnorm(network, session.train, first_block=first, device=session.device)
     cut = evaluate(network, session.val, device=session.device)
     result = _train(stage, network, options.retrain_epochs, folder / "retrain.pt", "retrain", distil=True)
     for name in ("history", "optimise", "retrain"):
         (folder / f"{name}.pt").unlink(missing_ok=True)
-    record = {"after_cut": cut.accuracy, "similarity_before": before, "similarity_after": after}
-    return network, {**fit_record(result), **record}
+    return network, {
+        **fit_record(result),
+        "val_accuracy_after_cut": cut.accuracy,
+        "pairs_similarity_before": before,
+        "pairs_similarity_after": after,
+    }
+
+
+def _report_strength(stage: _Stage, network: nn.Sequential, penalty: PairRegulariser) -> None:
+    """Log the regulariser's value and gradient against the loss's, and warn when it moves nothing."""
+    session = stage.session
+    freeze_before(network, 0)
+    network.eval()
+    rows = torch.arange(min(len(session.train), stage.config.trainer.recover.batch_size))
+    logits = network(session.train.batch(rows, None).to(session.device))
+    loss = functional.cross_entropy(logits, session.train.labels[rows].to(session.device))
+    value = penalty()
+    ratio = gradient_ratio(value, loss, penalty.parameters())
+    log.info("regulariser: value %.4g, its gradient is %.3g times the loss's", float(value), ratio)
+    if ratio < INERT_RATIO:
+        log.warning(
+            "the regulariser is inert (%.1e of the loss's gradient): take prune.regulariser=per_group_mean",
+            ratio,
+        )
+
+
+def _mean(similarities: dict[str, float]) -> float:
+    return sum(similarities.values()) / len(similarities)
 
 
 def _train(
@@ -179,10 +280,19 @@ def _train(
             teacher=stage.before, weight=prune.distill, temperature=prune.distill_temperature
         )
     return fit(
-        network, session.train, session.val, replace(recipe(stage.config.trainer.recover), epochs=epochs),
-        seed=stage.config.seed, device=session.device, class_weights=session.class_weights,
-        distillation=distillation, checkpoint=checkpoint, description=description, keep=keep, **options,
-    )  # fmt: skip
+        network,
+        session.train,
+        session.val,
+        replace(recipe(stage.config.trainer.recover), epochs=epochs),
+        seed=stage.config.seed,
+        device=session.device,
+        class_weights=session.class_weights,
+        distillation=distillation,
+        checkpoint=checkpoint,
+        description=description,
+        keep=keep,
+        **options,
+    )
 
 
 def _remove(
@@ -191,22 +301,22 @@ def _remove(
     groups: list[WidthGroup],
     pairs: dict[str, list[tuple[int, int]]],
     history: FilterHistory,
-) -> dict[str, list[int]]:
-    """The channels that stay: of each pair the filter of the larger L1 norm over the epochs."""
+) -> None:
+    """Cut of each pair the filter of the smaller L1 norm over the epochs out of the network."""
     keep = {}
     for group in groups:
-        l1 = history.l1(group.name)
-        losers = {b if l1[a] >= l1[b] else a: a if l1[a] >= l1[b] else b for a, b in pairs[group.name]}
+        kept, removed = split_members(pairs[group.name], history.l1(group.name))
         if stage.config.prune.merge == "average":
-            average_into(network, group, losers, l1)
-        keep[group.name] = [channel for channel in range(group.width) if channel not in losers]
-    return keep
+            average_into(network, group, kept, removed, history.l1(group.name))
+        keep[group.name] = sorted(set(range(group.width)) - set(removed))
+    narrow(network, stage.session.example, keep)
+    stage.session.place(network)
 
 
 def _eligible(network: nn.Sequential, stage: _Stage, *, refuse: bool = False) -> list[WidthGroup]:
     """The groups wide enough to be pruned; with `refuse`, none is an error."""
     minimum = stage.config.prune.min_filters
-    groups = width_groups(network, stage.session.example.to(stage.session.device))
+    groups = width_groups(network, stage.session.example)
     eligible = [group for group in groups if group.width >= minimum]
     if refuse and not eligible:
         widest = max((group.width for group in groups), default=0)
@@ -217,47 +327,35 @@ def _eligible(network: nn.Sequential, stage: _Stage, *, refuse: bool = False) ->
     return eligible
 
 
-def _plan(
-    groups: list[WidthGroup], pending: dict[str, float], stage: _Stage
-) -> tuple[dict[str, int], dict[str, float]]:
-    """How many filters each group gives up: requests accumulate until some group reaches a multiple."""
-    options = stage.config.prune
-    pending = dict(pending)
-    for _ in range(2 * options.round_to):
-        removals = {}
-        for group in groups:
-            step = plan_step(
-                group.width, pending.get(group.name, 0.0), percent=options.percent, round_to=options.round_to,
-                max_step=options.max_step,
-            )  # fmt: skip
-            pending[group.name] = step.pending
-            if step.remove:
-                removals[group.name] = step.remove
-        if removals:
-            return removals, pending
-    return {}, pending
-
-
 def _unpruned_row(stage: _Stage) -> dict[str, Any]:
     verdict = evaluate(stage.before, stage.session.val, device=stage.session.device)
     cost = complexity(stage.before, stage.session.example)
     return {
-        "iteration": 0, "val_accuracy": verdict.accuracy, "val_loss": verdict.loss, "params": cost.params,
-        "flops": cost.flops, "inside": True, "removed": {}, "pending": {}, "seconds": 0.0,
-    }  # fmt: skip
+        "iteration": 0,
+        "val_accuracy": verdict.accuracy,
+        "val_loss": verdict.loss,
+        "params": cost.params,
+        "flops": cost.flops,
+        "inside": True,
+        "removed": {},
+        "pending": {},
+        "seconds": 0.0,
+    }
 
 
 def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str, started: float) -> None:
     """Save and measure the kept network, and read the test split for it and for the unpruned one."""
     session, config = stage.session, stage.config
-    after = load(stage.network(kept))
-    assert isinstance(after, nn.Sequential)
+    after = stage.read(kept)
     save(stage.folder / "model", after, stage.info)
     networks = {"before": stage.before, "after": session.place(after)}
     costs = measure_models(
-        networks, session.example, batch=config.measure.batch, repeats=config.measure.repeats,
+        networks,
+        session.example,
+        batch=config.measure.batch,
+        repeats=config.measure.repeats,
         warmup=config.measure.warmup,
-    )  # fmt: skip
+    )
     folders = {"before": stage.source, "after": stage.folder / "model"}
     widths = compare_layers(complexity(stage.before, session.example), complexity(after, session.example))
     metrics = {
@@ -274,6 +372,7 @@ def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str
         "seconds": sum(row["seconds"] for row in rows) + time.perf_counter() - started,
         "seed": config.seed,
         "versions": versions(),
+        **describe(session),
     }
     prune_report(stage.folder / "report.html", metrics, rows, widths)
     write_json(stage.folder / "metrics.json", metrics)
@@ -293,10 +392,10 @@ def _source_folder(config: Config) -> Path:
     return folder / "model"
 
 
-def _check_classes(session: Session, model: Any, source: Path) -> None:
-    if tuple(model.class_names) != session.dataset.class_names:
+def _check_classes(session: Session, info: ModelInfo, source: Path) -> None:
+    if info.class_names != session.dataset.class_names:
         raise ConfigError(
-            f"the model in {source} knows {len(model.class_names)} classes and the data set has "
+            f"the model in {source} knows {len(info.class_names)} classes and the data set has "
             f"{len(session.dataset.class_names)} that are not the same",
             "give the data set that the model was trained on",
         )

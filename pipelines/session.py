@@ -3,7 +3,9 @@
 import logging
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,11 @@ from torch import Tensor, nn
 from tascnet import data
 from tascnet.config import BackboneConfig, Config, RecipeConfig
 from tascnet.errors import ConfigError
+from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
 from tascnet.train import Recipe
 
-__all__ = ["Session", "cache_folder", "load_data", "open_session", "recipe", "resolve_device"]
+__all__ = ["Session", "cache_folder", "load_data", "open_session", "recipe", "resolve_device", "user_factory"]
 
 log = logging.getLogger("tascnet")
 
@@ -56,6 +59,11 @@ class Session:
         """A zero input of one sample, on the CPU, for tracing."""
         side = self.preprocessing.size
         return torch.zeros(1, self.preprocessing.channels, side, side)
+
+    @property
+    def factory(self) -> Factory | None:
+        """What makes chains with blocks of the user's own class, where the backbone is one."""
+        return user_factory(self.config)
 
     def model_info(self, weights: str, licence: str) -> ModelInfo:
         return ModelInfo(
@@ -103,8 +111,13 @@ def open_session(config: Config, preprocessing: Preprocessing | None = None) -> 
         weights = data.class_weights(dataset.labels[rows.train], len(dataset.class_names))
     log.info(
         "%s: %d classes, %d training, %d validation, %d test samples; device %s",
-        dataset.name, len(dataset.class_names), len(rows.train), len(rows.val), len(rows.test), device,
-    )  # fmt: skip
+        dataset.name,
+        len(dataset.class_names),
+        len(rows.train),
+        len(rows.val),
+        len(rows.test),
+        device,
+    )
     return Session(
         config=config,
         device=device,
@@ -124,20 +137,18 @@ def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
     options = config.dataset
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
-    if options.root is None:
-        raise ConfigError(
-            f"dataset={options.name} needs the folder of its images",
-            "add dataset.root=<folder>",
-        )
-    shared = {
+    root = None if options.root is None else Path(options.root).expanduser()
+    folders: dict[str, Any] = {
         "cache_dir": cache_folder(config),
         "unreadable": options.unreadable,
         "limit_gb": config.cache_limit_gb,
-        "workers": os.cpu_count() or 1,
+        "workers": os.cpu_count(),
     }
     if options.name == "caltech101":
-        return data.load_caltech101(Path(options.root), preprocessing, download=options.download, **shared)
-    return data.load_image_folder(Path(options.root), preprocessing, **shared)
+        return data.load_caltech101(root, preprocessing, download=options.download, **folders)
+    if root is None:
+        raise ConfigError("dataset=image_folder needs the folder of its images", "add dataset.root=<folder>")
+    return data.load_image_folder(root, preprocessing, **folders)
 
 
 def backbone_preprocessing(backbone: BackboneConfig) -> Preprocessing:
@@ -177,6 +188,14 @@ def resolve_device(config: Config) -> torch.device:
 def cache_folder(config: Config) -> Path:
     """Where runs share what they have computed."""
     return Path(config.cache_dir) if config.cache_dir else Path(config.outputs) / "cache"
+
+
+def user_factory(config: Config) -> Factory | None:
+    """The factory of a custom backbone with its options; None for the others."""
+    options = config.backbone
+    if options.name != "custom" or options.factory is None:
+        return None
+    return partial(find_factory(options.factory), **options.options)
 
 
 def recipe(config: RecipeConfig) -> Recipe:

@@ -9,19 +9,21 @@ from typing import Any
 from torch import nn
 
 from tascnet.files import read_json, write_json
+from tascnet.measure import describe_device
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
 from tascnet.train import FitResult, evaluate
 
 from .session import Session
 
-__all__ = ["fit_record", "join", "judge", "once"]
+__all__ = ["describe", "fit_record", "join", "judge", "once"]
 
 
 def once(
     folder: Path,
     info: ModelInfo,
     work: Callable[[Path], tuple[nn.Sequential, dict[str, Any]]],
+    factory: Callable[..., nn.Sequential] | None = None,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """Do `work` unless its result lies in `folder`, and give back the model, in eval mode, and its record.
 
@@ -29,6 +31,7 @@ def once(
         folder: where the result is archived.
         info: what is saved beside the model.
         work: takes the path of a checkpoint file, gives the model and a JSON record.
+        factory: makes chains with blocks of a user's own class.
     """
     record_path = folder / "record.json"
     if not record_path.exists():
@@ -37,9 +40,7 @@ def once(
         save(folder, model, info)
         write_json(record_path, record)
         checkpoint.unlink(missing_ok=True)
-    model = load(folder)
-    assert isinstance(model, nn.Sequential), "chains are archived as chains"
-    return model, read_json(record_path)
+    return load(folder, factory=factory), read_json(record_path)
 
 
 def fit_record(result: FitResult) -> dict[str, Any]:
@@ -63,3 +64,12 @@ def judge(session: Session, model: nn.Module) -> dict[str, float]:
     val = evaluate(model, session.val, device=session.device)
     test = evaluate(model, session.test, device=session.device)
     return {"val_accuracy": val.accuracy, "test_accuracy": test.accuracy}
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """What a report says of where its figures come from."""
+    return {
+        "dataset": session.dataset.name,
+        "backbone": session.config.backbone.name,
+        "machine": describe_device(session.device),
+    }

@@ -8,6 +8,7 @@ import copy
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,26 @@ from tascnet.files import digest_json, read_json, write_json
 from tascnet.measure import complexity, measure_models, size_bytes, versions
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, head_start, replace_head
+from tascnet.models.info import ModelInfo
 from tascnet.report import models_table, tune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.train import FitResult, fit, freeze_before, reestimate_batchnorm
-from tascnet.tune import Configuration, Limits, Proposal, Space, Study, Trial, build_candidate, discover_units, next_depth
+from tascnet.tune import (
+    Configuration,
+    Limits,
+    Proposal,
+    Space,
+    Study,
+    Trial,
+    build_candidate,
+    discover_units,
+    next_depth,
+)
 
 from .backbone import Source, load_source
 from .estimate import print_estimate
 from .session import Session, open_session, recipe
-from .steps import fit_record, join, judge, once
+from .steps import describe, fit_record, join, judge, once
 
 __all__ = ["run"]
 
@@ -56,7 +68,7 @@ class _Stage:
         return self.folder / "state" / name
 
     @property
-    def info(self) -> Any:
+    def info(self) -> ModelInfo:
         return self.session.model_info(self.source.weights, self.source.licence)
 
 
@@ -81,7 +93,9 @@ def _tune(stage: _Stage, started: float) -> None:
     chain = session.place(replace_head(stage.source.chain, head, session.num_classes, seed=config.seed))
     space = _discover(stage, chain)
     print_estimate(session, chain, space)
-    chain, _ = once(stage.step("baseline"), stage.info, lambda path: _train_baseline(stage, chain, path))
+    chain, _ = once(
+        stage.step("baseline"), stage.info, lambda path: _train_baseline(stage, chain, path), session.factory
+    )
     session.place(chain)
     study = Study(stage.folder / "trials.jsonl", space, seed=config.seed)
     stopped = _search(stage, chain, space, study)
@@ -91,7 +105,10 @@ def _tune(stage: _Stage, started: float) -> None:
     after, first_trained, chosen = _fine_tune(stage, chain, space, winner)
     conventional = stage.step(f"conventional-{first_trained}")
     usual, _ = once(
-        conventional, stage.info, lambda path: _fit_images(stage, chain, first_trained, path, "conventional")
+        conventional,
+        stage.info,
+        partial(_fit_images, stage, chain, first_trained, description="conventional"),
+        session.factory,
     )
     save(stage.folder / "model", after, stage.info)
     models = {
@@ -111,6 +128,7 @@ def _tune(stage: _Stage, started: float) -> None:
         "seconds": time.perf_counter() - started,
         "seed": config.seed,
         "versions": versions(),
+        **describe(session),
     }
     tune_report(stage.folder / "report.html", metrics, [trial.row() for trial in study.trials])
     write_json(stage.folder / "metrics.json", metrics)
@@ -127,9 +145,16 @@ def _train_baseline(
     tail = chain[cut:]
     tail.requires_grad_(True)
     result = fit(
-        tail, train, val, recipe(stage.config.trainer.head), seed=stage.config.seed, device=session.device,
-        class_weights=session.class_weights, checkpoint=checkpoint, description="softmax layer",
-    )  # fmt: skip
+        tail,
+        train,
+        val,
+        recipe(stage.config.trainer.head),
+        seed=stage.config.seed,
+        device=session.device,
+        class_weights=session.class_weights,
+        checkpoint=checkpoint,
+        description="softmax layer",
+    )
     return join(chain[:cut], tail), {"first_trained": cut, **fit_record(result)}
 
 
@@ -141,9 +166,15 @@ def _features(stage: _Stage, chain: nn.Sequential, cut: int) -> tuple[data.Featu
 
     def cached(source: data.ImageSource, views: tuple[str, ...]) -> data.FeatureSource:
         features = data.cached_features(
-            trunk, source, views=views, folder=session.cache / "features", trunk_digest=digest,
-            dtype=config.tune.cache_dtype, limit_gb=config.cache_limit_gb, device=session.device,
-        )  # fmt: skip
+            trunk,
+            source,
+            views=views,
+            folder=session.cache / "features",
+            trunk_digest=digest,
+            dtype=config.tune.cache_dtype,
+            limit_gb=config.cache_limit_gb,
+            device=session.device,
+        )
         return features.resident(session.device)
 
     return cached(session.train, session.views), cached(session.val, ("plain",))
@@ -152,11 +183,17 @@ def _features(stage: _Stage, chain: nn.Sequential, cut: int) -> tuple[data.Featu
 def _discover(stage: _Stage, chain: nn.Sequential) -> Space:
     options = stage.config.tune
     units = discover_units(
-        chain, stage.session.example,
-        max_units=options.max_units, widths=options.widths, round_to=options.round_to, kernels=options.kernels,
-        activations=options.activations, hidden_layers=options.hidden_layers, neurons=options.neurons,
+        chain,
+        stage.session.example,
+        max_units=options.max_units,
+        widths=options.widths,
+        round_to=options.round_to,
+        kernels=options.kernels,
+        activations=options.activations,
+        hidden_layers=options.hidden_layers,
+        neurons=options.neurons,
         dropouts=options.dropouts,
-    )  # fmt: skip
+    )
     return Space(units)
 
 
@@ -164,9 +201,13 @@ def _search(stage: _Stage, chain: nn.Sequential, space: Space, study: Study) -> 
     """Run trials until the progression says stop; returns why."""
     options = stage.config.tune
     limits = Limits(
-        trials_per_depth=options.trials_per_depth, max_units=options.max_units, max_trials=options.max_trials,
-        max_seconds=options.max_seconds, patience=options.patience, min_delta=options.min_delta,
-    )  # fmt: skip
+        trials_per_depth=options.trials_per_depth,
+        max_units=options.max_units,
+        max_trials=options.max_trials,
+        max_seconds=options.max_seconds,
+        patience=options.patience,
+        min_delta=options.min_delta,
+    )
     with progress("search", total=options.max_trials) as bar:
         bar.advance(len(study.trials))
         while (advice := next_depth(study.trials, space, limits)).depth is not None:
@@ -183,7 +224,7 @@ def _search(stage: _Stage, chain: nn.Sequential, space: Space, study: Study) -> 
 def _run_trial(stage: _Stage, chain: nn.Sequential, space: Space, proposal: Proposal) -> Trial:
     """Build, train and judge one configuration; a failure is a result too."""
     started = time.perf_counter()
-    known = {"trial": proposal.trial, "depth": proposal.depth, "config": proposal.config}
+    known: dict[str, Any] = {"trial": proposal.trial, "depth": proposal.depth, "config": proposal.config}
     try:
         network, result = _train_candidate(stage, chain, space, proposal.config, proposal.trial, None)
         cost = complexity(network, stage.session.example)
@@ -196,12 +237,22 @@ def _run_trial(stage: _Stage, chain: nn.Sequential, space: Space, proposal: Prop
         return Trial(**known, status="failed", reason=reason, seconds=seconds)
     log.info(
         "trial %d, depth %d: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
-        proposal.trial, proposal.depth, 100 * result.best_val_accuracy, cost.params / 1e6, cost.flops / 1e6,
-    )  # fmt: skip
+        proposal.trial,
+        proposal.depth,
+        100 * (result.best_val_accuracy or 0.0),
+        cost.params / 1e6,
+        cost.flops / 1e6,
+    )
     return Trial(
-        **known, status="ok", value=result.best_val_accuracy, val_loss=result.best_val_loss, params=cost.params,
-        flops=cost.flops, epochs=len(result.epochs), seconds=time.perf_counter() - started,
-    )  # fmt: skip
+        **known,
+        status="ok",
+        value=result.best_val_accuracy,
+        val_loss=result.best_val_loss,
+        params=cost.params,
+        flops=cost.flops,
+        epochs=len(result.epochs),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _train_candidate(
@@ -215,18 +266,30 @@ def _train_candidate(
     """The whole network of a configuration, its tail trained on cached features."""
     session = stage.session
     candidate = build_candidate(
-        chain, space, config, session.example, num_classes=session.num_classes,
-        importance=stage.config.tune.importance, seed=stage.config.seed,
-    )  # fmt: skip
+        chain,
+        space,
+        config,
+        session.example,
+        num_classes=session.num_classes,
+        importance=stage.config.tune.importance,
+        seed=stage.config.seed,
+    )
     tail = session.place(candidate.tail)
     tail.requires_grad_(True)
     train, val = _features(stage, chain, candidate.cut)
     if candidate.first_changed is not None:
         reestimate_batchnorm(tail, train, first_block=candidate.first_changed, device=session.device)
     result = fit(
-        tail, train, val, recipe(stage.config.trainer.trial), seed=stage.config.seed, device=session.device,
-        class_weights=session.class_weights, checkpoint=checkpoint, description=f"trial {trial}",
-    )  # fmt: skip
+        tail,
+        train,
+        val,
+        recipe(stage.config.trainer.trial),
+        seed=stage.config.seed,
+        device=session.device,
+        class_weights=session.class_weights,
+        checkpoint=checkpoint,
+        description=f"trial {trial}",
+    )
     return join(chain[: candidate.cut], tail), result
 
 
@@ -245,16 +308,17 @@ def _fine_tune(
     """The winner fine-tuned from images: network, first trained block, and from where."""
     key = digest_json(winner.config)[:8]
     start, record = once(
-        stage.step(f"winner-{key}"), stage.info, lambda path: _repeat_trial(stage, chain, space, winner, path)
+        stage.step(f"winner-{key}"),
+        stage.info,
+        lambda path: _repeat_trial(stage, chain, space, winner, path),
+        stage.session.factory,
     )
     wanted = stage.config.tune.finetune_from
-    firsts = {"prefix": record["first_trained"], "all": 0}
+    firsts = {"prefix": int(record["first_trained"]), "all": 0}
     found = {}
     for name in firsts if wanted == "best" else [wanted]:
-        found[name] = once(
-            stage.step(f"{name}-{key}"), stage.info,
-            lambda path, name=name: _fit_images(stage, start, firsts[name], path, f"fine-tune {name}"),
-        )  # fmt: skip
+        work = partial(_fit_images, stage, start, firsts[name], description=f"fine-tune {name}")
+        found[name] = once(stage.step(f"{name}-{key}"), stage.info, work, stage.session.factory)
     chosen = max(found, key=lambda name: found[name][1]["val_accuracy"])
     return found[chosen][0], firsts[chosen], chosen
 
@@ -269,17 +333,24 @@ def _repeat_trial(
 
 
 def _fit_images(
-    stage: _Stage, start: nn.Sequential, first_trained: int, checkpoint: Path, description: str
+    stage: _Stage, start: nn.Sequential, first_trained: int, checkpoint: Path, *, description: str
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A copy of `start` trained from images, from block `first_trained` on."""
     session = stage.session
     network = session.place(copy.deepcopy(start))
     freeze_before(network, first_trained)
     result = fit(
-        network, session.train, session.val, recipe(stage.config.trainer.finetune), seed=stage.config.seed,
-        device=session.device, first_trained=first_trained, class_weights=session.class_weights,
-        checkpoint=checkpoint, description=description,
-    )  # fmt: skip
+        network,
+        session.train,
+        session.val,
+        recipe(stage.config.trainer.finetune),
+        seed=stage.config.seed,
+        device=session.device,
+        first_trained=first_trained,
+        class_weights=session.class_weights,
+        checkpoint=checkpoint,
+        description=description,
+    )
     return network, {"first_trained": first_trained, **fit_record(result)}
 
 
@@ -289,9 +360,12 @@ def _measure(stage: _Stage, models: dict[str, tuple[nn.Sequential, int, Path]]) 
     for network, first_trained, _ in models.values():
         freeze_before(session.place(network), first_trained)
     costs = measure_models(
-        {name: network for name, (network, _, _) in models.items()}, session.example,
-        batch=options.batch, repeats=options.repeats, warmup=options.warmup,
-    )  # fmt: skip
+        {name: network for name, (network, _, _) in models.items()},
+        session.example,
+        batch=options.batch,
+        repeats=options.repeats,
+        warmup=options.warmup,
+    )
     return {
         name: {**judge(session, network), **costs[name], "size_bytes": size_bytes(folder)}
         for name, (network, _, folder) in models.items()

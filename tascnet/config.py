@@ -40,8 +40,6 @@ def option(
         "extendable": extendable,
         "cosmetic": cosmetic,
     }
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -63,7 +61,7 @@ class DatasetConfig:
     # Classes of the embedded digits; None takes all of them.
     digits: list[int] | None = None
     # Classes of the source task on which `digits_cnn` is pre-trained.
-    source_digits: list[int] = option([0, 1, 2, 3, 4])
+    source_digits: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     # Counts a class; with counts the rest is test. None: fractions.
     train_per_class: int | None = option(None, minimum=1)
     val_per_class: int | None = option(None, minimum=1)
@@ -100,12 +98,12 @@ class BackboneConfig:
     weights: str = "pretrained"
     # backbone=custom: dotted path of `factory(num_classes, **options) -> nn.Sequential`.
     factory: str | None = None
-    options: dict[str, Any] = option({})
+    options: dict[str, Any] = field(default_factory=dict)
     size: int = option(224, minimum=1)
     # Shorter side after resizing; None: size x 8/7, rounded.
     resize: int | None = option(None, minimum=1)
-    mean: list[float] = option([0.485, 0.456, 0.406])
-    std: list[float] = option([0.229, 0.224, 0.225])
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     interpolation: str = option("bilinear", choices=("bilinear", "bicubic"))
 
 
@@ -154,13 +152,13 @@ class TuneConfig:
 
     name: str = "tascnet"
     # Choices for each unit; the pre-trained setting is always among them.
-    widths: list[float] = option([0.25, 0.5, 0.75, 1.0])
+    widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75, 1.0])
     round_to: int = option(8, minimum=1)
-    kernels: list[int] = option([3, 5])
-    activations: list[str] = option(["relu", "elu"])
-    hidden_layers: list[int] = option([0, 1])
-    neurons: list[int] = option([128, 256, 512])
-    dropouts: list[float] = option([0.0, 0.2, 0.4])
+    kernels: list[int] = field(default_factory=lambda: [3, 5])
+    activations: list[str] = field(default_factory=lambda: ["relu", "elu"])
+    hidden_layers: list[int] = field(default_factory=lambda: [0, 1])
+    neurons: list[int] = field(default_factory=lambda: [128, 256, 512])
+    dropouts: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.4])
     importance: str = option("magnitude", choices=("magnitude", "fpgm", "lamp", "random"))
     initial_trials: int = option(6, minimum=1)
     trials_per_depth: int = option(8, minimum=1, extendable=True)

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_jsonl", "digest_file", "digest_json", "read_json", "read_jsonl", "write_json", "write_whole"]
+__all__ = [
+    "append_jsonl",
+    "digest_file",
+    "digest_json",
+    "read_json",
+    "read_jsonl",
+    "write_json",
+    "write_whole",
+]
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,7 +1,6 @@
 """How filters moved through training, in a form that does not grow with the epochs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -76,30 +75,28 @@ class FilterHistory:
         self._gram[name] = self._gram[name][at][:, at]
         self._l1[name] = self._l1[name][at]
 
-    def state(self) -> dict[str, Tensor]:
-        """All that `from_state` needs, as tensors by name."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that `load_state_dict` needs, as tensors by name."""
         state = {"epochs": torch.tensor(self.epochs)}
         for name in self._groups:
             state[f"{name}/gram"] = self._gram[name].clone()
             state[f"{name}/l1"] = self._l1[name].clone()
         return state
 
-    @classmethod
-    def from_state(cls, groups: Sequence[WidthGroup], state: Mapping[str, Tensor]) -> Self:
-        """The history that `state` was taken from.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Become the history that `state` was taken from.
 
         Raises:
             SurgeryError: the state is not one of these groups.
         """
-        history = cls(groups)
-        if set(state) != set(history.state()):
+        if set(state) != set(self.state_dict()):
             raise SurgeryError("the recorded history belongs to other groups than the network's")
-        for group in groups:
-            gram, l1 = state[f"{group.name}/gram"], state[f"{group.name}/l1"]
+        for name, group in self._groups.items():
+            gram, l1 = state[f"{name}/gram"], state[f"{name}/l1"]
             if gram.shape != (group.width, group.width) or l1.shape != (group.width,):
                 raise SurgeryError(
-                    f"the recorded history of '{group.name}' has {len(l1)} filters, expected {group.width}"
+                    f"the recorded history of '{name}' has {len(l1)} filters, expected {group.width}"
                 )
-            history._gram[group.name], history._l1[group.name] = gram.clone(), l1.clone()
-        history.epochs = int(state["epochs"])
-        return history
+        for name in self._groups:
+            self._gram[name], self._l1[name] = state[f"{name}/gram"].clone(), state[f"{name}/l1"].clone()
+        self.epochs = int(state["epochs"])

@@ -203,8 +203,12 @@ class _Run:
             )
         return mean
 
-    def _step(self, index: int, rows: Tensor, generator: torch.Generator, loss_of: Callable[..., Tensor]) -> Tensor:
-        factor = learning_rate_factor(self.recipe, self.epoch * self.steps_per_epoch + index, self.steps_per_epoch)
+    def _step(
+        self, index: int, rows: Tensor, generator: torch.Generator, loss_of: Callable[..., Tensor]
+    ) -> Tensor:
+        factor = learning_rate_factor(
+            self.recipe, self.epoch * self.steps_per_epoch + index, self.steps_per_epoch
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * factor * self.plateau_factor
         inputs = self.train.batch(rows, generator).to(self.device, non_blocking=True)

@@ -72,16 +72,17 @@ def test_state_round_trip_and_continuation() -> None:
     straight.record(first)
     straight.record(second)
     begun.record(first)
-    resumed = FilterHistory.from_state(GROUPS["depthwise"], begun.state())
+    resumed = FilterHistory(GROUPS["depthwise"])
+    resumed.load_state_dict(begun.state_dict())
     resumed.record(second)
     assert resumed.epochs == 2
-    for key, value in straight.state().items():
-        assert torch.equal(value, resumed.state()[key])
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key])
 
 
 def test_state_is_a_copy() -> None:
     history = FilterHistory(GROUPS["plain"])
-    state = history.state()
+    state = history.state_dict()
     history.record(TOYS["plain"]())
     assert not state["fc/l1"].any()
 
@@ -104,9 +105,9 @@ def test_kept_filters_go_on_after_a_cut() -> None:
 
 
 def test_a_state_of_other_groups_is_refused() -> None:
-    state = FilterHistory(GROUPS["plain"]).state()
+    state = FilterHistory(GROUPS["plain"]).state_dict()
     with pytest.raises(SurgeryError, match="other groups"):
-        FilterHistory.from_state(GROUPS["dense"], state)
+        FilterHistory(GROUPS["dense"]).load_state_dict(state)
     state["fc/l1"] = torch.zeros(9)
     with pytest.raises(SurgeryError, match="9 filters, expected 10"):
-        FilterHistory.from_state(GROUPS["plain"], state)
+        FilterHistory(GROUPS["plain"]).load_state_dict(state)

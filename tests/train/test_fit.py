@@ -40,7 +40,8 @@ RECIPE = Recipe(epochs=4, batch_size=8, lr=0.02, ema=0.5)
 def test_fit_learns_the_rule() -> None:
     model = network()
     result = fit(model, Points(80), Points(40, seed=1), Recipe(epochs=20, batch_size=8, lr=0.02), seed=0)
-    assert result.best_val_accuracy is not None and result.best_val_accuracy >= 0.9
+    assert result.best_val_accuracy is not None
+    assert result.best_val_accuracy >= 0.9
     assert evaluate(model, Points(40, seed=1)).accuracy == result.best_val_accuracy
     assert not model.training
 
@@ -79,7 +80,9 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> 
     again = network(seed=9)
     result = fit(again, Points(), Points(seed=1), RECIPE, seed=3, checkpoint=checkpoint, recorder=killer)
     assert killer.calls == 104  # two epochs from the checkpoint, two more seen
-    assert [record.train_loss for record in result.epochs] == [record.train_loss for record in expected.epochs]
+    assert [record.train_loss for record in result.epochs] == [
+        record.train_loss for record in expected.epochs
+    ]
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
 
