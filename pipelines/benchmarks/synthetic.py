@@ -15,7 +15,7 @@ __all__ = ["KINDS", "Synthetic", "synthetic", "synthetic_space"]
 # Deviation of the observed accuracy: a binomial standard error at 0.85 on 1,000 samples.
 NOISE = 0.011
 # Scales of the effects of categories and of pairs of choices, in accuracy.
-KINDS = {"smooth": (0.01, 0.0), "interacting": (0.01, 0.01), "categorical": (0.03, 0.005)}
+KINDS = {"smooth": (0.01, 0.0), "pairs": (0.01, 0.01), "categories": (0.03, 0.005)}
 
 Pair = tuple[str, str]
 

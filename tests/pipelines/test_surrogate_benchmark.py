@@ -35,7 +35,8 @@ def test_the_comparison_writes_its_rows_and_goes_on(tmp_path, monkeypatch):
     console = Console(record=True, width=120, file=io.StringIO())
     monkeypatch.setattr(surrogate, "output", lambda: console)
     config = Config(outputs=str(tmp_path), benchmark=BenchmarkConfig(seeds=1, trials=3))
-    monkeypatch.setattr(surrogate, "METHODS", {k: surrogate.METHODS[k] for k in ("random", "matern-onehot")})
+    methods = {name: surrogate.METHODS[name] for name in ("random", "matern-onehot")}
+    monkeypatch.setattr(surrogate, "METHODS", methods)
     surrogate.run(config)
     folder = tmp_path / "benchmark" / "surrogate"
     metrics = read_json(folder / "metrics.json")
@@ -52,11 +53,15 @@ def test_the_summary_by_hand():
     shared = {"seed": 0, "trials": 3, "mean_regret": 0.1}
     rows = [
         {"method": "a", "kind": "smooth", "regret": 0.01, "seconds": 1.0, **shared},
-        {"method": "a", "kind": "categorical", "regret": 0.03, "seconds": 3.0, **shared},
+        {"method": "a", "kind": "categories", "regret": 0.03, "seconds": 3.0, **shared},
     ]
-    (row,) = surrogate.summarise(rows)
+    rows += [{**row, "method": "random", "regret": row["regret"] + 0.02} for row in rows]
+    row, _ = surrogate.summarise(rows)
     # Mean 0.02, deviation sqrt(2 x 0.0001), error that over sqrt(2).
     assert row["regret"] == pytest.approx(0.02)
     assert row["error"] == pytest.approx(0.01)
-    assert row["by_kind"] == {"smooth": 0.01, "categorical": 0.03}
+    # Paired with random search on the same accuracies every difference is 0.02.
+    assert row["gain"] == pytest.approx(0.02)
+    assert row["gain_error"] == pytest.approx(0.0)
+    assert row["by_kind"] == {"smooth": 0.01, "categories": 0.03}
     assert row["seconds"] == 2.0
