@@ -6,12 +6,13 @@ measures batch-norm anew and retrains; the last network inside the tolerance is 
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tascnet.config import Config, PruneConfig
@@ -21,7 +22,7 @@ from tascnet.files import append_jsonl, digest_file, digest_json, read_json, rea
 from tascnet.measure import compare_layers, complexity, measure_models, size_bytes, versions
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
-from tascnet.models.surgery import WidthGroup, narrow, width_groups
+from tascnet.models.surgery import WidthGroup, consumer_inputs, narrow, width_groups
 from tascnet.prune import (
     INERT_RATIO,
     FilterHistory,
@@ -30,7 +31,9 @@ from tascnet.prune import (
     Verdict,
     average_into,
     decide,
+    fold_into,
     gradient_ratio,
+    input_moments,
     most_similar_pairs,
     plan_iteration,
     split_members,
@@ -45,6 +48,9 @@ from .steps import describe, fit_record, judge, once
 __all__ = ["run"]
 
 log = logging.getLogger("tascnet")
+
+# Samples over which activations are compared when removed filters are folded.
+FOLD_SAMPLES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +254,7 @@ def _report_strength(stage: _Stage, network: nn.Sequential, penalty: PairRegular
     loss = functional.cross_entropy(logits, session.train.labels[rows].to(session.device))
     value = penalty()
     ratio = gradient_ratio(value, loss, penalty.parameters())
-    log.info("regulariser: value %.4g, its gradient is %.3g times the loss's", float(value), ratio)
+    log.info("regulariser: value %.4g, its gradient is %.3g times the loss's", float(value.detach()), ratio)
     if ratio < INERT_RATIO:
         log.warning(
             "the regulariser is inert (%.1e of the loss's gradient): take prune.regulariser=per_group_mean",
@@ -303,14 +309,28 @@ def _remove(
     history: FilterHistory,
 ) -> None:
     """Cut of each pair the filter of the smaller L1 norm over the epochs out of the network."""
-    keep = {}
+    session, merge = stage.session, stage.config.prune.merge
+    members = {g.name: split_members(pairs[g.name], history.l1(g.name)) for g in groups}
+    if merge == "fold":
+        inputs = consumer_inputs(network, session.example, groups)
+        moments = input_moments(network.eval(), inputs, _fold_batches(session), seed=stage.config.seed)
     for group in groups:
-        kept, removed = split_members(pairs[group.name], history.l1(group.name))
-        if stage.config.prune.merge == "average":
+        kept, removed = members[group.name]
+        if merge == "average":
             average_into(network, group, kept, removed, history.l1(group.name))
-        keep[group.name] = sorted(set(range(group.width)) - set(removed))
-    narrow(network, stage.session.example, keep)
-    stage.session.place(network)
+        elif merge == "fold":
+            fold_into(network, inputs[group.name], moments[group.name], removed)
+    keep = {g.name: sorted(set(range(g.width)) - set(members[g.name][1])) for g in groups}
+    narrow(network, session.example, keep)
+    session.place(network)
+
+
+def _fold_batches(session: Session) -> Iterator[Tensor]:
+    """Plain training samples, drawn by the seed and at most `FOLD_SAMPLES`."""
+    generator = torch.Generator().manual_seed(session.config.seed)
+    rows = torch.randperm(len(session.train), generator=generator)[:FOLD_SAMPLES]
+    for part in rows.split(64):
+        yield session.train.batch(part, None).to(session.device)
 
 
 def _eligible(network: nn.Sequential, stage: _Stage, *, refuse: bool = False) -> list[WidthGroup]:

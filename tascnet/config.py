@@ -188,7 +188,9 @@ class PruneConfig:
     min_filters: int = option(128, minimum=2)
     regulariser: str = option("per_group_mean", choices=("per_group_mean", "sum"))
     regulariser_weight: float = option(1.0, minimum=0.0)
-    merge: str = option("none", choices=("none", "average"))
+    # What the kept filter of a pair takes over: nothing (as published), the weighted average of both,
+    # or what the next layers read of the removed one (least squares over activations).
+    merge: str = option("none", choices=("none", "average", "fold"))
     # Weight of the distillation loss from the unpruned network in retraining; 0: none.
     distill: float = option(0.0, minimum=0.0, maximum=1.0)
     distill_temperature: float = option(2.0, minimum=0.1)

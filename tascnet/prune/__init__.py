@@ -8,6 +8,7 @@ Symbols: `n` filters of a group, `d` weights of one filter over all of the group
 Source: Basha et al. 2022, TASCNet (arXiv 2205.05967), after History Based Filter Pruning.
 """
 
+from tascnet.prune.fold import fold_into, input_moments
 from tascnet.prune.history import FilterHistory
 from tascnet.prune.importance import CRITERIA, HistoryImportance
 from tascnet.prune.merge import average_into
@@ -35,7 +36,9 @@ __all__ = [
     "Verdict",
     "average_into",
     "decide",
+    "fold_into",
     "gradient_ratio",
+    "input_moments",
     "most_similar_pairs",
     "pair_count",
     "pair_penalty",

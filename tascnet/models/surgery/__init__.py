@@ -6,6 +6,7 @@ A layer's name is its dotted module name in the chain, a block's index its posit
 """
 
 from tascnet.models.surgery.groups import WidthGroup, groups_within, width_groups
+from tascnet.models.surgery.inputs import consumer_inputs
 from tascnet.models.surgery.layers import (
     ACTIVATIONS,
     activation_name,
@@ -29,6 +30,7 @@ __all__ = [
     "all_channel_scores",
     "block_of",
     "channel_scores",
+    "consumer_inputs",
     "groups_within",
     "layer_widths",
     "narrow",
