@@ -7,7 +7,7 @@ measures batch-norm anew and retrains; the last network inside the tolerance is 
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -289,7 +289,7 @@ def _train(
         network,
         session.train,
         session.val,
-        replace(recipe(stage.config.trainer.recover), epochs=epochs),
+        recipe(stage.config.trainer.recover, epochs=epochs),
         seed=stage.config.seed,
         device=session.device,
         class_weights=session.class_weights,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet import data
-from tascnet.config import BackboneConfig, Config, RecipeConfig
+from tascnet.config import BackboneConfig, Config, StepsConfig
 from tascnet.errors import ConfigError
 from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
@@ -198,6 +198,6 @@ def user_factory(config: Config) -> Factory | None:
     return partial(find_factory(options.factory), **options.options)
 
 
-def recipe(config: RecipeConfig) -> Recipe:
-    """The library's recipe of a config's."""
-    return Recipe(**asdict(config))
+def recipe(config: StepsConfig, **options: Any) -> Recipe:
+    """The library's recipe of a config's; `options` are those that it lacks."""
+    return Recipe(**asdict(config), **options)

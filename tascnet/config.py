@@ -17,6 +17,7 @@ __all__ = [
     "PruneConfig",
     "RecipeConfig",
     "StageConfig",
+    "StepsConfig",
     "TrainerConfig",
     "TuneConfig",
     "option",
@@ -108,10 +109,9 @@ class BackboneConfig:
 
 
 @dataclass
-class RecipeConfig:
-    """One training recipe."""
+class StepsConfig:
+    """How a network learns, without how long."""
 
-    epochs: int = option(10, minimum=1)
     batch_size: int = option(32, minimum=1)
     optimizer: str = option("adamw", choices=("adamw", "sgd", "adagrad"))
     lr: float = option(1e-3, minimum=0.0)
@@ -126,8 +126,6 @@ class RecipeConfig:
     factor: float = option(0.5, minimum=0.0, maximum=1.0)
     plateau_patience: int = option(5, minimum=0)
     label_smoothing: float = option(0.0, minimum=0.0, maximum=1.0)
-    # Early stopping: epochs without a better validation accuracy; None: never.
-    patience: int | None = option(None, minimum=1)
     # Batch-norm statistics of trained layers: from each batch, or as they are.
     batchnorm: str = option("train", choices=("train", "frozen"))
     # Decay of the exponential moving average of the weights that is judged and kept; None: none.
@@ -135,14 +133,24 @@ class RecipeConfig:
 
 
 @dataclass
+class RecipeConfig(StepsConfig):
+    """One training recipe."""
+
+    epochs: int = option(10, minimum=1)
+    # Early stopping: epochs without a better validation accuracy; None: never.
+    patience: int | None = option(None, minimum=1)
+
+
+@dataclass
 class TrainerConfig:
     """One recipe for each kind of training."""
 
-    # The new softmax layer, a trial of the search, fine-tuning from images, recovery after a cut.
+    # The new softmax layer, a trial of the search, fine-tuning from images; and all training of stage
+    # prune, whose options say how many epochs each phase takes.
     head: RecipeConfig = field(default_factory=RecipeConfig)
     trial: RecipeConfig = field(default_factory=RecipeConfig)
     finetune: RecipeConfig = field(default_factory=RecipeConfig)
-    recover: RecipeConfig = field(default_factory=RecipeConfig)
+    recover: StepsConfig = field(default_factory=StepsConfig)
     class_weights: str = option("none", choices=("none", "balanced"))
 
 
