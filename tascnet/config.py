@@ -198,9 +198,9 @@ class PruneConfig:
     regulariser_weight: float = option(1.0, minimum=0.0)
     # What the kept filter of a pair takes over: nothing (as published), the weighted average of both,
     # or what the next layers read of the removed one (least squares over activations).
-    merge: str = option("none", choices=("none", "average", "fold"))
+    merge: str = option("fold", choices=("none", "average", "fold"))
     # Weight of the distillation loss from the unpruned network in retraining; 0: none.
-    distill: float = option(0.0, minimum=0.0, maximum=1.0)
+    distill: float = option(0.5, minimum=0.0, maximum=1.0)
     distill_temperature: float = option(2.0, minimum=0.1)
     round_to: int = option(8, minimum=1)
     # Largest share of a group that one iteration may take.
