@@ -11,7 +11,7 @@ from tascnet.tune import Space
 
 from .session import Session
 
-__all__ = ["print_estimate"]
+__all__ = ["print_estimate", "print_iteration_estimate"]
 
 log = logging.getLogger("tascnet")
 
@@ -51,6 +51,23 @@ def print_estimate(session: Session, chain: nn.Sequential, space: Space) -> None
         _minutes(tuning),
         disk / 1e9,
         memory / 1e9,
+    )
+
+
+def print_iteration_estimate(session: Session, network: nn.Sequential) -> None:
+    """Log how long one iteration of pruning takes, and how long all of them at most."""
+    options = session.config.prune
+    inputs = session.example.expand(BATCH, -1, -1, -1).to(session.device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        forward = _seconds(network, inputs)
+    epochs = options.history_epochs + options.optimise_epochs + options.retrain_epochs
+    teacher = options.retrain_epochs * len(session.train) if options.distill else 0
+    one = (epochs * (STEP * len(session.train) + len(session.val)) + teacher) * forward
+    log.info(
+        "estimate: %s an iteration, at most %d of them; %.1f GB of disk each",
+        _minutes(one),
+        options.max_iterations,
+        4 * sum(parameter.numel() for parameter in network.parameters()) / 1e9,
     )
 
 

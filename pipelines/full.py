@@ -1,9 +1,8 @@
 """Both stages, one after the other, and one table of what each of them gained."""
 
-from dataclasses import replace
-
 from tascnet.config import Config
 from tascnet.console import output
+from tascnet.errors import ConfigError
 from tascnet.files import read_json
 from tascnet.report import models_table
 from tascnet.runs import stage_folder
@@ -14,9 +13,18 @@ __all__ = ["run"]
 
 
 def run(config: Config) -> None:
-    """Run stage `tune`, then stage `prune` on what it left."""
+    """Run stage `tune`, then stage `prune` on what it left.
+
+    Raises:
+        ConfigError: `prune.source` names another model.
+    """
+    if config.prune.source is not None:
+        raise ConfigError(
+            "stage=full prunes what it has tuned, but prune.source names another model",
+            "leave prune.source out or take stage=prune",
+        )
     tune.run(config)
-    prune.run(replace(config, prune=replace(config.prune, source=None)))
+    prune.run(config)
     tuned = read_json(stage_folder(config, "tune") / "metrics.json")["models"]
     pruned = read_json(stage_folder(config, "prune") / "metrics.json")["models"]
     models = {

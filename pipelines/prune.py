@@ -42,6 +42,7 @@ from tascnet.report import models_table, prune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.train import Distillation, FitResult, evaluate, fit, freeze_before, reestimate_batchnorm
 
+from .estimate import print_iteration_estimate
 from .session import Session, open_session, recipe, user_factory
 from .steps import describe, fit_record, judge, once
 
@@ -99,6 +100,7 @@ def _prune(stage: _Stage, started: float) -> None:
     journal = stage.folder / "iterations.jsonl"
     stage.session.place(stage.before)
     _eligible(stage.before, stage, refuse=True)
+    print_iteration_estimate(stage.session, stage.before)
     rows = read_jsonl(journal)
     if not rows:
         rows.append(_unpruned_row(stage))
@@ -165,7 +167,7 @@ def _iterate(stage: _Stage, number: int, pending: dict[str, int]) -> tuple[dict[
     network, record = once(
         stage.network(number),
         stage.info,
-        lambda checkpoint: _cut_and_recover(stage, network, chosen, plan.remove, checkpoint.parent),
+        lambda folder: _cut_and_recover(stage, network, chosen, plan.remove, folder),
         stage.session.factory,
     )
     cost = complexity(network, stage.session.example)
@@ -234,8 +236,6 @@ def _cut_and_recover(
     reestimate_batchnorm(network, session.train, first_block=first, device=session.device)
     cut = evaluate(network, session.val, device=session.device)
     result = _train(stage, network, options.retrain_epochs, folder / "retrain.pt", "retrain", distil=True)
-    for name in ("history", "optimise", "retrain"):
-        (folder / f"{name}.pt").unlink(missing_ok=True)
     return network, {
         **fit_record(result),
         "val_accuracy_after_cut": cut.accuracy,

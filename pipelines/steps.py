@@ -30,16 +30,16 @@ def once(
     Args:
         folder: where the result is archived.
         info: what is saved beside the model.
-        work: takes the path of a checkpoint file, gives the model and a JSON record.
+        work: takes the folder, in which it may keep checkpoints (`*.pt`), gives the model and a JSON record.
         factory: makes chains with blocks of a user's own class.
     """
     record_path = folder / "record.json"
     if not record_path.exists():
-        checkpoint = folder / "checkpoint.pt"
-        model, record = work(checkpoint)
+        model, record = work(folder)
         save(folder, model, info)
         write_json(record_path, record)
-        checkpoint.unlink(missing_ok=True)
+    for checkpoint in folder.glob("*.pt"):
+        checkpoint.unlink()
     return load(folder, factory=factory), read_json(record_path)
 
 

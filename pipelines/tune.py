@@ -48,6 +48,7 @@ __all__ = ["run"]
 
 # A search whose first trials all fail has a cause that more trials do not mend.
 ALL_FAILED = 5
+CHECKPOINT = "fit.pt"
 
 log = logging.getLogger("tascnet")
 
@@ -94,7 +95,10 @@ def _tune(stage: _Stage, started: float) -> None:
     space = _discover(stage, chain)
     print_estimate(session, chain, space)
     chain, _ = once(
-        stage.step("baseline"), stage.info, lambda path: _train_baseline(stage, chain, path), session.factory
+        stage.step("baseline"),
+        stage.info,
+        lambda folder: _train_baseline(stage, chain, folder),
+        session.factory,
     )
     session.place(chain)
     study = Study(stage.folder / "trials.jsonl", space, seed=config.seed)
@@ -136,7 +140,7 @@ def _tune(stage: _Stage, started: float) -> None:
 
 
 def _train_baseline(
-    stage: _Stage, chain: nn.Sequential, checkpoint: Path
+    stage: _Stage, chain: nn.Sequential, folder: Path
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """Train the new softmax layer on the frozen pre-trained network."""
     session = stage.session
@@ -152,7 +156,7 @@ def _train_baseline(
         seed=stage.config.seed,
         device=session.device,
         class_weights=session.class_weights,
-        checkpoint=checkpoint,
+        checkpoint=folder / CHECKPOINT,
         description="softmax layer",
     )
     return join(chain[:cut], tail), {"first_trained": cut, **fit_record(result)}
@@ -310,7 +314,7 @@ def _fine_tune(
     start, record = once(
         stage.step(f"winner-{key}"),
         stage.info,
-        lambda path: _repeat_trial(stage, chain, space, winner, path),
+        lambda folder: _repeat_trial(stage, chain, space, winner, folder),
         stage.session.factory,
     )
     wanted = stage.config.tune.finetune_from
@@ -324,16 +328,16 @@ def _fine_tune(
 
 
 def _repeat_trial(
-    stage: _Stage, chain: nn.Sequential, space: Space, winner: Trial, checkpoint: Path
+    stage: _Stage, chain: nn.Sequential, space: Space, winner: Trial, folder: Path
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """The winning trial once more: trials leave no weights behind, and the same seed gives the same ones."""
-    network, result = _train_candidate(stage, chain, space, winner.config, winner.trial, checkpoint)
+    network, result = _train_candidate(stage, chain, space, winner.config, winner.trial, folder / CHECKPOINT)
     first_trained = space.units[int(winner.config["first_trained"])].block
     return network, {"first_trained": first_trained, **fit_record(result)}
 
 
 def _fit_images(
-    stage: _Stage, start: nn.Sequential, first_trained: int, checkpoint: Path, *, description: str
+    stage: _Stage, start: nn.Sequential, first_trained: int, folder: Path, *, description: str
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A copy of `start` trained from images, from block `first_trained` on."""
     session = stage.session
@@ -348,7 +352,7 @@ def _fit_images(
         device=session.device,
         first_trained=first_trained,
         class_weights=session.class_weights,
-        checkpoint=checkpoint,
+        checkpoint=folder / CHECKPOINT,
         description=description,
     )
     return network, {"first_trained": first_trained, **fit_record(result)}

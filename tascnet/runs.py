@@ -134,7 +134,7 @@ def _absolute(path: str | None) -> str | None:
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / "identity.json"
-    hint = "choose another folder with name=..., or start this one over with fresh=true"
+    hint = f"choose another folder with name=..., or start over with stage={identity.get('stage')} fresh=true"
     try:
         known = read_json(path) if path.exists() else None
     except ValueError:
