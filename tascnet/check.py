@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 from hydra.core.override_parser.types import Override
 
 from tascnet.compose import Tree, flatten
-from tascnet.config import Config
+from tascnet.config import ACTIVATIONS, Config
 from tascnet.errors import ConfigError
 
 __all__ = ["check_config", "check_overrides", "closest", "normalise"]
@@ -251,11 +251,12 @@ def _contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
     yield from _dataset_contradictions(config)
     yield from _backbone_contradictions(config)
     yield from _search_contradictions(config)
-    device = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device)
+    yield from _recipe_contradictions(config)
+    device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device)
     yield (
         device is None,
         f"there is no device {config.device!r}",
-        "it is auto, cpu, cuda, cuda:<number> or mps",
+        "it is auto, cpu, cuda or cuda:<number>",
     )
     unsafe = config.name is not None and not re.fullmatch(r"[\w=,+-][\w.=,+-]{0,119}", config.name)
     yield unsafe, f"name={config.name!r} cannot name a folder", "use at most 120 letters, digits and ._=,+-"
@@ -312,6 +313,14 @@ def _backbone_contradictions(config: Config) -> Iterator[tuple[bool, str, str | 
         f"backbone=digits_cnn is for digits of 8 x 8 pixels, not for dataset={config.dataset.name}",
         "choose a backbone for images, such as backbone=mobilenet_v2",
     )
+    source = set(config.dataset.source_digits)
+    target = set(range(10)) if config.dataset.digits is None else set(config.dataset.digits)
+    yield (
+        net.name == "digits_cnn" and net.weights == "pretrained" and bool(source & target),
+        f"dataset.source_digits and dataset.digits share {sorted(source & target)}: the network would be "
+        "tested on images that it was pre-trained on",
+        "take other digits, or backbone.weights=random",
+    )
 
 
 def _search_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
@@ -336,9 +345,24 @@ def _search_contradictions(config: Config) -> Iterator[tuple[bool, str, str | No
         f"tune.hidden_layers are 0 or more, not {tune.hidden_layers}",
         None,
     )
+    for name in tune.activations:
+        likely = closest(name, ACTIVATIONS)
+        hint = f"did you mean {likely}?" if likely else f"it takes some of {_listed(ACTIVATIONS)}"
+        yield name not in ACTIVATIONS, f"tune.activations has no choice {name!r}", hint
     yield any(n < 1 for n in tune.neurons), f"tune.neurons are 1 or more, not {tune.neurons}", None
     yield (
         any(not 0 <= p < 1 for p in tune.dropouts),
         f"tune.dropouts are shares in [0, 1), not {tune.dropouts}",
         None,
     )
+
+
+def _recipe_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
+    trainer = config.trainer
+    for name in ("head", "trial", "finetune", "recover"):
+        steps = getattr(trainer, name)
+        yield (
+            steps.optimizer == "sgd" and steps.nesterov and steps.momentum == 0,
+            f"trainer.{name}.nesterov needs a momentum",
+            f"raise trainer.{name}.momentum above 0, or leave nesterov out",
+        )

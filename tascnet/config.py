@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "ACTIVATIONS",
     "BackboneConfig",
     "BenchmarkConfig",
     "Config",
@@ -22,6 +23,20 @@ __all__ = [
     "TuneConfig",
     "option",
 ]
+
+# What `tune.activations` takes: the names that surgery knows.
+ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "hardswish",
+    "tanh",
+    "sigmoid",
+)
 
 
 def option(
@@ -246,7 +261,7 @@ class Config:
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     # Last part of the run folder's name; None: the tune preset and its non-default options.
     name: str | None = None
-    seed: int = option(0, minimum=0)
+    seed: int = option(0, minimum=0, maximum=10**9)
     outputs: str = "outputs"
     # Decoded images, features and weights shared by runs; None: <outputs>/cache.
     cache_dir: str | None = None

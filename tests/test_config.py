@@ -10,7 +10,7 @@ import tascnet_conf
 import tascnet_pipelines
 from tascnet.check import check_config, check_overrides, closest, normalise
 from tascnet.compose import Tree, default_name, flatten
-from tascnet.config import Config
+from tascnet.config import ACTIVATIONS, Config, DatasetConfig
 from tascnet.errors import ConfigError
 
 CONF = Path(tascnet_conf.__file__).parent
@@ -70,11 +70,17 @@ def test_every_choice_of_a_name_has_a_file(tree):
 
 
 def test_the_schema_keeps_its_own_bounds():
-    check_config(Config())
+    check_config(Config(dataset=DatasetConfig(digits=[5, 6])))
     for key, entry, value in flatten(Config()):
         assert not is_dataclass(value)
         choices = entry.metadata.get("choices")
         assert choices is None or value in choices, key
+
+
+def test_activations_are_those_of_surgery():
+    from tascnet.models.surgery import ACTIVATIONS as known
+
+    assert tuple(known) == ACTIVATIONS
 
 
 def test_data_sets_choose_backbone_and_trainer_and_the_command_line_wins(tree):
@@ -120,6 +126,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("tune.widths=[a]", "tune.widths takes a list such as [1,2], not ['a']"),
         ("tune.widths=[0.5,1.5]", "tune.widths are shares in (0, 1], not [0.5, 1.5]"),
         ("tune.kernels=[3,4]", "tune.kernels are odd numbers, not [3, 4]"),
+        ("tune.activations=[relu,rellu]", "tune.activations has no choice 'rellu': did you mean relu?"),
         ("fresh=1", "fresh takes true or false, not 1"),
         ("fresh=maybe", "fresh takes true or false, not 'maybe'"),
         ("trainer.head.optimizer=adam", "did you mean trainer.head.optimizer=adamw?"),
@@ -131,7 +138,11 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("backbone.resize=7", "backbone.resize=7 is smaller than backbone.size=8"),
         ("dataset.val_per_class=null", "go together"),
         ("dataset.digits=[5,5]", "different digits from 0 to 9"),
+        ("dataset.digits=[4,5,6]", "share [4]: the network would be tested on images that it was pre-"),
+        ("dataset.digits=null", "share [0, 1, 2, 3, 4]"),
         ("device=gpu", "there is no device 'gpu'"),
+        ("device=mps", "it is auto, cpu, cuda or cuda:<number>"),
+        ("seed=100000000000000000000", "seed is at most 1e+09"),
         ("name=a/b", "cannot name a folder"),
         ("seed=${nothing}", "Interpolation key 'nothing' not found"),
     ],
@@ -168,6 +179,10 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
     [
         (["dataset=image_folder"], "dataset=image_folder needs the folder of its images"),
         (["backbone=custom"], "backbone.factory="),
+        (
+            ["trainer.head.optimizer=sgd", "trainer.head.nesterov=true", "trainer.head.momentum=0"],
+            "trainer.head.nesterov needs a momentum",
+        ),
         (["dataset=caltech101", "dataset.root=/x", "backbone=digits_cnn"], "is for digits of 8 x 8 pixels"),
         (
             ["dataset.train_per_class=null", "dataset.val_per_class=null", "dataset.train_fraction=0.9"],

@@ -110,7 +110,8 @@ def build_backbone(
         return _backbone(chain, "random", "none")
     if weights == "pretrained":
         return _filled(name, _pretrained(name), channels, f"torchvision {_ENUM_MEMBER}", _IMAGENET_LICENCE)
-    return _filled(name, read_state(Path(weights)), channels, *_origin(Path(weights)))
+    path = Path(weights).expanduser()
+    return _filled(name, read_state(path), channels, *_origin(path))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -230,11 +231,11 @@ def _custom(
         chain = custom_chain(found, num_classes, options)
         if weights in ("random", "pretrained"):
             return _backbone(chain, "as the factory gives them", "as the factory's author states")
-        state = read_state(Path(weights))
+        state = read_state(Path(weights).expanduser())
         last = [name for name, _ in chain.named_children()][-1]
         network = _own_keys(custom_chain(found, _class_count(state, f"{last}.weight", "custom"), options))
     _fill(network, state, "custom")
-    return _backbone(network.chain, *_origin(Path(weights)))
+    return _backbone(network.chain, *_origin(Path(weights).expanduser()))
 
 
 def _filled(name: str, state: dict[str, Tensor], channels: int, weights: str, licence: str) -> Backbone:

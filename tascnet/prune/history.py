@@ -98,5 +98,7 @@ class FilterHistory:
                     f"the recorded history of '{name}' has {len(l1)} filters, expected {group.width}"
                 )
         for name in self._groups:
-            self._gram[name], self._l1[name] = state[f"{name}/gram"].clone(), state[f"{name}/l1"].clone()
+            # A checkpoint comes back on the device of the training.
+            self._gram[name] = state[f"{name}/gram"].to("cpu", copy=True)
+            self._l1[name] = state[f"{name}/l1"].to("cpu", copy=True)
         self.epochs = int(state["epochs"])

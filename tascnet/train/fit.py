@@ -2,8 +2,9 @@
 
 import copy
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -196,11 +197,7 @@ class _Run:
                 total += self._step(index, rows, generator, loss_of) * len(rows)
                 bar.advance(1)
         mean = float(total) / len(self.train)
-        if not torch.isfinite(torch.tensor(mean)):
-            raise TrainingDiverged(
-                f"the training loss became {mean} in epoch {self.epoch + 1}",
-                "lower the learning rate or choose an adaptive optimiser",
-            )
+        _check_finite("training", mean, self.epoch + 1)
         return mean
 
     def _step(
@@ -224,6 +221,8 @@ class _Run:
 
     def finish_epoch(self, record: EpochRecord, keep: str) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
+        if record.val_loss is not None:
+            _check_finite("validation", record.val_loss, record.epoch)
         if self.recorder is not None:
             self.recorder.record(self.model)
         self.records.append(record)
@@ -231,7 +230,7 @@ class _Run:
         if improved:
             self.best = record
             self.best_state = copy.deepcopy(self.judged().state_dict())
-        self.plateau_wait = 0 if improved else self.plateau_wait + 1
+        self.plateau_wait = 0 if _is_highest(self.records) else self.plateau_wait + 1
         if self.recipe.schedule == "plateau" and self.plateau_wait > self.recipe.plateau_patience:
             self.plateau_factor *= self.recipe.factor
             self.plateau_wait = 0
@@ -274,6 +273,20 @@ class _Run:
         if self.recorder is not None:
             self.recorder.load_state_dict(state["recorder"])
         log.info("continuing after epoch %d of %d", self.epoch, self.recipe.epochs)
+
+
+def _check_finite(name: str, loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the {name} loss became {loss} in epoch {epoch}",
+            "lower the learning rate or choose an adaptive optimiser",
+        )
+
+
+def _is_highest(records: Sequence[EpochRecord]) -> bool:
+    """Whether the last epoch has a higher validation accuracy than all before, whichever epoch is kept."""
+    *before, last = [record.val_accuracy for record in records]
+    return last is None or all(value is None or last > value for value in before)
 
 
 def _rank(record: EpochRecord, keep: str) -> float:

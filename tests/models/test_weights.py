@@ -187,6 +187,14 @@ def test_own_weights_are_written_and_read_back(tmp_path: Path) -> None:
     assert same_weights(chain, again.chain)
 
 
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    chain = build_backbone("digits_cnn", weights="random").chain
+    write_weights(tmp_path / "own.safetensors", chain)
+    again = build_backbone("digits_cnn", weights="~/own.safetensors").chain
+    assert torch.equal(again.state_dict()["classifier.weight"], chain.state_dict()["classifier.weight"])
+
+
 def test_unknown_backbone_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="mobilenet_v2"):
         build_backbone("mobilenet", weights="random")

@@ -80,6 +80,15 @@ def test_state_round_trip_and_continuation() -> None:
         assert torch.equal(value, resumed.state_dict()[key])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a state on another device needs a GPU")
+def test_a_state_from_the_gpu_goes_on_on_the_cpu() -> None:
+    begun, resumed = FilterHistory(GROUPS["plain"]), FilterHistory(GROUPS["plain"])
+    begun.record(TOYS["plain"]())
+    resumed.load_state_dict({key: value.cuda() for key, value in begun.state_dict().items()})
+    resumed.record(TOYS["plain"]())
+    assert resumed.similarity("fc").device.type == "cpu"
+
+
 def test_state_is_a_copy() -> None:
     history = FilterHistory(GROUPS["plain"])
     state = history.state_dict()

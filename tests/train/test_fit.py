@@ -119,6 +119,15 @@ def test_divergence_is_an_error_of_ours() -> None:
         fit(network(), Points(), None, Recipe(epochs=30, lr=1e30, optimizer="sgd"), seed=0)
 
 
+def test_a_validation_loss_that_is_not_finite_is_divergence() -> None:
+    class Broken(Points):
+        def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+            return super().batch(rows, generator) * math.nan
+
+    with pytest.raises(TrainingDiverged, match="validation loss became nan in epoch 1"):
+        fit(network(), Points(), Broken(), RECIPE, seed=0)
+
+
 def test_patience_stops() -> None:
     model = network()
     recipe = Recipe(epochs=50, lr=0.0, patience=3)
@@ -196,7 +205,8 @@ def test_schedules_by_hand(recipe: Recipe, step: int, expected: float) -> None:
     assert learning_rate_factor(recipe, step, 10) == pytest.approx(expected)
 
 
-def test_plateau_reduces_after_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_plateau_reduces_after_its_patience(monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
     rates: list[float] = []
     step = torch.optim.SGD.step
 
@@ -208,6 +218,6 @@ def test_plateau_reduces_after_its_patience(monkeypatch: pytest.MonkeyPatch) -> 
     recipe = Recipe(
         epochs=6, batch_size=40, optimizer="sgd", lr=1e-12, schedule="plateau", plateau_patience=1, factor=0.1
     )
-    fit(network(), Points(), Points(seed=1), recipe, seed=0)
+    fit(network(), Points(), Points(seed=1), recipe, seed=0, keep=keep)
     # Epoch 1 is the best; 2 and 3 do not improve, so epoch 4 starts at a tenth; 4 and 5 neither.
     assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 1e-13, 1e-13, 1e-14])
