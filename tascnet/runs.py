@@ -95,6 +95,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
+        _remove_torn(folder)
         if fresh:
             _empty(folder)
         identity = _as_json(identity)
@@ -160,8 +161,17 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _remove_torn(folder: Path) -> None:
+    """Remove what a killed process was writing; the lock tells that nobody writes here now."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
+    """Empty a folder so that, broken off, it is refused by all but `fresh`."""
+    if (folder / "identity.json").exists():
+        write_json(folder / "identity.json", {})
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "identity.json"):
         if entry.name == ".lock":
             continue
         if entry.is_dir() and not entry.is_symlink():

@@ -137,6 +137,33 @@ def test_fresh_empties_that_folder_alone(tmp_path):
     claimed(tmp_path / "prune", {"seed": 0})
 
 
+def test_fresh_that_was_broken_off_is_refused_without_fresh(tmp_path, monkeypatch):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "state").mkdir()
+    (tmp_path / "trials.jsonl").write_text("{}")
+
+    def killed(_path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            claimed(tmp_path, {"seed": 0}, fresh=True)
+    with pytest.raises(RunFolderError, match="fresh=true"):
+        claimed(tmp_path, {"seed": 0})
+    claimed(tmp_path, {"seed": 0}, fresh=True)
+    assert sorted(os.listdir(tmp_path)) == [".lock", "identity.json", "log.txt"]
+
+
+def test_what_a_killed_process_was_writing_goes(tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / ".fit.pt.123.tmp").write_text("torn")
+    (tmp_path / "state" / "fit.pt").write_text("whole")
+    claimed(tmp_path, {"seed": 0})
+    assert os.listdir(tmp_path / "state") == ["fit.pt"]
+
+
 def test_a_folder_in_use_is_refused_also_with_fresh(tmp_path):
     code = (
         "import sys, pathlib\nfrom tascnet.runs import claim\n"
