@@ -1,6 +1,7 @@
 """`python -m tascnet`: the Hydra entry, which hands the composed config to a stage's pipeline."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -27,6 +28,8 @@ from tascnet.errors import ConfigError, TascnetError
 __all__ = ["main", "run", "task"]
 
 MISTAKE, BUG, STOPPED = 2, 1, 130
+# What the system says of a place that cannot be used: nothing that a traceback would explain.
+PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
-        log.error(traceback.format_exc())
-        return BUG
+    except Exception as error:
+        return _other(error, debug)
 
 
 def task(composed: DictConfig) -> int:
@@ -69,9 +71,8 @@ def task(composed: DictConfig) -> int:
         run(composed, list(settings.overrides.task), _config_dir(), settings.job.config_name or CONFIG_NAME)
     except TascnetError as error:
         return _mistake(error, debug)
-    except Exception:
-        log.error(traceback.format_exc())
-        return BUG
+    except Exception as error:
+        return _other(error, debug)
     return 0
 
 
@@ -173,6 +174,18 @@ def _function(target: str) -> Any:
         raise ConfigError(
             f"there is no function {target}", "stage and benchmark files name it as _target_"
         ) from error
+
+
+def _other(error: Exception, debug: bool) -> int:
+    """The code of an error that is not ours: a place that cannot be used is a mistake, the rest are bugs."""
+    if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
+        told = ConfigError(
+            f"{error.filename} cannot be used ({error.strerror})",
+            "see to its permissions and the space left, or choose other folders with outputs= and cache_dir=",
+        )
+        return _mistake(told, debug)
+    log.error("".join(traceback.format_exception(error)))
+    return BUG
 
 
 def _mistake(error: TascnetError, debug: bool) -> int:
