@@ -72,9 +72,9 @@ def print_iteration_estimate(session: Session, network: nn.Sequential) -> None:
 
 
 def _seconds(part: nn.Sequential, inputs: torch.Tensor) -> float:
-    """Seconds a sample through `part`: the faster of two passes after a warm-up."""
+    """Seconds a sample through `part`: the fastest of four passes after a warm-up."""
     times = []
-    for _ in range(3):
+    for _ in range(5):
         started = time.perf_counter()
         part(inputs)
         if inputs.is_cuda:

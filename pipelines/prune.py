@@ -38,12 +38,12 @@ from tascnet.prune import (
     plan_iteration,
     split_members,
 )
-from tascnet.report import models_table, prune_report
+from tascnet.report import models_table, prune_report, widths_table
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.train import Distillation, FitResult, evaluate, fit, freeze_before, reestimate_batchnorm
 
 from .estimate import print_iteration_estimate
-from .session import Session, open_session, recipe, user_factory
+from .session import Session, check_data, open_session, recipe, user_factory
 from .steps import describe, fit_record, judge, once
 
 __all__ = ["run"]
@@ -52,6 +52,15 @@ log = logging.getLogger("tascnet")
 
 # Samples over which activations are compared when removed filters are folded.
 FOLD_SAMPLES = 1024
+# What decides which samples are test samples.
+SPLIT_KEYS = (
+    "seed",
+    "input.data",
+    "dataset.train_per_class",
+    "dataset.val_per_class",
+    "dataset.train_fraction",
+    "dataset.val_fraction",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,33 +88,36 @@ class _Stage:
 
 def run(config: Config) -> None:
     """Run stage `prune`, or go on with it, or say that it is finished."""
-    started = time.perf_counter()
+    check_data(config)
     source = _source_folder(config)
     before = load(source, factory=user_factory(config))
     info = cast(ModelInfo, before.info)
     session = open_session(config, info.preprocessing)
     _check_classes(session, info, source)
     folder = stage_folder(config, "prune")
+    _check_source(config, session, source, folder)
+    stage = _Stage(session=session, folder=folder, source=source, before=session.place(before), info=info)
+    # Before the folder is claimed: a mistake must not cost what fresh=true would replace.
+    _eligible(before, stage, refuse=True)
     inputs = {"data": session.dataset.fingerprint, "model": _digest(source)}
     with claim(folder, identity(config, "prune", inputs), fresh=config.fresh):
         if finished(folder, budget(config, "prune")):
             log.info("prune is finished in %s; fresh=true starts it over", folder)
         else:
-            stage = _Stage(session=session, folder=folder, source=source, before=before, info=info)
-            _prune(stage, started)
-        output().print(models_table(read_json(folder / "metrics.json")["models"]))
+            _prune(stage)
+        metrics = read_json(folder / "metrics.json")
+        output().print(widths_table(*_widths(metrics["widths"])))
+        output().print(models_table(metrics["models"]))
 
 
-def _prune(stage: _Stage, started: float) -> None:
+def _prune(stage: _Stage) -> None:
     journal = stage.folder / "iterations.jsonl"
-    stage.session.place(stage.before)
-    _eligible(stage.before, stage, refuse=True)
     print_iteration_estimate(stage.session, stage.before)
     rows = read_jsonl(journal)
     if not rows:
         rows.append(_unpruned_row(stage))
         append_jsonl(journal, rows[0])
-    verdict = _verdict(rows, stage.config.prune)
+    rows, verdict = _replayed(rows, stage.config.prune)
     reason = verdict.reason
     while reason is None:
         row, reason = _iterate(stage, len(rows), rows[-1]["pending"])
@@ -118,7 +130,18 @@ def _prune(stage: _Stage, started: float) -> None:
         reason = verdict.reason
     assert reason is not None, "the loop ends with a reason"
     log.info("pruning ended after %d iterations: %s", len(rows) - 1, reason)
-    _hand_over(stage, rows, verdict.keep, reason, started)
+    # Anew for all of them: the tolerance may have been raised since they were journalled.
+    rows = [{**row, "inside": inside} for row, inside in zip(rows, verdict.inside, strict=True)]
+    _hand_over(stage, rows, verdict.keep, reason)
+
+
+def _replayed(rows: list[dict[str, Any]], options: PruneConfig) -> tuple[list[dict[str, Any]], Verdict]:
+    """The journal as far as an uninterrupted run under these limits would have come."""
+    for count in range(1, len(rows) + 1):
+        verdict = _verdict(rows[:count], options)
+        if verdict.stop:
+            break
+    return rows[:count], verdict
 
 
 def _verdict(rows: list[dict[str, Any]], options: PruneConfig) -> Verdict:
@@ -363,10 +386,13 @@ def _unpruned_row(stage: _Stage) -> dict[str, Any]:
     }
 
 
-def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str, started: float) -> None:
+def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str) -> None:
     """Save and measure the kept network, and read the test split for it and for the unpruned one."""
+    measuring = time.perf_counter()
     session, config = stage.session, stage.config
     after = stage.read(kept)
+    # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
+    (stage.folder / "metrics.json").unlink(missing_ok=True)
     save(stage.folder / "model", after, stage.info)
     networks = {"before": stage.before, "after": session.place(after)}
     costs = measure_models(
@@ -389,7 +415,7 @@ def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str
         "tolerance": config.prune.tolerance,
         "widths": widths,
         "budget": budget(config, "prune"),
-        "seconds": sum(row["seconds"] for row in rows) + time.perf_counter() - started,
+        "seconds": sum(row["seconds"] for row in rows) + time.perf_counter() - measuring,
         "seed": config.seed,
         "versions": versions(),
         **describe(session),
@@ -397,6 +423,12 @@ def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str
     prune_report(stage.folder / "report.html", metrics, rows, widths)
     write_json(stage.folder / "metrics.json", metrics)
     log.info("report: %s", stage.folder / "report.html")
+
+
+def _widths(rows: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
+    """Widths by layer, before and after."""
+    before, after = ({row["layer"]: row[side] for row in rows} for side in ("before", "after"))
+    return before, after
 
 
 def _source_folder(config: Config) -> Path:
@@ -410,6 +442,28 @@ def _source_folder(config: Config) -> Path:
             "run stage=tune with the same options first, or give prune.source=<folder of a saved model>",
         )
     return folder / "model"
+
+
+def _check_source(config: Config, session: Session, source: Path, folder: Path) -> None:
+    """Refuse a source that this stage would overwrite, or that was trained on what is test data here."""
+    if folder.resolve() in source.resolve().parents:
+        raise ConfigError(
+            f"prune.source={source} lies in the folder that this stage writes to",
+            "choose another folder with name=..., or another model",
+        )
+    trained = source.parent / "identity.json"
+    if not trained.exists():
+        log.warning("nothing says which images the model in %s has seen: test accuracy may flatter", source)
+        return
+    known = read_json(trained)
+    now = identity(config, "prune", {"data": session.dataset.fingerprint})
+    differing = [key for key in SPLIT_KEYS if key in known and known[key] != now.get(key)]
+    if differing:
+        raise ConfigError(
+            f"the model in {source} was trained on another split of the data ({', '.join(differing)} differ)"
+            " and may know the test images",
+            "give the options that it was tuned with",
+        )
 
 
 def _check_classes(session: Session, info: ModelInfo, source: Path) -> None:

@@ -17,7 +17,16 @@ from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
 from tascnet.train import Recipe
 
-__all__ = ["Session", "cache_folder", "load_data", "open_session", "recipe", "resolve_device", "user_factory"]
+__all__ = [
+    "Session",
+    "cache_folder",
+    "check_data",
+    "load_data",
+    "open_session",
+    "recipe",
+    "resolve_device",
+    "user_factory",
+]
 
 log = logging.getLogger("tascnet")
 
@@ -130,6 +139,22 @@ def open_session(config: Config, preprocessing: Preprocessing | None = None) -> 
         class_weights=weights,
         cache=cache_folder(config),
     )
+
+
+def check_data(config: Config) -> None:
+    """Find a missing device, a missing folder or an empty class before anything is fetched or decoded.
+
+    Raises:
+        ConfigError: the device cannot be used, or the data set needs a folder.
+        DataError: the folder is missing, or a class is empty.
+    """
+    resolve_device(config)
+    options = config.dataset
+    root = None if options.root is None else Path(options.root).expanduser()
+    if options.name == "image_folder":
+        data.list_images(root)
+    elif options.name == "caltech101" and not options.download:
+        data.listed_caltech101(root, cache_folder(config))
 
 
 def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:

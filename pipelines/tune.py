@@ -7,7 +7,7 @@ done once and read back when the stage is started again.
 import copy
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from tascnet.tune import (
 
 from .backbone import Source, load_source
 from .estimate import print_estimate
-from .session import Session, open_session, recipe
+from .session import Session, check_data, open_session, recipe
 from .steps import describe, fit_record, join, judge, once
 
 __all__ = ["run"]
@@ -49,6 +49,9 @@ __all__ = ["run"]
 # A search whose first trials all fail has a cause that more trials do not mend.
 ALL_FAILED = 5
 CHECKPOINT = "fit.pt"
+
+# Of the training and of the validation samples.
+Features = tuple[data.FeatureSource, data.FeatureSource]
 
 log = logging.getLogger("tascnet")
 
@@ -60,6 +63,9 @@ class _Stage:
     session: Session
     source: Source
     folder: Path
+    features: dict[tuple[str, int], tuple[data.FeatureSource, data.FeatureSource]] = field(
+        default_factory=dict
+    )
 
     @property
     def config(self) -> Config:
@@ -75,7 +81,7 @@ class _Stage:
 
 def run(config: Config) -> None:
     """Run stage `tune`, or go on with it, or say that it is finished."""
-    started = time.perf_counter()
+    check_data(config)
     source = load_source(config)
     session = open_session(config)
     folder = stage_folder(config, "tune")
@@ -84,11 +90,11 @@ def run(config: Config) -> None:
         if finished(folder, budget(config, "tune")):
             log.info("tune is finished in %s; fresh=true starts it over", folder)
         else:
-            _tune(_Stage(session=session, source=source, folder=folder), started)
+            _tune(_Stage(session=session, source=source, folder=folder))
         output().print(models_table(read_json(folder / "metrics.json")["models"]))
 
 
-def _tune(stage: _Stage, started: float) -> None:
+def _tune(stage: _Stage) -> None:
     session, config = stage.session, stage.config
     head = HeadSpec(hidden=(), dropout=0.0)
     chain = session.place(replace_head(stage.source.chain, head, session.num_classes, seed=config.seed))
@@ -104,7 +110,8 @@ def _tune(stage: _Stage, started: float) -> None:
     study = Study(stage.folder / "trials.jsonl", space, seed=config.seed)
     stopped = _search(stage, chain, space, study)
     winner = study.winner(len(session.val), config.tune.tolerance)
-    assert winner is not None, "a search of failed trials alone is refused"
+    if winner is None:
+        raise _no_winner(study)
     log.info("the search ended (%s); trial %d wins", stopped, winner.trial)
     after, first_trained, chosen = _fine_tune(stage, chain, space, winner)
     conventional = stage.step(f"conventional-{first_trained}")
@@ -114,7 +121,10 @@ def _tune(stage: _Stage, started: float) -> None:
         partial(_fit_images, stage, chain, first_trained, description="conventional"),
         session.factory,
     )
+    # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
+    (stage.folder / "metrics.json").unlink(missing_ok=True)
     save(stage.folder / "model", after, stage.info)
+    measuring = time.perf_counter()
     models = {
         "baseline": (chain, head_start(chain), stage.step("baseline")),
         "conventional": (usual, first_trained, conventional),
@@ -129,7 +139,7 @@ def _tune(stage: _Stage, started: float) -> None:
         "trials": len(study.trials),
         "stopped": stopped,
         "budget": budget(config, "tune"),
-        "seconds": time.perf_counter() - started,
+        "seconds": _spent(stage, study) + time.perf_counter() - measuring,
         "seed": config.seed,
         "versions": versions(),
         **describe(session),
@@ -162,11 +172,14 @@ def _train_baseline(
     return join(chain[:cut], tail), {"first_trained": cut, **fit_record(result)}
 
 
-def _features(stage: _Stage, chain: nn.Sequential, cut: int) -> tuple[data.FeatureSource, data.FeatureSource]:
+def _features(stage: _Stage, chain: nn.Sequential, cut: int) -> Features:
     """Cached activations before block `cut`: training samples in all views, validation samples plain."""
     session, config = stage.session, stage.config
     trunk = chain[:cut].eval()
     digest = data.module_digest(trunk)
+
+    if (digest, cut) in stage.features:
+        return stage.features[digest, cut]
 
     def cached(source: data.ImageSource, views: tuple[str, ...]) -> data.FeatureSource:
         features = data.cached_features(
@@ -181,7 +194,10 @@ def _features(stage: _Stage, chain: nn.Sequential, cut: int) -> tuple[data.Featu
         )
         return features.resident(session.device)
 
-    return cached(session.train, session.views), cached(session.val, ("plain",))
+    # One pair at a time: on a device these take memory.
+    stage.features.clear()
+    stage.features[digest, cut] = cached(session.train, session.views), cached(session.val, ("plain",))
+    return stage.features[digest, cut]
 
 
 def _discover(stage: _Stage, chain: nn.Sequential) -> Space:
@@ -214,6 +230,7 @@ def _search(stage: _Stage, chain: nn.Sequential, space: Space, study: Study) -> 
     )
     with progress("search", total=options.max_trials) as bar:
         bar.advance(len(study.trials))
+        _refuse_if_all_failed(study)
         while (advice := next_depth(study.trials, space, limits)).depth is not None:
             proposals = study.ask(advice.depth, 1, initial_trials=options.initial_trials)
             if not proposals:
@@ -229,16 +246,18 @@ def _run_trial(stage: _Stage, chain: nn.Sequential, space: Space, proposal: Prop
     """Build, train and judge one configuration; a failure is a result too."""
     started = time.perf_counter()
     known: dict[str, Any] = {"trial": proposal.trial, "depth": proposal.depth, "config": proposal.config}
+    failure: str | None = None
     try:
         network, result = _train_candidate(stage, chain, space, proposal.config, proposal.trial, None)
         cost = complexity(network, stage.session.example)
-    except (SurgeryError, TrainingDiverged, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] or type(error).__name__
-        log.warning("trial %d failed: %s", proposal.trial, reason)
+    except (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError) as error:
+        failure = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if failure is not None:
+        log.warning("trial %d failed: %s", proposal.trial, failure)
+        # Only now, without the traceback that held its tensors.
         if stage.session.device.type == "cuda":
             torch.cuda.empty_cache()
-        seconds = time.perf_counter() - started
-        return Trial(**known, status="failed", reason=reason, seconds=seconds)
+        return Trial(**known, status="failed", reason=failure, seconds=time.perf_counter() - started)
     log.info(
         "trial %d, depth %d: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
         proposal.trial,
@@ -299,11 +318,18 @@ def _train_candidate(
 
 def _refuse_if_all_failed(study: Study) -> None:
     trials = study.trials
-    if len(trials) == ALL_FAILED and all(trial.status == "failed" for trial in trials):
-        raise TascnetError(
-            f"the first {ALL_FAILED} trials all failed, the last one because {trials[-1].reason}",
-            "the journal trials.jsonl has the reasons; correct the cause and start over with fresh=true",
-        )
+    if len(trials) >= ALL_FAILED and study.best() is None:
+        raise _no_winner(study)
+
+
+def _no_winner(study: Study) -> TascnetError:
+    trials = study.trials
+    if not trials:
+        return TascnetError("the search ended before its first trial", "raise tune.max_seconds")
+    return TascnetError(
+        f"the first {len(trials)} trials all failed, the last one because {trials[-1].reason}",
+        f"{study.path} has the reasons; correct the cause and start over with stage=tune fresh=true",
+    )
 
 
 def _fine_tune(
@@ -356,6 +382,12 @@ def _fit_images(
         description=description,
     )
     return network, {"first_trained": first_trained, **fit_record(result)}
+
+
+def _spent(stage: _Stage, study: Study) -> float:
+    """Seconds of all trials and trainings, whichever process did them."""
+    records = (stage.folder / "state").glob("*/record.json")
+    return sum(trial.seconds for trial in study.trials) + sum(read_json(path)["seconds"] for path in records)
 
 
 def _measure(stage: _Stage, models: dict[str, tuple[nn.Sequential, int, Path]]) -> dict[str, dict[str, Any]]:

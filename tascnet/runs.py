@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,8 @@ RECIPES = {"tune": ("head", "trial", "finetune"), "prune": ("recover",)}
 LABELS = {"tune.name", "prune.name", "prune.source"}
 DEFAULT_PRUNE = "tascnet"
 LONGEST_NAME = 120
+# What a claim itself writes into a folder.
+CLAIM_FILES = {".lock", "identity.json", "log.txt"}
 
 
 def run_folder(config: Config) -> Path:
@@ -64,9 +65,10 @@ def identity(config: Config, stage: str, inputs: Mapping[str, Any]) -> dict[str,
     values["trainer.class_weights"] = config.trainer.class_weights
     for recipe in RECIPES[stage]:
         values |= _options(getattr(config.trainer, recipe), f"trainer.{recipe}")
-    values["dataset.root"] = _absolute(config.dataset.root)
+    # Digests among the inputs say what lies in these places, wherever it has been moved.
+    del values["dataset.root"]
     if config.backbone.weights not in ("pretrained", "random"):
-        values["backbone.weights"] = _absolute(config.backbone.weights)
+        del values["backbone.weights"]
     return values | {f"input.{name}": value for name, value in inputs.items()}
 
 
@@ -99,8 +101,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
         if fresh:
             _empty(folder)
         identity = _as_json(identity)
-        _check_identity(folder, identity)
-        if not (folder / "identity.json").exists():
+        if _is_new(folder, identity):
             write_json(folder / "identity.json", identity)
         with log_file(folder / "log.txt"):
             yield folder
@@ -129,19 +130,19 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(dict(content))))
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
-
-
-def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder may be claimed anew; False for one of this identity, an error for another's work."""
     path = folder / "identity.json"
     hint = f"choose another folder with name=..., or start over with stage={identity.get('stage')} fresh=true"
     try:
         known = read_json(path) if path.exists() else None
     except ValueError:
         raise RunFolderError(f"{path} is not readable as JSON", hint) from None
-    if known is None or known == identity:
-        return
+    if known == identity:
+        return False
+    # A stage that met a mistake before it had computed anything leaves nothing to protect.
+    if known is None or {entry.name for entry in folder.iterdir()} <= CLAIM_FILES:
+        return True
     keys = sorted(key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key))
     shown = ", ".join(f"{key} was {known.get(key)!r} and is now {identity.get(key)!r}" for key in keys[:4])
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""

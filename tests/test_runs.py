@@ -96,15 +96,14 @@ def test_what_changes_the_identity_of_tune(change, counts):
     assert (identity(config, "tune", {}) != before) is counts
 
 
-def test_paths_count_by_where_they_lead(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_places_do_not_count_since_digests_do():
     config = Config()
-    config.dataset.root = "photos"
-    relative = identity(config, "tune", {})
-    config.dataset.root = str(tmp_path / "photos")
-    assert identity(config, "tune", {}) == relative
     config.backbone.weights = "w.pth"
-    assert identity(config, "tune", {})["backbone.weights"] == str(tmp_path / "w.pth")
+    before = identity(config, "tune", {"data": "d", "weights": "w"})
+    config.dataset.root = "/elsewhere/photos"
+    config.backbone.weights = "/elsewhere/w.pth"
+    assert identity(config, "tune", {"data": "d", "weights": "w"}) == before
+    assert identity(config, "tune", {"data": "e", "weights": "w"}) != before
 
 
 def test_claim_writes_the_identity_and_keeps_a_log(tmp_path):
@@ -118,6 +117,7 @@ def test_claim_writes_the_identity_and_keeps_a_log(tmp_path):
 
 def test_another_identity_is_refused_with_the_difference(tmp_path):
     claimed(tmp_path, {"seed": 0, "tune.round_to": 8, "same": 1})
+    (tmp_path / "trials.jsonl").write_text("{}\n")
     with pytest.raises(RunFolderError) as caught:
         claimed(tmp_path, {"seed": 0, "tune.round_to": 4, "same": 1})
     text = str(caught.value)

@@ -5,11 +5,12 @@ Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resiz
 
 from tascnet.data.augment import Augmentation
 from tascnet.data.cache import cached_features, feature_bytes, module_digest
-from tascnet.data.caltech101 import load_caltech101
+from tascnet.data.caltech101 import listed_caltech101, load_caltech101
 from tascnet.data.dataset import Dataset
 from tascnet.data.decode import UnreadableImage, decode_image
 from tascnet.data.digits import load_digits_set
 from tascnet.data.folder import load_image_folder
+from tascnet.data.listing import list_images
 from tascnet.data.sources import VIEWS, FeatureSource, ImageSource, Source
 from tascnet.data.splits import Split, class_weights, split
 
@@ -26,6 +27,8 @@ __all__ = [
     "class_weights",
     "decode_image",
     "feature_bytes",
+    "list_images",
+    "listed_caltech101",
     "load_caltech101",
     "load_digits_set",
     "load_image_folder",

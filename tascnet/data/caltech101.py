@@ -10,10 +10,11 @@ from pathlib import Path
 from tascnet.console import log
 from tascnet.data.dataset import Dataset
 from tascnet.data.folder import load_image_folder
+from tascnet.data.listing import Listing, list_images
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 
-__all__ = ["find_caltech101", "load_caltech101"]
+__all__ = ["find_caltech101", "listed_caltech101", "load_caltech101"]
 
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
 MD5 = "3138e1922a9193bfa496528edbbc45d0"
@@ -63,10 +64,7 @@ def load_caltech101(
     if categories is None and download:
         categories = _download(place, url, md5)
     if categories is None:
-        raise DataError(
-            f"{place} holds no {CATEGORIES}, expected Caltech-101 in its published layout",
-            f"set dataset.root to the folder that holds it, or dataset.download=true to fetch it from {URL}",
-        )
+        raise _absent(place)
     return load_image_folder(
         categories,
         preprocessing,
@@ -78,6 +76,26 @@ def load_caltech101(
         name="caltech101",
         source=SOURCE,
         licence=LICENCE,
+    )
+
+
+def listed_caltech101(root: Path | None, cache_dir: Path) -> Listing:
+    """The images of Caltech-101 where they are, none of them opened.
+
+    Raises:
+        DataError: if they are absent.
+    """
+    place = cache_dir / "caltech101" if root is None else root
+    categories = find_caltech101(place)
+    if categories is None:
+        raise _absent(place)
+    return list_images(categories, (NO_CLASS,))
+
+
+def _absent(place: Path) -> DataError:
+    return DataError(
+        f"{place} holds no {CATEGORIES}, expected Caltech-101 in its published layout",
+        f"set dataset.root to the folder that holds it, or dataset.download=true to fetch it from {URL}",
     )
 
 

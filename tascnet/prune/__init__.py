@@ -10,7 +10,6 @@ Source: Basha et al. 2022, TASCNet (arXiv 2205.05967), after History Based Filte
 
 from tascnet.prune.fold import fold_into, input_moments
 from tascnet.prune.history import FilterHistory
-from tascnet.prune.importance import CRITERIA, HistoryImportance
 from tascnet.prune.merge import average_into
 from tascnet.prune.pairs import most_similar_pairs, pair_count, split_members
 from tascnet.prune.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio, pair_penalty
@@ -25,10 +24,8 @@ from tascnet.prune.schedule import (
 )
 
 __all__ = [
-    "CRITERIA",
     "INERT_RATIO",
     "FilterHistory",
-    "HistoryImportance",
     "IterationPlan",
     "IterationResult",
     "PairRegulariser",

@@ -113,7 +113,12 @@ def _prediction(
     correlation = covariance / torch.outer(scale, scale)
     known, wanted = torch.tensor(list(kept)), torch.tensor(list(removed))
     matrix = correlation[known][:, known] + ridge * torch.eye(len(kept), dtype=moment.dtype)
-    scaled = torch.linalg.lstsq(matrix, correlation[known][:, wanted], driver="gelsd").solution
+    target = correlation[known][:, wanted]
+    # A ridge makes the matrix definite; without one it may be singular.
+    if ridge:
+        scaled = torch.linalg.solve(matrix, target)
+    else:
+        scaled = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
     factors = scaled / scale[known, None] * scale[wanted]
     return factors, mean[wanted] - mean[known] @ factors
 
