@@ -1,0 +1,68 @@
+"""The command line in this process, tiny runs, and what two runs must have in common."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tascnet.__main__ import main
+from tascnet.console import log
+from tascnet.files import digest_file, read_json
+
+# The embedded digits with so little of everything that both stages take seconds; each trial at depth 1 is
+# quasi-random, the two at depth 2 come from the surrogate.
+TINY = (
+    "tune.initial_trials=2",
+    "tune.trials_per_depth=2",
+    "tune.patience=3",
+    "tune.max_trials=4",
+    "trainer.head.epochs=3",
+    "trainer.trial.epochs=2",
+    "trainer.finetune.epochs=2",
+    "prune.history_epochs=1",
+    "prune.optimise_epochs=1",
+    "prune.retrain_epochs=2",
+    "prune.percent=8",
+    "prune.min_filters=16",
+    "prune.round_to=4",
+    "prune.max_step=0.25",
+    "prune.max_iterations=2",
+    "prune.tolerance=1",
+    "measure.batch=2",
+    "measure.repeats=3",
+    "measure.warmup=0",
+)
+
+
+def command(*arguments: object) -> int:
+    """The exit code of `python -m tascnet <arguments>`; the logger is left as it was."""
+    handlers, level = list(log.handlers), log.level
+    try:
+        return main([str(argument) for argument in arguments])
+    finally:
+        log.handlers[:] = handlers
+        log.setLevel(level)
+
+
+def without_times(content: Any) -> Any:
+    """JSON content without what the clock and the machine's load decide."""
+    if isinstance(content, dict):
+        return {
+            key: without_times(value)
+            for key, value in content.items()
+            if key != "seconds" and not key.startswith("latency")
+        }
+    return [without_times(item) for item in content] if isinstance(content, list) else content
+
+
+def metrics(folder: Path) -> Any:
+    """A stage's metrics, but for times."""
+    return without_times(read_json(folder / "metrics.json"))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A digest of each file below a folder; the log grows whatever is done."""
+    return {str(path.relative_to(folder)): digest_file(path) for path in _files(folder)}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "log.txt")

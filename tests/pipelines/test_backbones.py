@@ -1,0 +1,191 @@
+"""Every backbone through both stages, and back from its archives to the last bit."""
+
+import copy
+import math
+from collections import OrderedDict
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import tascnet
+from tascnet.files import read_json, read_jsonl
+from tascnet_pipelines import prune, steps, tune
+from tests.pipelines.commands import command
+
+CONTRACT = {
+    *("val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes"),
+    *("latency_ms", "latency_ms_batch"),
+}
+# One epoch of everything, one trial at depth 1 and one from the surrogate at depth 2; the smaller wins.
+SHORT = (
+    "dataset.train_per_class=4",
+    "dataset.val_per_class=3",
+    "dataset.flip=false",
+    "trainer.head.epochs=1",
+    "trainer.trial.epochs=1",
+    "trainer.finetune.epochs=1",
+    "tune.initial_trials=1",
+    "tune.trials_per_depth=1",
+    "tune.max_trials=2",
+    "tune.tolerance=1",
+    "tune.finetune_from=prefix",
+    "prune.max_iterations=1",
+    "prune.history_epochs=1",
+    "prune.optimise_epochs=1",
+    "prune.retrain_epochs=1",
+    "prune.percent=20",
+    "prune.round_to=4",
+    "prune.max_step=0.25",
+    "prune.tolerance=1",
+    "measure.batch=2",
+    "measure.repeats=3",
+    "measure.warmup=0",
+    "backbone.size=32",
+    "backbone.resize=32",
+    "backbone.weights=random",
+    "name=run",
+)
+# Only the wide groups of the large networks: the rest takes time and shows nothing new.
+MIN_FILTERS = {
+    **{"vgg16": 512, "resnet18": 256, "resnet50": 512, "densenet121": 256, "mobilenet_v2": 384},
+    **{"resnet20": 16, "resnet56": 64},
+}
+
+
+class Gate(nn.Module):
+    """A block of a user's own: a convolution that is weighed by a second one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.value = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.gate = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(x) * torch.sigmoid(self.gate(x))
+
+
+def plain_chain(num_classes: int, width: int = 16) -> nn.Sequential:
+    blocks = OrderedDict(
+        conv1=nn.Conv2d(3, width, 3, stride=4, padding=1),
+        norm1=nn.BatchNorm2d(width),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        relu2=nn.ReLU(),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        classifier=nn.Linear(2 * width, num_classes),
+    )
+    return nn.Sequential(blocks)
+
+
+def gated_chain(num_classes: int, width: int = 16) -> nn.Sequential:
+    chain = plain_chain(num_classes, width)
+    chain.conv2 = Gate(width, 2 * width)
+    return chain
+
+
+published = torchvision.models.get_model
+
+
+def slim_vgg(name, **options):
+    """VGG-16 with dense layers of 64 neurons: the published ones hold 120 of its 138 million weights."""
+    original = published(name, **options)
+    if name == "vgg16":
+        original.classifier[0] = nn.Linear(512 * 7 * 7, 64)
+        original.classifier[3] = nn.Linear(64, 64)
+        original.classifier[6] = nn.Linear(64, original.classifier[6].out_features)
+    return original
+
+
+@pytest.fixture
+def archived(monkeypatch):
+    """What each network gave for one input when it was archived, by folder."""
+    outputs = {}
+
+    def recording(save):
+        def record(folder, model, info):
+            outputs[folder] = answer(copy.deepcopy(model).eval())
+            save(folder, model, info)
+
+        return record
+
+    for module in (tune, steps, prune):
+        monkeypatch.setattr(module, "save", recording(module.save))
+    return outputs
+
+
+def answer(model: nn.Module) -> Tensor:
+    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    side = 8 if channels == 1 else 32
+    images = torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return model(images)
+
+
+def widths(model: nn.Module) -> dict[str, int]:
+    return {name: len(p) for name, p in model.named_parameters() if name.endswith("weight")}
+
+
+def through_both_stages(run, archived, *options, factory=None):
+    """Tune, prune, and check what both left behind."""
+    assert command("stage=tune", *options) == 0
+    assert command("stage=prune", *options) == 0
+    tuned, pruned = (read_json(run / stage / "metrics.json") for stage in ("tune", "prune"))
+    assert tuned["models"].keys() == {"baseline", "conventional", "after"}
+    assert pruned["models"].keys() == {"before", "after"}
+    for row in [*tuned["models"].values(), *pruned["models"].values()]:
+        assert row.keys() >= CONTRACT
+        assert all(math.isfinite(row[key]) and row[key] >= 0 for key in CONTRACT)
+    assert tuned.keys() >= {"seconds", "seed", "versions", "best_config", "trials", "machine"}
+    assert [row["status"] for row in read_jsonl(run / "tune" / "trials.jsonl")] == ["ok", "ok"]
+    assert tuned["trials"] == 2
+    assert (run / "prune" / "model") in archived
+    for folder, expected in archived.items():
+        assert torch.equal(answer(tascnet.load(folder, factory=factory)), expected), folder
+    before, after = (tascnet.load(run / stage / "model", factory=factory) for stage in ("tune", "prune"))
+    narrower = {name for name, width in widths(after).items() if width < widths(before)[name]}
+    removed = read_jsonl(run / "prune" / "iterations.jsonl")[1]["removed"]
+    assert removed
+    assert {f"{name}.weight" for name in removed} <= narrower
+    assert pruned["models"]["after"]["params"] < pruned["models"]["before"]["params"]
+    return tuned, pruned
+
+
+@pytest.mark.parametrize("name", MIN_FILTERS)
+def test_a_backbone_goes_through_both_stages_and_reloads_bit_for_bit(
+    name, images, cache, tmp_path, archived, monkeypatch
+):
+    monkeypatch.setattr("tascnet.models.weights.torchvision.models.get_model", slim_vgg)
+    options = [
+        *SHORT,
+        *("dataset=image_folder", f"dataset.root={images}", f"backbone={name}"),
+        *(f"prune.min_filters={MIN_FILTERS[name]}", f"outputs={tmp_path}", f"cache_dir={cache}"),
+    ]
+    run = tmp_path / "image_folder" / name / "run-seed0"
+    tuned, pruned = through_both_stages(run, archived, *options)
+    assert tuned["models"]["after"]["params"] <= tuned["models"]["baseline"]["params"]
+    assert tascnet.load(run / "prune" / "model").class_names == ("cat", "dog")
+    assert pruned["kept_iteration"] == 1
+
+
+def test_the_digits_network_too(cache, tmp_path, archived):
+    options = [
+        *SHORT,
+        *("backbone.size=8", "backbone.resize=8", "dataset.digits=[5,6]"),
+        *(f"outputs={tmp_path}", f"cache_dir={cache}"),
+    ]
+    through_both_stages(tmp_path / "digits" / "digits_cnn" / "run-seed0", archived, *options)
+
+
+@pytest.mark.parametrize("factory", [plain_chain, gated_chain])
+def test_a_network_of_the_users_own_too(factory, images, cache, tmp_path, archived):
+    options = [
+        *SHORT,
+        *("dataset=image_folder", f"dataset.root={images}", "backbone=custom"),
+        *(f"backbone.factory={__name__}.{factory.__name__}", "backbone.options.width=24"),
+        *("prune.min_filters=16", f"outputs={tmp_path}", f"cache_dir={cache}"),
+    ]
+    run = tmp_path / "image_folder" / "custom" / "run-seed0"
+    through_both_stages(run, archived, *options, factory=lambda classes: factory(classes, width=24))

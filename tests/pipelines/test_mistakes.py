@@ -1,0 +1,148 @@
+"""Mistakes: code 2, one sentence that names what is wrong, no traceback, nothing lost."""
+
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from tascnet.models import write_weights
+from tests.models.networks import original
+from tests.pipelines.commands import TINY, command, contents
+
+
+def photo(colour=0):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 12), (colour, 90, 200)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of two classes, free to be spoilt."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            (tmp_path / "photos" / name / f"{number}.png").write_bytes(photo(20 * number))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def refused(tmp_path, cache, capsys):
+    """Runs a command, checks that it ends as a mistake does, and gives its sentence."""
+
+    def run(*options, outputs=tmp_path / "out"):
+        assert command(f"outputs={outputs}", f"cache_dir={cache}", *options) == 2
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        *before, said = captured.err.splitlines()
+        assert not [line for line in before if line.startswith(said[:20])]
+        assert said == said.strip()
+        assert not said.endswith(".")
+        assert captured.out == ""
+        return said
+
+    return run
+
+
+def folder_options(root, *more):
+    return [
+        *("stage=tune", "dataset=image_folder", f"dataset.root={root}", "backbone=resnet20"),
+        *("backbone.weights=random", *more),
+    ]
+
+
+def test_a_mistyped_option_and_a_wrong_type(refused, tmp_path):
+    assert refused("tune.max_trails=3") == "there is no option tune.max_trails: did you mean tune.max_trials?"
+    assert refused("tune.max_trials=many") == "tune.max_trials takes a whole number, not 'many'"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_of_images(refused, tmp_path):
+    assert str(tmp_path / "absent") in refused(*folder_options(tmp_path / "absent"))
+
+
+def test_a_class_folder_without_images_is_named(refused, photos):
+    (photos / "emu").mkdir()
+    (photos / "emu" / "notes.txt").write_text("none yet")
+    assert "emu" in refused(*folder_options(photos))
+
+
+def test_a_class_too_small_for_the_split_is_named(refused, photos):
+    said = refused(*folder_options(photos, "dataset.train_per_class=9", "dataset.val_per_class=9"))
+    assert "cat" in said
+
+
+@pytest.mark.parametrize("content", [b"", photo()[:40], b"no image at all"])
+def test_a_corrupt_image_is_named(refused, photos, content):
+    (photos / "dog" / "3.png").write_bytes(content)
+    said = refused(*folder_options(photos))
+    assert "3.png" in said
+    assert "dataset.unreadable=skip" in said
+
+
+def test_weights_of_another_architecture(refused, tmp_path):
+    path = tmp_path / "resnet20.safetensors"
+    write_weights(path, original("resnet20", 10))
+    said = refused("stage=tune", "backbone=resnet56", f"backbone.weights={path}")
+    assert "resnet56" in said
+    # The fourth block of the first stage, which ResNet-20 does not have.
+    assert "layer1.3." in said
+
+
+def test_weights_that_are_missing_or_unreadable(refused, tmp_path):
+    assert "absent.pth" in refused(
+        "stage=tune", "backbone=resnet20", f"backbone.weights={tmp_path}/absent.pth"
+    )
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08")
+    said = refused("stage=tune", "backbone=resnet20", f"backbone.weights={tmp_path}/torn.safetensors")
+    assert "torn.safetensors" in said
+
+
+def test_prune_without_tune_says_how_to_get_a_model(refused, tmp_path):
+    said = refused("stage=prune")
+    assert "stage=tune" in said
+    assert "prune.source=" in said
+    assert str(tmp_path / "nothing") in refused("stage=prune", f"prune.source={tmp_path}/nothing")
+
+
+def test_a_custom_backbone_without_its_factory(refused):
+    said = refused("stage=tune", "backbone=custom")
+    assert "backbone.factory" in said
+    said = refused("stage=tune", "backbone=custom", "backbone.factory=tests.pipelines.no_such.chain")
+    assert "tests.pipelines.no_such" in said
+
+
+def test_a_factory_that_fails(refused):
+    said = refused("stage=tune", "backbone=custom", "backbone.factory=builtins.int")
+    assert "nn.Sequential" in said
+
+
+def test_a_device_that_is_not_there(refused):
+    assert "device=cuda:99" in refused("stage=tune", "device=cuda:99")
+
+
+def test_too_many_filters_asked_for_leave_the_finished_stage_alone(refused, finished, cache):
+    before = contents(finished)
+    options = [*TINY, "name=run", "stage=prune", "prune.min_filters=999", "fresh=true"]
+    said = refused(*options, outputs=finished.parents[2])
+    assert "prune.min_filters=999" in said
+    assert re.search(r"the widest has \d+: lower it", said)
+    assert contents(finished) == before
+
+
+def test_outputs_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said = refused("stage=tune", outputs=tmp_path / "file")
+    assert str(tmp_path / "file") in said
+    assert "outputs=" in said
+    said = refused("-m", "stage=tune", "seed=0,1", outputs=tmp_path / "file")
+    assert str(tmp_path / "file") in said
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert command("stage=tune", f"outputs={tmp_path}/out", f"cache_dir={tmp_path}/file") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert str(tmp_path / "file") in said
+    assert "cache_dir=" in said

@@ -1,0 +1,208 @@
+"""Broken off anywhere, extended, repeated: the numbers are those of an uninterrupted run."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tascnet.files import read_json, read_jsonl
+from tests.pipelines.commands import TINY, command, contents, metrics, without_times
+
+# Imports what takes long, then starts the command once for each point, in a process that kills itself there:
+# `event:part of the path:which time`. Audit events come before the system call: at a `rename` the file is
+# written but not yet in place, at an `append` the line is not yet written.
+KILLER = """
+import os, signal, sys
+import hydra._internal.core_plugins.basic_sweeper, sklearn.datasets, sklearn.model_selection
+import tascnet_pipelines.full
+from tascnet.__main__ import main
+
+def kill_at(kind, part, count):
+    seen = []
+
+    def hook(event, facts):
+        if event == "os.rename" and kind == "rename":
+            path = os.fspath(facts[1])
+        elif event == "open" and kind == "append" and str(facts[1]).startswith("a"):
+            path = os.fspath(facts[0])
+        else:
+            return
+        if part in path:
+            seen.append(path)
+            if len(seen) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+points, command = sys.argv[1].split(","), sys.argv[2:]
+for point in points:
+    kind, part, count = point.split(":")
+    child = os.fork()
+    if child == 0:
+        kill_at(kind, part, int(count))
+        os._exit(main(command))
+    _, status = os.waitpid(child, 0)
+    print(point, os.waitstatus_to_exitcode(status), flush=True)
+"""
+POINTS = (
+    # The softmax layer is trained and archived, its record is not.
+    "rename:tune/state/baseline/record.json:1",
+    # Three trials are journalled.
+    "append:trials.jsonl:4",
+    # Fine-tuning has one epoch in its checkpoint.
+    "rename:tune/state/all-:2",
+    "rename:tune/model/architecture.json:1",
+    "rename:tune/metrics.json:1",
+    # The first iteration has its history, then an epoch of retraining.
+    "rename:iteration-001/optimise.pt:1",
+    "rename:iteration-001/retrain.pt:2",
+    # The second iteration is archived and not journalled.
+    "append:iterations.jsonl:2",
+    "rename:prune/metrics.json:1",
+)
+
+
+def options(run, cache):
+    return [*TINY, f"outputs={run.parents[2]}", f"cache_dir={cache}", "name=run"]
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, free to be changed."""
+    run = tmp_path.joinpath(*finished.parts[-3:])
+    shutil.copytree(finished, run)
+    return run
+
+
+def unfinish(stage, *steps):
+    """Take away what a stage writes at its end, and the steps named."""
+    for name in ("metrics.json", "report.html"):
+        (stage / name).unlink()
+    shutil.rmtree(stage / "model")
+    for name in steps:
+        for path in (stage / "state").glob(name):
+            shutil.rmtree(path)
+
+
+def tear_last_line(journal):
+    text = journal.read_bytes()
+    journal.write_bytes(text[: text.rstrip().rfind(b"\n") + 20])
+
+
+def assert_equal_but_for_times(run, expected):
+    for stage, journal in (("tune", "trials.jsonl"), ("prune", "iterations.jsonl")):
+        assert metrics(run / stage) == metrics(expected / stage)
+        rows = [without_times(read_jsonl(folder / stage / journal)) for folder in (run, expected)]
+        assert rows[0] == rows[1]
+        weights = [contents(folder / stage / "model") for folder in (run, expected)]
+        assert weights[0] == weights[1]
+    left = [path for path in run.rglob("*") if path.suffix in (".pt", ".tmp")]
+    assert left == []
+
+
+def test_the_shared_run_searches_with_the_surrogate_and_prunes(finished):
+    """What the others compare with is worth comparing with."""
+    trials = read_jsonl(finished / "tune" / "trials.jsonl")
+    assert [trial["depth"] for trial in trials] == [1, 1, 2, 2]
+    assert {trial["status"] for trial in trials} == {"ok"}
+    assert read_json(finished / "prune" / "metrics.json")["kept_iteration"] == 2
+
+
+def test_killed_at_every_point_it_ends_with_the_same_numbers(finished, tmp_path, cache):
+    run = tmp_path.joinpath(*finished.parts[-3:])
+    arguments = [sys.executable, "-c", KILLER, ",".join(POINTS), *options(run, cache)]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("rename:", "append:"))]
+    assert lines == [f"{point} -9" for point in POINTS], done.stderr
+    assert command(*options(run, cache)) == 0
+    assert_equal_but_for_times(run, finished)
+
+
+def test_killed_from_outside_during_the_search(finished, tmp_path, cache):
+    run = tmp_path.joinpath(*finished.parts[-3:])
+    journal = run / "tune" / "trials.jsonl"
+    arguments = [sys.executable, "-m", "tascnet", *options(run, cache)]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(arguments, cwd=tmp_path, stdout=said, stderr=said)
+        until = time.monotonic() + 120
+        while len(read_jsonl(journal)) < 3 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        process.kill()
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "said").read_text()
+    assert len(read_jsonl(journal)) >= 3
+    assert not (run / "prune" / "metrics.json").exists()
+    assert command(*options(run, cache)) == 0
+    assert_equal_but_for_times(run, finished)
+
+
+def test_torn_journals_lose_their_last_line_alone(finished, copied, cache):
+    unfinish(copied / "tune", "winner-*", "prefix-*")
+    unfinish(copied / "prune", "iteration-002")
+    for journal in (copied / "tune" / "trials.jsonl", copied / "prune" / "iterations.jsonl"):
+        tear_last_line(journal)
+    assert len(read_jsonl(copied / "tune" / "trials.jsonl")) == 3
+    assert command(*options(copied, cache)) == 0
+    assert_equal_but_for_times(copied, finished)
+
+
+def test_a_finished_run_says_so_and_writes_nothing(finished, cache, capsys):
+    before = contents(finished)
+    assert command(*options(finished, cache)) == 0
+    captured = capsys.readouterr()
+    assert f"tune is finished in {finished / 'tune'}" in captured.err
+    assert f"prune is finished in {finished / 'prune'}" in captured.err
+    assert captured.out.split()[:2] == ["val", "test"]
+    assert contents(finished) == before
+
+
+def test_fresh_starts_a_stage_over_and_leaves_the_other(finished, copied, cache):
+    prune = contents(copied / "prune")
+    (copied / "tune" / "state" / "stray").mkdir()
+    journalled = (copied / "tune" / "trials.jsonl").read_bytes()
+    assert command(*options(copied, cache), "stage=tune", "fresh=true") == 0
+    assert not (copied / "tune" / "state" / "stray").exists()
+    # Other seconds: the trials were run again.
+    assert (copied / "tune" / "trials.jsonl").read_bytes() != journalled
+    assert contents(copied / "prune") == prune
+    assert_equal_but_for_times(copied, finished)
+
+
+def test_more_trials_continue_the_journal(copied, tmp_path, cache):
+    journalled = (copied / "tune" / "trials.jsonl").read_bytes()
+    assert command(*options(copied, cache), "stage=tune", "tune.max_trials=6") == 0
+    assert (copied / "tune" / "trials.jsonl").read_bytes().startswith(journalled)
+    assert read_json(copied / "tune" / "metrics.json")["trials"] == 6
+    at_once = tmp_path / "at_once" / "digits" / "digits_cnn" / "run-seed0"
+    assert command(*options(at_once, cache), "stage=tune", "tune.max_trials=6") == 0
+    assert metrics(copied / "tune") == metrics(at_once / "tune")
+
+
+def test_more_iterations_continue_the_journal(copied, cache):
+    before = metrics(copied / "prune")
+    journalled = (copied / "prune" / "iterations.jsonl").read_bytes()
+    assert command(*options(copied, cache), "stage=prune", "prune.max_iterations=3") == 0
+    assert (copied / "prune" / "iterations.jsonl").read_bytes().startswith(journalled)
+    after = metrics(copied / "prune")
+    assert after["iterations"] == after["kept_iteration"] == 3
+    assert after["models"]["before"] == before["models"]["before"]
+    assert after["models"]["after"]["params"] < before["models"]["after"]["params"]
+
+
+def test_another_configuration_is_refused_and_nothing_is_touched(finished, cache, capsys):
+    before = contents(finished)
+    assert command(*options(finished, cache), "dataset.val_per_class=20") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "dataset.val_per_class was 30 and is now 20" in said
+    assert "fresh=true" in said
+    assert contents(finished) == before
+
+
+def test_a_mistake_before_any_work_does_not_claim_the_folder(tmp_path, cache, capsys):
+    run = tmp_path / "digits" / "digits_cnn" / "run-seed0"
+    diverging = ["trainer.head.lr=1e30", "trainer.head.optimizer=sgd", "stage=tune"]
+    assert command(*options(run, cache), *diverging) == 2
+    assert "loss became" in capsys.readouterr().err
+    assert command(*options(run, cache), "stage=tune", "tune.max_trials=1") == 0
