@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ from tascnet.prune import (
 )
 from tascnet.report import models_table, prune_report, widths_table
 from tascnet.runs import budget, claim, finished, identity, stage_folder
-from tascnet.train import Distillation, FitResult, evaluate, fit, freeze_before, reestimate_batchnorm
+from tascnet.train import Distillation, FitResult, evaluate, freeze_before, reestimate_batchnorm
 
 from .estimate import print_iteration_estimate
 from .session import Session, check_data, open_session, recipe, user_factory
@@ -227,15 +228,8 @@ def _cut_and_recover(
     session, options = stage.session, stage.config.prune
     session.place(network)
     history = FilterHistory(groups)
-    _train(
-        stage,
-        network,
-        options.history_epochs,
-        folder / "history.pt",
-        "history",
-        recorder=history,
-        keep="last",
-    )
+    train = partial(_train, stage, network, folder)
+    train("history", options.history_epochs, recorder=history, keep="last")
     pairs = {
         group.name: most_similar_pairs(history.similarity(group.name), removals[group.name])
         for group in groups
@@ -243,22 +237,14 @@ def _cut_and_recover(
     penalty = PairRegulariser(network, groups, pairs, options.regulariser, options.regulariser_weight)
     before = _mean(penalty.similarities())
     _report_strength(stage, network, penalty)
-    _train(
-        stage,
-        network,
-        options.optimise_epochs,
-        folder / "optimise.pt",
-        "optimise",
-        penalty=penalty,
-        keep="last",
-    )
+    train("optimise", options.optimise_epochs, penalty=penalty, keep="last")
     after = _mean(penalty.similarities())
     log.info("mean similarity of the pairs: %.4f before, %.4f after the optimisation phase", before, after)
     _remove(stage, network, groups, pairs, history)
     first = min(group.first_block for group in groups)
     reestimate_batchnorm(network, session.train, first_block=first, device=session.device)
     cut = evaluate(network, session.val, device=session.device)
-    result = _train(stage, network, options.retrain_epochs, folder / "retrain.pt", "retrain", distil=True)
+    result = train("retrain", options.retrain_epochs, distillation=_distillation(stage))
     return network, {
         **fit_record(result),
         "val_accuracy_after_cut": cut.accuracy,
@@ -290,38 +276,20 @@ def _mean(similarities: dict[str, float]) -> float:
 
 
 def _train(
-    stage: _Stage,
-    network: nn.Sequential,
-    epochs: int,
-    checkpoint: Path,
-    description: str,
-    *,
-    distil: bool = False,
-    keep: str = "best",
-    **options: Any,
+    stage: _Stage, network: nn.Sequential, folder: Path, phase: str, epochs: int, **options: Any
 ) -> FitResult:
-    """Train every layer by the recovery recipe."""
-    session, prune = stage.session, stage.config.prune
+    """Train every layer by the recovery recipe; `options` are those of `tascnet.train.fit`."""
     freeze_before(network, 0)
-    distillation = None
-    if distil and prune.distill > 0:
-        distillation = Distillation(
-            teacher=stage.before, weight=prune.distill, temperature=prune.distill_temperature
-        )
-    return fit(
-        network,
-        session.train,
-        session.val,
-        recipe(stage.config.trainer.recover, epochs=epochs),
-        seed=stage.config.seed,
-        device=session.device,
-        class_weights=session.class_weights,
-        distillation=distillation,
-        checkpoint=checkpoint,
-        description=description,
-        keep=keep,
-        **options,
-    )
+    steps = recipe(stage.config.trainer.recover, epochs=epochs)
+    return stage.session.fit(network, steps, checkpoint=folder / f"{phase}.pt", description=phase, **options)
+
+
+def _distillation(stage: _Stage) -> Distillation | None:
+    """The unpruned network as a teacher, where `prune.distill` asks for one."""
+    options = stage.config.prune
+    if not options.distill:
+        return None
+    return Distillation(teacher=stage.before, weight=options.distill, temperature=options.distill_temperature)
 
 
 def _remove(

@@ -15,7 +15,7 @@ from tascnet.config import BackboneConfig, Config, StepsConfig
 from tascnet.errors import ConfigError
 from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
-from tascnet.train import Recipe
+from tascnet.train import FitResult, Recipe, fit
 
 __all__ = [
     "Session",
@@ -87,6 +87,34 @@ class Session:
         """`model` on the device, channels_last."""
         model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
+
+    def fit(
+        self,
+        network: nn.Sequential,
+        recipe: Recipe,
+        *,
+        features: tuple[data.FeatureSource, data.FeatureSource] | None = None,
+        **options: Any,
+    ) -> FitResult:
+        """Train a network that is on the device, by the run's seed and class weights.
+
+        Args:
+            network: frozen as it is to be trained.
+            recipe: how and how long.
+            features: cached training and validation features to train on instead of images.
+            options: further ones of `tascnet.train.fit`.
+        """
+        train, val = features or (self.train, self.val)
+        return fit(
+            network,
+            train,
+            val,
+            recipe,
+            seed=self.config.seed,
+            device=self.device,
+            class_weights=self.class_weights,
+            **options,
+        )
 
 
 def open_session(config: Config, preprocessing: Preprocessing | None = None) -> Session:

@@ -26,7 +26,7 @@ from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.models.info import ModelInfo
 from tascnet.report import models_table, tune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
-from tascnet.train import FitResult, fit, freeze_before, reestimate_batchnorm
+from tascnet.train import FitResult, freeze_before, reestimate_batchnorm
 from tascnet.tune import (
     Configuration,
     Limits,
@@ -155,17 +155,12 @@ def _train_baseline(
     """Train the new softmax layer on the frozen pre-trained network."""
     session = stage.session
     cut = head_start(chain)
-    train, val = _features(stage, chain, cut)
     tail = chain[cut:]
     tail.requires_grad_(True)
-    result = fit(
+    result = session.fit(
         tail,
-        train,
-        val,
         recipe(stage.config.trainer.head),
-        seed=stage.config.seed,
-        device=session.device,
-        class_weights=session.class_weights,
+        features=_features(stage, chain, cut),
         checkpoint=folder / CHECKPOINT,
         description="softmax layer",
     )
@@ -299,17 +294,13 @@ def _train_candidate(
     )
     tail = session.place(candidate.tail)
     tail.requires_grad_(True)
-    train, val = _features(stage, chain, candidate.cut)
+    features = _features(stage, chain, candidate.cut)
     if candidate.first_changed is not None:
-        reestimate_batchnorm(tail, train, first_block=candidate.first_changed, device=session.device)
-    result = fit(
+        reestimate_batchnorm(tail, features[0], first_block=candidate.first_changed, device=session.device)
+    result = session.fit(
         tail,
-        train,
-        val,
         recipe(stage.config.trainer.trial),
-        seed=stage.config.seed,
-        device=session.device,
-        class_weights=session.class_weights,
+        features=features,
         checkpoint=checkpoint,
         description=f"trial {trial}",
     )
@@ -369,15 +360,10 @@ def _fit_images(
     session = stage.session
     network = session.place(copy.deepcopy(start))
     freeze_before(network, first_trained)
-    result = fit(
+    result = session.fit(
         network,
-        session.train,
-        session.val,
         recipe(stage.config.trainer.finetune),
-        seed=stage.config.seed,
-        device=session.device,
         first_trained=first_trained,
-        class_weights=session.class_weights,
         checkpoint=folder / CHECKPOINT,
         description=description,
     )

@@ -146,3 +146,38 @@ def test_a_cache_that_cannot_be_written(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()[-1]
     assert str(tmp_path / "file") in said
     assert "cache_dir=" in said
+
+
+@pytest.mark.parametrize("other", ["seed=1", "dataset.train_per_class=19"])
+def test_a_model_tuned_on_another_split_is_not_pruned(refused, finished, cache, other):
+    outputs = finished.parents[2]
+    source = finished / "tune" / "model"
+    said = refused(
+        *TINY, "stage=prune", "name=elsewhere", f"prune.source={source}", other, outputs=outputs.parent / "o2"
+    )
+    assert other.partition("=")[0] in said
+    assert "may know the test images" in said
+
+
+def test_a_stage_does_not_overwrite_the_model_that_it_is_given(refused, finished):
+    before = contents(finished)
+    said = refused(
+        *TINY,
+        *("stage=prune", "name=run", f"prune.source={finished / 'prune' / 'model'}", "fresh=true"),
+        outputs=finished.parents[2],
+    )
+    assert "lies in the folder that this stage writes to" in said
+    assert contents(finished) == before
+
+
+def test_both_stages_at_once_take_no_other_model(refused, finished):
+    assert "leave prune.source out" in refused(f"prune.source={finished / 'tune' / 'model'}")
+
+
+def test_a_missing_folder_is_found_before_weights_are_fetched(refused, tmp_path, monkeypatch):
+    def fetched(*_arguments, **_options):
+        raise AssertionError("weights were looked for first")
+
+    monkeypatch.setattr("tascnet_pipelines.tune.load_source", fetched)
+    said = refused("dataset=image_folder", f"dataset.root={tmp_path / 'nowhere'}", "backbone=vgg16")
+    assert "nowhere" in said
