@@ -7,7 +7,7 @@ measures batch-norm anew and retrains; the last network inside the tolerance is 
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -281,6 +281,8 @@ def _train(
     """Train every layer by the recovery recipe; `options` are those of `tascnet.train.fit`."""
     freeze_before(network, 0)
     steps = recipe(stage.config.trainer.recover, epochs=epochs)
+    if phase in ("history", "optimise"):
+        steps = replace(steps, lr=steps.lr * stage.config.prune.phase_lr)
     return stage.session.fit(network, steps, checkpoint=folder / f"{phase}.pt", description=phase, **options)
 
 
@@ -358,7 +360,7 @@ def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str
     """Save and measure the kept network, and read the test split for it and for the unpruned one."""
     measuring = time.perf_counter()
     session, config = stage.session, stage.config
-    after = stage.read(kept)
+    after = _recovered(stage, kept, rows[kept]["val_accuracy"])
     # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
     (stage.folder / "metrics.json").unlink(missing_ok=True)
     save(stage.folder / "model", after, stage.info)
@@ -391,6 +393,24 @@ def _hand_over(stage: _Stage, rows: list[dict[str, Any]], kept: int, reason: str
     prune_report(stage.folder / "report.html", metrics, rows, widths)
     write_json(stage.folder / "metrics.json", metrics)
     log.info("report: %s", stage.folder / "report.html")
+
+
+def _recovered(stage: _Stage, kept: int, val_accuracy: float) -> nn.Sequential:
+    """The kept network after a last, longer recovery, or as it is where that brings nothing."""
+    epochs = stage.config.prune.final_epochs
+    network = stage.read(kept)
+    if not epochs or not kept:
+        return network
+
+    def work(folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:
+        stage.session.place(network)
+        result = _train(stage, network, folder, "final", epochs, distillation=_distillation(stage))
+        return network, fit_record(result)
+
+    place = stage.folder / "state" / f"final-{kept:03d}"
+    recovered, record = once(place, stage.info, work, stage.session.factory)
+    log.info("after the last recovery: validation accuracy %.2f %%", 100 * record["val_accuracy"])
+    return recovered if record["val_accuracy"] >= val_accuracy else stage.read(kept)
 
 
 def _widths(rows: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:

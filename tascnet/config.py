@@ -207,6 +207,10 @@ class PruneConfig:
     history_epochs: int = option(1, minimum=1)
     optimise_epochs: int = option(1, minimum=1)
     retrain_epochs: int = option(2, minimum=1)
+    # The network that is kept learns this much longer before it is handed over; 0: not at all.
+    final_epochs: int = option(0, minimum=0)
+    # Share of trainer.recover.lr that the history and optimisation phases use.
+    phase_lr: float = option(1.0, minimum=0.0, maximum=1.0)
     percent: float = option(5.0, minimum=0.01, maximum=50.0)
     min_filters: int = option(128, minimum=2)
     regulariser: str = option("per_group_mean", choices=("per_group_mean", "sum"))
