@@ -82,6 +82,35 @@ def test_each_way_of_merging_gives_another_network_of_the_same_widths(tuned, cac
     assert not are_equal(networks["average"], networks["fold"])
 
 
+def prune(tuned, cache, name, *own):
+    options = [*TINY, f"outputs={tuned.parents[2]}", f"cache_dir={cache}", "name=run", "stage=prune"]
+    assert command(*options, f"prune.name={name}", "prune.max_iterations=1", *own) == 0
+    return tuned / f"prune-{name}"
+
+
+def test_phases_without_a_learning_rate_move_no_filter(tuned, cache):
+    """At a rate of zero the pairs stay as similar as they were; otherwise the penalty pulls them together."""
+    rows = {
+        share: read_jsonl(
+            prune(tuned, cache, f"share{share}", f"prune.phase_lr={share}") / "iterations.jsonl"
+        )[1]
+        for share in (0, 1)
+    }
+    assert rows[0]["pairs_similarity_after"] == pytest.approx(rows[0]["pairs_similarity_before"], abs=1e-6)
+    assert rows[1]["pairs_similarity_after"] > rows[1]["pairs_similarity_before"]
+
+
+def test_the_last_recovery_is_handed_over_where_it_is_no_worse(tuned, cache):
+    folder = prune(tuned, cache, "longer", "prune.final_epochs=2")
+    kept, final = (
+        read_json(folder / "state" / name / "record.json") for name in ("iteration-001", "final-001")
+    )
+    better = "final-001" if final["val_accuracy"] >= kept["val_accuracy"] else "iteration-001"
+    assert len(final["epochs"]) == 2
+    assert are_equal(states(folder / "model"), states(folder / "state" / better))
+    assert not (prune(tuned, cache, "shorter") / "state" / "final-001").exists()
+
+
 def test_the_published_sum_is_said_to_be_inert_with_many_pairs(images, cache, tmp_path, capsys):
     """Of 256 filters 64 pairs: exp(-sum) of similarities around one half is below 1e-10."""
     options = [
