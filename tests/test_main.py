@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import types
+from functools import partial
 
 import pytest
 
@@ -238,10 +239,12 @@ def test_a_multirun_in_a_process_of_its_own(tmp_path):
 
 
 def test_ctrl_c_ends_with_130_and_one_sentence(tmp_path):
-    process = in_process(tmp_path, "stage._target_=stub_pipeline.wait")
-    assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    # A suite that was started in the background would pass on that SIGINT is ignored.
+    hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with in_process(tmp_path, "stage._target_=stub_pipeline.wait", preexec_fn=hear) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "stopped: the same command resumes, without fresh=true if that was given\n"
 
