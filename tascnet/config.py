@@ -134,6 +134,8 @@ class StepsConfig:
     momentum: float = option(0.9, minimum=0.0, maximum=1.0)
     nesterov: bool = False
     schedule: str = option("cosine", choices=("constant", "cosine", "step", "plateau"))
+    # schedule=plateau: the learning rate does not fall below this.
+    min_lr: float = option(0.0, minimum=0.0)
     # Share of the steps over which the learning rate rises linearly from zero.
     warmup: float = option(0.0, minimum=0.0, maximum=1.0)
     # schedule=step: epochs between two steps; step and plateau: factor; plateau: patience in epochs.
@@ -152,6 +154,8 @@ class RecipeConfig(StepsConfig):
     """One training recipe."""
 
     epochs: int = option(10, minimum=1)
+    # Share of the training samples that an epoch sees, drawn anew for each.
+    epoch_share: float = option(1.0, minimum=0.001, maximum=1.0)
     # Early stopping: epochs without a better validation accuracy; None: never.
     patience: int | None = option(None, minimum=1)
 
@@ -174,23 +178,73 @@ class TuneConfig:
     """Stage one: the search space, its budget and what is done with the winner."""
 
     name: str = "tascnet"
-    # Choices for each unit; the pre-trained setting is always among them.
+    # tascnet: pre-trained layers with inherited weights, changed by surgery; autotune: new layers in place of
+    # the last ones (Basha et al. 2020).
+    space: str = option("tascnet", choices=("tascnet", "autotune"))
+    # What proposes: Gaussian-process Bayesian optimisation, random or quasi-random points.
+    algorithm: str = option("bo", choices=("bo", "random", "sobol"))
+    # search: the space's configurations; layerwise: the pre-trained ones alone, frozen up to each block in
+    # turn (every n-th with freeze_every).
+    freeze: str = option("search", choices=("search", "layerwise"))
+    freeze_every: int = option(1, minimum=1)
+
+    # What a trial is judged by. accuracy, loss; constrained: the best accuracy of the networks inside the
+    # bounds below; pareto: accuracy against pareto_cost.
+    objective: str = option("accuracy", choices=("accuracy", "loss", "constrained", "pareto"))
+    pareto_cost: str = option("flops", choices=("flops", "params"))
+    # Bounds, as shares of the pre-trained network with its new softmax layer; None: no bound.
+    max_flops: float | None = option(None, minimum=0.001, maximum=1.0)
+    max_params: float | None = option(None, minimum=0.001, maximum=1.0)
+    max_latency: float | None = option(None, minimum=0.001, maximum=1.0)
+    # Fine-tune this trial of the finished search, in a folder of its own; None: the winner.
+    pick: int | None = option(None, minimum=0, cosmetic=True)
+
+    # Space tascnet. Choices for each unit; the pre-trained setting is always among them.
     widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75, 1.0])
     round_to: int = option(8, minimum=1)
     kernels: list[int] = field(default_factory=lambda: [3, 5])
     activations: list[str] = field(default_factory=lambda: ["relu", "elu"])
+    # Whether residual blocks with an identity shortcut may be removed.
+    remove_blocks: bool = True
+    # Learning rates of a trial, as multiples of trainer.trial.lr.
+    lr_factors: list[float] = field(default_factory=lambda: [1.0])
+    importance: str = option("magnitude", choices=("magnitude", "fpgm", "lamp", "random"))
+
+    # The dense head, in both spaces. new: on the features before the pre-trained classification layer; grow:
+    # on that layer, which stays (Shermin et al. 2019); search: either.
+    head: str = option("new", choices=("new", "grow", "search"))
+    grow_norms: list[str] = field(default_factory=lambda: ["none", "l2", "batchnorm"])
     hidden_layers: list[int] = field(default_factory=lambda: [0, 1])
     neurons: list[int] = field(default_factory=lambda: [128, 256, 512])
     dropouts: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.4])
-    importance: str = option("magnitude", choices=("magnitude", "fpgm", "lamp", "random"))
+
+    # Space autotune. keep: shortcuts stay, matched by 1x1 convolutions; drop: the deeper part becomes plain.
+    skip: str = option("keep", choices=("keep", "drop"))
+    # Dense layers before the classifier (VGG): kept as layers of the chain, or replaced by the searched ones.
+    dense: str = option("replace", choices=("keep", "replace"))
+    filters: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    filter_sizes: list[int] = field(default_factory=lambda: [1, 2, 3, 5])
+    filter_activations: list[str] = field(default_factory=lambda: ["relu", "sigmoid", "tanh", "elu", "selu"])
+    pool_sizes: list[int] = field(default_factory=lambda: [2, 3])
+    paddings: list[int] = field(default_factory=lambda: [1, 3])
+
+    # The budget.
     initial_trials: int = option(6, minimum=1)
+    # Depth of the first trials; 0 searches the dense head alone before all else.
+    start_depth: int = option(1, minimum=0, maximum=1)
     trials_per_depth: int = option(8, minimum=1, extendable=True)
     max_units: int = option(3, minimum=1, extendable=True)
     max_trials: int = option(24, minimum=1, extendable=True)
     max_seconds: float | None = option(None, minimum=0.0, extendable=True)
     patience: int = option(1, minimum=1, extendable=True)
     min_delta: float = option(0.0, minimum=0.0, maximum=1.0)
-    # Trials this close to the best compete by size; None: one binomial standard error.
+    # median: a trial ends early that is worse than the median of earlier ones at the same epoch; not before
+    # stop_epoch, nor among the first stop_trials.
+    early_stop: str = option("none", choices=("none", "median"))
+    stop_epoch: int = option(3, minimum=1)
+    stop_trials: int = option(5, minimum=1)
+
+    # The winner. Trials this close to the best compete by size; None: one binomial standard error.
     tolerance: float | None = option(None, minimum=0.0, maximum=1.0)
     finetune_from: str = option("best", choices=("prefix", "all", "best"))
     # Element type of cached features.

@@ -94,6 +94,7 @@ def fit(
     recorder: Recorder | None = None,
     checkpoint: Path | None = None,
     keep: str = "best",
+    stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
     description: str = "train",
 ) -> FitResult:
     """Train `model` in place and leave it with the weights of its best epoch, in eval mode.
@@ -114,7 +115,8 @@ def fit(
         distillation: a teacher to learn from beside the labels.
         recorder: sees the model after every epoch; its state is part of the checkpoint.
         checkpoint: file that holds the state after every epoch; continued from when it exists.
-        keep: `best` (by validation accuracy, the first of equals) or `last`.
+        keep: `best` (by validation accuracy, the first of equals), `lowest_loss` (on validation) or `last`.
+        stop: given all epochs so far, says whether to end here.
         description: what the progress bar says.
 
     Raises:
@@ -125,7 +127,7 @@ def fit(
     total = recipe.epochs * run.steps_per_epoch
     with progress(description, total=total) as bar:
         bar.advance(run.epoch * run.steps_per_epoch)
-        while run.epoch < recipe.epochs and not run.is_patience_spent():
+        while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
             train_loss = run.train_epoch(seed, loss_of, bar)
             verdict = None if val is None else evaluate(run.judged(), val, device=run.device)
@@ -164,7 +166,8 @@ class _Run:
         self.best_state: dict[str, Tensor] = {}
         self.plateau_factor = 1.0
         self.plateau_wait = 0
-        self.steps_per_epoch = len(batches(torch.arange(len(train)), recipe.batch_size))
+        self.samples = max(1, round(recipe.epoch_share * len(train)))
+        self.steps_per_epoch = len(batches(torch.arange(self.samples), recipe.batch_size))
         if checkpoint is not None and checkpoint.exists():
             self._restore(torch.load(checkpoint, map_location=device, weights_only=True))
 
@@ -188,7 +191,7 @@ class _Run:
         set_training_mode(self.model, self.first_trained, self.recipe.batchnorm)
         epoch_seed = seed * 1_000_003 + self.epoch
         generator = torch.Generator().manual_seed(epoch_seed)
-        order = torch.randperm(len(self.train), generator=generator)
+        order = torch.randperm(len(self.train), generator=generator)[: self.samples]
         total = torch.zeros((), device=self.device)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -196,7 +199,7 @@ class _Run:
             for index, rows in enumerate(batches(order, self.recipe.batch_size)):
                 total += self._step(index, rows, generator, loss_of) * len(rows)
                 bar.advance(1)
-        mean = float(total) / len(self.train)
+        mean = float(total) / self.samples
         _check_finite("training", mean, self.epoch + 1)
         return mean
 
@@ -207,7 +210,7 @@ class _Run:
             self.recipe, self.epoch * self.steps_per_epoch + index, self.steps_per_epoch
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * factor * self.plateau_factor
+            group["lr"] = max(self.recipe.lr * factor * self.plateau_factor, self._floor())
         inputs = self.train.batch(rows, generator).to(self.device, non_blocking=True)
         labels = self.train.labels[rows].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -218,6 +221,9 @@ class _Run:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return loss.detach()
+
+    def _floor(self) -> float:
+        return self.recipe.min_lr if self.recipe.schedule == "plateau" else 0.0
 
     def finish_epoch(self, record: EpochRecord, keep: str) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
@@ -290,9 +296,9 @@ def _is_highest(records: Sequence[EpochRecord]) -> bool:
 
 
 def _rank(record: EpochRecord, keep: str) -> float:
-    if keep == "last" or record.val_accuracy is None:
+    if keep == "last" or record.val_accuracy is None or record.val_loss is None:
         return float(record.epoch)
-    return record.val_accuracy
+    return -record.val_loss if keep == "lowest_loss" else record.val_accuracy
 
 
 def _averaged(model: nn.Module, recipe: Recipe) -> AveragedModel | None:

@@ -26,6 +26,8 @@ class Recipe:
         step_epochs: epochs between two steps of `step`.
         factor: of `step` and `plateau`.
         plateau_patience: epochs without improvement before `plateau` reduces.
+        min_lr: `plateau` does not reduce below this.
+        epoch_share: share of the training samples that an epoch sees.
         label_smoothing: of the cross-entropy, in [0, 1).
         patience: epochs without a better validation accuracy before stopping; None: never.
         batchnorm: `train` (statistics of each batch) or `frozen` (as they are).
@@ -44,6 +46,8 @@ class Recipe:
     step_epochs: int = 20
     factor: float = 0.5
     plateau_patience: int = 5
+    min_lr: float = 0.0
+    epoch_share: float = 1.0
     label_smoothing: float = 0.0
     patience: int | None = None
     batchnorm: str = "train"

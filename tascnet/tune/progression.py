@@ -88,7 +88,7 @@ def _exhausted_budget(trials: "Sequence[Trial]", limits: Limits) -> str | None:
 def _left(trials: "Sequence[Trial]", space: Space, limits: Limits, depth: int) -> int:
     """Trials that the budgets and the space leave at a depth."""
     used = sum(trial.depth == depth for trial in trials)
-    tried = {space.key(t.config) for t in trials if int(t.config[FIRST_TRAINED]) <= depth}
+    tried = {space.key(t.config) for t in trials if int(t.config[FIRST_TRAINED]) in space.firsts(depth)}
     left = min(limits.trials_per_depth - used, space.count(depth) - len(tried))
     if limits.max_trials is not None:
         left = min(left, limits.max_trials - len(trials))

@@ -36,7 +36,9 @@ class Choice:
         kind: `ordinal` where values have an order and distances, else `categorical`.
         unit: the unit that it belongs to.
         layers: the layers, or the width group, that it acts on.
-        only_if: another choice of the unit; this one is inactive, and neutral, while that one is 0.
+        only_if: another, ordinal choice of the unit; this one is inactive, and neutral, while that one is
+            below `only_from`.
+        only_from: the smallest value of `only_if` at which this one matters.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Choice:
     unit: int
     layers: tuple[str, ...] = ()
     only_if: str | None = None
+    only_from: int = 1
 
     def __post_init__(self) -> None:
         if self.neutral not in self.values:
@@ -88,8 +91,11 @@ class Unit:
         return math.prod(self._count_with_dependents(choice) for choice in free)
 
     def _count_with_dependents(self, choice: Choice) -> int:
-        dependents = [len(other.values) for other in self.choices if other.only_if == choice.name]
-        return sum(math.prod(dependents) if value else 1 for value in choice.values)
+        dependents = [other for other in self.choices if other.only_if == choice.name]
+        return sum(
+            math.prod(len(other.values) for other in dependents if value >= other.only_from)  # type: ignore[operator]
+            for value in choice.values
+        )
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,15 @@ class Space:
     A configuration is a plain dict: `first_trained` and one value for every choice. It is canonical
     when all that cannot matter is neutral: units deeper than `first_trained`, and inactive choices.
     Each network has exactly one canonical configuration.
+
+    Args:
+        units: the dense head and the units before it.
+        nested: whether the configurations of depth `k` include those of smaller depths; else they are
+            those that train exactly the units up to `k`.
     """
 
     units: tuple[Unit, ...]
+    nested: bool = True
     _by_name: dict[str, Choice] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -131,7 +143,11 @@ class Space:
     def count(self, k: int) -> int:
         """The number of canonical configurations of depth `k`."""
         settings = [unit.count() for unit in self.units[: self._check_depth(k) + 1]]
-        return sum(math.prod(settings[: first + 1]) for first in range(k + 1))
+        return sum(math.prod(settings[: first + 1]) for first in self.firsts(k))
+
+    def firsts(self, k: int) -> range:
+        """The values that `first_trained` may take at depth `k`."""
+        return range(0 if self.nested else k, k + 1)
 
     def neutral(self, first_trained: int = 0) -> Configuration:
         """The pre-trained settings, trained from unit `first_trained` on."""
@@ -168,11 +184,14 @@ class Space:
     def neighbours(self, config: Mapping[str, Any], k: int) -> list[Configuration]:
         """The canonical configurations of depth `k` that differ by one step in one thing.
 
-        Every configuration can be reached from every other one by such steps.
+        Every configuration of depth `k` can be reached from every other one by such steps.
         """
         origin = self.canonical(config)
         first = int(origin[FIRST_TRAINED])
-        steps: list[tuple[str, Value]] = [(FIRST_TRAINED, f) for f in (first - 1, first + 1) if 0 <= f <= k]
+        allowed = self.firsts(k)
+        if first not in allowed:
+            return [self.canonical({**origin, FIRST_TRAINED: min(max(first, allowed[0]), allowed[-1])})]
+        steps: list[tuple[str, Value]] = [(FIRST_TRAINED, f) for f in (first - 1, first + 1) if f in allowed]
         for choice in self.active(origin):
             steps += [(choice.name, value) for value in choice.near(origin[choice.name])]
         return [self.canonical({**origin, name: value}) for name, value in steps]
@@ -211,11 +230,11 @@ class Space:
 
     def frontier(self, configs: Sequence[Mapping[str, Any]], k: int) -> Iterator[Configuration]:
         """All configurations of depth `k` that are not in `configs`, the nearest ones first."""
-        queue = [*(self.canonical(config) for config in configs), self.neutral()]
+        queue = [*(self.canonical(config) for config in configs), self.neutral(self.firsts(k)[0])]
         seen = {self.key(config) for config in configs}
         for origin in queue:
             for config in [origin, *self.neighbours(origin, k)]:
-                if int(config[FIRST_TRAINED]) <= k and self.key(config) not in seen:
+                if int(config[FIRST_TRAINED]) in self.firsts(k) and self.key(config) not in seen:
                     seen.add(self.key(config))
                     queue.append(config)
                     yield config
@@ -230,14 +249,15 @@ class Space:
             else:
                 points = torch.rand(_BATCH, len(choices) + 1, dtype=torch.float64, generator=generator)
             for row in points.tolist():
-                config: Configuration = {FIRST_TRAINED: _pick(range(k + 1), row[0])}
+                config: Configuration = {FIRST_TRAINED: _pick(self.firsts(k), row[0])}
                 config |= {c.name: _pick(c.values, u) for c, u in zip(choices, row[1:], strict=True)}
                 yield self.canonical(config)
 
     def _is_on(self, choice: Choice, config: Mapping[str, Any]) -> bool:
         if choice.only_if is None:
             return True
-        return bool(config.get(choice.only_if, self._by_name[choice.only_if].neutral))
+        value = config.get(choice.only_if, self._by_name[choice.only_if].neutral)
+        return bool(value >= choice.only_from)
 
     def _check_depth(self, k: int) -> int:
         if not 0 <= k <= self.depth:
@@ -257,13 +277,13 @@ class Space:
 
 
 def _check_unit(unit: Unit) -> None:
-    free = {choice.name for choice in unit.choices if choice.only_if is None}
+    free = {choice.name for choice in unit.choices if choice.only_if is None and choice.kind == "ordinal"}
     for choice in unit.choices:
         if choice.unit != unit.index:
             raise ConfigError(f"{choice.name} of unit {choice.unit} stands in unit {unit.index}")
         if choice.only_if is not None and choice.only_if not in free:
             raise ConfigError(
-                f"{choice.name} depends on {choice.only_if}, which is no free choice of its unit"
+                f"{choice.name} depends on {choice.only_if}, which is no free ordinal choice of its unit"
             )
 
 

@@ -210,7 +210,7 @@ def _climb(
     seen = {space.key(config) for config in known}
 
     def fresh(configs: Sequence[Configuration]) -> list[Configuration]:
-        return [c for c in configs if int(c[FIRST_TRAINED]) <= k and space.key(c) not in seen]
+        return [c for c in configs if int(c[FIRST_TRAINED]) in space.firsts(k) and space.key(c) not in seen]
 
     pool = fresh(_pool(problem, seed))
     if not pool:
@@ -233,7 +233,7 @@ def _pool(problem: _Problem, seed: int) -> list[Configuration]:
     good = [(value, -i) for i, (_, value) in enumerate(problem.observed) if value is not None]
     best = [problem.observed[-i][0] for _, i in heapq.nlargest(_BEST, good)]
     near = [near for config in best for near in space.neighbours(config, k)]
-    return [*near, *(space.neutral(f) for f in range(k + 1)), *space.sample(_POOL, k, seed)]
+    return [*near, *(space.neutral(f) for f in space.firsts(k)), *space.sample(_POOL, k, seed)]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Training: what is learnt, what stays, and that an interruption changes nothing."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,50 @@ def test_plateau_reduces_after_its_patience(monkeypatch: pytest.MonkeyPatch, kee
     fit(network(), Points(), Points(seed=1), recipe, seed=0, keep=keep)
     # Epoch 1 is the best; 2 and 3 do not improve, so epoch 4 starts at a tenth; 4 and 5 neither.
     assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 1e-13, 1e-13, 1e-14])
+
+
+def test_plateau_stops_reducing_at_the_lowest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def watched(self: torch.optim.SGD, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    recipe = Recipe(
+        epochs=4, batch_size=40, optimizer="sgd", lr=1e-12, schedule="plateau", plateau_patience=0, factor=0.1
+    )
+    fit(network(), Points(), Points(seed=1), replace(recipe, min_lr=5e-14), seed=0)
+    assert rates == pytest.approx([1e-12, 1e-12, 1e-13, 5e-14])
+
+
+def test_an_epoch_sees_its_share_of_the_samples() -> None:
+    seen: list[int] = []
+
+    class Counting(Points):
+        def batch(self, rows: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+            seen.extend(rows.tolist())
+            return super().batch(rows, generator)
+
+    fit(network(), Counting(40), None, Recipe(epochs=2, batch_size=8, epoch_share=0.25), seed=0)
+    assert len(seen) == 20
+    # Drawn anew: two tens of forty that agree are as good as impossible.
+    assert set(seen[:10]) != set(seen[10:])
+
+
+def test_the_epoch_of_the_lowest_loss_is_kept() -> None:
+    result = fit(network(), Points(), Points(seed=1), Recipe(epochs=6, lr=0.05), seed=0, keep="lowest_loss")
+    assert result.best_val_loss == min(record.val_loss or 0.0 for record in result.epochs)
+
+
+def test_training_ends_where_it_is_told_to() -> None:
+    result = fit(
+        network(),
+        Points(),
+        Points(seed=1),
+        Recipe(epochs=6),
+        seed=0,
+        stop=lambda epochs: len(epochs) == 2,
+    )
+    assert len(result.epochs) == 2

@@ -46,8 +46,9 @@ def small_space() -> Space:
 
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
-    """Spaces of up to three units with up to three choices each, some of them conditional."""
-    return Space(tuple(draw(_units(index)) for index in range(draw(st.integers(1, 4)))))
+    """Spaces of up to four units with up to three choices each, some of them conditional."""
+    units = tuple(draw(_units(index)) for index in range(draw(st.integers(1, 4))))
+    return Space(units, nested=draw(st.booleans()))
 
 
 @st.composite
@@ -68,8 +69,15 @@ def _choices(draw: st.DrawFn, unit: int, name: str, only_if: str | None) -> Choi
         values: tuple[Any, ...] = tuple(sorted(draw(numbers)))
     else:
         values = ("relu", "elu", "tanh")[: draw(st.integers(1, 3))]
-    neutral = draw(st.sampled_from(values))
-    return Choice(name=name, values=values, neutral=neutral, kind=kind, unit=unit, only_if=only_if)
+    return Choice(
+        name=name,
+        values=values,
+        neutral=draw(st.sampled_from(values)),
+        kind=kind,
+        unit=unit,
+        only_if=only_if,
+        only_from=draw(st.integers(0, 40)),
+    )
 
 
 @st.composite

@@ -13,7 +13,7 @@ def every_config(space, k):
     """All assignments, canonical or not, by brute force."""
     names = [choice.name for choice in space.choices]
     values = [choice.values for choice in space.choices]
-    for first in range(k + 1):
+    for first in range(0 if space.nested else k, k + 1):
         for setting in itertools.product(*values):
             yield {"first_trained": first, **dict(zip(names, setting, strict=True))}
 
@@ -23,7 +23,7 @@ def network(space, config):
     parts = {("first_trained", config["first_trained"])}
     for unit in space.units[: config["first_trained"] + 1]:
         for choice in unit.choices:
-            if choice.only_if is None or config[choice.only_if]:
+            if choice.only_if is None or config[choice.only_if] >= choice.only_from:
                 parts.add((choice.name, config[choice.name]))
     return frozenset(parts)
 
@@ -49,7 +49,7 @@ def test_each_network_has_exactly_one_canonical_configuration(data):
 def test_count_is_the_number_of_networks(data):
     space = data.draw(spaces().filter(lambda s: s.count(s.depth) < 400))
     k = data.draw(st.integers(0, space.depth))
-    shallow = Space(space.units[: k + 1])
+    shallow = Space(space.units[: k + 1], nested=space.nested)
     assert space.count(k) == len({network(shallow, c) for c in every_config(shallow, k)})
 
 
@@ -105,7 +105,38 @@ def test_the_frontier_reaches_every_configuration_once(data):
     k = data.draw(st.integers(0, space.depth))
     start = data.draw(canonical_configs(space))
     reached = {space.key(config) for config in space.frontier([start], k)}
-    assert len(reached) == space.count(k) - (start["first_trained"] <= k)
+    assert len(reached) == space.count(k) - (start["first_trained"] in space.firsts(k))
+
+
+def test_without_nesting_a_depth_trains_exactly_its_units():
+    space = Space(small_space().units, nested=False)
+    # The settings of the head, of units 0 and 1, and of all three.
+    assert [space.count(k) for k in range(3)] == [3, 3 * 6, 3 * 6 * 9]
+    assert {config["first_trained"] for config in space.sample(30, 1, 0)} == {1}
+    assert space.neighbours(space.neutral(1), 2) == [space.neutral(2)]
+    assert all(config["first_trained"] == 2 for config in space.neighbours(space.neutral(2), 2))
+
+
+def test_a_choice_matters_from_the_value_that_it_names():
+    layers = Choice(name="h.layers", values=(1, 2, 3), neutral=1, kind="ordinal", unit=0)
+    second, third = (
+        Choice(
+            name=f"h.neurons{n}",
+            values=(64, 128),
+            neutral=64,
+            kind="ordinal",
+            unit=0,
+            only_if="h.layers",
+            only_from=n,
+        )
+        for n in (2, 3)
+    )
+    space = Space((Unit(index=0, block=0, choices=(layers, second, third)),))
+    # One layer: 1 network; two: 2; three: 2 x 2.
+    assert space.count(0) == 1 + 2 + 4
+    config = {"first_trained": 0, "h.layers": 2, "h.neurons2": 128, "h.neurons3": 128}
+    assert space.canonical(config)["h.neurons2"] == 128
+    assert space.canonical(config)["h.neurons3"] == 64
 
 
 @pytest.mark.parametrize("method", ["sobol", "random"])
