@@ -297,12 +297,28 @@ class MeasureConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """Which comparison `stage=benchmark` makes; `_target_` is its dotted name."""
+    """Which comparison `stage=benchmark` makes; `_target_` is its dotted name.
+
+    A comparison reads the options that its file in conf/benchmark/ lists.
+    """
 
     name: str = "surrogate"
     _target_: str = "tascnet_pipelines.benchmarks.surrogate.run"
+    # Repetitions, each with a seed of its own.
     seeds: int = option(5, minimum=1)
+    # Trials of each search.
     trials: int = option(30, minimum=1)
+    # Names of what is compared.
+    methods: list[str] = field(default_factory=list)
+    # Seconds that each method may take for search and fine-tuning together.
+    seconds: float = option(600.0, minimum=1.0)
+    # Networks on which trials are timed, and the units that these train.
+    backbones: list[str] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    # Training images of the epoch that is timed and scaled; a multiple of the batch size.
+    images: int = option(256, minimum=1)
+    # Networks on which both ways to run a trial are run in full, at the deepest of `depths`.
+    full: list[str] = field(default_factory=list)
 
 
 @dataclass

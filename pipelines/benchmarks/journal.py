@@ -1,0 +1,72 @@
+"""Rows of a comparison: journalled one by one, so that a comparison that was broken off goes on."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tascnet.config import Config
+from tascnet.console import progress
+from tascnet.files import append_jsonl, read_jsonl, write_json
+from tascnet.measure import describe_device, versions
+
+__all__ = ["Row", "benchmark_folder", "collect", "find", "write_metrics"]
+
+Row = dict[str, Any]
+
+JOURNAL = "rows.jsonl"
+
+
+def benchmark_folder(config: Config) -> Path:
+    """`outputs/benchmark/<name>`; with `fresh` its rows are forgotten."""
+    folder = Path(config.outputs) / "benchmark" / config.benchmark.name
+    if config.fresh:
+        (folder / JOURNAL).unlink(missing_ok=True)
+    return folder
+
+
+def collect(
+    folder: Path, keys: Sequence[Row], work: Callable[[Row], Row], description: str = "rows"
+) -> list[Row]:
+    """The rows of all keys, in their order; those in the journal are not computed again.
+
+    Args:
+        folder: holds the journal.
+        keys: what tells rows apart; a row holds all of its key.
+        work: gives the rest of a row of that key, in JSON values.
+        description: of the progress bar.
+    """
+    known = read_jsonl(folder / JOURNAL)
+    rows = []
+    with progress(description, total=len(keys)) as bar:
+        for key in keys:
+            row = find(known, key)
+            if row is None:
+                row = {**key, **work(key)}
+                append_jsonl(folder / JOURNAL, row)
+            rows.append(row)
+            bar.advance(1)
+    return rows
+
+
+def find(rows: Iterable[Row], key: Row) -> Row | None:
+    """The first row that holds all of a key."""
+    return next((row for row in rows if all(row.get(name) == value for name, value in key.items())), None)
+
+
+def write_metrics(
+    folder: Path, rows: Sequence[Row], summary: Any, device: torch.device | str = "cpu", **facts: Any
+) -> None:
+    """Write `metrics.json`: rows, summary, machine, versions and the command that gave them."""
+    metrics = {
+        "rows": list(rows),
+        "summary": summary,
+        **facts,
+        "machine": describe_device(device),
+        "versions": versions(),
+        "command": shlex.join(["python", "-m", "tascnet", *sys.argv[1:]]),
+    }
+    write_json(folder / "metrics.json", metrics)
