@@ -53,6 +53,8 @@ log = logging.getLogger("tascnet")
 
 # Samples over which activations are compared when removed filters are folded.
 FOLD_SAMPLES = 1024
+# What every line of the journal holds.
+ROW_KEYS = ("iteration", "val_accuracy", "params", "flops", "inside", "removed", "pending", "seconds")
 # What decides which samples are test samples.
 SPLIT_KEYS = (
     "seed",
@@ -114,7 +116,7 @@ def run(config: Config) -> None:
 def _prune(stage: _Stage) -> None:
     journal = stage.folder / "iterations.jsonl"
     print_iteration_estimate(stage.session, stage.before)
-    rows = read_jsonl(journal)
+    rows = _read_rows(journal)
     if not rows:
         rows.append(_unpruned_row(stage))
         append_jsonl(journal, rows[0])
@@ -134,6 +136,14 @@ def _prune(stage: _Stage) -> None:
     # Anew for all of them: the tolerance may have been raised since they were journalled.
     rows = [{**row, "inside": inside} for row, inside in zip(rows, verdict.inside, strict=True)]
     _hand_over(stage, rows, verdict.keep, reason)
+
+
+def _read_rows(journal: Path) -> list[dict[str, Any]]:
+    """One row for each iteration journalled so far, the first of the unpruned network."""
+    rows = read_jsonl(journal, ROW_KEYS)
+    if [row["iteration"] for row in rows] != list(range(len(rows))):
+        raise RunFolderError(f"{journal} lacks lines in its middle", "start over with stage=prune fresh=true")
+    return rows
 
 
 def _replayed(rows: list[dict[str, Any]], options: PruneConfig) -> tuple[list[dict[str, Any]], Verdict]:

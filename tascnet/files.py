@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from tascnet.errors import RunFolderError
 
 __all__ = [
     "append_jsonl",
@@ -54,12 +56,20 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a journal; a torn last line is ignored, a missing file has no rows."""
+def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The rows of a journal; a torn last line is ignored, a missing file has no rows.
+
+    Args:
+        path: the journal.
+        keys: what every row holds.
+
+    Raises:
+        RunFolderError: a line before the end is no JSON object, or lacks one of the keys.
+    """
     if not path.exists():
         return []
-    complete = path.read_bytes().rpartition(b"\n")[0]
-    return [json.loads(line) for line in complete.splitlines() if line.strip()]
+    lines = path.read_bytes().rpartition(b"\n")[0].split(b"\n")
+    return [_row(path, number, line, keys) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def digest_json(content: Any) -> str:
@@ -71,6 +81,21 @@ def digest_file(path: Path) -> str:
     """A hexadecimal digest of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _row(path: Path, number: int, line: bytes, keys: Collection[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    lacking = [key for key in keys if isinstance(row, dict) and key not in row]
+    if lacking or not isinstance(row, dict):
+        reason = f"it lacks {lacking[0]!r}" if lacking else "it is no JSON object"
+        raise RunFolderError(
+            f"line {number} of {path} is corrupt ({reason})",
+            "delete it and all lines after it, which are then computed again, or start over with fresh=true",
+        )
+    return row
 
 
 def _write_text(path: Path, text: str) -> None:

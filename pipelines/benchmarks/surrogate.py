@@ -28,6 +28,8 @@ from .synthetic import KINDS, Synthetic, synthetic
 __all__ = ["METHODS", "run", "search", "summarise"]
 
 INITIAL = 6
+# What tells the rows of the journal apart.
+KEYS = ("method", "kind", "seed", "trials")
 
 Observation = tuple[Configuration, float]
 Method = Callable[[Synthetic, int, list[Observation], int], list[Configuration]]
@@ -154,7 +156,7 @@ def _error(values: Sequence[float]) -> float:
 
 def _collect(journal: Path, seeds: int, trials: int) -> list[dict[str, Any]]:
     """The rows of all methods, kinds and seeds; those in the journal are not computed again."""
-    known = {(row["method"], row["kind"], row["seed"], row["trials"]): row for row in read_jsonl(journal)}
+    known = {tuple(row[name] for name in KEYS): row for row in read_jsonl(journal, KEYS)}
     wanted = [(m, kind, seed, trials) for seed in range(seeds) for kind in KINDS for m in METHODS]
     rows = []
     with progress("searches", total=len(wanted)) as bar:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -129,6 +130,27 @@ def test_too_many_filters_asked_for_leave_the_finished_stage_alone(refused, fini
     assert "prune.min_filters=999" in said
     assert re.search(r"the widest has \d+: lower it", said)
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda lines: [lines[0], lines[1][:40], *lines[2:]], "line 2 of"),
+        (lambda lines: [lines[0], "{}", *lines[2:]], "it lacks 'iteration'"),
+        (lambda lines: [lines[0], *lines[2:]], "lacks lines in its middle"),
+    ],
+)
+def test_a_corrupt_journal_is_named_with_its_line(refused, finished, tmp_path, spoil, told):
+    run = tmp_path.joinpath("out", *finished.parts[-3:])
+    shutil.copytree(finished, run)
+    (run / "prune" / "metrics.json").unlink()
+    journal = run / "prune" / "iterations.jsonl"
+    journal.write_text("\n".join(spoil(journal.read_text().splitlines())) + "\n")
+    before = contents(run)
+    said = refused(*TINY, "name=run", "stage=prune")
+    assert str(journal) in said
+    assert told in said
+    assert contents(run) == before
 
 
 def test_outputs_that_cannot_be_written(refused, tmp_path):
