@@ -35,11 +35,15 @@ class Candidate:
         cut: index in the chain of the first trained block.
         first_changed: index in `tail` of the first block whose structure was changed, the first new one
             of a new head included; None where the structure is the pre-trained one.
+        lr_factor: multiple of the recipe's learning rate with which the tail learns.
+        frozen: dotted names of layers in `tail` that keep their pre-trained weights, in eval mode.
     """
 
     tail: nn.Sequential
     cut: int
     first_changed: int | None
+    lr_factor: float = 1.0
+    frozen: tuple[str, ...] = ()
 
 
 def build_candidate(
