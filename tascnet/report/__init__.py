@@ -5,7 +5,16 @@ a line of `trials.jsonl`, an iteration a line of `iterations.jsonl`; a change is
 model of a table, for accuracies in percentage points.
 """
 
-from tascnet.report.html import prune_report, tune_report
-from tascnet.report.tables import models_table, width_rows, widths_table
+from tascnet.report.prune import prune_report
+from tascnet.report.tables import front_table, insight_lines, layerwise_table, models_table, widths_table
+from tascnet.report.tune import tune_report
 
-__all__ = ["models_table", "prune_report", "tune_report", "width_rows", "widths_table"]
+__all__ = [
+    "front_table",
+    "insight_lines",
+    "layerwise_table",
+    "models_table",
+    "prune_report",
+    "tune_report",
+    "widths_table",
+]

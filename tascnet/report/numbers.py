@@ -5,6 +5,7 @@ __all__ = [
     "change",
     "count",
     "duration",
+    "gap",
     "milliseconds",
     "percent",
     "plain",
@@ -71,6 +72,14 @@ def points(fraction: float | None, reference: float | None) -> str:
     if fraction is None or reference is None:
         return ""
     return _signed(100 * (fraction - reference), 1) + " pp"
+
+
+def gap(number: float | None, target: str, *, signed: bool = False) -> str:
+    """A difference, error or deviation of `target`: `1.25 pp` of accuracies, three digits of losses."""
+    if number is None:
+        return MISSING
+    scaled, unit, digits = (100 * number, " pp", 2) if target == "val_accuracy" else (number, "", 3)
+    return (_signed(scaled, digits) if signed else f"{scaled:.{digits}f}") + unit
 
 
 def plain(value: object) -> str:

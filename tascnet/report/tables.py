@@ -1,4 +1,4 @@
-"""Tables of models and of widths, for the terminal; the page takes its cells from here too."""
+"""Tables of models, widths and trials, for the terminal; the page takes its cells from here too."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,26 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tascnet.report.numbers import MISSING, change, count, milliseconds, percent, points, size
+from tascnet.report.numbers import MISSING, change, count, duration, gap, milliseconds, percent, points, size
 
-__all__ = ["Cell", "Column", "model_cells", "model_columns", "models_table", "width_rows", "widths_table"]
+__all__ = [
+    "TOO_FEW",
+    "Cell",
+    "Column",
+    "front_table",
+    "insight_figures",
+    "insight_lines",
+    "layerwise_table",
+    "model_cells",
+    "model_columns",
+    "models_table",
+    "pick_options",
+    "widths_table",
+]
+
+TOO_FEW = "Too few different results to judge what the search learnt."
+# Choices named on the terminal.
+_MATTERED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,21 +91,13 @@ def models_table(models: Mapping[str, Mapping[str, Any]], title: str | None = No
         title: heading of the table.
     """
     columns = model_columns(models)
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
-    )
+    table = _empty_table(title)
     table.add_column("model", style="bold")
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=False)
     for name, cells in model_cells(models, columns):
         table.add_row(Text(name), *[_stacked(cell) for cell in cells])
     return table
-
-
-def width_rows(before: Mapping[str, int], after: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Rows of layer, before and after; None for a layer that one side lacks."""
-    names = dict.fromkeys([*before, *after])
-    return [{"layer": name, "before": before.get(name), "after": after.get(name)} for name in names]
 
 
 def widths_table(before: Mapping[str, int], after: Mapping[str, int], title: str | None = None) -> Table:
@@ -99,25 +108,111 @@ def widths_table(before: Mapping[str, int], after: Mapping[str, int], title: str
         after: the same after the change.
         title: heading of the table.
     """
-    rows = width_rows(before, after)
-    changed = [row for row in rows if row["before"] != row["after"]]
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
-    )
+    names = dict.fromkeys([*before, *after])
+    changed = [name for name in names if before.get(name) != after.get(name)]
+    table = _empty_table(title)
     table.add_column("layer")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right")
-    for row in changed:
-        table.add_row(
-            Text(row["layer"]),
-            count(row["before"]),
-            count(row["after"]),
-            Text(change(row["after"], row["before"]) or MISSING, style="dim"),
-        )
-    if unchanged := len(rows) - len(changed):
+    for name in changed:
+        old, new = before.get(name), after.get(name)
+        table.add_row(Text(name), count(old), count(new), Text(change(new, old) or MISSING, style="dim"))
+    if unchanged := len(names) - len(changed):
         table.caption = f"{unchanged} layer{'' if unchanged == 1 else 's'} as before"
         table.caption_justify = "left"
     return table
+
+
+def layerwise_table(
+    rows: Sequence[Mapping[str, Any]], chosen: int | None = None, title: str | None = None
+) -> Table:
+    """Accuracy by first trained block, from the output backwards.
+
+    Args:
+        rows: trial, block, name, trainable_params, val_accuracy and seconds of each trial.
+        chosen: number of the trial whose depth was picked; its row is bold.
+        title: heading of the table.
+    """
+    table = _empty_table(title)
+    table.add_column("first\ntrained", justify="right")
+    table.add_column("block")
+    for heading in ("trainable\nparams", "val\nacc.", "time"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["block"]),
+            Text(row["name"]),
+            count(row["trainable_params"]),
+            percent(row["val_accuracy"]),
+            duration(row["seconds"]),
+            style="bold" if row["trial"] == chosen else None,
+        )
+    return table
+
+
+def front_table(
+    rows: Sequence[Mapping[str, Any]], chosen: int | None = None, title: str | None = None
+) -> Table:
+    """The trials that no other one dominates, and how to fine-tune another than the chosen one.
+
+    Args:
+        rows: trial, val_accuracy, params and flops of each.
+        chosen: number of the trial that was fine-tuned; its row is bold.
+        title: heading of the table.
+    """
+    table = _empty_table(title)
+    for heading in ("trial", "val acc.", "params", "FLOPs"):
+        table.add_column(heading, justify="right")
+    table.add_column("to fine-tune it")
+    for row in rows:
+        table.add_row(
+            str(row["trial"]),
+            percent(row["val_accuracy"]),
+            count(row["params"]),
+            count(row["flops"]),
+            pick_options(row["trial"]),
+            style="bold" if row["trial"] == chosen else None,
+        )
+    return table
+
+
+def pick_options(trial: int) -> str:
+    """What to add to the command of a finished search to fine-tune one of its trials."""
+    return f"stage=tune tune.pick={trial}"
+
+
+def insight_lines(insight: Mapping[str, Any] | None) -> list[str]:
+    """What the search learnt, in sentences.
+
+    Args:
+        insight: of `tascnet.tune.explain`, as a dict; None: too few trials.
+    """
+    if insight is None:
+        return [TOO_FEW]
+    figures = ", ".join(f"{label} {value}" for label, value in insight_figures(insight))
+    mattered = [row for row in insight["importance"][:_MATTERED] if row["rise"] > 0]
+    rises = [f"{row['choice']} {gap(row['rise'], insight['target'], signed=True)}" for row in mattered]
+    lines = [insight["sentence"], f"{figures}."]
+    if insight["learnt"] and rises:
+        lines.append(f"Rise of the leave-one-out error without a choice: {', '.join(rises)}.")
+    return lines
+
+
+def insight_figures(insight: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures of the surrogate's leave-one-out predictions, each with its label."""
+    correlation = insight["rank_correlation"]
+    return [
+        ("leave-one-out error (RMSE)", gap(insight["rmse"], insight["target"])),
+        ("deviation of the values", gap(insight["deviation"], insight["target"])),
+        ("R²", f"{insight['r2']:.2f}"),
+        ("rank correlation", MISSING if correlation is None else f"{correlation:.2f}"),
+    ]
+
+
+def _empty_table(title: str | None) -> Table:
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+    )
 
 
 def _cell(column: Column, record: Mapping[str, Any], reference: Mapping[str, Any]) -> Cell:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tascnet.report import html, prune_report, tune_report
+from tascnet.report import page as page_module
+from tascnet.report import prune_report, tune_report
 
 VOID = {"meta", "br"}
 NEUTRAL = {"first_trained": 0, "dropout": 0.2, "u1.width": 64}
@@ -89,6 +90,10 @@ class Page(HTMLParser):
         return found
 
 
+def headings(page: Page) -> list[str]:
+    return [line.strip() for line in page.text.splitlines() if line.strip()]
+
+
 def tuned(folder: Path, **changes: Any) -> Page:
     tune_report(folder / "report.html", METRICS | changes, TRIALS)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
@@ -154,6 +159,82 @@ def test_the_winner_beside_the_pretrained_network(tmp_path: Path) -> None:
     assert page.row("dropout") == ("setting", ["dropout", "0.2", "0.2"])
 
 
+SURROGATE: dict[str, Any] = {
+    "target": "val_accuracy",
+    "sentence": "It explains half.",
+    "learnt": True,
+    "rmse": 0.0125,
+    "deviation": 0.025,
+    "r2": 0.75,
+    "rank_correlation": 0.8,
+    "predictions": [{"trial": 0, "observed": 0.7, "predicted": 0.72, "deviation": 0.02},
+                    {"trial": 2, "observed": 0.8, "predicted": 0.79, "deviation": 0.02}],
+    "importance": [{"choice": "u1.width", "rise": 0.011, "lengthscales": [0.25, 1.5]}],
+}  # fmt: skip
+
+
+def test_what_the_search_learnt(tmp_path: Path) -> None:
+    page = tuned(tmp_path, surrogate=SURROGATE)
+    text = " ".join(page.text.split())
+    assert "What the search learnt It explains half." in text
+    assert "leave-one-out error (RMSE) 1.25 pp deviation of the values 2.50 pp R² 0.75" in text
+    assert ("", ["u1.width", "+1.10 pp", "0.25, 1.5"]) in page.rows
+    assert {"Predicted against observed", "Which choices mattered"} <= set(headings(page))
+
+
+def test_a_search_that_learnt_nothing_says_so(tmp_path: Path) -> None:
+    tuned(tmp_path, surrogate=SURROGATE | {"learnt": False})
+    assert '<p class="bad">It explains half.</p>' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Too few" in tuned(tmp_path, surrogate=None).text
+    assert "What the search learnt" not in tuned(tmp_path).text
+
+
+def test_the_front_with_the_way_to_fine_tune(tmp_path: Path) -> None:
+    front = [{"trial": 2, "value": 0.8, "val_accuracy": 0.8, "params": 8, "flops": 90}]
+    page = tuned(tmp_path, front=front, objective="pareto", pareto_cost="params")
+    assert ("chosen", ["2", "80.0 %", "8", "90", "stage=tune tune.pick=2"]) in page.rows
+    assert "Accuracy against params" in headings(page)
+    assert "objective: pareto" in page.text
+    assert "Front" not in tuned(tmp_path).text
+
+
+def test_depths_one_after_another(tmp_path: Path) -> None:
+    rows = [
+        {"trial": 0, "first_trained": 0, "block": 9, "name": "head", "trainable_params": 10_000,
+         "val_accuracy": 0.7, "seconds": 2.0},
+        {"trial": 2, "first_trained": 1, "block": 7, "name": "<conv>", "trainable_params": 20_000,
+         "val_accuracy": 0.8, "seconds": 3.0},
+    ]  # fmt: skip
+    page = tuned(tmp_path, layerwise=rows)
+    assert page.row("7") == ("chosen", ["7", "<conv>", "20.0 k", "80.0 %", "3.0 s"])
+    assert page.row("9") == ("", ["9", "head", "10.0 k", "70.0 %", "2.0 s"])
+    assert "Accuracy against depth" in headings(page)
+    assert "Best value against trial" not in headings(page)
+    assert "Depths" not in headings(tuned(tmp_path))
+
+
+def test_one_figure_for_each_bound(tmp_path: Path) -> None:
+    page = tuned(tmp_path, objective="constrained", bounds={"flops": 95, "params": None, "latency_ms": 4.0})
+    assert {"Accuracy against FLOPs", "Accuracy against latency"} < set(headings(page))
+    assert "objective: constrained, at most 95 FLOPs, at most 4.00 ms" in page.text
+
+
+def test_statuses_and_the_loss_in_the_table_of_trials(tmp_path: Path) -> None:
+    rows = [
+        dict(TRIALS[0], value=-0.5, val_loss=0.5, val_accuracy=0.71, latency_ms=3.0),
+        dict(TRIALS[0], trial=1, status="stopped", value=-0.9, val_loss=0.9, val_accuracy=0.6),
+        dict(TRIALS[1], trial=2, status="infeasible", reason="9 ms are above 4 ms", latency_ms=9.0),
+    ]
+    tune_report(tmp_path / "report.html", METRICS | {"objective": "loss"}, rows)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.row("0")[1][2:7] == ["0.500", "71.0 %", "10", "100", "3.00 ms"]
+    assert page.row("1")[1][2:4] == ["0.900", "60.0 %stopped"]
+    assert page.row("2")[1][2:4] == ["–", "infeasible"]
+    assert page.row("2")[1][-1].startswith("9 ms are above 4 ms")
+    assert "3 trials, 1 stopped early, 1 infeasible" in page.text
+    assert "Best loss against trial" in headings(page)
+
+
 def test_prune_says_what_was_found(tmp_path: Path) -> None:
     page = pruned(tmp_path, stopped="accuracy fell")
     assert page.row("after")[1][3] == "1.50 M−25 %"
@@ -194,7 +275,7 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
         temporary.write_text(text[:10])
         raise OSError("disk full")
 
-    monkeypatch.setattr(html, "_write_text", torn)
+    monkeypatch.setattr(page_module, "_write_text", torn)
     with pytest.raises(OSError, match="disk full"):
         tune_report(path, METRICS, TRIALS)
     assert path.read_text() == "old"

@@ -82,6 +82,20 @@ def test_accuracies() -> None:
     assert numbers.points(None, 0.5) == ""
 
 
+@pytest.mark.parametrize(
+    ("number", "target", "signed", "text"),
+    [
+        (0.0125, "val_accuracy", False, "1.25 pp"),
+        (0.0125, "val_accuracy", True, "+1.25 pp"),
+        (-0.25, "val_loss", True, "−0.250"),
+        (0.00001, "val_accuracy", True, "±0 pp"),
+        (None, "val_loss", False, "–"),
+    ],
+)
+def test_gap(number: float | None, target: str, signed: bool, text: str) -> None:
+    assert numbers.gap(number, target, signed=signed) == text
+
+
 @given(st.floats(1, 9e14))
 def test_a_count_is_right_to_three_digits(number: float) -> None:
     figure, _, prefix = numbers.count(number).partition(" ")

@@ -1,10 +1,11 @@
 """What the tables say, read back from what the terminal shows."""
 
 import io
+from typing import Any
 
 from rich.console import Console, RenderableType
 
-from tascnet.report import models_table, width_rows, widths_table
+from tascnet.report import front_table, insight_lines, layerwise_table, models_table, widths_table
 
 MODELS = {
     "conventional": {"test_accuracy": 0.80, "params": 2_000_000, "flops": 100_000_000, "latency_ms": 10.0,
@@ -61,9 +62,52 @@ def test_widths_that_changed_and_a_count_of_the_others() -> None:
     assert "1 layer as before" in text
 
 
-def test_width_rows() -> None:
-    assert width_rows({"a": 4, "b": 2}, {"a": 3, "c": 1}) == [
-        {"layer": "a", "before": 4, "after": 3},
-        {"layer": "b", "before": 2, "after": None},
-        {"layer": "c", "before": None, "after": 1},
+def test_the_front_with_the_way_to_fine_tune() -> None:
+    rows = [{"trial": 7, "val_accuracy": 0.812, "params": 1_500_000, "flops": 78_000_000}]
+    lines = [line.split() for line in shown(front_table(rows, chosen=7)).splitlines()]
+    assert lines[-1] == ["7", "81.2", "%", "1.50", "M", "78.0", "M", "stage=tune", "tune.pick=7"]
+
+
+def test_depths_by_first_trained_block() -> None:
+    rows = [
+        {"trial": 0, "block": 18, "name": "[head]", "trainable_params": 130_000, "val_accuracy": 0.7,
+         "seconds": 12.34},
+        {"trial": 1, "block": 17, "name": "conv2", "trainable_params": 2_000_000, "val_accuracy": None,
+         "seconds": 65.0},
+    ]  # fmt: skip
+    lines = [line.split() for line in shown(layerwise_table(rows, chosen=0)).splitlines()]
+    assert lines[-2] == ["18", "[head]", "130", "k", "70.0", "%", "12.3", "s"]
+    assert lines[-1] == ["17", "conv2", "2.00", "M", "–", "1", "min", "05", "s"]
+
+
+INSIGHT: dict[str, Any] = {
+    "target": "val_accuracy",
+    "sentence": "It explains half.",
+    "learnt": True,
+    "rmse": 0.0125,
+    "deviation": 0.025,
+    "r2": 0.75,
+    "rank_correlation": 0.8,
+    "importance": [
+        {"choice": "a.width", "rise": 0.011, "lengthscales": [0.3]},
+        {"choice": "a.kernel", "rise": -0.001, "lengthscales": [2.0]},
+    ],
+}
+
+
+def test_what_the_search_learnt_in_sentences() -> None:
+    assert insight_lines(INSIGHT) == [
+        "It explains half.",
+        "leave-one-out error (RMSE) 1.25 pp, deviation of the values 2.50 pp, R² 0.75, "
+        "rank correlation 0.80.",
+        "Rise of the leave-one-out error without a choice: a.width +1.10 pp.",
     ]
+
+
+def test_choices_are_not_named_where_nothing_was_learnt() -> None:
+    nothing = INSIGHT | {"learnt": False, "target": "val_loss", "rank_correlation": None}
+    assert insight_lines(nothing)[1:] == [
+        "leave-one-out error (RMSE) 0.013, deviation of the values 0.025, R² 0.75, rank correlation –."
+    ]
+    (line,) = insight_lines(None)
+    assert line.startswith("Too few")

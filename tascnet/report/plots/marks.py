@@ -1,0 +1,106 @@
+"""What several figures draw alike: marks, axes that show accuracies or counts, the legend."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tascnet.report.numbers import count
+from tascnet.report.theme import ACCENT, MUTED
+
+__all__ = [
+    "Points",
+    "accuracy_axis",
+    "dashes",
+    "limits",
+    "mark_winner",
+    "points",
+    "show_counts",
+    "show_integers",
+    "show_percent",
+    "top_legend",
+]
+
+Points: TypeAlias = Sequence[tuple[float, float]]
+
+_STEPS = (1, 2, 2.5, 5, 10)
+
+
+def points(axes: Axes, places: Points, label: str, *, color: str, marker: str = "o", **style: Any) -> None:
+    """One mark a place under one label; nothing, and no entry in the legend, without places."""
+    if places:
+        xs, ys = zip(*places, strict=True)
+        style = {"markersize": 5, "mew": 0} | style
+        axes.plot(xs, ys, marker, color=color, linestyle="none", label=label, **style)
+
+
+def mark_winner(axes: Axes, places: Points, label: str = "winner") -> None:
+    """A ring around the chosen one."""
+    points(axes, places, label, color=ACCENT, markersize=12, mfc="none", mec=ACCENT, mew=2)
+
+
+def dashes(lines: Sequence[Line2D]) -> None:
+    """Make lines those of a limit: thin, dashed, muted."""
+    for line in lines:
+        line.set(color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
+
+
+def accuracy_axis(
+    axes: Axes, values: Sequence[float], *, headroom: float = 0.08, footroom: float = 0.08
+) -> None:
+    """The vertical axis in per cent, around the values."""
+    axes.set_ylim(limits(values, headroom=headroom, footroom=footroom))
+    show_percent(axes.yaxis)
+    axes.set_ylabel("validation accuracy")
+
+
+def limits(
+    values: Sequence[float], *, headroom: float = 0.08, footroom: float = 0.08, least: float = 0.01
+) -> tuple[float, float]:
+    """Where an axis ends: room beyond the extremes, in shares of their distance, taken as `least` or more."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    span = max(high - low, least)
+    return low - footroom * span, high + headroom * span
+
+
+def show_percent(axis: Axis) -> None:
+    """Ticks of fractions as percentages."""
+    axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axis.set_major_formatter(FuncFormatter(_percent_tick))
+
+
+def show_counts(axis: Axis, ticks: int = 5) -> None:
+    """Ticks of counts with decimal prefixes."""
+    axis.set_major_locator(MaxNLocator(ticks, steps=_STEPS))
+    axis.set_major_formatter(FuncFormatter(_count_tick))
+
+
+def show_integers(axis: Axis, ticks: int) -> None:
+    """Ticks at whole numbers alone."""
+    axis.set_major_locator(MaxNLocator(ticks, integer=True, steps=_STEPS))
+
+
+def top_legend(axes: Axes, columns: int = 5) -> None:
+    """The legend in rows above the axes."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=columns,
+        handlelength=1.2,
+        columnspacing=1.2,
+        handletextpad=0.5,
+        borderaxespad=0.2,
+    )
+
+
+def _percent_tick(value: float, _position: int | None = None) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def _count_tick(value: float, _position: int | None = None) -> str:
+    number, _, prefix = count(value).partition(" ")
+    trimmed = number.rstrip("0").rstrip(".") if "." in number else number
+    return f"{trimmed} {prefix}".rstrip()

@@ -1,0 +1,85 @@
+"""The report of stage prune."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tascnet.report import numbers
+from tascnet.report.page import page, plural, stop_fact, write
+from tascnet.report.plots import iterations_plot, widths_plot
+
+__all__ = ["prune_report"]
+
+Row = Mapping[str, Any]
+
+_MODELS = {"before": "as it came from tuning", "after": "pruned"}
+
+
+def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Sequence[Row]) -> None:
+    """Write the report of stage prune.
+
+    Args:
+        path: the page.
+        metrics: content of `metrics.json`: models (before, after), seed, seconds, versions; and, where
+            present, tolerance, kept_iteration, stopped (why), dataset, backbone, machine. Without
+            kept_iteration the last iteration inside the tolerance is taken for it.
+        iterations: rows of `iterations.jsonl`, 0 being the unpruned network.
+        widths: rows of layer, before and after.
+    """
+    kept = metrics.get("kept_iteration")
+    if kept is None:
+        kept = max((row["iteration"] for row in iterations if row["inside"]), default=None)
+    changed = [row for row in widths if row["before"] != row["after"]]
+    content = page("prune", metrics, result="after", against="before", described=_MODELS)
+    content["facts"] += [_iterations_fact(iterations), *stop_fact(metrics)]
+    content["plot"] = _iterations_figure(iterations, metrics.get("tolerance"), kept)
+    content["iterations"] = [_iteration(row, kept) for row in iterations]
+    content["widths"] = changed
+    content["widths_svg"] = widths_plot(changed) if changed else ""
+    content["unchanged"] = len(widths) - len(changed)
+    content["all_widths"] = [_width(row) for row in widths]
+    write(path, "prune.html", content)
+
+
+def _iterations_fact(iterations: Sequence[Row]) -> str:
+    return plural(sum(row["iteration"] > 0 for row in iterations), "iteration")
+
+
+def _iterations_figure(iterations: Sequence[Row], tolerance: float | None, kept: int | None) -> Row | None:
+    if not iterations:
+        return None
+    caption = "Iteration 0 is the network before pruning; the kept one is handed over."
+    if tolerance is not None:
+        caption += f" Tolerance: {100 * tolerance:g} percentage points below the best so far."
+    return {
+        "title": "Accuracy and FLOPs against iteration",
+        "caption": caption,
+        "svg": iterations_plot(iterations, tolerance, kept),
+    }
+
+
+def _iteration(row: Row, kept: int | None) -> Row:
+    loss = row.get("val_loss")
+    removed = row.get("removed") or {}
+    similarities = [row.get(f"pairs_similarity_{when}") for when in ("before", "after")]
+    return {
+        "iteration": row["iteration"],
+        "accuracy": numbers.percent(row["val_accuracy"]),
+        "loss": numbers.MISSING if loss is None else f"{loss:.3f}",
+        "params": numbers.count(row.get("params")),
+        "flops": numbers.count(row.get("flops")),
+        "removed": sum(removed.values()),
+        "similarity": " → ".join(f"{s:.3f}" for s in similarities if s is not None) or numbers.MISSING,
+        "seconds": numbers.duration(row.get("seconds")),
+        "inside": row["inside"],
+        "chosen": row["iteration"] == kept,
+    }
+
+
+def _width(row: Row) -> Row:
+    return {
+        "layer": row["layer"],
+        "before": numbers.count(row["before"]),
+        "after": numbers.count(row["after"]),
+        "change": numbers.change(row["after"], row["before"]) or numbers.MISSING,
+    }
