@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError
 from tascnet.files import digest_file, read_json, write_json, write_whole
+from tascnet.models.chains.custom import call_factory
 from tascnet.models.describe import construct, describe
 from tascnet.models.info import ModelInfo
 
@@ -86,6 +87,7 @@ def load(
 
     Raises:
         ArchiveError: a file is missing, truncated, corrupt or not one of ours.
+        ConfigError: the factory fails.
     """
     folder = Path(folder)
     architecture = _read_architecture(folder / _ARCHITECTURE)
@@ -135,7 +137,7 @@ def _parsed(content: Mapping[str, Any], path: Path) -> _Architecture:
 
 
 def _construct(architecture: _Architecture, factory: Callable[..., nn.Sequential] | None) -> nn.Sequential:
-    original = factory(len(architecture.info.class_names)) if factory else None
+    original = call_factory(factory, len(architecture.info.class_names)) if factory else None
     # Shapes alone: a wrong file must not take memory.
     with torch.device("meta"):
         model = construct(architecture.tree, original)

@@ -2,6 +2,7 @@ import json
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tascnet
-from tascnet.errors import ArchiveError
+from tascnet.errors import ArchiveError, ConfigError
 from tascnet.models import chains
 from tascnet.models.archive import load, save
 from tascnet.models.blocks import Concat, Residual, SliceAndPad
@@ -192,6 +193,8 @@ def test_a_missing_or_wrong_factory_is_one_sentence(tmp_path: Path) -> None:
         load(tmp_path, factory=lambda num_classes: nn.Sequential(nn.Linear(3, num_classes)))
     with pytest.raises(ArchiveError, match=r"is a .*Conv2d with other layers"):
         load(tmp_path, factory=lambda num_classes: nn.Sequential(OrderedDict(gate=nn.Conv2d(3, 3, 1))))
+    with pytest.raises(ConfigError, match=r"test_archive\.gated failed with TypeError"):
+        load(tmp_path, factory=partial(gated, depth=3))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

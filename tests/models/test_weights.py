@@ -1,6 +1,8 @@
 import hashlib
+import sys
 import urllib.error
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tascnet.errors import ConfigError, WeightsError
+from tascnet.models.chains.custom import find_factory
 from tascnet.models.weights import build_backbone, read_state, write_weights
 from tests.models.networks import original
 
@@ -228,6 +231,29 @@ def test_custom_chains_by_dotted_path_and_by_function(tmp_path: Path) -> None:
     assert same_weights(first.chain, stored.chain)
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("def chain(:\n", "SyntaxError: "),
+        ("raise RuntimeError('no\\nlicence')", r"RuntimeError: no licence\): correct it"),
+        ("import a_module_that_is_missing", r"a_module_that_is_missing'\): correct it"),
+        ("from os import a_name_that_is_missing", "ImportError: .*: correct it"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("chains = 1", r"own_network has no 'chain'\): give the dotted path"),
+    ],
+)
+def test_a_factory_whose_module_fails_is_one_sentence(
+    source: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+    with pytest.raises(ConfigError, match=rf"own_network\.chain' cannot be imported.*{told}") as caught:
+        find_factory("own_network.chain")
+    assert "\n" not in str(caught.value)
+    monkeypatch.delitem(sys.modules, "own_network", raising=False)
+
+
 def test_custom_factories_are_checked(tmp_path: Path) -> None:
     for factory, word in [
         (None, "needs a factory"),
@@ -236,7 +262,8 @@ def test_custom_factories_are_checked(tmp_path: Path) -> None:
         (f"{__name__}.absent", "cannot be imported"),
         (f"{__name__}.__name__", "function is expected"),
         (headless, "nn.Linear of 10 outputs is expected"),
-        (broken, "RuntimeError .no such layer"),
+        (broken, r"test_weights\.broken failed with RuntimeError: no such layer"),
+        (partial(broken), r"test_weights\.broken failed"),
         (lambda num_classes: 3, "nn.Sequential is expected"),
         (lambda num_classes: nn.Sequential(nn.Linear(3, 1)), "10 outputs"),
     ]:

@@ -119,6 +119,19 @@ def test_a_factory_that_fails(refused):
     assert "nn.Sequential" in said
 
 
+def test_a_factory_whose_file_is_wrong(refused, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_network.py").write_text("def chain(num_classes)\n    return None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["stage=tune", "backbone=custom", "backbone.factory=my_network.chain", "dataset=digits"]
+    said = refused(*options)
+    assert (
+        "factory 'my_network.chain' cannot be imported (SyntaxError: expected ':' (my_network.py, line 1))"
+        in said
+    )
+    assert command(*options, f"outputs={tmp_path}/out", "debug=true") == 2
+    assert 'my_network.py", line 1\n' in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_there(refused):
     assert "device=cuda:99" in refused("stage=tune", "device=cuda:99")
 

@@ -2,33 +2,60 @@
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from tascnet.errors import ConfigError
 
-__all__ = ["Factory", "custom_chain", "find_factory"]
+__all__ = ["Factory", "call_factory", "custom_chain", "find_factory"]
 
 Factory = Callable[..., nn.Sequential]
 
 _HINT = "give the dotted path of factory(num_classes, **options) -> nn.Sequential"
+_MEND = "correct it or its options; debug=true shows where it fails"
 
 
 def find_factory(path: str) -> Factory:
     """The function at `package.module.function`.
 
     Raises:
-        ConfigError: the path names no function.
+        ConfigError: the path names no function, or its module fails when it is imported.
     """
     module_name, _, name = path.replace(":", ".").rpartition(".")
     try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"factory {path!r} cannot be imported ({error})", _HINT) from error
+        module = importlib.import_module(module_name)
+    # A script may end itself.
+    except (Exception, SystemExit) as error:
+        hint = _HINT if _is_nowhere(module_name, error) else _MEND
+        raise ConfigError(f"factory {path!r} cannot be imported ({_told(error)})", hint) from error
+    if not hasattr(module, name):
+        raise ConfigError(f"factory {path!r} cannot be imported ({module_name} has no {name!r})", _HINT)
+    factory = getattr(module, name)
     if not callable(factory):
         raise ConfigError(f"factory {path!r} is {type(factory).__name__}, but a function is expected", _HINT)
     return factory  # type: ignore[no-any-return]
+
+
+def call_factory(
+    factory: Factory, num_classes: int, options: Mapping[str, Any] | None = None
+) -> nn.Sequential:
+    """What the factory makes.
+
+    Raises:
+        ConfigError: the factory fails, or gives no `nn.Sequential`.
+    """
+    name = _name(factory)
+    try:
+        chain = factory(num_classes, **(options or {}))
+    except Exception as error:
+        raise ConfigError(f"factory {name} failed with {_told(error)}", _MEND) from error
+    if not isinstance(chain, nn.Sequential) or not len(chain):
+        raise ConfigError(
+            f"factory {name} gave {type(chain).__name__}, but an nn.Sequential is expected", _HINT
+        )
+    return chain
 
 
 def custom_chain(factory: Factory, num_classes: int, options: Mapping[str, Any]) -> nn.Sequential:
@@ -38,19 +65,29 @@ def custom_chain(factory: Factory, num_classes: int, options: Mapping[str, Any])
         ConfigError: the factory fails, or gives no `nn.Sequential` that ends in an `nn.Linear` of
             `num_classes` outputs.
     """
-    name = getattr(factory, "__qualname__", type(factory).__name__)
-    try:
-        chain = factory(num_classes, **options)
-    except Exception as error:
-        raise ConfigError(f"factory {name} failed with {type(error).__name__} ({error})", _HINT) from error
-    if not isinstance(chain, nn.Sequential) or not len(chain):
-        raise ConfigError(
-            f"factory {name} gave {type(chain).__name__}, but an nn.Sequential is expected", _HINT
-        )
+    chain = call_factory(factory, num_classes, options)
     last = chain[-1]
     if not isinstance(last, nn.Linear) or last.out_features != num_classes:
         raise ConfigError(
-            f"the last block of factory {name} is {last}, "
+            f"the last block of factory {_name(factory)} is {last}, "
             f"but an nn.Linear of {num_classes} outputs is expected"
         )
     return chain
+
+
+def _name(factory: Factory) -> str:
+    if isinstance(factory, partial):
+        return _name(factory.func)
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    return f"{getattr(factory, '__module__', '')}.{name}".lstrip(".")
+
+
+def _is_nowhere(module_name: str, error: BaseException) -> bool:
+    """Whether the module itself was not found, rather than something that it does."""
+    missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+    return missing or not module_name or module_name.startswith(".")
+
+
+def _told(error: BaseException) -> str:
+    """`RuntimeError: no such layer`, on one line."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
