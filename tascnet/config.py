@@ -310,6 +310,8 @@ class BenchmarkConfig:
     trials: int = option(30, minimum=1)
     # Names of what is compared.
     methods: list[str] = field(default_factory=list)
+    # Tables of configurations that were measured once.
+    tables: list[str] = field(default_factory=list)
     # Seconds that each method may take for search and fine-tuning together.
     seconds: float = option(600.0, minimum=1.0)
     # Networks on which trials are timed, and the units that these train.
