@@ -25,7 +25,7 @@ from tascnet.compose import CONFIG_NAME, CONFIG_PATH, Tree, default_name, one_li
 from tascnet.console import log, set_up_logging
 from tascnet.errors import ConfigError, TascnetError
 
-__all__ = ["main", "run", "task"]
+__all__ = ["main", "run", "script", "task"]
 
 MISTAKE, BUG, STOPPED = 2, 1, 130
 # What the system says of a place that cannot be used: nothing that a traceback would explain.
@@ -57,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _other(error, debug)
+
+
+def script() -> int:
+    """The command `tascnet`, which finds a user's own modules where `python -m tascnet` does."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())
+    return main()
 
 
 def task(composed: DictConfig) -> int:

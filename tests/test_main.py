@@ -6,8 +6,10 @@ import resource
 import signal
 import subprocess
 import sys
+import tomllib
 import types
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -215,16 +217,40 @@ def test_torch_is_not_imported_before_the_pipeline(tmp_path):
     assert (output, errors, process.returncode) == ("False\n", "", 0)
 
 
-def test_it_runs_from_a_folder_with_its_own_conf_and_pipelines(tmp_path):
+@pytest.fixture(params=["python -m tascnet", "tascnet"])
+def entered(request, tmp_path_factory):
+    """Both ways to start it: as a module, and by the script that an installer makes of the entry point."""
+    if request.param == "python -m tascnet":
+        return [sys.executable, "-m", "tascnet"]
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["tascnet"].partition(":")
+    script = tmp_path_factory.mktemp("bin") / "tascnet"
+    script.write_text(f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    return [sys.executable, str(script)]
+
+
+def test_it_finds_the_users_own_module_in_a_folder_with_its_own_conf_and_pipelines(entered, tmp_path):
+    (tmp_path / "stub_pipeline.py").write_text(STUB)
     for name in ("conf", "pipelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not the one that is meant')")
     (tmp_path / "conf" / "config.yaml").write_text("nonsense: 1\n")
-    process = in_process(tmp_path, "stage=tune", "stage._target_=stub_pipeline.show")
-    output, errors = process.communicate()
-    assert (process.returncode, errors) == (0, "")
-    assert json.loads(output) == {"stage": "tune", "name": "tascnet", "seed": 0, "cwd": str(tmp_path)}
+    command = [*entered, "stage=tune", "stage._target_=stub_pipeline.show"]
+    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout) == {"stage": "tune", "name": "tascnet", "seed": 0, "cwd": str(tmp_path)}
     assert "outputs" not in os.listdir(tmp_path)
+
+
+def test_a_safe_path_keeps_the_working_folder_out(entered, tmp_path):
+    (tmp_path / "stub_pipeline.py").write_text(STUB)
+    command = [*entered, "stage=tune", "stage._target_=stub_pipeline.show"]
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "there is no function stub_pipeline.show" in ended.stderr
 
 
 def test_a_multirun_in_a_process_of_its_own(tmp_path):
