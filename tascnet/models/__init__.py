@@ -1,7 +1,8 @@
 """Networks as chains of blocks: pre-trained weights, heads, and saved models.
 
 Words: a chain is a flat, named `nn.Sequential`; a block is one of its items and takes one tensor
-and gives one tensor; the head is what follows the features, its last block the classifier.
+and gives one tensor; the head is what follows the features, its last block the classifier. A
+grown head stands on the pre-trained classifier, the kept layer.
 """
 
 import importlib
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tascnet.models.archive import load, save
-    from tascnet.models.blocks import Concat, Residual, SliceAndPad
+    from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
+    from tascnet.models.grow import grow_head, output_magnitude
     from tascnet.models.head import HeadSpec, head_start, replace_head, with_dropout
     from tascnet.models.info import ModelInfo, Preprocessing
     from tascnet.models.weights import Backbone, build_backbone, write_weights
@@ -18,13 +20,17 @@ __all__ = [
     "Backbone",
     "Concat",
     "HeadSpec",
+    "L2Norm",
     "ModelInfo",
     "Preprocessing",
     "Residual",
+    "Scale",
     "SliceAndPad",
     "build_backbone",
+    "grow_head",
     "head_start",
     "load",
+    "output_magnitude",
     "replace_head",
     "save",
     "with_dropout",
@@ -36,13 +42,17 @@ _HOMES = {
     "Backbone": "weights",
     "Concat": "blocks",
     "HeadSpec": "head",
+    "L2Norm": "blocks",
     "ModelInfo": "info",
     "Preprocessing": "info",
     "Residual": "blocks",
+    "Scale": "blocks",
     "SliceAndPad": "blocks",
     "build_backbone": "weights",
+    "grow_head": "grow",
     "head_start": "head",
     "load": "archive",
+    "output_magnitude": "grow",
     "replace_head": "head",
     "save": "archive",
     "with_dropout": "head",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Concat", "Residual", "SliceAndPad"]
+__all__ = ["Concat", "L2Norm", "Residual", "Scale", "SliceAndPad"]
 
 
 class Residual(nn.Module):
@@ -63,3 +63,39 @@ class SliceAndPad(nn.Module):
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+class L2Norm(nn.Module):
+    """`x / max(|x|, eps)`: each sample's features `b x d` as a vector of Euclidean length 1."""
+
+    def __init__(self, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(self.eps)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
+class Scale(nn.Module):
+    """`x * initial * weight`: one learnable factor for all of its input.
+
+    Its parameter begins at 1, so that an optimizer's step moves the factor by the same share of itself
+    whatever its size.
+
+    Args:
+        initial: the factor before any training.
+    """
+
+    def __init__(self, initial: float = 1.0) -> None:
+        super().__init__()
+        self.initial = initial
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.initial * self.weight)
+
+    def extra_repr(self) -> str:
+        return f"initial={self.initial}"

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from tascnet.errors import ArchiveError
-from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
 
 __all__ = ["construct", "describe"]
 
@@ -160,6 +160,8 @@ _LEAVES: Mapping[type[nn.Module], Mapping[str, Check]] = MappingProxyType(
             "before": _is_int(0, _LONGEST),
             "after": _is_int(0, _LONGEST),
         },
+        L2Norm: {"eps": _is_number(0.0, 1.0)},
+        Scale: {"initial": _FINITE},
     }
 )
 

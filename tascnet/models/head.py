@@ -1,34 +1,29 @@
 """The dense head of a chain: where it starts, and how it is replaced."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from tascnet.errors import SurgeryError
+from tascnet.models.activations import ACTIVATIONS
 
-__all__ = ["HEAD_ACTIVATIONS", "HeadSpec", "classifier_of", "head_start", "replace_head", "with_dropout"]
+__all__ = [
+    "HEAD_PREFIX",
+    "HeadSpec",
+    "classifier_of",
+    "dense_blocks",
+    "head_start",
+    "head_width",
+    "replace_head",
+    "with_dropout",
+    "with_head",
+]
 
-HEAD_ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {
-        "relu": nn.ReLU,
-        "relu6": nn.ReLU6,
-        "leaky_relu": nn.LeakyReLU,
-        "elu": nn.ELU,
-        "selu": nn.SELU,
-        "silu": nn.SiLU,
-        "gelu": nn.GELU,
-        "tanh": nn.Tanh,
-        "sigmoid": nn.Sigmoid,
-        "hardswish": nn.Hardswish,
-    }
-)
-
-# Blocks made by `replace_head` begin with this, so that `head_start` finds them again.
-_PREFIX = "head_"
+# Blocks of a head begin with this, but for the classifier, so that `head_start` finds them again.
+HEAD_PREFIX = "head_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +33,7 @@ class HeadSpec:
     Args:
         hidden: neurons of each hidden layer; empty: the classifier alone.
         dropout: probability before every dense layer; 0 leaves the layer out.
-        activation: a name in `HEAD_ACTIVATIONS`, after each hidden layer.
+        activation: a name in `tascnet.models.activations.ACTIVATIONS`, after each hidden layer.
 
     Raises:
         SurgeryError: a value lies outside its bounds.
@@ -52,10 +47,9 @@ class HeadSpec:
         if any(neurons < 1 for neurons in self.hidden):
             raise SurgeryError(f"hidden layers of {self.hidden} neurons, but at least 1 is expected in each")
         _check_dropout(self.dropout)
-        if self.activation not in HEAD_ACTIVATIONS:
+        if self.activation not in ACTIVATIONS:
             raise SurgeryError(
-                f"activation {self.activation!r} is unknown, but one of "
-                f"{', '.join(HEAD_ACTIVATIONS)} is expected"
+                f"activation {self.activation!r} is unknown, but one of {', '.join(ACTIVATIONS)} is expected"
             )
 
 
@@ -76,16 +70,27 @@ def classifier_of(chain: nn.Sequential) -> nn.Linear:
 def head_start(chain: nn.Sequential) -> int:
     """Index of the head's first block.
 
-    The head is the classifier, and before it the layers that `replace_head` made and Dropouts.
+    The head is the classifier, and before it the layers that `replace_head` or `grow_head` made and
+    Dropouts.
     """
     classifier_of(chain)
     items = list(chain.named_children())
     start = len(items) - 1
     while start > 0 and (
-        items[start - 1][0].startswith(_PREFIX) or isinstance(items[start - 1][1], nn.Dropout)
+        items[start - 1][0].startswith(HEAD_PREFIX) or isinstance(items[start - 1][1], nn.Dropout)
     ):
         start -= 1
     return start
+
+
+def head_width(chain: nn.Sequential) -> int:
+    """Features that the head of a chain reads.
+
+    Raises:
+        SurgeryError: the chain does not end in a classifier.
+    """
+    head = list(chain)[head_start(chain) :]
+    return next(block.in_features for block in head if isinstance(block, nn.Linear))
 
 
 def replace_head(chain: nn.Sequential, spec: HeadSpec, num_classes: int, *, seed: int) -> nn.Sequential:
@@ -103,12 +108,17 @@ def replace_head(chain: nn.Sequential, spec: HeadSpec, num_classes: int, *, seed
     Raises:
         SurgeryError: the chain does not end in a classifier, or `num_classes` is below 1.
     """
-    if num_classes < 1:
-        raise SurgeryError(f"the number of classes is {num_classes}, but at least 1 is expected")
-    old = classifier_of(chain)
-    head = _new_head(old.in_features, spec, num_classes, torch.Generator().manual_seed(seed))
-    placed = head.to(device=old.weight.device, dtype=old.weight.dtype)
-    return _joined(_features(chain), placed.named_children())
+    return with_head(chain, dense_blocks(head_width(chain), spec, num_classes, seed=seed))
+
+
+def with_head(chain: nn.Sequential, head: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """A chain with the same features and other named blocks after them, on the classifier's device.
+
+    The blocks take the type of the chain's classifier too.
+    """
+    like = classifier_of(chain).weight
+    placed = [(name, block.to(device=like.device, dtype=like.dtype)) for name, block in head]
+    return nn.Sequential(OrderedDict([*_features(chain), *placed]))
 
 
 def with_dropout(chain: nn.Sequential, dropout: float) -> nn.Sequential:
@@ -123,33 +133,36 @@ def with_dropout(chain: nn.Sequential, dropout: float) -> nn.Sequential:
         raise SurgeryError(
             "the head has hidden layers, but a classifier alone is expected", "replace the whole head instead"
         )
-    middle = [(f"{_PREFIX}dropout0", nn.Dropout(dropout))] if dropout else []
-    return _joined(_features(chain), [*middle, ("classifier", classifier_of(chain))])
+    middle = [(f"{HEAD_PREFIX}dropout0", nn.Dropout(dropout))] if dropout else []
+    return with_head(chain, [*middle, ("classifier", classifier_of(chain))])
 
 
 def _features(chain: nn.Sequential) -> list[tuple[str, nn.Module]]:
     return list(chain.named_children())[: head_start(chain)]
 
 
-def _joined(
-    features: Iterable[tuple[str, nn.Module]], head: Iterable[tuple[str, nn.Module]]
-) -> nn.Sequential:
-    return nn.Sequential(OrderedDict([*features, *head]))
+def dense_blocks(width: int, spec: HeadSpec, num_classes: int, *, seed: int) -> list[tuple[str, nn.Module]]:
+    """New dense layers that read `width` features, and the classifier.
 
-
-def _new_head(width: int, spec: HeadSpec, num_classes: int, generator: torch.Generator) -> nn.Sequential:
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    Raises:
+        SurgeryError: `num_classes` is below 1.
+    """
+    if num_classes < 1:
+        raise SurgeryError(f"the number of classes is {num_classes}, but at least 1 is expected")
+    generator = torch.Generator().manual_seed(seed)
+    blocks: list[tuple[str, nn.Module]] = []
     if spec.dropout:
-        blocks[f"{_PREFIX}dropout0"] = nn.Dropout(spec.dropout)
+        blocks.append((f"{HEAD_PREFIX}dropout0", nn.Dropout(spec.dropout)))
     for number, neurons in enumerate(spec.hidden, start=1):
-        blocks[f"{_PREFIX}linear{number}"] = _he_linear(width, neurons, generator)
-        blocks[f"{_PREFIX}bn{number}"] = nn.BatchNorm1d(neurons)
-        blocks[f"{_PREFIX}activation{number}"] = HEAD_ACTIVATIONS[spec.activation]()
+        blocks += [
+            (f"{HEAD_PREFIX}linear{number}", _he_linear(width, neurons, generator)),
+            (f"{HEAD_PREFIX}bn{number}", nn.BatchNorm1d(neurons)),
+            (f"{HEAD_PREFIX}activation{number}", ACTIVATIONS[spec.activation]()),
+        ]
         if spec.dropout:
-            blocks[f"{_PREFIX}dropout{number}"] = nn.Dropout(spec.dropout)
+            blocks.append((f"{HEAD_PREFIX}dropout{number}", nn.Dropout(spec.dropout)))
         width = neurons
-    blocks["classifier"] = _he_linear(width, num_classes, generator)
-    return nn.Sequential(blocks)
+    return [*blocks, ("classifier", _he_linear(width, num_classes, generator))]
 
 
 def _he_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

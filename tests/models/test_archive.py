@@ -17,7 +17,7 @@ import tascnet
 from tascnet.errors import ArchiveError, ConfigError
 from tascnet.models import chains
 from tascnet.models.archive import load, save
-from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.models.info import ModelInfo, Preprocessing
 from tascnet.models.surgery import (
@@ -54,6 +54,8 @@ def toy() -> nn.Sequential:
         dense=Concat(nn.Sequential(OrderedDict(conv=nn.Conv2d(8, 2, 1)))),
         pool=nn.AdaptiveAvgPool2d((1, None)),
         flatten=nn.Flatten(),
+        norm=L2Norm(1e-9),
+        scale=Scale(0.1),
         classifier=nn.Linear(160, 3),
     )
     return shaken(nn.Sequential(blocks))
@@ -154,6 +156,13 @@ def test_a_layer_under_two_names_is_stored_under_both(tmp_path: Path) -> None:
     assert torch.equal(model(x), again(x))
 
 
+def test_loaded_weights_lie_as_those_of_a_fresh_network(tmp_path: Path) -> None:
+    """Kernels choose their way by the alignment of memory, and round differently."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 3))
+    save(tmp_path, model, INFO)
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in load(tmp_path).state_dict().values())
+
+
 class Gate(nn.Module):
     """A user's own block."""
 
@@ -235,6 +244,13 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: layer(c, "stem")["args"].update(out_channels=1 << 20), "is expected"),
     (lambda c: layer(c, "residual", "shortcut")["args"].update(before=10**9), "impossible before"),
     (lambda c: layer(c, "residual", "activation")["args"].update(alpha=float("nan")), "impossible alpha"),
+    (lambda c: layer(c, "scale")["args"].pop("initial"), "exactly the arguments"),
+    (lambda c: layer(c, "scale")["args"].update(initial=float("inf")), "impossible initial of a Scale: inf"),
+    (lambda c: layer(c, "scale")["args"].update(initial=None), "impossible initial of a Scale: None"),
+    (lambda c: layer(c, "scale")["args"].update(initial="0.1"), "impossible initial of a Scale"),
+    (lambda c: layer(c, "norm")["args"].update(eps=-1e-9), "impossible eps of a L2Norm"),
+    (lambda c: layer(c, "norm").pop("args"), "has no arguments"),
+    (lambda c: c["chain"]["children"].pop("scale"), "unexpected 'scale.weight'"),
     (lambda c: layer(c, "residual")["children"].pop("shortcut"), "exactly the layers"),
     (lambda c: layer(c, "dense")["children"].update({"a.b": {}}), "impossible name"),
     (lambda c: layer(c, "dense").update(children=[]), "no list of layers"),
@@ -290,6 +306,16 @@ def test_any_changed_byte_of_the_weights_is_found(folder: Path) -> None:
             load(folder)
 
 
+def test_a_corrupt_middle_of_the_weights_names_the_file(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = bytearray(path.read_bytes())
+    middle = len(whole) // 2
+    whole[middle : middle + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(whole)
+    with pytest.raises(ArchiveError, match=r"model\.safetensors is corrupt, or not the file.*save the model"):
+        load(folder)
+
+
 def test_weights_of_another_type_or_model_are_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     state = load_file(path)
@@ -298,6 +324,9 @@ def test_weights_of_another_type_or_model_are_refused(folder: Path) -> None:
         load(folder)
     save_file({**state, "stem.bias": torch.zeros(5)}, path)
     with pytest.raises(ArchiveError, match=r"'stem.bias' as F32 \(5,\)"):
+        load(folder)
+    save_file({**state, "scale.weight": torch.ones(1)}, path)
+    with pytest.raises(ArchiveError, match=r"'scale.weight' as F32 \(1,\), but .* \(\) is expected"):
         load(folder)
     save_file({**state, "stem.bias": torch.zeros(4)}, path)
     with pytest.raises(ArchiveError, match="belongs to"):

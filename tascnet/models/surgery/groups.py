@@ -30,6 +30,8 @@ _MIXING = (
     "shuffle",
     "repeat",
 )
+# Named as if it mixed, but a channel that is zero adds nothing to it, as one that is removed.
+_VECTOR_NORM = "linalgvectornorm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def _safe_operation(node: Any) -> bool:
         return False
     if any(getattr(node.grad_fn, "_saved_pad", ())[4:]):
         return False
-    operation = str(node.module).lower()
+    operation = str(node.module).lower().replace(_VECTOR_NORM, "")
     return not any(word in operation for word in _MIXING)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tascnet.errors import SurgeryError
+from tascnet.models.activations import ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,19 +20,6 @@ __all__ = [
     "set_kernel",
     "spatial_convs",
 ]
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "hardswish": nn.Hardswish,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
 
 
 def block_of(chain: nn.Sequential, name: str) -> int:

@@ -1,0 +1,157 @@
+"""A head that grows on the pre-trained classification layer, which stays and learns on.
+
+features -> kept layer -> normalisation -> scale -> activation -> new dense layers -> new classifier
+
+The kept layer is made for its own classes, and the size of its outputs is whatever its training left;
+the new layers are He-normal, made for an activation's inputs of root-mean-square 1. Normalisation and
+scale stand between the two, and the scale begins where the magnitudes meet.
+
+The activation makes the kept layer a hidden layer. Without one, kept and next layer are one linear map
+(but for L2): the network would be no deeper than one with a new head on the features, and could tell
+apart no more. It also is what He's variance assumes of the inputs: an activation after values of
+root-mean-square 1.
+
+Source: Shermin et al. 2019 (the kept layer, normalisation and scale); He et al. 2015, equations 7 to 10.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.errors import SurgeryError
+from tascnet.models.activations import ACTIVATIONS
+from tascnet.models.blocks import L2Norm, Scale
+from tascnet.models.head import HEAD_PREFIX, HeadSpec, dense_blocks, head_width, with_head
+
+__all__ = ["KEPT", "NORMS", "grow_head", "initial_scale", "kept_blocks", "output_magnitude"]
+
+NORMS = ("none", "l2", "batchnorm")
+# Name of the kept layer in a chain.
+KEPT = f"{HEAD_PREFIX}kept"
+
+# Root-mean-squares of a layer's outputs that are no mistake.
+_SMALLEST, _LARGEST = 1e-6, 1e6
+
+
+def grow_head(
+    chain: nn.Sequential,
+    classifier: nn.Linear,
+    spec: HeadSpec,
+    norm: str,
+    num_classes: int,
+    *,
+    magnitude: float,
+    seed: int,
+) -> nn.Sequential:
+    """A chain with the same features, and a new head on the pre-trained classification layer.
+
+    `head_start` of the result is the kept layer (the dropout before it, where the spec has one), and
+    `replace_head` gives a new head on the features again. Channels of the features are to be removed
+    from the result, so that the kept layer loses its inputs with them.
+
+    Args:
+        chain: gives `b x old_classes`; stays as it is, and shares its other blocks with the result.
+        classifier: the pre-trained layer on the chain's features; the result holds a trainable copy.
+        spec: the new dense layers. The kept layer counts as a hidden one: dropout stands before it and
+            an activation after it.
+        norm: one of `NORMS`.
+        num_classes: outputs of the new classifier.
+        magnitude: root-mean-square of the kept layer's outputs, from `output_magnitude`.
+        seed: of the new weights.
+
+    Returns:
+        A chain that gives `b x num_classes`; new weights are He-normal and biases zero.
+
+    Raises:
+        SurgeryError: the classifier does not fit the features, or a value lies outside its bounds.
+    """
+    if classifier.in_features != (width := head_width(chain)):
+        raise SurgeryError(
+            f"the kept classification layer reads {classifier.in_features} features, expected {width}",
+            "grow the head before the features are made narrower",
+        )
+    old = kept_blocks(classifier, norm, magnitude=magnitude, activation=spec.activation, dropout=spec.dropout)
+    return with_head(chain, [*old, *dense_blocks(classifier.out_features, spec, num_classes, seed=seed)])
+
+
+def kept_blocks(
+    classifier: nn.Linear, norm: str, *, magnitude: float, activation: str = "relu", dropout: float = 0.0
+) -> list[tuple[str, nn.Module]]:
+    """A trainable copy of the pre-trained classification layer, and what stands before the new layers.
+
+    For heads whose new layers are no `HeadSpec`: `with_head(chain, [*kept_blocks(...), *own_layers])`,
+    which read `classifier.out_features` values, their own names beginning with `HEAD_PREFIX`.
+
+    Args:
+        classifier: the pre-trained layer.
+        norm: one of `NORMS`.
+        magnitude: root-mean-square of its outputs, from `output_magnitude`.
+        activation: a name in `tascnet.models.activations.ACTIVATIONS`.
+        dropout: probability before the layer; 0 leaves the dropout out.
+
+    Raises:
+        SurgeryError: unknown norm, or a magnitude that no trained layer gives.
+    """
+    return list(_named_blocks(classifier, norm, magnitude, activation, dropout))
+
+
+def initial_scale(norm: str, outputs: int, magnitude: float) -> float:
+    """The factor that brings normalised outputs to a root-mean-square of 1.
+
+    Args:
+        norm: one of `NORMS`.
+        outputs: of the kept layer; a unit vector of so many has the root-mean-square 1 / sqrt(outputs).
+        magnitude: root-mean-square of the outputs before normalisation.
+
+    Raises:
+        SurgeryError: unknown norm, or a magnitude that no trained layer gives.
+    """
+    if norm not in NORMS:
+        raise SurgeryError(f"unknown normalisation '{norm}', expected one of {', '.join(NORMS)}")
+    if not _SMALLEST <= magnitude <= _LARGEST:
+        raise SurgeryError(
+            f"the outputs of the kept classification layer have the root-mean-square {magnitude:g}, "
+            f"expected {_SMALLEST:g} to {_LARGEST:g}",
+            "check its weights",
+        )
+    return {"none": 1 / magnitude, "l2": math.sqrt(outputs), "batchnorm": 1.0}[norm]
+
+
+def output_magnitude(classifier: nn.Linear, batches: Iterable[Tensor]) -> float:
+    """Root-mean-square of a layer's outputs, one batch in memory at a time.
+
+    Args:
+        classifier: the layer.
+        batches: its inputs `b x d`, of any device and floating-point type.
+
+    Raises:
+        SurgeryError: there is no batch.
+    """
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for features in batches:
+            outputs = classifier(features.to(classifier.weight))
+            total += outputs.double().square().sum().item()
+            count += outputs.numel()
+    if not count:
+        raise SurgeryError("the magnitude of a layer's outputs needs at least one batch of its inputs")
+    return math.sqrt(total / count)
+
+
+def _named_blocks(
+    classifier: nn.Linear, norm: str, magnitude: float, activation: str, dropout: float
+) -> Iterator[tuple[str, nn.Module]]:
+    outputs = classifier.out_features
+    factor = initial_scale(norm, outputs, magnitude)
+    if dropout:
+        yield f"{KEPT}_dropout", nn.Dropout(dropout)
+    yield KEPT, copy.deepcopy(classifier).requires_grad_(True)
+    if norm == "l2":
+        yield f"{KEPT}_norm", L2Norm()
+    elif norm == "batchnorm":
+        yield f"{KEPT}_norm", nn.BatchNorm1d(outputs)
+    yield f"{KEPT}_scale", Scale(factor)
+    yield f"{KEPT}_activation", ACTIVATIONS[activation]()
