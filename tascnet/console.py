@@ -13,6 +13,8 @@ from rich import progress as rich_progress
 from rich.console import Console
 from rich.text import Text
 
+from tascnet.errors import TascnetError
+
 __all__ = ["Progress", "log", "log_file", "output", "progress", "set_up_logging", "terminal", "track"]
 
 log = logging.getLogger("tascnet")
@@ -132,16 +134,32 @@ def set_up_logging(level: int = logging.INFO) -> None:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append the log lines within this context to a file, with the time of each."""
+    """Append the log lines within this context to a file, with the time of each, and what ends it early."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
+    except (Exception, KeyboardInterrupt) as error:
+        # To the file alone: whoever catches it says it on the terminal.
+        handler.handle(_ending(error))
+        raise
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+def _ending(error: BaseException) -> logging.LogRecord:
+    """One of our errors as its sentence, any other with its traceback."""
+    trace = None
+    if isinstance(error, TascnetError):
+        text = " ".join(str(error).split())
+    elif isinstance(error, KeyboardInterrupt):
+        text = "stopped"
+    else:
+        text, trace = "ended by an error that was not foreseen", (type(error), error, error.__traceback__)
+    return log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (text,), trace)
 
 
 class _Display:

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from tascnet import console
+from tascnet.errors import DataError
 
 
 @pytest.fixture
@@ -91,6 +92,27 @@ def test_log_file_gets_the_lines_of_its_context_alone(tmp_path):
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert len(lines) == 1
     assert lines[0].endswith("INFO within")
+
+
+def ended_by(error, path):
+    with pytest.raises(type(error)), console.log_file(path):
+        raise error
+    return path.read_text().splitlines()
+
+
+def test_log_file_gets_what_ended_it(tmp_path, capsys):
+    ours = ended_by(DataError("there are no images", "choose\nanother folder"), tmp_path / "ours.txt")
+    assert len(ours) == 1
+    assert ours[0].endswith("ERROR there are no images: choose another folder")
+    bug = ended_by(ZeroDivisionError("a bug"), tmp_path / "bug.txt")
+    assert bug[0].endswith("ERROR ended by an error that was not foreseen")
+    assert bug[1] == "Traceback (most recent call last):"
+    assert bug[-1] == "ZeroDivisionError: a bug"
+    stopped = ended_by(KeyboardInterrupt(), tmp_path / "stopped.txt")
+    assert len(stopped) == 1
+    assert stopped[0].endswith("ERROR stopped")
+    # The command line says it on the terminal.
+    assert capsys.readouterr().err == ""
 
 
 def test_messages_go_to_stderr_as_they_are(capsys):

@@ -204,5 +204,7 @@ def test_a_mistake_before_any_work_does_not_claim_the_folder(tmp_path, cache, ca
     run = tmp_path / "digits" / "digits_cnn" / "run-seed0"
     diverging = ["trainer.head.lr=1e30", "trainer.head.optimizer=sgd", "stage=tune"]
     assert command(*options(run, cache), *diverging) == 2
-    assert "loss became" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "loss became" in said
+    assert (run / "tune" / "log.txt").read_text().splitlines()[-1].endswith(f"ERROR {said}")
     assert command(*options(run, cache), "stage=tune", "tune.max_trials=1") == 0
