@@ -1,4 +1,4 @@
-"""Every change of a chain's structure: widths, kernels and activations.
+"""Every change of a chain's structure: widths, kernels, activations, and new layers for old ones.
 
 Words: a *width group* is a set of layers whose channels are coupled, so that they can only be removed
 together; its *filters* are the layers that produce these channels, its *consumers* those that read them.
@@ -19,11 +19,13 @@ from tascnet.models.surgery.layers import (
     spatial_convs,
 )
 from tascnet.models.surgery.narrow import narrow
+from tascnet.models.surgery.rebuild import Rebuilt, footprint, he_linear, path_layers, rebuild, shape_after
 from tascnet.models.surgery.scores import CRITERIA, all_channel_scores, channel_scores
 
 __all__ = [
     "ACTIVATIONS",
     "CRITERIA",
+    "Rebuilt",
     "WidthGroup",
     "activation_name",
     "activations",
@@ -31,12 +33,17 @@ __all__ = [
     "block_of",
     "channel_scores",
     "consumer_inputs",
+    "footprint",
     "groups_within",
+    "he_linear",
     "layer_widths",
     "narrow",
+    "path_layers",
+    "rebuild",
     "replace_layer",
     "set_activation",
     "set_kernel",
+    "shape_after",
     "spatial_convs",
     "width_groups",
 ]
