@@ -265,9 +265,14 @@ def _contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
 def _dataset_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
     data = config.dataset
     yield (
-        data.name != "digits" and data.root is None,
+        data.name == "image_folder" and data.root is None,
         f"dataset={data.name} needs the folder of its images",
         "give it as dataset.root=<folder>",
+    )
+    yield (
+        data.download and data.name != "caltech101",
+        f"dataset.download fetches Caltech-101 alone, not dataset={data.name}",
+        "leave it out",
     )
     yield (
         data.train_per_class is None and data.train_fraction + data.val_fraction >= 1,

@@ -72,7 +72,9 @@ class DatasetConfig:
     """Where the samples come from, how they are split and augmented."""
 
     name: str = option("digits", choices=("digits", "image_folder", "caltech101"))
+    # Folder of the images; None: Caltech-101 is looked for in <cache_dir>/datasets.
     root: str | None = None
+    # Fetch Caltech-101 to that folder where it is absent.
     download: bool = option(False, cosmetic=True)
     # Classes of the embedded digits; None takes all of them.
     digits: list[int] | None = None

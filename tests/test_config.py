@@ -18,7 +18,7 @@ PIPELINES = Path(tascnet_pipelines.__file__).parent
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 # What a choice needs beside itself.
 NEEDED = {
-    "dataset=caltech101": ["dataset.root=/data"],
+    "dataset=caltech101": ["dataset.download=true"],
     "dataset=image_folder": ["dataset.root=/data"],
     "backbone=custom": ["backbone.factory=a.b"],
     "experiment=caltech101_mobilenet_v2": ["dataset.root=/data"],
@@ -178,6 +178,7 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
     ("overrides", "says"),
     [
         (["dataset=image_folder"], "dataset=image_folder needs the folder of its images"),
+        (["dataset.download=true"], "dataset.download fetches Caltech-101 alone, not dataset=digits"),
         (["backbone=custom"], "backbone.factory="),
         (
             ["trainer.head.optimizer=sgd", "trainer.head.nesterov=true", "trainer.head.momentum=0"],

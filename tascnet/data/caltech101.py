@@ -42,9 +42,9 @@ def load_caltech101(
 
     Args:
         root: holds `101_ObjectCategories`, `caltech101/101_ObjectCategories` or the categories themselves;
-            None: `caltech101` in the cache.
+            None: `datasets/caltech101` in the cache.
         preprocessing: gives the side `R` after resizing, the interpolation and the channels `c`.
-        cache_dir: the pixels are kept in its folder `pixels`.
+        cache_dir: the pixels are kept in its folder `pixels`, without a root the images in `datasets`.
         download: fetch the published archive if the images are absent.
         unreadable: what happens if files cannot be read: `refuse` or `skip`.
         limit_gb: gigabytes that the pixels may take; None: no limit.
@@ -59,7 +59,7 @@ def load_caltech101(
         DataError: if the images are absent, cannot be downloaded or cannot be read.
         BudgetError: if the pixels would take more than the limit allows.
     """
-    place = cache_dir / "caltech101" if root is None else root
+    place = _place(root, cache_dir)
     categories = find_caltech101(place)
     if categories is None and download:
         categories = _download(place, url, md5)
@@ -85,11 +85,15 @@ def listed_caltech101(root: Path | None, cache_dir: Path) -> Listing:
     Raises:
         DataError: if they are absent.
     """
-    place = cache_dir / "caltech101" if root is None else root
+    place = _place(root, cache_dir)
     categories = find_caltech101(place)
     if categories is None:
         raise _absent(place)
     return list_images(categories, (NO_CLASS,))
+
+
+def _place(root: Path | None, cache_dir: Path) -> Path:
+    return cache_dir / "datasets" / "caltech101" if root is None else root
 
 
 def _absent(place: Path) -> DataError:

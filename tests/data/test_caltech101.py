@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tascnet.data import load_caltech101, split
-from tascnet.data.caltech101 import find_caltech101
+from tascnet.data.caltech101 import find_caltech101, listed_caltech101
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 
@@ -127,8 +127,11 @@ def test_downloaded_and_unpacked_once(tiny, tmp_path, served):
 
 def test_without_a_root_it_lands_in_the_cache(tiny, tmp_path, served):
     archive = served("archive.zip", published(members()))
-    load_caltech101(None, tiny, cache_dir=tmp_path / "cache", download=True, **archive)
-    assert find_caltech101(tmp_path / "cache" / "caltech101") is not None
+    dataset = load_caltech101(None, tiny, cache_dir=tmp_path / "cache", download=True, **archive)
+    assert find_caltech101(tmp_path / "cache" / "datasets" / "caltech101") is not None
+    again = load_caltech101(None, tiny, cache_dir=tmp_path / "cache")
+    assert again.fingerprint == dataset.fingerprint
+    assert len(listed_caltech101(None, tmp_path / "cache").files) == len(dataset)
 
 
 def unpacked_nothing(tiny, tmp_path, **archive):

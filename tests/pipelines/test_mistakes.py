@@ -63,6 +63,29 @@ def test_a_missing_folder_of_images(refused, tmp_path):
     assert str(tmp_path / "absent") in refused(*folder_options(tmp_path / "absent"))
 
 
+def test_caltech101_that_is_absent_and_not_to_be_downloaded(refused, cache):
+    said = refused("stage=tune", "dataset=caltech101")
+    assert said.startswith(f"{cache / 'datasets' / 'caltech101'} holds no 101_ObjectCategories")
+    assert "dataset.root" in said
+    assert "dataset.download=true" in said
+
+
+def test_caltech101_is_downloaded_to_the_cache_where_no_folder_is_named(tmp_path, monkeypatch, capsys):
+    class Asked(Exception):
+        pass
+
+    def fetch(_url, _md5, _folder):
+        raise Asked
+
+    monkeypatch.setattr("tascnet.data.caltech101._fetch", fetch)
+    options = ["stage=tune", "dataset=caltech101", "dataset.download=true", "backbone=resnet20"]
+    places = [f"outputs={tmp_path}/out", f"cache_dir={tmp_path}/cache", "backbone.weights=random"]
+    assert command(*options, *places) == 1
+    said = capsys.readouterr().err
+    assert f"to {tmp_path / 'cache' / 'datasets' / 'caltech101'}\n" in said
+    assert "Asked" in said
+
+
 def test_a_class_folder_without_images_is_named(refused, photos):
     (photos / "emu").mkdir()
     (photos / "emu" / "notes.txt").write_text("none yet")
