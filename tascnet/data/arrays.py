@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,18 +96,23 @@ def make_room(
         limit_gb: gigabytes that the folder may take; None: as many as the disk has.
         what: what is about to be written, as the subject of a sentence.
         remedy: what makes it smaller, beside a higher limit.
-        keep: files that stay.
+        keep: files that stay; those in the folder count against the limit.
 
     Raises:
-        BudgetError: if it does not fit even then.
+        BudgetError: if it does not fit even then; nothing is removed.
     """
     if limit_gb is not None:
-        if needed > limit_gb * GB:
+        stays = {path.resolve() for path in keep}
+        entries = _entries(folder)
+        kept = sum(size for path, size in entries if path.resolve() in stays)
+        if needed + kept > limit_gb * GB:
+            beside = f" beside {gigabytes(kept)} that is in use" if kept else ""
             raise BudgetError(
-                f"{what} would take {gigabytes(needed)}, expected at most {limit_gb:g} GB (cache_limit_gb)",
-                f"raise the limit, for example cache_limit_gb={_enough(needed)}, or {remedy}",
+                f"{what} would take {gigabytes(needed)}{beside}, "
+                f"expected at most {limit_gb:g} GB (cache_limit_gb)",
+                f"raise the limit, for example cache_limit_gb={_enough(needed + kept)}, or {remedy}",
             )
-        _evict(folder, int(limit_gb * GB) - needed, keep)
+        _evict(entries, int(limit_gb * GB) - needed, stays)
     free = shutil.disk_usage(_existing(folder)).free
     if needed > free:
         raise BudgetError(
@@ -132,16 +137,22 @@ def _enough(needed: int) -> str:
     return f"{-(-needed // 10**8) / 10:g}"
 
 
-def _evict(folder: Path, allowed: int, keep: Collection[Path]) -> None:
-    entries = [(path, stat) for path in folder.rglob("*.npy") if (stat := _stat(path)) is not None]
-    total = sum(stat.st_size for _, stat in entries)
-    for path, stat in sorted(entries, key=lambda entry: entry[1].st_mtime):
+def _entries(folder: Path) -> list[tuple[Path, int]]:
+    """The arrays of a folder with their bytes, the one used longest ago first."""
+    found = [(path, stat) for path in folder.rglob("*.npy") if (stat := _stat(path)) is not None]
+    found.sort(key=lambda entry: entry[1].st_mtime)
+    return [(path, stat.st_size) for path, stat in found]
+
+
+def _evict(entries: Sequence[tuple[Path, int]], allowed: int, stays: Collection[Path]) -> None:
+    total = sum(size for _, size in entries)
+    for path, size in entries:
         if total <= allowed:
             return
-        if path not in keep:
+        if path.resolve() not in stays:
             log.info("removed %s from the cache to make room", path.name)
             path.unlink(missing_ok=True)
-            total -= stat.st_size
+            total -= size
 
 
 def _stat(path: Path) -> os.stat_result | None:

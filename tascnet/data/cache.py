@@ -17,7 +17,7 @@ from tascnet.data.sources import FeatureSource, ImageSource
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.files import digest_json
 
-__all__ = ["cached_features", "feature_bytes", "module_digest"]
+__all__ = ["cached_features", "feature_bytes", "module_digest", "prefix_digests"]
 
 FORMAT = 1
 DTYPES = ("float16", "float32")
@@ -37,6 +37,7 @@ def cached_features(
     dtype: str = "float16",
     batch_size: int = 64,
     limit_gb: float | None = None,
+    beside: Sequence[FeatureSource] = (),
     device: torch.device | str = "cpu",
 ) -> FeatureSource:
     """The trunk's outputs for a source, read from the cache or computed into it.
@@ -48,18 +49,20 @@ def cached_features(
         trunk: gives `b x ...` for images `b x c x size x size`; it is on `device`, an empty chain is allowed.
         source: the images.
         folder: one file for each split and view.
-        trunk_digest: `module_digest(trunk)`.
+        trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`.
         views: fixed transforms of `VIEWS`, with "plain" among them.
         dtype: element type in the cache, `float16` or `float32`.
         batch_size: images that the trunk takes at once.
         limit_gb: gigabytes that the folder may take; None: no limit.
+        beside: features in use: their files stay, and both have to fit in the limit.
         device: where the trunk is.
 
     Returns:
         Features of all views, as read-only memory maps.
 
     Raises:
-        BudgetError: if the features would take more than the limit or the disk allows.
+        BudgetError: if the features would take more than the limit or the disk allows; nothing is
+            removed or computed then.
         WeightsError: if the trunk gives values that are not finite.
         ConfigError: if the element type is another.
     """
@@ -73,9 +76,11 @@ def cached_features(
     missing = [view for view, array in found.items() if array is None]
     if missing:
         sample = _sample_shape(trunk, source, place)
+        others = [path for features in beside for path in features.files]
 
         def room(count: int, element: str) -> None:
-            _make_room(folder, sample, len(source), count, element, limit_gb, [*paths.values()])
+            done = [paths[view] for view, array in found.items() if array is not None]
+            _make_room(folder, sample, len(source), count, element, limit_gb, [*others, *done])
 
         room(len(missing), dtype)
         for view in missing:
@@ -102,10 +107,31 @@ def feature_bytes(
 def module_digest(module: nn.Module) -> str:
     """A digest of a module's structure and of every parameter and buffer."""
     hasher = hashlib.sha256(repr(module).encode())
+    _add_tensors(hasher, module)
+    return _shown(hasher)
+
+
+def prefix_digests(chain: nn.Sequential) -> tuple[str, ...]:
+    """A digest of each prefix of a chain, from no block to all of them, reading every tensor once."""
+    hasher = hashlib.sha256(b"chain")
+    digests = [_shown(hasher)]
+    # Unlike `named_children` this gives a block that is used twice under both its names.
+    for name, block in chain._modules.items():
+        assert block is not None
+        hasher.update(f"{name} {block!r}".encode())
+        _add_tensors(hasher, block)
+        digests.append(_shown(hasher))
+    return tuple(digests)
+
+
+def _add_tensors(hasher: "hashlib._Hash", module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hasher.update(flat.view(torch.uint8).numpy().data)
+
+
+def _shown(hasher: "hashlib._Hash") -> str:
     return hasher.hexdigest()[:32]
 
 

@@ -1,6 +1,7 @@
 """Where training reads its batches from: images, or the cached features of a frozen trunk."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -142,6 +143,12 @@ class FeatureSource:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample's features."""
         return tuple(self.views["plain"].shape[1:])
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that views are mapped from; none for views in memory."""
+        mapped = (features for features in self.views.values() if isinstance(features, np.memmap))
+        return tuple(Path(features.filename) for features in mapped if features.filename is not None)
 
     @property
     def nbytes(self) -> int:

@@ -94,6 +94,19 @@ def test_files_used_longest_ago_make_room(tmp_path):
     assert not any(path.exists() for path in paths)
 
 
+def test_files_that_stay_count_against_the_limit(tmp_path):
+    used, idle = tmp_path / "a.npy", tmp_path / "b.npy"
+    for path in (used, idle):
+        path.write_bytes(bytes(2_000_000))
+    with pytest.raises(
+        BudgetError, match=r"take 2 MB beside 2 MB that is in use, .* 0\.003 GB .*limit_gb=0\.1"
+    ):
+        room(tmp_path, 2_000_000, 0.003, keep=[used])
+    assert idle.exists(), "nothing goes where it would not help"
+    room(tmp_path, 2_000_000, 0.004, keep=[tmp_path / "." / "a.npy", tmp_path / "not-there.npy"])
+    assert [path.exists() for path in (used, idle)] == [True, False]
+
+
 def test_opening_counts_as_use(tmp_path):
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, np.zeros(4))

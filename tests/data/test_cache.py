@@ -1,11 +1,12 @@
 import os
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tascnet.data import ImageSource, cached_features, feature_bytes, module_digest
+from tascnet.data import ImageSource, cached_features, feature_bytes, module_digest, prefix_digests
 from tascnet.errors import BudgetError, ConfigError, WeightsError
 from tascnet.models.info import Preprocessing
 
@@ -155,6 +156,24 @@ def test_limit_holds_for_the_float32_fallback_too(run):
         run(Counting(1e6), dtype="float16", views=("plain",), limit_gb=needed / 1e9)
 
 
+def test_features_beside_those_in_use_leave_them_their_place(run, source, noise_set, tiny):
+    training = run(Counting())
+    assert [path.exists() for path in training.files] == [True, True]
+    validation = ImageSource(noise_set(), np.array([0, 6, 8]), tiny)
+    # Of 3 x 6 x 6 values of 4 bytes: 7 in 2 views stay, 3 in 1 come; numpy's headers take 128 bytes each.
+    both = (7 * 2 + 3) * 3 * 6 * 6 * 4 + 2 * 128
+    trunk = Counting(2.0)
+    options = {"views": ("plain",), "beside": [training]}
+    with pytest.raises(BudgetError, match="that is in use"):
+        run(trunk, validation, limit_gb=(both - 1) / 1e9, **options)
+    assert [size for size, *_ in trunk.calls] == [1], "only the shape was asked for"
+    run(trunk, validation, limit_gb=both / 1e9, **options)
+    assert [path.exists() for path in training.files] == [True, True]
+    del options["beside"]
+    run(Counting(3.0), validation, limit_gb=both / 1e9, **options)
+    assert not all(path.exists() for path in training.files)
+
+
 def test_interrupted_filling_leaves_nothing(run, tmp_path):
     trunk = Counting()
     trunk.register_forward_hook(lambda *_: 1 / 0 if len(trunk.calls) == 3 else None)
@@ -182,3 +201,21 @@ def test_digest_sees_weights_buffers_names_and_structure():
         changed = make()
         changed.state_dict()[change].add_(1)
         assert module_digest(changed) != first
+
+
+def test_prefixes_have_a_digest_each_that_sees_what_is_in_them():
+    def make(seed=0, stride=1, name="c"):
+        torch.manual_seed(seed)
+        first, last = nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, stride=stride)
+        return nn.Sequential(OrderedDict([("a", first), ("b", nn.ReLU()), (name, last)]))
+
+    chain = make()
+    digests = prefix_digests(chain)
+    assert len(set(digests)) == 4, "no block, and each of three"
+    assert prefix_digests(make()) == digests
+    assert prefix_digests(chain[:2]) == digests[:3]
+    for other in (make(stride=2), make(name="d")):
+        assert [a == b for a, b in zip(prefix_digests(other), digests, strict=True)] == [True] * 3 + [False]
+    assert [a == b for a, b in zip(prefix_digests(make(1)), digests, strict=True)] == [True] + [False] * 3
+    twice = nn.Sequential(chain.b, chain.b)
+    assert len(prefix_digests(twice)) == 3

@@ -1,0 +1,61 @@
+"""The feature cache at every cut of every backbone, as layer-wise freezing uses it."""
+
+import numpy as np
+import pytest
+import torch
+
+from tascnet.data import ImageSource, cached_features, feature_bytes, prefix_digests
+from tascnet.errors import BudgetError
+from tascnet.models import build_backbone, head_start
+from tascnet.models.info import Preprocessing
+from tascnet.models.weights import BACKBONES
+
+
+@pytest.fixture
+def images(noise_set):
+    def make(name, rows=(3, 1)):
+        channels, side = (1, 8) if name == "digits_cnn" else (3, 32)
+        preprocessing = Preprocessing(size=side, resize=side, mean=(0.5,) * channels, std=(0.5,) * channels)
+        return ImageSource(noise_set(side=side, channels=channels), np.array(rows), preprocessing)
+
+    return make
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_tails_give_the_networks_outputs_from_cached_features(name, images, tmp_path):
+    source = images(name)
+    chain = build_backbone(name, weights="random", channels=source.preprocessing.channels).chain
+    digests = prefix_digests(chain)
+    rows = torch.arange(len(source))
+    step = 6 if len(chain) > 40 else 3
+    with torch.inference_mode():
+        expected = chain(source.batch(rows))
+        for cut in range(0, head_start(chain) + 1, step):
+            features = cached_features(
+                chain[:cut], source, folder=tmp_path, trunk_digest=digests[cut], dtype="float32"
+            )
+            torch.testing.assert_close(chain[cut:](features.batch(rows)), expected, rtol=1e-4, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == len(range(0, head_start(chain) + 1, step)), "no two share a file"
+
+
+def test_cuts_in_turn_stay_within_the_limit_and_end_with_one_error(images, tmp_path):
+    source = images("digits_cnn", rows=range(10))
+    chain = build_backbone("digits_cnn", weights="random", channels=1).chain
+    digests = prefix_digests(chain)
+    cuts = list(range(head_start(chain), -1, -1))
+    sizes = {cut: feature_bytes(chain[:cut], source) for cut in cuts}
+    # The widest map has 32 channels of 8 x 8 pixels: after conv2 with its batch-norm and activation.
+    widest = [cut for cut in cuts if sizes[cut] == max(sizes.values())]
+    assert sizes[widest[0]] == 10 * 32 * 8 * 8 * 2
+    assert widest == [6, 5, 4]
+    limit = (sizes[widest[0]] - 1) / 1e9
+    for cut in cuts[: cuts.index(widest[0])]:
+        cached_features(chain[:cut], source, folder=tmp_path, trunk_digest=digests[cut], limit_gb=limit)
+        # numpy writes a header of 128 bytes before the values.
+        files = [path.stat().st_size - 128 for path in tmp_path.iterdir()]
+        assert sum(files) <= limit * 1e9
+        assert sizes[cut] in files
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(BudgetError, match=r"10 images in 1 view \(32 x 8 x 8 float16 each\).*cache_limit_gb"):
+        cached_features(chain[:6], source, folder=tmp_path, trunk_digest=digests[6], limit_gb=limit)
+    assert sorted(tmp_path.iterdir()) == before
