@@ -1,0 +1,195 @@
+"""Ways to fit a pre-trained network to a data set, each within the same number of seconds.
+
+Every row but the conventional ones is a run of stage `tune` with the options of its method, in a folder
+of its own. `conventional` fine-tunes all layers by `trainer.finetune`, which is how every method ends;
+`conventional_long` does so for as many epochs as fit. What a method may spend on its search is the number
+of seconds less those of the softmax layer and of its fine-tunings, as long as `conventional` took for
+them. A trial that has begun is finished; features and pixels are shared by all rows.
+"""
+
+import copy
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tascnet.check import check_config
+from tascnet.compose import Tree
+from tascnet.config import Config
+from tascnet.console import output
+from tascnet.errors import ConfigError
+from tascnet.files import digest_json, read_json, read_jsonl
+from tascnet.runs import stage_folder
+
+from .. import tune
+from ..session import cache_folder, check_data, resolve_device
+from .conventional import fine_tune_all
+from .journal import Row, benchmark_folder, collect, write_metrics
+from .methods_table import methods_table
+
+__all__ = ["METHODS", "method_config", "run", "summarise", "verdict", "with_preset"]
+
+# What each method sets of stage `tune`.
+METHODS = {
+    "tascnet": ["tune=tascnet"],
+    "autotune": ["tune=autotune"],
+    "grow": ["tune.head=grow"],
+    "layerwise": ["tune.freeze=layerwise"],
+}
+DEFAULT = "tascnet"
+USUAL, LONG = "conventional", "conventional_long"
+FIGURES = ("val_accuracy", "test_accuracy", "params", "flops")
+
+
+def run(config: Config) -> None:
+    """Run every method with every seed, print the table and write `outputs/benchmark/methods/metrics.json`.
+
+    One row for each method and seed is journalled, and an interrupted run within it goes on.
+
+    Raises:
+        ConfigError: a method that is unknown, a preset that would hold for all of them, or too few seconds.
+    """
+    _check(config)
+    device = resolve_device(config)
+    folder, settings = benchmark_folder(config), _settings(config)
+    if config.fresh:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+    rows: list[Row] = []
+    for seed in range(config.seed, config.seed + config.benchmark.seeds):
+        rows += _rows_of_seed(config, folder, {"seed": seed, "settings": settings})
+    summary = summarise(rows)
+    write_metrics(folder, rows, summary, device, verdict=verdict(summary))
+    output().print(methods_table(summary, verdict(summary), config.benchmark.seconds))
+
+
+def method_config(config: Config, method: str, seconds: float) -> Config:
+    """The config of a method's run, with so many seconds for its search.
+
+    Raises:
+        ConfigError: the options of the method and those of the run contradict each other.
+    """
+    tree = Tree()
+    base = [f"dataset={config.dataset.name}", f"backbone={config.backbone.name}"]
+    own = with_preset(config, tree.compose(base), tree.compose([*base, *METHODS[method]]))
+    own = replace(own, name=method, tune=replace(own.tune, max_seconds=seconds))
+    check_config(own)
+    return own
+
+
+def with_preset(own: Any, plain: Any, preset: Any) -> Any:
+    """A copy of a section of a config in which a preset's options hold that are not set otherwise.
+
+    Args:
+        own: the section, a dataclass.
+        plain: the section as it is composed without the preset.
+        preset: the same with it: only where it differs from `plain`, and `own` does not, it wins.
+    """
+    values = {}
+    for entry in fields(own):
+        mine, before, after = (getattr(section, entry.name) for section in (own, plain, preset))
+        if is_dataclass(mine):
+            values[entry.name] = with_preset(mine, before, after)
+        else:
+            values[entry.name] = copy.deepcopy(after if mine == before else mine)
+    return replace(own, **values)
+
+
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """One entry a method: means over the seeds, and the deviation of the test accuracy."""
+    summary = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        means = {name: statistics.fmean(row[name] for row in own) for name in (*FIGURES, "seconds")}
+        tests = [row["test_accuracy"] for row in own]
+        deviation = statistics.stdev(tests) if len(tests) > 1 else 0.0
+        summary.append({"method": method, "seeds": len(own), **means, "test_deviation": deviation})
+    return summary
+
+
+def verdict(summary: Sequence[Row]) -> Row | None:
+    """How the default stands: against the best test accuracy, and in params against the conventional network.
+
+    Returns:
+        `best`, the method of the highest mean; `behind`, how much lower the default's is; whether that is
+        at most one deviation of the best's; `params_ratio` of the default and the conventional network. None
+        where the default was not run.
+    """
+    by_name = {entry["method"]: entry for entry in summary}
+    if DEFAULT not in by_name:
+        return None
+    best = max(summary, key=lambda entry: entry["test_accuracy"])
+    behind = best["test_accuracy"] - by_name[DEFAULT]["test_accuracy"]
+    return {
+        "best": best["method"],
+        "behind": behind,
+        "is_within_one_deviation": behind <= best["test_deviation"],
+        "params_ratio": by_name[DEFAULT]["params"] / by_name[USUAL]["params"],
+    }
+
+
+def _check(config: Config) -> None:
+    unknown = [name for name in config.benchmark.methods if name not in (*METHODS, USUAL, LONG)]
+    if unknown:
+        raise ConfigError(
+            f"there is no method {unknown[0]!r}", f"take some of {', '.join((*METHODS, USUAL, LONG))}"
+        )
+    if config.tune.name != DEFAULT:
+        raise ConfigError(
+            f"tune={config.tune.name} would hold for all methods, but each brings its own preset",
+            "leave it out; benchmark.methods chooses the methods",
+        )
+    check_data(config)
+
+
+def _settings(config: Config) -> str:
+    """A digest of what changes the rows beside method and seed."""
+    parts = [asdict(part) for part in (config.dataset, config.backbone, config.trainer, config.tune)]
+    return digest_json([*parts, config.device, config.threads, config.benchmark.seconds])[:12]
+
+
+def _rows_of_seed(config: Config, folder: Path, shared: Row) -> list[Row]:
+    """All methods with one seed, `conventional` first: it tells how much time the others have to search."""
+    runs = folder / "runs" / shared["settings"]
+    seeded = replace(config, seed=shared["seed"], outputs=str(runs), cache_dir=str(cache_folder(config)))
+    seeded = replace(seeded, fresh=False)
+    first = {"method": USUAL, **shared}
+    (usual,) = collect(folder, [first], lambda _: fine_tune_all(replace(seeded, name=USUAL)), USUAL)
+    methods = [name for name in dict.fromkeys(config.benchmark.methods) if name != USUAL]
+    keys = [{"method": method, **shared} for method in methods]
+    return [usual, *collect(folder, keys, lambda key: _row(seeded, key["method"], usual), "methods")]
+
+
+def _row(config: Config, method: str, usual: Row) -> Row:
+    """What a method reaches in the seconds that it has."""
+    left = config.benchmark.seconds - usual["baseline_seconds"]
+    if method == LONG:
+        epochs = int(left / usual["finetune_seconds"] * usual["epochs"])
+        return fine_tune_all(replace(config, name=LONG), max(epochs, usual["epochs"]))
+    fits = 2 if config.tune.finetune_from == "best" else 1
+    seconds = left - fits * usual["finetune_seconds"]
+    if seconds <= 0:
+        raise ConfigError(
+            f"{fits} fine-tunings take {fits * usual['finetune_seconds']:.0f} seconds, which leaves none for "
+            f"a search within benchmark.seconds={config.benchmark.seconds:g}",
+            "raise it, or lower trainer.finetune.epochs",
+        )
+    own = method_config(config, method, seconds)
+    tune.run(own)
+    return _figures(stage_folder(own, "tune"))
+
+
+def _figures(folder: Path) -> Row:
+    """What a finished stage `tune` gave, and the seconds of its method, without its comparison's."""
+    metrics = read_json(folder / "metrics.json")
+    trials = read_jsonl(folder / "trials.jsonl")
+    steps = [path.parent for path in (folder / "state").glob("*/record.json")]
+    own = [read_json(step / "record.json")["seconds"] for step in steps if not step.name.startswith(USUAL)]
+    return {
+        **{name: metrics["models"]["after"][name] for name in FIGURES},
+        "seconds": sum(trial["seconds"] for trial in trials) + sum(own),
+        "trials": len(trials),
+        "stopped": metrics["stopped"],
+        "config": metrics["best_config"],
+    }
