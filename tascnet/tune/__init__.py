@@ -5,6 +5,7 @@ depth of the search, units 1 to k; `first_trained` in 0 to k is the deepest unit
 trains; the cut is the index of the first block of that unit in the chain.
 """
 
+from tascnet.tune.autotune import build_autotune, discover_autotune
 from tascnet.tune.build import Candidate, build_candidate
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
@@ -24,8 +25,10 @@ __all__ = [
     "Study",
     "Trial",
     "Unit",
+    "build_autotune",
     "build_candidate",
     "decode",
+    "discover_autotune",
     "discover_units",
     "encode",
     "next_depth",
