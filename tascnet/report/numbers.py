@@ -4,6 +4,7 @@ __all__ = [
     "MISSING",
     "change",
     "count",
+    "decimal",
     "duration",
     "gap",
     "milliseconds",
@@ -80,6 +81,11 @@ def gap(number: float | None, target: str, *, signed: bool = False) -> str:
         return MISSING
     scaled, unit, digits = (100 * number, " pp", 2) if target == "val_accuracy" else (number, "", 3)
     return (_signed(scaled, digits) if signed else f"{scaled:.{digits}f}") + unit
+
+
+def decimal(number: float | None) -> str:
+    """A share or a correlation with two decimals: `0.75`, `−0.31`."""
+    return MISSING if number is None else f"{number:.2f}".replace("-", _MINUS)
 
 
 def plain(value: object) -> str:

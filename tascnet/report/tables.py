@@ -8,7 +8,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tascnet.report.numbers import MISSING, change, count, duration, gap, milliseconds, percent, points, size
+from tascnet.report.numbers import (
+    MISSING,
+    change,
+    count,
+    decimal,
+    duration,
+    gap,
+    milliseconds,
+    percent,
+    points,
+    size,
+)
 
 __all__ = [
     "TOO_FEW",
@@ -189,7 +200,7 @@ def insight_lines(insight: Mapping[str, Any] | None) -> list[str]:
     """
     if insight is None:
         return [TOO_FEW]
-    figures = ", ".join(f"{label} {value}" for label, value in insight_figures(insight))
+    figures = "; ".join(f"{label}: {value}" for label, value in insight_figures(insight))
     mattered = [row for row in insight["importance"][:_MATTERED] if row["rise"] > 0]
     rises = [f"{row['choice']} {gap(row['rise'], insight['target'], signed=True)}" for row in mattered]
     lines = [insight["sentence"], f"{figures}."]
@@ -199,13 +210,13 @@ def insight_lines(insight: Mapping[str, Any] | None) -> list[str]:
 
 
 def insight_figures(insight: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The figures of the surrogate's leave-one-out predictions, each with its label."""
-    correlation = insight["rank_correlation"]
+    """The figures of the surrogate's predictions, each with its label."""
     return [
         ("leave-one-out error (RMSE)", gap(insight["rmse"], insight["target"])),
         ("deviation of the values", gap(insight["deviation"], insight["target"])),
-        ("R²", f"{insight['r2']:.2f}"),
-        ("rank correlation", MISSING if correlation is None else f"{correlation:.2f}"),
+        ("R², leave-one-out", decimal(insight["r2"])),
+        ("R², refitted", decimal(insight["refitted_r2"])),
+        ("rank correlation, refitted", decimal(insight["refitted_rank_correlation"])),
     ]
 
 

@@ -49,6 +49,7 @@ def tune_report(path: Path, metrics: Row, trials: Sequence[Row]) -> None:
     content["latency"] = any(row.get("latency_ms") is not None for row in trials)
     content["trials"] = [_trial(row, metrics.get("objective"), neutral, winner) for row in trials]
     content["front"] = [_front_row(row, winner) for row in metrics.get("front") or []]
+    content["curve"] = _layerwise_figure(metrics.get("layerwise") or [], winner)
     content["layerwise"] = [_layerwise_row(row, winner) for row in metrics.get("layerwise") or []]
     content["insight"] = _insight(metrics["surrogate"]) if "surrogate" in metrics else None
     content["settings"] = _settings(neutral, best)
@@ -78,10 +79,8 @@ def _trial_of(trials: Sequence[Row], best: Row) -> int | None:
 
 
 def _search_plots(metrics: Row, trials: Sequence[Row], winner: int | None) -> list[Row]:
-    if all(row["value"] is None for row in trials):
+    if metrics.get("layerwise") or all(row["value"] is None for row in trials):
         return []
-    if metrics.get("layerwise"):
-        return [_layerwise_figure(metrics["layerwise"], winner)]
     loss = metrics.get("objective") == "loss"
     return [
         {
@@ -119,7 +118,9 @@ def _tradeoff_figure(metrics: Row, trials: Sequence[Row], winner: int | None, co
     }
 
 
-def _layerwise_figure(rows: Sequence[Row], winner: int | None) -> Row:
+def _layerwise_figure(rows: Sequence[Row], winner: int | None) -> Row | None:
+    if all(row["val_accuracy"] is None for row in rows):
+        return None
     return {
         "title": "Accuracy against depth",
         "caption": "Each trial trains the network from one block on; all blocks before it stay frozen.",
@@ -183,12 +184,12 @@ def _insight(insight: Row | None) -> Row:
         "sentence": insight["sentence"],
         "learnt": insight["learnt"],
         "tiles": [{"label": label, "value": value} for label, value in insight_figures(insight)],
-        "plots": _insight_plots(insight),
+        "plots": _insight_plots(insight) if insight["learnt"] else _insight_plots(insight)[:1],
         "importance": [
             {
                 "choice": row["choice"],
                 "rise": numbers.gap(row["rise"], target, signed=True),
-                "lengthscales": ", ".join(f"{length:.3g}" for length in row["lengthscales"]),
+                "lengthscale": f"{row['lengthscale']:.3g}",
             }
             for row in insight["importance"]
         ],

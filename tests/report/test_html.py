@@ -167,9 +167,11 @@ SURROGATE: dict[str, Any] = {
     "deviation": 0.025,
     "r2": 0.75,
     "rank_correlation": 0.8,
+    "refitted_r2": 0.5,
+    "refitted_rank_correlation": 0.61,
     "predictions": [{"trial": 0, "observed": 0.7, "predicted": 0.72, "deviation": 0.02},
                     {"trial": 2, "observed": 0.8, "predicted": 0.79, "deviation": 0.02}],
-    "importance": [{"choice": "u1.width", "rise": 0.011, "lengthscales": [0.25, 1.5]}],
+    "importance": [{"choice": "u1.width", "rise": 0.011, "lengthscale": 0.25}],
 }  # fmt: skip
 
 
@@ -177,8 +179,9 @@ def test_what_the_search_learnt(tmp_path: Path) -> None:
     page = tuned(tmp_path, surrogate=SURROGATE)
     text = " ".join(page.text.split())
     assert "What the search learnt It explains half." in text
-    assert "leave-one-out error (RMSE) 1.25 pp deviation of the values 2.50 pp R² 0.75" in text
-    assert ("", ["u1.width", "+1.10 pp", "0.25, 1.5"]) in page.rows
+    assert "leave-one-out error (RMSE) 1.25 pp deviation of the values 2.50 pp R², leave-one-out 0.75" in text
+    assert "R², refitted 0.50 rank correlation, refitted 0.61" in text
+    assert ("", ["u1.width", "+1.10 pp", "0.25"]) in page.rows
     assert {"Predicted against observed", "Which choices mattered"} <= set(headings(page))
 
 

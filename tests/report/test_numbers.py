@@ -96,6 +96,10 @@ def test_gap(number: float | None, target: str, signed: bool, text: str) -> None
     assert numbers.gap(number, target, signed=signed) == text
 
 
+def test_decimal() -> None:
+    assert [numbers.decimal(number) for number in (0.754, -0.31, None)] == ["0.75", "−0.31", "–"]
+
+
 @given(st.floats(1, 9e14))
 def test_a_count_is_right_to_three_digits(number: float) -> None:
     figure, _, prefix = numbers.count(number).partition(" ")

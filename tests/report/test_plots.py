@@ -85,6 +85,17 @@ def test_a_stopped_trial_is_marked_and_never_the_best_so_far() -> None:
     assert drawn["infeasible"][1] == drawn["failed"][1]
 
 
+def test_the_legend_reads_row_by_row() -> None:
+    on = axes()
+    search.paint_best(on, MIXED, winner=0)
+    legend = on.get_legend()
+    assert legend is not None
+    # Two rows in columns of four: best so far, trial, stopped, winner; failed, infeasible.
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "best so far", "failed", "trial", "infeasible", "stopped", "winner",
+    ]  # fmt: skip
+
+
 def test_a_search_by_the_loss_draws_the_loss_and_says_so() -> None:
     on = axes()
     search.paint_best(on, [trial(0, 1, -0.9), trial(1, 1, -1.2), trial(2, 1, -0.7)], 2, "loss")
@@ -131,7 +142,7 @@ def test_accuracy_over_blocks_from_the_output() -> None:
     on = axes()
     search.paint_layerwise(on, LAYERWISE[::-1], chosen=2)
     drawn = lines(on)
-    assert drawn["first trained block"] == ([0, 2], [0.5, 0.7])
+    assert drawn["trial"] == ([0, 2], [0.5, 0.7])
     assert drawn["chosen"] == ([2], [0.7])
     assert [label.get_text() for label in on.get_xticklabels()] == ["head", "conv2", "conv1"]
 
@@ -143,8 +154,8 @@ INSIGHT: dict[str, Any] = {
         {"trial": 1, "observed": 0.7, "predicted": 0.6, "deviation": 0.1},
     ],
     "importance": [
-        {"choice": "a.width", "rise": 0.02, "lengthscales": [0.3]},
-        {"choice": "a.activation", "rise": -0.001, "lengthscales": [2.0, 3.0]},
+        {"choice": "a.width", "rise": 0.02, "lengthscale": 0.3},
+        {"choice": "a.activation", "rise": -0.001, "lengthscale": 2.0},
     ],
 }
 

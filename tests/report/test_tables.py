@@ -88,9 +88,11 @@ INSIGHT: dict[str, Any] = {
     "deviation": 0.025,
     "r2": 0.75,
     "rank_correlation": 0.8,
+    "refitted_r2": 0.5,
+    "refitted_rank_correlation": 0.61,
     "importance": [
-        {"choice": "a.width", "rise": 0.011, "lengthscales": [0.3]},
-        {"choice": "a.kernel", "rise": -0.001, "lengthscales": [2.0]},
+        {"choice": "a.width", "rise": 0.011, "lengthscale": 0.3},
+        {"choice": "a.kernel", "rise": -0.001, "lengthscale": 2.0},
     ],
 }
 
@@ -98,16 +100,17 @@ INSIGHT: dict[str, Any] = {
 def test_what_the_search_learnt_in_sentences() -> None:
     assert insight_lines(INSIGHT) == [
         "It explains half.",
-        "leave-one-out error (RMSE) 1.25 pp, deviation of the values 2.50 pp, R² 0.75, "
-        "rank correlation 0.80.",
+        "leave-one-out error (RMSE): 1.25 pp; deviation of the values: 2.50 pp; R², leave-one-out: 0.75; "
+        "R², refitted: 0.50; rank correlation, refitted: 0.61.",
         "Rise of the leave-one-out error without a choice: a.width +1.10 pp.",
     ]
 
 
 def test_choices_are_not_named_where_nothing_was_learnt() -> None:
-    nothing = INSIGHT | {"learnt": False, "target": "val_loss", "rank_correlation": None}
+    nothing = INSIGHT | {"learnt": False, "target": "val_loss", "refitted_rank_correlation": None}
     assert insight_lines(nothing)[1:] == [
-        "leave-one-out error (RMSE) 0.013, deviation of the values 0.025, R² 0.75, rank correlation –."
+        "leave-one-out error (RMSE): 0.013; deviation of the values: 0.025; R², leave-one-out: 0.75; "
+        "R², refitted: 0.50; rank correlation, refitted: –."
     ]
     (line,) = insight_lines(None)
     assert line.startswith("Too few")

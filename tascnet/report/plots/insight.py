@@ -5,10 +5,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import MaxNLocator
 
 from tascnet.report.numbers import gap
-from tascnet.report.plots.marks import dashes, limits, points, show_percent, top_legend
+from tascnet.report.plots.marks import dashes, limits, points, show_percent, show_plain, top_legend
 from tascnet.report.theme import ACCENT, BAR, GRID, INK, MUTED, draw, quiet_axes
 
 __all__ = ["importance_plot", "paint_importance", "paint_predictions", "prediction_plot"]
@@ -86,5 +85,4 @@ def _value_axis(axis: Axis, insight: Row) -> None:
     if insight["target"] == "val_accuracy":
         show_percent(axis)
     else:
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter("{x:.4g}")
+        show_plain(axis)

@@ -21,6 +21,7 @@ __all__ = [
     "show_counts",
     "show_integers",
     "show_percent",
+    "show_plain",
     "top_legend",
 ]
 
@@ -72,6 +73,12 @@ def show_percent(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(_percent_tick))
 
 
+def show_plain(axis: Axis) -> None:
+    """Ticks without needless digits."""
+    axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axis.set_major_formatter("{x:.4g}")
+
+
 def show_counts(axis: Axis, ticks: int = 5) -> None:
     """Ticks of counts with decimal prefixes."""
     axis.set_major_locator(MaxNLocator(ticks, steps=_STEPS))
@@ -83,9 +90,15 @@ def show_integers(axis: Axis, ticks: int) -> None:
     axis.set_major_locator(MaxNLocator(ticks, integer=True, steps=_STEPS))
 
 
-def top_legend(axes: Axes, columns: int = 5) -> None:
-    """The legend in rows above the axes."""
+def top_legend(axes: Axes) -> None:
+    """The legend above the axes, its entries row by row."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 5 if len(labels) <= 5 else 4
+    # A legend fills column by column.
+    order = [i for column in range(columns) for i in range(column, len(labels), columns)]
     axes.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
         ncols=columns,

@@ -15,6 +15,7 @@ from tascnet.report.plots.marks import (
     points,
     show_counts,
     show_integers,
+    show_plain,
     top_legend,
 )
 from tascnet.report.theme import ACCENT, BAD, GRID, MUTED, SECOND, SURFACE, draw, quiet_axes
@@ -107,7 +108,10 @@ def layerwise_plot(rows: Sequence[Row], chosen: int | None = None) -> str:
         rows: rows with trial, block, name and val_accuracy.
         chosen: number of the trial whose depth was picked.
     """
-    return draw("layerwise", (10.8, 3.9), lambda figure: paint_layerwise(figure.add_subplot(), rows, chosen))
+    height = 2.9 + 0.08 * max(len(row["name"]) for row in rows)
+    return draw(
+        "layerwise", (10.8, height), lambda figure: paint_layerwise(figure.add_subplot(), rows, chosen)
+    )
 
 
 def paint_best(axes: Axes, trials: Sequence[Row], winner: int | None, objective: str = "accuracy") -> None:
@@ -129,7 +133,7 @@ def paint_best(axes: Axes, trials: Sequence[Row], winner: int | None, objective:
     footroom = 0.06 if len(valued) == len(trials) else 0.14
     accuracy_axis(axes, [value for _, value, _ in valued], headroom=0.16, footroom=footroom)
     if objective == "loss":
-        axes.yaxis.set_major_formatter("{x:.4g}")
+        show_plain(axes.yaxis)
         axes.set_ylabel("validation loss (lower is better)")
     _foot(axes, trials, "trial", ("failed", "infeasible"))
     _depth_lines(axes, trials)
@@ -178,7 +182,7 @@ def paint_layerwise(axes: Axes, rows: Sequence[Row], chosen: int | None) -> None
     values = [row["val_accuracy"] for row in ordered]
     places = [(i, value) for i, value in enumerate(values) if value is not None]
     axes.plot(*zip(*places, strict=True), "-", color=ACCENT, linewidth=1.6)
-    points(axes, places, "first trained block", color=ACCENT, markersize=5.5)
+    points(axes, places, "trial", color=ACCENT, markersize=5.5)
     mark_winner(axes, [place for place in places if ordered[place[0]]["trial"] == chosen], "chosen")
     accuracy_axis(axes, [value for _, value in places])
     named = range(0, len(ordered), -(-len(ordered) // _NAMES))
