@@ -1,0 +1,1 @@
+"""The parts of stage `prune`: the model that it starts from, iterations, and their journal."""

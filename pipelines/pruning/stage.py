@@ -1,0 +1,114 @@
+"""What the steps of stage `prune` share: session, networks, folders, and how they train."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tascnet.config import Config
+from tascnet.errors import ConfigError
+from tascnet.models.archive import load
+from tascnet.models.info import ModelInfo
+from tascnet.models.surgery import WidthGroup, width_groups
+from tascnet.train import Distillation, FitResult, freeze_before
+
+from ..session import Session, recipe
+from ..steps import once
+
+__all__ = ["PruneStage", "eligible_groups", "train"]
+
+Work = Callable[[Path], tuple[nn.Sequential, dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneStage:
+    """Session, unpruned network and folders.
+
+    Args:
+        session: data, device and training.
+        folder: of the stage.
+        source: where the unpruned network is archived.
+        before: the unpruned network, on the device.
+        info: what is saved beside the networks.
+    """
+
+    session: Session
+    folder: Path
+    source: Path
+    before: nn.Sequential
+    info: ModelInfo
+
+    @property
+    def config(self) -> Config:
+        return self.session.config
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "iterations.jsonl"
+
+    @property
+    def archives(self) -> dict[str, Path]:
+        """Where the models lie that the stage compares."""
+        return {"before": self.source, "after": self.folder / "model"}
+
+    @property
+    def distillation(self) -> Distillation | None:
+        """The unpruned network as a teacher, where `prune.distill` asks for one."""
+        options = self.config.prune
+        if not options.distill:
+            return None
+        return Distillation(
+            teacher=self.before, weight=options.distill, temperature=options.distill_temperature
+        )
+
+    def read(self, iteration: int) -> nn.Sequential:
+        """The network of an iteration; iteration 0 is the unpruned one."""
+        folder = self.source if iteration == 0 else self.state(_step(iteration))
+        return load(folder, factory=self.session.factory)
+
+    def state(self, name: str) -> Path:
+        """Where one step keeps its result."""
+        return self.folder / "state" / name
+
+    def once(self, name: str, work: Work) -> tuple[nn.Sequential, dict[str, Any]]:
+        """The network and record of a step, which is done if it has not been."""
+        return once(self.state(name), self.info, work, self.session.factory)
+
+    def iteration(self, number: int, work: Work) -> tuple[nn.Sequential, dict[str, Any]]:
+        """The network and record of an iteration, which is done if it has not been."""
+        return self.once(_step(number), work)
+
+
+def eligible_groups(stage: PruneStage, network: nn.Sequential, *, refuse: bool = False) -> list[WidthGroup]:
+    """The groups wide enough to be pruned.
+
+    Raises:
+        ConfigError: with `refuse`, where there is none.
+    """
+    minimum = stage.config.prune.min_filters
+    groups = width_groups(network, stage.session.example)
+    eligible = [group for group in groups if group.width >= minimum]
+    if refuse and not eligible:
+        widest = max((group.width for group in groups), default=0)
+        raise ConfigError(
+            f"no group of layers has at least prune.min_filters={minimum} filters, the widest has {widest}",
+            f"lower it, for example prune.min_filters={max(2, widest // 2)}",
+        )
+    return eligible
+
+
+def train(
+    stage: PruneStage, network: nn.Sequential, folder: Path, phase: str, epochs: int, **options: Any
+) -> FitResult:
+    """Train every layer by the recovery recipe; `options` are those of `tascnet.train.fit`."""
+    freeze_before(network, 0)
+    steps = recipe(stage.config.trainer.recover, epochs=epochs)
+    if phase in ("history", "optimise"):
+        steps = replace(steps, lr=steps.lr * stage.config.prune.phase_lr)
+    return stage.session.fit(network, steps, checkpoint=folder / f"{phase}.pt", description=phase, **options)
+
+
+def _step(iteration: int) -> str:
+    return f"iteration-{iteration:03d}"
