@@ -14,7 +14,7 @@ from torch import nn
 from tascnet.config import Config
 from tascnet.console import output
 from tascnet.files import append_jsonl, read_json, write_json
-from tascnet.measure import compare_layers, complexity, measure_models, size_bytes, versions
+from tascnet.measure import compare_layers, complexity, size_bytes, versions
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
 from tascnet.report import models_table, prune_report, widths_table
@@ -22,11 +22,11 @@ from tascnet.runs import budget, claim, finished, identity, stage_folder
 
 from .estimate import print_iteration_estimate
 from .pruning.iteration import iterate, unpruned_row
-from .pruning.journal import Row, judge_rows, read_rows, replayed
+from .pruning.journal import Row, judge_rows, read_rows, replayed, with_verdict
 from .pruning.source import check_source, source_digest, source_folder
 from .pruning.stage import PruneStage, eligible_groups, train
 from .session import check_data, open_session, user_factory
-from .steps import describe, fit_record, judge
+from .steps import describe, fit_record, judge, measure, measured_anew
 
 __all__ = ["run"]
 
@@ -40,6 +40,7 @@ def run(config: Config) -> None:
     with claim(stage.folder, identity(config, "prune", inputs), fresh=config.fresh):
         if finished(stage.folder, budget(config, "prune")):
             log.info("prune is finished in %s; fresh=true starts it over", stage.folder)
+            _measure_anew(stage)
         else:
             _prune(stage)
         metrics = read_json(stage.folder / "metrics.json")
@@ -80,9 +81,7 @@ def _prune(stage: PruneStage) -> None:
         reason = verdict.reason
     assert reason is not None, "the loop ends with a reason"
     log.info("pruning ended after %d iterations: %s", len(rows) - 1, reason)
-    # Anew for all of them: the tolerance may have been raised since they were journalled.
-    rows = [{**row, "inside": inside} for row, inside in zip(rows, verdict.inside, strict=True)]
-    _hand_over(stage, rows, verdict.keep, reason)
+    _hand_over(stage, with_verdict(rows, verdict), verdict.keep, reason)
 
 
 def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> None:
@@ -94,13 +93,7 @@ def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> No
     (stage.folder / "metrics.json").unlink(missing_ok=True)
     save(stage.folder / "model", after, stage.info)
     networks = {"before": stage.before, "after": session.place(after)}
-    costs = measure_models(
-        networks,
-        session.example,
-        batch=config.measure.batch,
-        repeats=config.measure.repeats,
-        warmup=config.measure.warmup,
-    )
+    costs = measure(session, networks)
     widths = compare_layers(complexity(stage.before, session.example), complexity(after, session.example))
     metrics = {
         "models": {
@@ -118,7 +111,19 @@ def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> No
         "versions": versions(),
         **describe(session),
     }
-    prune_report(stage.folder / "report.html", metrics, rows, widths)
+    _write(stage, metrics, rows)
+
+
+def _measure_anew(stage: PruneStage) -> None:
+    """Measure the models of a finished stage again where the options of `measure` have changed."""
+    metrics = measured_anew(stage.session, read_json(stage.folder / "metrics.json"), stage.archives)
+    if metrics is not None:
+        _write(stage, metrics, with_verdict(*replayed(read_rows(stage.journal), stage.config.prune)))
+
+
+def _write(stage: PruneStage, metrics: dict[str, Any], rows: list[Row]) -> None:
+    """The report, then the metrics, which say that the stage is finished."""
+    prune_report(stage.folder / "report.html", metrics, rows, metrics["widths"])
     write_json(stage.folder / "metrics.json", metrics)
     log.info("report: %s", stage.folder / "report.html")
 

@@ -1,7 +1,8 @@
 """Work that is done once: its model is archived with a record, and read back afterwards."""
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,27 @@ from typing import Any
 from torch import nn
 
 from tascnet.files import read_json, write_json
-from tascnet.measure import describe_device
+from tascnet.measure import describe_device, measure_models
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
 from tascnet.train import FitResult, evaluate
 
 from .session import Session
 
-__all__ = ["describe", "fit_record", "join", "judge", "once"]
+__all__ = ["describe", "fit_record", "join", "judge", "measure", "measured_anew", "once"]
+
+log = logging.getLogger("tascnet")
+
+# What the options of `measure` can change in a model's figures.
+LATENCIES = (
+    "latency_ms",
+    "latency_ms_spread",
+    "latency_ms_batch",
+    "latency_ms_batch_spread",
+    "batch",
+    "threads",
+    "device",
+)
 
 
 def once(
@@ -66,10 +80,46 @@ def judge(session: Session, model: nn.Module) -> dict[str, float]:
     return {"val_accuracy": val.accuracy, "test_accuracy": test.accuracy}
 
 
+def measure(session: Session, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """What networks on the device cost, latencies side by side; see `tascnet.measure.measure_models`."""
+    return measure_models(networks, session.example, **asdict(session.config.measure))
+
+
+def measured_anew(
+    session: Session, metrics: Mapping[str, Any], archives: Mapping[str, Path]
+) -> dict[str, Any] | None:
+    """The metrics of a finished stage with the latencies that the options of `measure` ask for now.
+
+    Nothing is trained, no accuracy judged again.
+
+    Args:
+        session: the device and the options.
+        metrics: content of `metrics.json`.
+        archives: where each of its models is archived.
+
+    Returns:
+        New metrics; None where these were measured by the same options.
+    """
+    known, wanted = metrics.get("measure", {}), asdict(session.config.measure)
+    changed = [key for key in wanted if known.get(key) != wanted[key]]
+    if not changed:
+        return None
+    told = ", ".join(f"measure.{key} was {known.get(key)} and is now {wanted[key]}" for key in changed)
+    log.info("latencies are measured anew: %s", told)
+    networks = {name: session.place(load(path, factory=session.factory)) for name, path in archives.items()}
+    costs = measure(session, networks)
+    models = {
+        name: {**row, **{key: costs[name][key] for key in LATENCIES}}
+        for name, row in metrics["models"].items()
+    }
+    return {**metrics, "models": models, **describe(session)}
+
+
 def describe(session: Session) -> dict[str, Any]:
     """What a report says of where its figures come from."""
     return {
         "dataset": session.dataset.name,
         "backbone": session.config.backbone.name,
         "machine": describe_device(session.device),
+        "measure": asdict(session.config.measure),
     }

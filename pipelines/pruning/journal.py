@@ -9,7 +9,7 @@ from tascnet.errors import RunFolderError
 from tascnet.files import read_jsonl
 from tascnet.prune import IterationResult, Verdict, decide
 
-__all__ = ["Row", "judge_rows", "read_rows", "replayed"]
+__all__ = ["Row", "judge_rows", "read_rows", "replayed", "with_verdict"]
 
 Row = dict[str, Any]
 
@@ -36,6 +36,11 @@ def replayed(rows: Sequence[Row], options: PruneConfig) -> tuple[list[Row], Verd
         if verdict.stop:
             break
     return list(rows[:count]), verdict
+
+
+def with_verdict(rows: Sequence[Row], verdict: Verdict) -> list[Row]:
+    """The rows with `inside` anew: the tolerance may have been raised since they were journalled."""
+    return [{**row, "inside": inside} for row, inside in zip(rows, verdict.inside, strict=True)]
 
 
 def judge_rows(rows: Sequence[Row], options: PruneConfig) -> Verdict:

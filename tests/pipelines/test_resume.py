@@ -158,6 +158,29 @@ def test_a_finished_run_says_so_and_writes_nothing(finished, cache, capsys):
     assert contents(finished) == before
 
 
+def test_other_options_of_measure_measure_a_finished_stage_anew_and_nothing_else(
+    copied, cache, capsys, monkeypatch
+):
+    before, files = read_json(copied / "prune" / "metrics.json"), contents(copied)
+    assert before["measure"] == {"batch": 2, "repeats": 3, "warmup": 0}
+    monkeypatch.setattr("tascnet_pipelines.prune.judge", lambda *_: pytest.fail("judged again"))
+    assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
+    said = capsys.readouterr().err
+    assert "measured anew: measure.batch was 2 and is now 3, measure.repeats was 3 and is now 4\n" in said
+    after, left = read_json(copied / "prune" / "metrics.json"), contents(copied)
+    assert after["measure"] == {"batch": 3, "repeats": 4, "warmup": 0}
+    assert {name for name in left if left[name] != files[name]} == {"prune/metrics.json", "prune/report.html"}
+    for name, row in after["models"].items():
+        old = before["models"][name]
+        assert (old["batch"], row["batch"]) == (2, 3)
+        assert row["latency_ms_batch"] != old["latency_ms_batch"]
+        unchanged = without_times(old).items() - {("batch", 2)}
+        assert unchanged <= without_times(row).items()
+    assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
+    assert "measured anew" not in capsys.readouterr().err
+    assert contents(copied) == left
+
+
 def test_fresh_starts_a_stage_over_and_leaves_the_other(finished, copied, cache):
     prune = contents(copied / "prune")
     (copied / "tune" / "state" / "stray").mkdir()
