@@ -4,7 +4,7 @@ Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resiz
 """
 
 from tascnet.data.augment import Augmentation
-from tascnet.data.cache import cached_features, feature_bytes, module_digest, prefix_digests
+from tascnet.data.cache import cached_features, module_digest, prefix_digests
 from tascnet.data.caltech101 import listed_caltech101, load_caltech101
 from tascnet.data.dataset import Dataset
 from tascnet.data.decode import UnreadableImage, decode_image
@@ -26,7 +26,6 @@ __all__ = [
     "cached_features",
     "class_weights",
     "decode_image",
-    "feature_bytes",
     "list_images",
     "listed_caltech101",
     "load_caltech101",

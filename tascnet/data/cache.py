@@ -1,9 +1,12 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +20,7 @@ from tascnet.data.sources import FeatureSource, ImageSource
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.files import digest_json
 
-__all__ = ["cached_features", "feature_bytes", "module_digest", "prefix_digests"]
+__all__ = ["cached_features", "module_digest", "prefix_digests"]
 
 FORMAT = 1
 DTYPES = ("float16", "float32")
@@ -68,40 +71,34 @@ def cached_features(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"cache_dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    place = torch.device(device)
-    paths = {
-        view: folder / f"{_key(source, trunk_digest, view, dtype, batch_size, place)}.npy" for view in views
-    }
+    job = _Job(trunk=trunk, source=source, dtype=dtype, batch_size=batch_size, device=torch.device(device))
+    paths = {view: folder / f"{job.key(trunk_digest, view)}.npy" for view in views}
     found = {view: open_array(path, len(source)) for view, path in paths.items()}
-    missing = [view for view, array in found.items() if array is None]
-    if missing:
-        sample = _sample_shape(trunk, source, place)
-        others = [path for features in beside for path in features.files]
-
-        def room(count: int, element: str) -> None:
-            done = [paths[view] for view, array in found.items() if array is not None]
-            _make_room(folder, sample, len(source), count, element, limit_gb, [*others, *done])
-
-        room(len(missing), dtype)
-        for view in missing:
-            batches = _batches(trunk, source, view, batch_size, place)
-            _fill(paths[view], sample, dtype, batches, lambda: room(1, "float32"))
-            found[view] = open_array(paths[view], len(source))
+    in_use = [path for features in beside for path in features.files]
+    _complete(found, job, paths, limit_gb, in_use)
     arrays = {view: array for view, array in found.items() if array is not None}
     return FeatureSource(arrays, source.labels, source.num_classes)
 
 
-def feature_bytes(
-    trunk: nn.Module,
-    source: ImageSource,
-    *,
-    views: Sequence[str] = ("plain",),
-    dtype: str = "float16",
-    device: torch.device | str = "cpu",
-) -> int:
-    """Bytes that `cached_features` would write, from the features of one image."""
-    sample = _sample_shape(trunk, source, torch.device(device))
-    return len(views) * len(source) * _sample_bytes(sample, dtype)
+def _complete(
+    found: dict[str, NDArray[np.floating] | None],
+    job: "_Job",
+    paths: Mapping[str, Path],
+    limit_gb: float | None,
+    in_use: Sequence[Path],
+) -> None:
+    """Compute the views that were not found, and put them among those that were."""
+    missing = [view for view, array in found.items() if array is None]
+
+    def room(views: int, dtype: str) -> None:
+        done = [paths[view] for view, array in found.items() if array is not None]
+        job.make_room(paths[missing[0]].parent, views, dtype, limit_gb, keep=[*in_use, *done])
+
+    if missing:
+        room(len(missing), job.dtype)
+    for view in missing:
+        job.fill(paths[view], view, lambda: room(1, "float32"))
+        found[view] = open_array(paths[view], len(job.source))
 
 
 def module_digest(module: nn.Module) -> str:
@@ -135,64 +132,6 @@ def _shown(hasher: "hashlib._Hash") -> str:
     return hasher.hexdigest()[:32]
 
 
-def _key(
-    source: ImageSource, trunk_digest: str, view: str, dtype: str, batch_size: int, device: torch.device
-) -> str:
-    images = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict(), view]
-    # Kernels differ in the last bits between devices and versions.
-    return digest_json([FORMAT, torch.__version__, device.type, trunk_digest, images, dtype, batch_size])
-
-
-def _sample_shape(trunk: nn.Module, source: ImageSource, device: torch.device) -> tuple[int, ...]:
-    with _frozen(trunk, device):
-        return tuple(trunk(source.batch_view(torch.arange(1), "plain").to(device)).shape[1:])
-
-
-def _sample_bytes(sample: tuple[int, ...], dtype: str) -> int:
-    return int(np.prod(sample)) * np.dtype(dtype).itemsize
-
-
-def _make_room(
-    folder: Path,
-    sample: tuple[int, ...],
-    rows: int,
-    views: int,
-    dtype: str,
-    limit_gb: float | None,
-    keep: Sequence[Path],
-) -> None:
-    each = _sample_bytes(sample, dtype)
-    shape = " x ".join(map(str, sample))
-    smaller = "lower backbone.size"
-    if dtype == "float32":
-        smaller += " or choose tune.cache_dtype=float16"
-    make_room(
-        folder,
-        rows * views * each,
-        limit_gb,
-        what=f"the features of {rows} images in {views} view{'s' * (views > 1)} ({shape} {dtype} each)",
-        remedy=smaller,
-        keep=keep,
-    )
-
-
-def _fill(
-    path: Path,
-    sample: tuple[int, ...],
-    dtype: str,
-    batches: Callable[[], Iterator[Tensor]],
-    room_for_float32: Callable[[], None],
-) -> None:
-    try:
-        write_array(path, sample, dtype, _checked(batches(), dtype))
-    except _Overflow:
-        log.warning(
-            "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
-        )
-        room_for_float32()
-        write_array(path, sample, "float32", _checked(batches(), "float32"))
-
-
 def _checked(batches: Iterator[Tensor], dtype: str) -> Iterator[NDArray[np.floating]]:
     for batch in batches:
         if not torch.isfinite(batch).all():
@@ -205,17 +144,64 @@ def _checked(batches: Iterator[Tensor], dtype: str) -> Iterator[NDArray[np.float
         yield values.cpu().numpy()
 
 
-def _batches(
-    trunk: nn.Module, source: ImageSource, view: str, batch_size: int, device: torch.device
-) -> Callable[[], Iterator[Tensor]]:
-    def run() -> Iterator[Tensor]:
-        rows = torch.arange(len(source)).split(batch_size)
-        for chunk in track(rows, f"cache features ({view})"):
-            with _frozen(trunk, device):
-                features = trunk(source.batch_view(chunk, view).to(device)).float()
-            yield features
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """The features of one source: what they are computed from, and how."""
 
-    return run
+    trunk: nn.Module
+    source: ImageSource
+    dtype: str
+    batch_size: int
+    device: torch.device
+
+    @cached_property
+    def sample(self) -> tuple[int, ...]:
+        """The shape of one image's features."""
+        return tuple(self._features(torch.arange(1), "plain").shape[1:])
+
+    def key(self, trunk_digest: str, view: str) -> str:
+        source = self.source
+        images = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict(), view]
+        # Kernels differ in the last bits between devices and versions.
+        versions = [FORMAT, torch.__version__, self.device.type]
+        return digest_json([*versions, trunk_digest, images, self.dtype, self.batch_size])
+
+    def make_room(
+        self, folder: Path, views: int, dtype: str, limit_gb: float | None, keep: Sequence[Path]
+    ) -> None:
+        """Let the features of so many views have a place in the folder, beside the files to keep."""
+        rows, shape = len(self.source), " x ".join(map(str, self.sample))
+        smaller = "lower backbone.size"
+        if dtype == "float32":
+            smaller += " or choose tune.cache_dtype=float16"
+        make_room(
+            folder,
+            rows * views * int(np.prod(self.sample)) * np.dtype(dtype).itemsize,
+            limit_gb,
+            what=f"the features of {rows} images in {views} view{'s' * (views > 1)} ({shape} {dtype} each)",
+            remedy=smaller,
+            keep=keep,
+        )
+
+    def fill(self, path: Path, view: str, room_for_float32: Callable[[], None]) -> None:
+        """Write the features of one view, as float32 where they do not fit float16."""
+        try:
+            write_array(path, self.sample, self.dtype, _checked(self._batches(view), self.dtype))
+        except _Overflow:
+            log.warning(
+                "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
+            )
+            room_for_float32()
+            write_array(path, self.sample, "float32", _checked(self._batches(view), "float32"))
+
+    def _batches(self, view: str) -> Iterator[Tensor]:
+        rows = torch.arange(len(self.source)).split(self.batch_size)
+        for chunk in track(rows, f"cache features ({view})"):
+            yield self._features(chunk, view).float()
+
+    def _features(self, rows: Tensor, view: str) -> Tensor:
+        with _frozen(self.trunk, self.device):
+            return cast(Tensor, self.trunk(self.source.batch_view(rows, view).to(self.device)))
 
 
 @contextmanager

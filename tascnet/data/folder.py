@@ -58,9 +58,7 @@ def load_image_folder(
     decoded = decoded_images(listing, preprocessing, cache_dir=cache_dir, limit_gb=limit_gb, workers=workers)
     if decoded.failures:
         _judge(listing, decoded.failures, unreadable)
-    labels = np.array(
-        [file.label for file in listing.files if file.path not in decoded.failures], dtype=np.int64
-    )
+    labels = _labels(listing, decoded)
     return Dataset(
         name=name,
         class_names=listing.class_names,
@@ -84,6 +82,13 @@ def _judge(listing: Listing, failures: dict[str, str], unreadable: str) -> None:
             message, "mend or delete what is named, or set dataset.unreadable=skip to leave it out"
         )
     log.warning("%s: left out", message)
+
+
+def _labels(listing: Listing, decoded: Decoded) -> np.ndarray:
+    """The class of each image that could be read."""
+    return np.array(
+        [file.label for file in listing.files if file.path not in decoded.failures], dtype=np.int64
+    )
 
 
 def _all_classes(listing: Listing, decoded: Decoded, labels: np.ndarray) -> np.ndarray:
