@@ -1,11 +1,14 @@
 """The tunable units of a chain, from the output backwards."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
+from tascnet.models.blocks import Residual
+from tascnet.models.grow import NORMS
 from tascnet.models.head import head_start
 from tascnet.models.surgery import (
     ACTIVATIONS,
@@ -15,13 +18,28 @@ from tascnet.models.surgery import (
     width_groups,
 )
 from tascnet.models.surgery import activations as activation_layers
-from tascnet.tune.space import Choice, Unit
+from tascnet.tune.space import Choice, Unit, Value
 
-__all__ = ["DROPOUT", "HIDDEN_LAYERS", "NEURONS", "discover_units"]
+__all__ = [
+    "DROPOUT",
+    "GROWN",
+    "HIDDEN_LAYERS",
+    "NEURONS",
+    "NORM",
+    "TAIL_LR",
+    "Head",
+    "discover_units",
+    "grown_choices",
+]
 
 HIDDEN_LAYERS = "head.hidden_layers"
 NEURONS = "head.neurons"
 DROPOUT = "head.dropout"
+GROWN = "head.grown"
+NORM = "head.norm"
+TAIL_LR = "tail.lr"
+
+Head = Literal["new", "grow", "search"]
 
 
 def discover_units(
@@ -33,6 +51,10 @@ def discover_units(
     round_to: int = 8,
     kernels: Sequence[int] = (3, 5),
     activations: Sequence[str] = ("relu", "elu"),
+    remove_blocks: bool = True,
+    lr_factors: Sequence[float] = (1.0,),
+    head: Head = "new",
+    grow_norms: Sequence[str] = NORMS,
     hidden_layers: Sequence[int] = (0, 1),
     neurons: Sequence[int] = (128, 256, 512),
     dropouts: Sequence[float] = (0.0, 0.2, 0.4),
@@ -42,8 +64,9 @@ def discover_units(
     A unit is a block that holds convolutions or linear layers together with the plain layers that follow
     it (normalisation, activation, pooling). It carries the widths of all groups whose first filter layer
     it holds, so that all layers of a group lie in the tail when the unit is trained; one kernel size for
-    its spatial convolutions; one activation. The pre-trained setting is always among the values. What
-    has nothing tunable is passed over.
+    its spatial convolutions; one activation; and, where the block is a residual one with an identity
+    shortcut, whether it is kept, on which all depends that lies wholly inside it. The pre-trained setting
+    is always among the values. What has nothing tunable is passed over.
 
     Args:
         chain: the network with its new softmax layer.
@@ -51,8 +74,14 @@ def discover_units(
         max_units: units beside the head; None: all.
         widths: shares of the pre-trained width.
         round_to: widths are rounded to multiples of this.
-        kernels: odd kernel sizes.
+        kernels: odd kernel sizes. A larger one keeps the function (zeros around the weights), a smaller
+            one, down to 1, approximates it by the weights' centre.
         activations: names in `tascnet.models.surgery.ACTIVATIONS`.
+        remove_blocks: whether residual blocks with an identity shortcut may be removed.
+        lr_factors: multiples of a trial's learning rate.
+        head: `new` layers on the features, `grow` on the pre-trained classification layer, or `search`
+            either.
+        grow_norms: normalisations after that layer, some of `tascnet.models.grow.NORMS`.
         hidden_layers: numbers of dense layers before the softmax layer.
         neurons: of each of them.
         dropouts: probabilities before the dense layers.
@@ -63,13 +92,11 @@ def discover_units(
     """
     _check("widths", widths, all(0 < share <= 1 for share in widths), "shares above 0, up to 1")
     _check("kernels", kernels, all(k > 0 and k % 2 for k in kernels), "odd sizes")
-    _check(
-        "activations", activations, set(activations) <= set(ACTIVATIONS), "some of " + ", ".join(ACTIVATIONS)
-    )
-    _check("hidden_layers", hidden_layers, all(n >= 0 for n in hidden_layers), "counts")
-    _check("neurons", neurons, bool(neurons) and min(neurons) > 0, "at least one positive count")
-    _check("dropouts", dropouts, all(0 <= p < 1 for p in dropouts), "probabilities below 1")
-    units = [_head(chain, hidden_layers, neurons, dropouts)]
+    known = set(activations) <= set(ACTIVATIONS)
+    _check("activations", activations, known, "some of " + ", ".join(ACTIVATIONS))
+    first = _head_choices(chain, hidden_layers, neurons, dropouts)
+    first += (*grown_choices(head, grow_norms), *_lr_choices(lr_factors))
+    units = [Unit(index=0, block=head_start(chain), choices=first)]
     groups = width_groups(chain, example)
     for blocks in _segments(chain):
         if max_units is not None and len(units) > max_units:
@@ -80,9 +107,34 @@ def discover_units(
             *_kernel_choices(chain, blocks, unit, kernels),
             *_activation_choices(chain, blocks, unit, activations),
         ]
+        if remove_blocks and _is_removable(chain[blocks.start]):
+            found = _with_kept(found, _block_name(chain, blocks), groups, unit)
         if found:
             units.append(Unit(index=unit, block=blocks.start, choices=tuple(found)))
     return tuple(units)
+
+
+def grown_choices(head: Head, norms: Sequence[str]) -> tuple[Choice, ...]:
+    """Whether the head grows on the pre-trained classification layer, and the normalisation after it.
+
+    Args:
+        head: `new` offers nothing, `grow` only to grow, `search` both.
+        norms: some of `tascnet.models.grow.NORMS`; the first one is the neutral setting.
+
+    Raises:
+        ConfigError: a value outside its bounds.
+    """
+    _check("head", [head], head in ("new", "grow", "search"), "new, grow or search")
+    if head == "new":
+        return ()
+    known = bool(norms) and set(norms) <= set(NORMS)
+    _check("grow_norms", norms, known, "some of " + ", ".join(NORMS))
+    values: tuple[Value, ...] = (1,) if head == "grow" else (0, 1)
+    distinct = tuple(dict.fromkeys(norms))
+    return (
+        Choice(name=GROWN, values=values, neutral=values[0], kind="ordinal", unit=0),
+        Choice(name=NORM, values=distinct, neutral=distinct[0], kind="categorical", unit=0, only_if=GROWN),
+    )
 
 
 def _check(name: str, values: Any, is_right: bool, expected: str) -> None:
@@ -99,19 +151,26 @@ def _segments(chain: nn.Sequential) -> Iterator[range]:
             end = start
 
 
-def _head(
-    chain: nn.Sequential, hidden_layers: Iterable[int], neurons: Iterable[int], dropouts: Iterable[float]
-) -> Unit:
-    start = head_start(chain)
-    present = [block.p for block in chain[start:] if isinstance(block, nn.Dropout)]
+def _head_choices(
+    chain: nn.Sequential, hidden_layers: Sequence[int], neurons: Sequence[int], dropouts: Sequence[float]
+) -> tuple[Choice, ...]:
+    _check("hidden_layers", hidden_layers, all(n >= 0 for n in hidden_layers), "counts")
+    _check("neurons", neurons, bool(neurons) and min(neurons) > 0, "at least one positive count")
+    _check("dropouts", dropouts, all(0 <= p < 1 for p in dropouts), "probabilities below 1")
+    present = [block.p for block in chain[head_start(chain) :] if isinstance(block, nn.Dropout)]
     dropout = float(present[-1]) if present else 0.0
     sizes = tuple(sorted(set(neurons)))
-    choices = (
+    return (
         _ordinal(HIDDEN_LAYERS, hidden_layers, 0, 0),
         Choice(name=NEURONS, values=sizes, neutral=sizes[0], kind="ordinal", unit=0, only_if=HIDDEN_LAYERS),
         _ordinal(DROPOUT, map(float, dropouts), dropout, 0),
     )
-    return Unit(index=0, block=start, choices=choices)
+
+
+def _lr_choices(factors: Sequence[float]) -> Iterator[Choice]:
+    _check("lr_factors", factors, all(factor > 0 for factor in factors), "factors above 0")
+    choice = _ordinal(TAIL_LR, map(float, factors), 1.0, 0)
+    yield from [choice] if len(choice.values) > 1 else []
 
 
 def _ordinal(name: str, values: Iterable[float], neutral: float, unit: int, *layers: str) -> Choice:
@@ -142,6 +201,23 @@ def _kernel_choices(
         layers = [name for name, size in sizes.items() if size == neutral]
         choice = _ordinal(f"{_block_name(chain, blocks)}.kernel", kernels, neutral, unit, *layers)
         yield from [choice] if len(choice.values) > 1 else []
+
+
+def _is_removable(block: nn.Module) -> bool:
+    """Whether the network still fits together without the block."""
+    return isinstance(block, Residual) and isinstance(block.shortcut, nn.Identity)
+
+
+def _with_kept(choices: list[Choice], block: str, groups: Iterable[WidthGroup], unit: int) -> list[Choice]:
+    """The choices of a unit and whether its block is kept; what lies wholly in the block depends on it."""
+    kept = Choice(name=f"{block}.kept", values=(0, 1), neutral=1, kind="ordinal", unit=unit, layers=(block,))
+    touched = {group.name: group.members for group in groups}
+
+    def is_inside(choice: Choice) -> bool:
+        layers = touched[choice.layers[0]] if choice.what == "width" else choice.layers
+        return all(layer.startswith(f"{block}.") for layer in layers)
+
+    return [kept, *(replace(c, only_if=kept.name) if is_inside(c) else c for c in choices)]
 
 
 def _kernel(chain: nn.Sequential, name: str) -> int:

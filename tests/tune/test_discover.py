@@ -2,10 +2,11 @@ import pytest
 from torch import nn
 
 from tascnet.errors import ConfigError
+from tascnet.models.blocks import Residual
 from tascnet.models.surgery import width_groups
 from tascnet.tune.discover import discover_units
 from tascnet.tune.space import Space
-from tests.models.toys import EXAMPLE, TOYS, body, conv
+from tests.models.toys import EXAMPLE, TOYS, basic, body, conv
 
 OPTIONS = {
     "widths": (0.25, 0.5, 1.0),
@@ -81,9 +82,67 @@ def test_the_neutral_setting_is_the_chains_own(name):
                 )
             elif choice.what == "kernel":
                 assert layer.kernel_size == (choice.neutral, choice.neutral)
+            elif choice.what == "kept":
+                assert choice.neutral == 1
+                assert isinstance(layer, Residual)
             else:
                 assert choice.neutral == {nn.ReLU: "relu", nn.ReLU6: "relu6"}[type(layer)]
     assert [unit.block for unit in units] == sorted((unit.block for unit in units), reverse=True)
+
+
+def test_residual_blocks_with_identity_shortcuts_may_be_removed():
+    units = discover("residual")
+    # b0 begins a stage: its shortcut is a convolution.
+    assert [c.name for unit in units for c in unit.choices if c.what == "kept"] == ["b1.kept", "a0.kept"]
+    assert {c.name: c.only_if for c in units[1].choices} == {
+        "b1.kept": None,
+        "b1.body.conv1.width": "b1.kept",
+        "b1.kernel": "b1.kept",
+        "b1.activation": "b1.kept",
+    }
+    without = discover("residual", remove_blocks=False)
+    assert all(c.what != "kept" and c.only_if is None for unit in without[1:] for c in unit.choices)
+
+
+def test_what_reaches_out_of_a_block_does_not_depend_on_it():
+    # The segment of block a0 holds an activation beside it.
+    chain = body(
+        ("stem", conv(3, 8)),
+        ("stem_relu", nn.ReLU()),
+        ("a0", basic(8, 8)),
+        ("relu", nn.ReLU()),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("classifier", nn.Linear(8, 5)),
+    )
+    (_, last, _) = discover_units(chain, EXAMPLE, **OPTIONS)
+    assert {c.name for c in last.choices if c.only_if} == {"a0.body.conv1.width", "a0.kernel"}
+    (activation,) = [c for c in last.choices if c.what == "activation"]
+    assert activation.layers == ("a0.body.relu1", "a0.activation", "relu")
+
+
+def test_kernels_down_to_one_are_offered():
+    units = discover("plain", kernels=(1, 3))
+    assert [c.values for unit in units for c in unit.choices if c.what == "kernel"] == [(1, 3), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("factors", "offered"), [((0.1, 10), (0.1, 1.0, 10.0)), ((1.0,), None), ((), None), ((3,), (1.0, 3.0))]
+)
+def test_learning_rates_of_the_tail(factors, offered):
+    found = {c.name: (c.values, c.neutral) for c in discover("plain", lr_factors=factors)[0].choices}
+    assert found.get("tail.lr") == (offered and (offered, 1.0))
+
+
+@pytest.mark.parametrize(("head", "grown"), [("new", None), ("grow", ((1,), 1)), ("search", ((0, 1), 0))])
+def test_heads_on_the_pre_trained_classification_layer(head, grown):
+    choices = {c.name: c for c in discover("plain", head=head, grow_norms=["l2", "none"])[0].choices}
+    if grown is None:
+        assert not choices.keys() & {"head.grown", "head.norm"}
+        return
+    assert (choices["head.grown"].values, choices["head.grown"].neutral) == grown
+    norm = choices["head.norm"]
+    assert (norm.values, norm.kind, norm.only_if) == (("l2", "none"), "categorical", "head.grown")
 
 
 def test_max_units_keeps_the_last_ones():
@@ -112,8 +171,12 @@ def test_blocks_with_nothing_tunable_are_passed_over():
         ("hidden_layers", [-1], r"hidden_layers is \[-1\], expected counts"),
         ("neurons", [], r"neurons is \[\], expected at least one positive count"),
         ("dropouts", [1.0], r"dropouts is \[1.0\], expected probabilities below 1"),
+        ("lr_factors", [0.0], r"lr_factors is \[0.0\], expected factors above 0"),
+        ("head", "grown", r"head is \['grown'\], expected new, grow or search"),
+        ("grow_norms", ["l1"], r"grow_norms is \['l1'\], expected some of none, l2, batchnorm"),
+        ("grow_norms", [], r"grow_norms is \[\], expected some of none, l2, batchnorm"),
     ],
 )
 def test_values_out_of_bounds_are_refused(option, value, said):
     with pytest.raises(ConfigError, match=said):
-        discover("plain", **{option: value})
+        discover("plain", **{"head": "grow", option: value})

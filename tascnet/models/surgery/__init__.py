@@ -6,7 +6,7 @@ A layer's name is its dotted module name in the chain, a block's index its posit
 """
 
 from tascnet.models.surgery.groups import WidthGroup, groups_within, width_groups
-from tascnet.models.surgery.inputs import consumer_inputs
+from tascnet.models.surgery.inputs import channel_slots, consumer_inputs
 from tascnet.models.surgery.layers import (
     ACTIVATIONS,
     activation_name,
@@ -32,6 +32,7 @@ __all__ = [
     "all_channel_scores",
     "block_of",
     "channel_scores",
+    "channel_slots",
     "consumer_inputs",
     "footprint",
     "groups_within",

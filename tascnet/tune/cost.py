@@ -1,0 +1,292 @@
+"""Parameters and FLOPs of a configuration's network, told exactly without building it.
+
+The pre-trained network is counted once, layer by layer. A layer has inputs x outputs x area of the kernel
+weights, so that its cost follows from its widths and its kernel; the layers of a removed block cost nothing;
+a head's cost is a constant and a share for each feature that it reads.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.errors import SurgeryError
+from tascnet.measure import LayerCost, complexity
+from tascnet.models.head import classifier_of, head_start
+from tascnet.models.surgery import channel_slots
+from tascnet.models.surgery.layers import is_depthwise
+from tascnet.models.surgery.rebuild import shape_after
+from tascnet.tune.build import is_grown, with_head_of
+from tascnet.tune.discover import DROPOUT, HIDDEN_LAYERS, NEURONS, NORM
+from tascnet.tune.space import Space
+
+__all__ = ["Cost", "CostModel"]
+
+# Inputs, outputs and area of the kernel of a layer.
+_Size: TypeAlias = Sequence[int]
+
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# The dependency graph tells how a cut changes these.
+_KNOWN = (*_WEIGHTED, *_NORMS, nn.PReLU)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Parameters and FLOPs of a whole network, counted as `tascnet.measure.complexity` counts them."""
+
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A layer's cost as a function of its size.
+
+    Args:
+        size: its own, in the pre-trained network; no inputs where it has no weight for each of them.
+        flops_per_weight: pixels at which each weight is used.
+        params_per_output: parameters beside the weights.
+        flops_per_output: FLOPs beside those of the weights.
+    """
+
+    size: _Size
+    flops_per_weight: int = 0
+    params_per_output: int = 0
+    flops_per_output: int = 0
+
+    def cost(self, size: _Size) -> tuple[int, int]:
+        """Parameters and FLOPs of the layer in another size."""
+        inputs, outputs, area = size
+        weights = inputs * outputs * area
+        return (
+            weights + self.params_per_output * outputs,
+            weights * self.flops_per_weight + self.flops_per_output * outputs,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Effect:
+    """What a choice changes.
+
+    Args:
+        neutral: the value at which it changes nothing.
+        slots: by layer, the inputs and outputs that go with one channel of a group.
+        features: those of the head's inputs that do.
+        kernels: layers that get another kernel.
+        block: the block that goes.
+        saved: parameters and FLOPs that go with the block.
+    """
+
+    neutral: int
+    slots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    features: int = 0
+    kernels: tuple[str, ...] = ()
+    block: str | None = None
+    saved: tuple[int, int] = (0, 0)
+
+
+class CostModel:
+    """The cost of every configuration's network.
+
+    Args:
+        chain: the pre-trained network with its new softmax layer; left as it is.
+        space: made of `discover_units(chain, ...)`.
+        example: `1 x c x h x w`, one sample as the chain takes it.
+        classifier: the pre-trained classification layer, where the head may grow on it.
+
+    Attributes:
+        neutral: the cost of the chain as it is.
+
+    Raises:
+        SurgeryError: the cost of a layer that the space changes does not follow from its size.
+    """
+
+    neutral: Cost
+
+    def __init__(
+        self, chain: nn.Sequential, space: Space, example: Tensor, *, classifier: nn.Linear | None = None
+    ) -> None:
+        measured = complexity(chain, example)
+        self.neutral = Cost(params=measured.params, flops=measured.flops)
+        self._space = space
+        self._softmax = classifier_of(chain)
+        self._classifier = classifier
+        self._heads: dict[tuple[Any, ...], tuple[Cost, Cost]] = {}
+        head = {name for name, _ in list(chain.named_children())[head_start(chain) :]}
+        costs = {cost.name: cost for cost in measured.layers if _block_of(cost.name) not in head}
+        self._features = _total(costs.values())
+        self._effects = _effects(chain, space, example, costs)
+        touched = {name for e in self._effects.values() for name in (*e.slots, *e.kernels)}
+        self._layers = {name: _layer(chain.get_submodule(name), costs[name]) for name in touched}
+
+    def __call__(self, config: Mapping[str, Any]) -> Cost:
+        """Parameters and FLOPs of the whole network, trunk and tail.
+
+        Args:
+            config: a canonical configuration of the space.
+        """
+        changes = [(e, config[name]) for name, e in self._effects.items() if config[name] != e.neutral]
+        gone = {effect.block for effect, _ in changes}
+        params, flops = self._features
+        features = self._softmax.in_features
+        for effect, value in changes:
+            params, flops = params - effect.saved[0], flops - effect.saved[1]
+            features -= effect.features * (effect.neutral - value)
+        for name, size in self._sizes(changes).items():
+            if _block_of(name) not in gone:
+                layer = self._layers[name]
+                old, new = layer.cost(layer.size), layer.cost(size)
+                params, flops = params + new[0] - old[0], flops + new[1] - old[1]
+        constant, each = self._head(config)
+        return Cost(
+            params=params + constant.params + features * each.params,
+            flops=flops + constant.flops + features * each.flops,
+        )
+
+    def _sizes(self, changes: Iterable[tuple[_Effect, int]]) -> dict[str, list[int]]:
+        """Inputs, outputs and area of the kernel of the layers that are changed, by name."""
+        sizes: dict[str, list[int]] = {}
+        for effect, value in changes:
+            lost = effect.neutral - value
+            for name, (inputs, outputs) in effect.slots.items():
+                size = sizes.setdefault(name, list(self._layers[name].size))
+                size[0] -= lost * inputs
+                size[1] -= lost * outputs
+            for name in effect.kernels:
+                sizes.setdefault(name, list(self._layers[name].size))[2] = value * value
+        return sizes
+
+    def _head(self, config: Mapping[str, Any]) -> tuple[Cost, Cost]:
+        """A head's cost without features, and for each of them; measured once for each kind of head."""
+        hidden = config.get(HIDDEN_LAYERS, 0)
+        key = (is_grown(config) and config[NORM], hidden, hidden and config[NEURONS])
+        if key not in self._heads:
+            one, two = (self._measured_head(config, features) for features in (1, 2))
+            each = Cost(params=two.params - one.params, flops=two.flops - one.flops)
+            constant = Cost(params=one.params - each.params, flops=one.flops - each.flops)
+            self._heads[key] = constant, each
+        return self._heads[key]
+
+    def _measured_head(self, config: Mapping[str, Any], features: int) -> Cost:
+        softmax = _resized(self._softmax, features)
+        kept = None if self._classifier is None else _resized(self._classifier, features)
+        head = with_head_of(
+            nn.Sequential(OrderedDict(classifier=softmax)),
+            {**config, DROPOUT: 0.0},
+            softmax.out_features,
+            classifier=kept,
+            magnitude=1.0,
+        )
+        measured = complexity(head, torch.zeros(1, features))
+        return Cost(params=measured.params, flops=measured.flops)
+
+
+def _resized(layer: nn.Linear, inputs: int) -> nn.Linear:
+    """A layer of other inputs, with any weights."""
+    return nn.utils.skip_init(nn.Linear, inputs, layer.out_features, bias=layer.bias is not None)
+
+
+def _block_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _total(costs: Iterable[LayerCost]) -> tuple[int, int]:
+    counted = list(costs)
+    return sum(cost.params for cost in counted), sum(cost.flops for cost in counted)
+
+
+def _effects(
+    chain: nn.Sequential, space: Space, example: Tensor, costs: Mapping[str, LayerCost]
+) -> dict[str, _Effect]:
+    """What the choices of the space change, but for the head's; activations cost nothing."""
+    groups = [choice.layers[0] for choice in space.choices if choice.what == "width"]
+    slots = _slots(chain, space, example, groups, costs) if groups else {}
+    effects = {}
+    for choice in space.choices:
+        if choice.what == "kernel":
+            effects[choice.name] = _Effect(neutral=int(choice.neutral), kernels=choice.layers)
+        elif choice.what == "kept":
+            block = choice.layers[0]
+            saved = _total(cost for cost in costs.values() if _block_of(cost.name) == block)
+            effects[choice.name] = _Effect(neutral=int(choice.neutral), block=block, saved=saved)
+        elif choice.what == "width":
+            of_group = slots[choice.layers[0]]
+            effects[choice.name] = _Effect(
+                neutral=int(choice.neutral),
+                slots={name: _weighed(chain, name, s) for name, s in of_group.items() if name in costs},
+                # What is not counted among the features is the head's first layer.
+                features=sum(inputs for name, (inputs, _) in of_group.items() if name not in costs),
+            )
+    return effects
+
+
+def _slots(
+    chain: nn.Sequential,
+    space: Space,
+    example: Tensor,
+    groups: Sequence[str],
+    costs: Mapping[str, LayerCost],
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """By group and layer, the inputs and outputs that go with one channel."""
+    cut = space.units[-1].block
+    tail = chain[cut:]
+    blocks = set(tail._modules)
+    counted = [cost.name for cost in costs.values() if cost.flops and _block_of(cost.name) in blocks]
+    watched = [name for name in counted if not isinstance(chain.get_submodule(name), _KNOWN)]
+    return channel_slots(tail, shape_after(chain[:cut], example), groups, watched)
+
+
+def _weighed(chain: nn.Sequential, name: str, slot: tuple[int, int]) -> tuple[int, int]:
+    """Only where there is a weight for each input and output an input counts by itself."""
+    layer = chain.get_submodule(name)
+    inputs, outputs = slot
+    return (inputs if isinstance(layer, _WEIGHTED) and not is_depthwise(layer) else 0), outputs
+
+
+def _layer(module: nn.Module, cost: LayerCost) -> _Layer:
+    """A layer's cost as a function of its size, checked against the measured one."""
+    layer = None
+    if isinstance(module, nn.Linear):
+        layer = _weighted((module.in_features, module.out_features, 1), module, cost)
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        inputs = module.in_channels // module.groups
+        layer = _weighted((inputs, module.out_channels, math.prod(module.kernel_size)), module, cost)
+    elif isinstance(module, _NORMS):
+        layer = _channelwise(module.num_features, cost)
+    elif isinstance(module, nn.PReLU):
+        layer = _channelwise(module.num_parameters, cost)
+    elif cost.in_shape is not None and _costs_the_same_for_each_channel(module, cost.in_shape, cost):
+        layer = _channelwise(cost.in_shape[1], cost)
+    if layer is None or layer.cost(layer.size) != (cost.params, cost.flops):
+        raise SurgeryError(
+            f"the cost of layer '{cost.name}' ({cost.kind}) does not follow from its widths",
+            "take it out of the part of the network that is searched",
+        )
+    return layer
+
+
+def _weighted(size: _Size, module: nn.Module, cost: LayerCost) -> _Layer:
+    bias = getattr(module, "bias", None) is not None
+    return _Layer(size=size, flops_per_weight=cost.flops // math.prod(size), params_per_output=int(bias))
+
+
+def _channelwise(channels: int, cost: LayerCost) -> _Layer:
+    return _Layer(
+        size=(0, channels, 1),
+        params_per_output=cost.params // channels,
+        flops_per_output=cost.flops // channels,
+    )
+
+
+def _costs_the_same_for_each_channel(module: nn.Module, shape: tuple[int, ...], cost: LayerCost) -> bool:
+    """Whether a layer without parameters costs a channel's share for a channel alone."""
+    try:
+        alone = complexity(module, torch.zeros(1, 1, *shape[2:]))
+    except RuntimeError:
+        return False
+    return alone.params == 0 and alone.flops * shape[1] == cost.flops
