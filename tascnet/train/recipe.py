@@ -57,8 +57,9 @@ class Recipe:
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser that a recipe names, over the trainable ones of `parameters`."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    # fused: one pass over memory. On VGG-16's dense layers the separate passes take longer than the network.
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             trained,
@@ -66,9 +67,12 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             nesterov=recipe.nesterov,
+            fused=True,
         )
     if recipe.optimizer == "adagrad":
-        return torch.optim.Adagrad(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        # PyTorch has no such pass of adagrad on CUDA.
+        fused = True if all(parameter.device.type == "cpu" for parameter in trained) else None
+        return torch.optim.Adagrad(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
     raise ValueError(f"optimizer must be adamw, sgd or adagrad, got {recipe.optimizer}")
 
 
