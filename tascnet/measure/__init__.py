@@ -6,7 +6,7 @@ time of one forward pass in milliseconds; sizes are bytes.
 
 from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, complexity
 from tascnet.measure.latency import Latency, compare_latency, latency
-from tascnet.measure.models import measure_model, measure_models
+from tascnet.measure.models import measure_models
 from tascnet.measure.size import describe_device, size_bytes, versions
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "complexity",
     "describe_device",
     "latency",
-    "measure_model",
     "measure_models",
     "size_bytes",
     "versions",

@@ -9,23 +9,7 @@ from tascnet.measure.complexity import Complexity, complexity
 from tascnet.measure.latency import Latency, compare_latency
 from tascnet.measure.state import as_example
 
-__all__ = ["measure_model", "measure_models"]
-
-
-def measure_model(
-    model: nn.Module,
-    example: Tensor | Sequence[int],
-    *,
-    batch: int = 16,
-    repeats: int = 30,
-    warmup: int = 5,
-    max_seconds: float | None = 60.0,
-) -> dict[str, Any]:
-    """Measure one model; see `measure_models`."""
-    measured = measure_models(
-        {"model": model}, example, batch=batch, repeats=repeats, warmup=warmup, max_seconds=max_seconds
-    )
-    return measured["model"]
+__all__ = ["measure_models"]
 
 
 def measure_models(

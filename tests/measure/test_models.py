@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tascnet.errors import ArchiveError
-from tascnet.measure import describe_device, measure_model, measure_models, size_bytes, versions
+from tascnet.measure import describe_device, measure_models, size_bytes, versions
 
 QUICK = {"repeats": 3, "warmup": 0}
 
 
 def test_record_of_a_model() -> None:
-    record = measure_model(nn.Sequential(nn.Linear(3, 4)), (1, 3), batch=2, **QUICK)
+    record = measure_models({"it": nn.Sequential(nn.Linear(3, 4))}, (1, 3), batch=2, **QUICK)["it"]
     assert (record["params"], record["trainable_params"], record["flops"]) == (16, 16, 12)
     assert min(record["latency_ms"], record["latency_ms_batch"]) > 0
     assert (record["batch"], record["device"]) == (2, "cpu")
@@ -30,7 +30,8 @@ def test_models_keep_their_names_and_order() -> None:
 
 def test_integer_examples_for_text() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
-    assert measure_model(model, torch.zeros(1, 3, dtype=torch.int64), batch=2, **QUICK)["flops"] == 24
+    measured = measure_models({"text": model}, torch.zeros(1, 3, dtype=torch.int64), batch=2, **QUICK)
+    assert measured["text"]["flops"] == 24
 
 
 def test_size_of_a_saved_model(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from tascnet.errors import SurgeryError
 from tascnet.models.surgery import (
     ACTIVATIONS,
     CRITERIA,
+    WidthGroup,
     activation_name,
     activations,
     all_channel_scores,
     block_of,
-    channel_scores,
     layer_widths,
     replace_layer,
     set_activation,
@@ -146,6 +146,12 @@ def test_every_group_has_finite_scores(name: str, criterion: str) -> None:
         assert scores.shape == (group.width,)
         assert scores.dtype == torch.float32
         assert scores.isfinite().all()
+
+
+def channel_scores(
+    chain: nn.Sequential, example: torch.Tensor, group: WidthGroup, criterion: str, seed: int = 0
+) -> torch.Tensor:
+    return all_channel_scores(chain, example, [group], criterion, seed)[group.name]
 
 
 def test_magnitude_scores_by_hand() -> None:

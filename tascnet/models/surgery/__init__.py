@@ -5,7 +5,7 @@ together; its *filters* are the layers that produce these channels, its *consume
 A layer's name is its dotted module name in the chain, a block's index its position in the chain.
 """
 
-from tascnet.models.surgery.groups import WidthGroup, groups_within, width_groups
+from tascnet.models.surgery.groups import WidthGroup, width_groups
 from tascnet.models.surgery.inputs import channel_slots, consumer_inputs
 from tascnet.models.surgery.layers import (
     ACTIVATIONS,
@@ -20,7 +20,7 @@ from tascnet.models.surgery.layers import (
 )
 from tascnet.models.surgery.narrow import narrow
 from tascnet.models.surgery.rebuild import Rebuilt, footprint, he_linear, path_layers, rebuild, shape_after
-from tascnet.models.surgery.scores import CRITERIA, all_channel_scores, channel_scores
+from tascnet.models.surgery.scores import CRITERIA, all_channel_scores
 
 __all__ = [
     "ACTIVATIONS",
@@ -31,11 +31,9 @@ __all__ = [
     "activations",
     "all_channel_scores",
     "block_of",
-    "channel_scores",
     "channel_slots",
     "consumer_inputs",
     "footprint",
-    "groups_within",
     "he_linear",
     "layer_widths",
     "narrow",

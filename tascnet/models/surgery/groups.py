@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tascnet.models.surgery.layers import block_of, is_depthwise
 from tascnet.models.surgery.trace import Trace, trace
 
-__all__ = ["WidthGroup", "cut_group", "groups_within", "traced_groups", "width_groups"]
+__all__ = ["WidthGroup", "cut_group", "traced_groups", "width_groups"]
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Operations that mix, move or create channels outside a layer that the graph knows.
@@ -210,12 +210,3 @@ def width_groups(chain: nn.Sequential, example: Tensor) -> list[WidthGroup]:
     if _survives(traced, groups):
         return groups
     return [group for group in groups if _survives(trace(chain, example), [group])]
-
-
-def groups_within(groups: Sequence[WidthGroup], start_block: int) -> list[WidthGroup]:
-    """The groups whose filter layers all lie in the tail that begins with block `start_block`.
-
-    Their names are those in the whole chain and in `chain[start_block:]`, their block indices those in
-    the whole chain.
-    """
-    return [group for group in groups if group.first_block >= start_block]

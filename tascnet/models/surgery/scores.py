@@ -12,7 +12,7 @@ from tascnet.models.surgery.groups import WidthGroup, cut_group
 from tascnet.models.surgery.layers import is_depthwise
 from tascnet.models.surgery.trace import Trace, trace
 
-__all__ = ["CRITERIA", "all_channel_scores", "channel_scores"]
+__all__ = ["CRITERIA", "all_channel_scores"]
 
 CRITERIA: dict[str, Callable[[], Any]] = {
     "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
@@ -70,31 +70,24 @@ def all_channel_scores(
     criterion: str,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """The scores of several groups by name, from one dependency graph; see `channel_scores`."""
-    if criterion not in CRITERIA:
-        raise SurgeryError(f"unknown criterion '{criterion}', expected one of {', '.join(CRITERIA)}")
-    traced = _with_values(trace(chain, example), chain)
-    return {group.name: _score(traced, group, criterion, seed) for group in groups}
-
-
-def channel_scores(
-    chain: nn.Sequential, example: Tensor, group: WidthGroup, criterion: str, seed: int = 0
-) -> Tensor:
-    """How important each channel of a group is; the lowest goes first.
+    """How important each channel of each group is; the lowest goes first.
 
     Args:
-        chain: the chain or slice that holds the group.
+        chain: the chain or slice that holds the groups.
         example: `1 x c x h x w`, one sample as its first block takes it.
-        group: one of `width_groups`.
+        groups: some of `width_groups`.
         criterion: one of `CRITERIA`.
         seed: of the criterion `random`; torch's own generator is left as it is.
 
     Returns:
-        `width` float32 scores on the CPU.
+        `width` float32 scores on the CPU for each group's name.
 
     Raises:
         SurgeryError: unknown criterion.
 
     Source: torch-pruning; Li et al. 2017 (magnitude), He et al. 2019 (fpgm), Lee et al. 2021 (lamp).
     """
-    return all_channel_scores(chain, example, [group], criterion, seed)[group.name]
+    if criterion not in CRITERIA:
+        raise SurgeryError(f"unknown criterion '{criterion}', expected one of {', '.join(CRITERIA)}")
+    traced = _with_values(trace(chain, example), chain)
+    return {group.name: _score(traced, group, criterion, seed) for group in groups}
