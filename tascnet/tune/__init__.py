@@ -5,17 +5,19 @@ depth of the search, units 1 to k; `first_trained` in 0 to k is the deepest unit
 trains; the cut is the index of the first block of that unit in the chain.
 """
 
-from tascnet.tune.autotune import build_autotune, discover_autotune
+from tascnet.tune.autotune import discover_autotune
 from tascnet.tune.build import Candidate, build_candidate
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
 from tascnet.tune.progression import Advice, Limits, next_depth
+from tascnet.tune.rebuild import AutotuneCost, build_autotune
 from tascnet.tune.space import Choice, Configuration, Space, Unit
 from tascnet.tune.study import Proposal, Study, Trial, winner
 from tascnet.tune.surrogate import propose
 
 __all__ = [
     "Advice",
+    "AutotuneCost",
     "Candidate",
     "Choice",
     "Configuration",

@@ -1,4 +1,4 @@
-"""The space of AutoTune: new layers in place of the last ones of a chain, and new dense layers.
+"""The space of AutoTune: layers that are made anew, from the output backwards, and new dense layers.
 
 Unit 0 is the dense head. Every further unit is one layer, counted from the output along the path of the
 chain: a convolution, a pooling layer with a kernel, a dense layer before the classifier. Activations,
@@ -8,26 +8,24 @@ always new, so that nothing of its pre-trained setting must be among the values.
 Source: Basha et al. 2020, section 3 and table 1.
 """
 
-import copy
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
-from tascnet.errors import ConfigError, SurgeryError
+from tascnet.errors import ConfigError
 from tascnet.models.head import classifier_of, head_start
 from tascnet.models.surgery import ACTIVATIONS, activation_name, block_of
 from tascnet.models.surgery.layers import is_depthwise
-from tascnet.models.surgery.rebuild import Skip, footprint, he_linear, path_layers, rebuild, shape_after
-from tascnet.tune.build import Candidate
+from tascnet.models.surgery.rebuild import Skip, footprint, path_layers, shape_after
 from tascnet.tune.discover import HIDDEN_LAYERS
-from tascnet.tune.space import FIRST_TRAINED, Choice, Configuration, Space, Unit, Value
+from tascnet.tune.space import Choice, Unit, Value
 
-__all__ = ["HEAD_ACTIVATION", "build_autotune", "discover_autotune"]
+__all__ = ["HEAD_ACTIVATION", "Dense", "check_options", "discover_autotune", "head_begin"]
+
+Dense: TypeAlias = Literal["keep", "replace"]
 
 HEAD_ACTIVATION = "head.activation"
 
@@ -40,7 +38,7 @@ def discover_autotune(
     example: Tensor,
     *,
     skip: Skip = "keep",
-    dense: Literal["keep", "replace"] = "replace",
+    dense: Dense = "replace",
     max_units: int | None = None,
     filters: Sequence[int] = (64, 128, 256, 512),
     filter_sizes: Sequence[int] = (1, 2, 3, 5),
@@ -79,14 +77,14 @@ def discover_autotune(
         ConfigError: a value outside its bounds.
         SurgeryError: the chain does not take the example, or has no classifier.
     """
-    _check_options(skip=skip, dense=dense)
+    check_options(skip=skip, dense=dense)
     _check_counts(filters=filters, filter_sizes=filter_sizes, pool_sizes=pool_sizes, neurons=neurons)
     _check("paddings", paddings, all(p >= 0 for p in paddings), "counts of pixels")
     _check("hidden_layers", hidden_layers, all(n >= 0 for n in hidden_layers), "counts")
     _check("dropouts", dropouts, all(0 <= p < 1 for p in dropouts), "probabilities below 1")
     names = ", ".join(ACTIVATIONS)
     _check("activations", activations, set(activations) <= set(ACTIVATIONS), f"some of {names}")
-    start = _head_begin(chain, dense)
+    start = head_begin(chain, dense)
     shape_after(chain, example)
     units = [_head(start, hidden_layers, neurons, dropouts, activations)]
     values = {
@@ -107,54 +105,6 @@ def discover_autotune(
     return tuple(units)
 
 
-def build_autotune(
-    chain: nn.Sequential,
-    space: Space,
-    config: Mapping[str, Any],
-    example: Tensor,
-    *,
-    num_classes: int,
-    skip: Skip = "keep",
-    dense: Literal["keep", "replace"] = "replace",
-    seed: int = 0,
-) -> Candidate:
-    """The tail of a configuration: its searched layers, all that follows them, and the dense head.
-
-    The chain is left as it is. In the first trained block the layers before the searched one keep their
-    pre-trained weights and are frozen.
-
-    Args:
-        chain: the pre-trained network with its trained softmax layer.
-        space: made of `discover_autotune(chain, ...)` with the same `skip` and `dense`.
-        config: a configuration of the space.
-        example: `1 x c x h x w`, one sample as the chain takes it.
-        num_classes: outputs of the network.
-        skip: `keep` residual and dense connections, or `drop` them for a plain chain.
-        dense: whether dense layers before the classifier are layers of the chain or part of the head.
-        seed: of the new weights.
-
-    Raises:
-        SurgeryError: the new layers do not fit together.
-    """
-    _check_options(skip=skip, dense=dense)
-    config = space.canonical(config)
-    start = _head_begin(chain, dense)
-    cut = space.units[int(config[FIRST_TRAINED])].block
-    entry = shape_after(chain[:cut], example)
-    generator = torch.Generator().manual_seed(seed)
-    settings, side = _settings(space, config), _largest_kernel(space)
-    rebuilt = rebuild(chain[cut:start], entry, settings, skip=skip, side=side, generator=generator)
-    old = chain[start:]
-    head = _head_layers(old, rebuilt.features, config, num_classes, generator)
-    tail = nn.Sequential(OrderedDict([*rebuilt.chain.named_children(), *head]))
-    weight = classifier_of(chain).weight
-    tail.to(device=weight.device, dtype=weight.dtype).train(chain.training)
-    if (shape := tuple(shape_after(tail, entry).shape)) != (1, num_classes):
-        raise SurgeryError(f"the network gives an output of shape {shape}, expected {(1, num_classes)}")
-    is_old = cut == start and _keeps_classifier(old, rebuilt.features, config, num_classes)
-    return Candidate(tail=tail, cut=cut, first_changed=None if is_old else 0, frozen=rebuilt.frozen)
-
-
 def _check(name: str, values: Sequence[Any], is_right: bool, expected: str) -> None:
     if not is_right or not values:
         raise ConfigError(f"{name} is {list(values)}, expected {expected}")
@@ -165,15 +115,20 @@ def _check_counts(**lists: Sequence[int]) -> None:
         _check(name, values, all(value > 0 for value in values), "positive counts")
 
 
-def _check_options(*, skip: str, dense: str) -> None:
+def check_options(*, skip: str, dense: str) -> None:
+    """Refuse what is no `Skip` and no `Dense`.
+
+    Raises:
+        ConfigError: an option is unknown.
+    """
     if skip not in ("keep", "drop"):
         raise ConfigError(f"skip is {skip!r}, expected keep or drop")
     if dense not in ("keep", "replace"):
         raise ConfigError(f"dense is {dense!r}, expected keep or replace")
 
 
-def _head_begin(chain: nn.Sequential, dense: str) -> int:
-    """Index of the first block that the searched head replaces."""
+def head_begin(chain: nn.Sequential, dense: Dense) -> int:
+    """Index of the first block of those in whose place the searched head comes."""
     first = _first_dense(chain)
     if first is None:
         return head_start(chain)
@@ -342,66 +297,3 @@ def _dropout_choice(layer: _Layer, dropouts: Iterable[float]) -> Iterator[Choice
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple | list) else value
-
-
-def _settings(space: Space, config: Configuration) -> dict[str, dict[str, Value]]:
-    """For each searched layer what the configuration says of it."""
-    settings: dict[str, dict[str, Value]] = {}
-    for choice in space.active(config):
-        for name in choice.layers:
-            settings.setdefault(name, {})[choice.what] = config[choice.name]
-    return settings
-
-
-def _largest_kernel(space: Space) -> int:
-    kernels = [c.values[-1] for c in space.choices if c.what in ("filter_size", "pool_size")]
-    return max(map(int, kernels), default=1)
-
-
-def _head_layers(
-    old: nn.Sequential,
-    features: Tensor,
-    config: Configuration,
-    num_classes: int,
-    generator: torch.Generator,
-) -> list[tuple[str, nn.Module]]:
-    """The dense layers of a configuration and the classifier, by name.
-
-    Args:
-        old: the blocks that the head replaces, the trained classifier the last one.
-        features: `1 x width`, what the head gets; its shape alone matters.
-        config: the configuration, of which the choices of unit 0 count.
-        num_classes: outputs of the classifier.
-        generator: draws the new weights.
-    """
-    if features.dim() != 2:
-        shape = tuple(features.shape)
-        raise SurgeryError(f"features of shape {shape} reach the head, but vectors are expected")
-    if _keeps_classifier(old, features, config, num_classes):
-        return list(copy.deepcopy(old).requires_grad_(True).named_children())
-    hidden, width = int(config[HIDDEN_LAYERS]), int(features.shape[1])
-    layers: list[tuple[str, nn.Module]] = []
-    if not hidden and not _has_dense(old):
-        layers += copy.deepcopy(old[:-1]).named_children()
-    for number in range(1, hidden + 1):
-        neurons = int(config[f"head.neurons{number}"])
-        layers += [
-            (f"head_linear{number}", he_linear(width, neurons, generator)),
-            (f"head_bn{number}", nn.BatchNorm1d(neurons)),
-            (f"head_activation{number}", ACTIVATIONS[str(config[HEAD_ACTIVATION])]()),
-            (f"head_dropout{number}", nn.Dropout(float(config[f"head.dropout{number}"]))),
-        ]
-        width = neurons
-    return [*layers, ("classifier", he_linear(width, num_classes, generator))]
-
-
-def _keeps_classifier(old: nn.Sequential, features: Tensor, config: Configuration, num_classes: int) -> bool:
-    """Whether the trained classifier serves the configuration as it is."""
-    classifier = classifier_of(old)
-    fits = (classifier.in_features, classifier.out_features) == (features.shape[1], num_classes)
-    return not config[HIDDEN_LAYERS] and fits and not _has_dense(old)
-
-
-def _has_dense(head: nn.Sequential) -> bool:
-    """Whether dense layers lead to the classifier; the searched ones come in their place."""
-    return any(isinstance(block, nn.Linear) for block in head[:-1])

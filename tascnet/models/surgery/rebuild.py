@@ -60,7 +60,7 @@ def rebuild(
     *,
     skip: Skip,
     side: int,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> Rebuilt:
     """Make the layers named in `settings` anew, and with them all whose input's width changes.
 
@@ -72,7 +72,7 @@ def rebuild(
         settings: for each searched layer on the path what is decided of it.
         skip: what becomes of residual and dense connections.
         side: to at least this many pixels a map is enlarged that is smaller than its kernel.
-        generator: draws the new weights.
+        generator: draws the new weights; None leaves them without values, on the meta device.
 
     Raises:
         SurgeryError: the new layers do not fit together.
@@ -136,8 +136,8 @@ def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]
     return down * (height - 1) + 1 - 2 * padding[0], right * (width - 1) + 1 - 2 * padding[1]
 
 
-def he_linear(inputs: int, outputs: int, generator: torch.Generator, bias: bool = True) -> nn.Linear:
-    """A dense layer with He-normal weights and zero bias."""
+def he_linear(inputs: int, outputs: int, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
+    """A dense layer with He-normal weights and zero bias; without a generator with no values at all."""
     return _he_normal(nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias), generator)
 
 
@@ -156,7 +156,7 @@ class _Walk:
     skip: Skip
     side: int
     normed: frozenset[str]
-    generator: torch.Generator
+    generator: torch.Generator | None
     features: Tensor
     begun: bool = False
     frozen: list[str] = field(default_factory=list)
@@ -334,8 +334,10 @@ class _Walk:
         return _he_normal(conv, self.generator)
 
 
-def _he_normal(layer: Any, generator: torch.Generator) -> Any:
+def _he_normal(layer: Any, generator: torch.Generator | None) -> Any:
     """Source: He et al. 2015, equation 12."""
+    if generator is None:
+        return layer.to("meta")
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
