@@ -108,10 +108,17 @@ def build_backbone(
         with _seeded(seed):
             chain = family.make(num_classes or family.classes, channels).chain
         return _backbone(chain, "random", "none")
+
+    def empty(classes: int) -> _Network:
+        # No memory is taken and nothing initialised before the file's tensors move in.
+        with _seeded(0), torch.device("meta"):
+            return family.make(classes, channels)
+
     if weights == "pretrained":
-        return _filled(name, _pretrained(name), channels, f"torchvision {_ENUM_MEMBER}", _IMAGENET_LICENCE)
+        origin = f"torchvision {_ENUM_MEMBER}", _IMAGENET_LICENCE
+        return _filled(name, empty, family.classifier, _pretrained(name), origin)
     path = Path(weights).expanduser()
-    return _filled(name, read_state(path), channels, *_origin(path))
+    return _filled(name, empty, family.classifier, read_state(path), _origin(path))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -227,25 +234,30 @@ def _custom(
             "backbone custom needs a factory", "give the dotted path of factory(num_classes, **options)"
         )
     found = find_factory(factory) if isinstance(factory, str) else factory
-    with _seeded(seed):
-        chain = custom_chain(found, num_classes, options)
-        if weights in ("random", "pretrained"):
-            return _backbone(chain, "as the factory gives them", "as the factory's author states")
-        state = read_state(Path(weights).expanduser())
-        last = [name for name, _ in chain.named_children()][-1]
-        network = _own_keys(custom_chain(found, _class_count(state, f"{last}.weight", "custom"), options))
-    _fill(network, state, "custom")
-    return _backbone(network.chain, *_origin(Path(weights).expanduser()))
+
+    def make(classes: int) -> _Network:
+        with _seeded(seed):
+            return _own_keys(custom_chain(found, classes, options))
+
+    chain = make(num_classes).chain
+    if weights in ("random", "pretrained"):
+        return _backbone(chain, "as the factory gives them", "as the factory's author states")
+    path = Path(weights).expanduser()
+    last = [name for name, _ in chain.named_children()][-1]
+    return _filled("custom", make, f"{last}.weight", read_state(path), _origin(path))
 
 
-def _filled(name: str, state: dict[str, Tensor], channels: int, weights: str, licence: str) -> Backbone:
-    family = BACKBONES[name]
-    classes = _class_count(state, family.classifier, name)
-    # No memory is taken and nothing initialised before the file's tensors move in.
-    with _seeded(0), torch.device("meta"):
-        network = family.make(classes, channels)
+def _filled(
+    name: str,
+    make: Callable[[int], _Network],
+    classifier: str,
+    state: dict[str, Tensor],
+    origin: tuple[str, str],
+) -> Backbone:
+    """The network of as many classes as a state dict's key `classifier` tells, with its tensors."""
+    network = make(_class_count(state, classifier, name))
     _fill(network, state, name)
-    return _backbone(network.chain, weights, licence)
+    return _backbone(network.chain, *origin)
 
 
 def _backbone(chain: nn.Sequential, weights: str, licence: str) -> Backbone:
