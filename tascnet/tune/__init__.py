@@ -6,7 +6,8 @@ trains; the cut is the index of the first block of that unit in the chain.
 """
 
 from tascnet.tune.autotune import discover_autotune
-from tascnet.tune.build import Candidate, build_candidate
+from tascnet.tune.build import Candidate, CandidateBuilder, build_candidate
+from tascnet.tune.cost import Cost, CostModel
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
 from tascnet.tune.progression import Advice, Limits, next_depth
@@ -19,8 +20,11 @@ __all__ = [
     "Advice",
     "AutotuneCost",
     "Candidate",
+    "CandidateBuilder",
     "Choice",
     "Configuration",
+    "Cost",
+    "CostModel",
     "Limits",
     "Proposal",
     "Space",
