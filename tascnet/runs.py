@@ -23,6 +23,12 @@ RECIPES = {"tune": ("head", "trial", "finetune"), "prune": ("recover",)}
 LABELS = {"tune.name", "prune.name", "prune.source"}
 DEFAULT_PRUNE = "tascnet"
 LONGEST_NAME = 120
+# What the digests among the inputs say when they differ.
+INPUTS = {
+    "input.data": "the samples are others",
+    "input.weights": "the pre-trained weights are others",
+    "input.model": "the model that it starts from is another",
+}
 # What a claim itself writes into a folder.
 CLAIM_FILES = {".lock", "identity.json", "log.txt"}
 
@@ -133,7 +139,10 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
 def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether a folder may be claimed anew; False for one of this identity, an error for another's work."""
     path = folder / "identity.json"
-    hint = f"choose another folder with name=..., or start over with stage={identity.get('stage')} fresh=true"
+    stage = identity.get("stage")
+    # Prunings of one tuned model lie beside each other.
+    other = "prune.name" if stage == "prune" else "name"
+    hint = f"keep it and choose another folder with {other}=..., or start over with stage={stage} fresh=true"
     try:
         known = read_json(path) if path.exists() else None
     except ValueError:
@@ -144,9 +153,16 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     if known is None or {entry.name for entry in folder.iterdir()} <= CLAIM_FILES:
         return True
     keys = sorted(key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key))
-    shown = ", ".join(f"{key} was {known.get(key)!r} and is now {identity.get(key)!r}" for key in keys[:4])
+    shown = ", ".join(_difference(key, known.get(key), identity.get(key)) for key in keys[:4])
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
     raise RunFolderError(f"{folder} belongs to another configuration ({shown}{more})", hint)
+
+
+def _difference(key: str, was: Any, now: Any) -> str:
+    """What differs, in words where the values are digests."""
+    if key.startswith("input."):
+        return INPUTS.get(key, f"{key} is another")
+    return f"{key} was {was!r} and is now {now!r}"
 
 
 @contextmanager

@@ -127,6 +127,22 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
     assert "fresh=true" in text
 
 
+def test_other_inputs_are_told_in_words(tmp_path):
+    claimed(tmp_path, {"stage": "prune", "input.model": "3f2a", "input.data": "91c0", "input.other": "x"})
+    (tmp_path / "iterations.jsonl").write_text("{}\n")
+    changed = {"stage": "prune", "input.model": "77aa", "input.data": "0000", "input.other": "y"}
+    with pytest.raises(RunFolderError) as caught:
+        claimed(tmp_path, changed)
+    text = str(caught.value)
+    assert (
+        "(the samples are others, the model that it starts from is another, input.other is another)" in text
+    )
+    assert not [digest for digest in ("3f2a", "77aa", "91c0") if digest in text]
+    assert text.endswith(
+        "keep it and choose another folder with prune.name=..., or start over with stage=prune fresh=true"
+    )
+
+
 def test_fresh_empties_that_folder_alone(tmp_path):
     claimed(tmp_path / "tune", {"seed": 0})
     claimed(tmp_path / "prune", {"seed": 0})

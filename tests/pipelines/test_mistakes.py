@@ -7,7 +7,9 @@ import shutil
 import pytest
 from PIL import Image
 
+import tascnet
 from tascnet.models import write_weights
+from tascnet.models.archive import save
 from tests.models.networks import original
 from tests.pipelines.commands import TINY, command, contents
 
@@ -226,6 +228,21 @@ def test_a_stage_does_not_overwrite_the_model_that_it_is_given(refused, finished
     )
     assert "lies in the folder that this stage writes to" in said
     assert contents(finished) == before
+
+
+def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refused, finished, tmp_path):
+    run = tmp_path.joinpath("out", *finished.parts[-3:])
+    shutil.copytree(finished, run)
+    winner = tascnet.load(run / "tune" / "model")
+    winner[-1].bias.data += 1
+    save(run / "tune" / "model", winner, winner.info)
+    before = contents(run)
+    said = refused(*TINY, "name=run", "stage=prune")
+    told = "belongs to another configuration (the model that it starts from is another): "
+    assert said.startswith(f"{run / 'prune'} {told}")
+    assert "stage=prune fresh=true" in said
+    assert "prune.name=" in said
+    assert contents(run) == before
 
 
 def test_both_stages_at_once_take_no_other_model(refused, finished):
