@@ -31,7 +31,7 @@ ALLOWED = {
 }
 # The only places for these packages, as path prefixes within tascnet/.
 PLACES = {
-    "botorch": ("tune/surrogate",),
+    "botorch": ("tune/surrogate", "tune/acquisition"),
     "gpytorch": ("tune/surrogate",),
     "linear_operator": ("tune/surrogate",),
     "fvcore": ("measure/",),

@@ -41,7 +41,7 @@ def _random(task: Synthetic, k: int, observed: list[Observation], seed: int) -> 
 
 def _surrogate(kernel: Any, coding: Any) -> Method:
     def method(task: Synthetic, k: int, observed: list[Observation], seed: int) -> list[Configuration]:
-        return propose(task.space, k, observed, [], 1, seed, kernel=kernel, coding=coding)
+        return propose(task.space, k, observed, [], 1, seed, kernel=kernel, coding=coding).configs
 
     return method
 

@@ -1,4 +1,4 @@
-"""The search: space, encoding, surrogate, study, progression, discovery and building of candidates.
+"""The search: spaces, goals, surrogate, proposals, study, discovery and building of candidates.
 
 Glossary: unit 0 is the dense head and unit u > 0 the u-th tunable part from the output; `k` is the
 depth of the search, units 1 to k; `first_trained` in 0 to k is the deepest unit that a configuration
@@ -10,11 +10,15 @@ from tascnet.tune.build import Candidate, CandidateBuilder, build_candidate
 from tascnet.tune.cost import Cost, CostModel
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
-from tascnet.tune.progression import Advice, Limits, next_depth
+from tascnet.tune.goal import Goal
+from tascnet.tune.progression import Advice, Limits, layerwise_depths, next_depth
+from tascnet.tune.propose import Observation, Suggestion, propose
 from tascnet.tune.rebuild import AutotuneCost, build_autotune
 from tascnet.tune.space import Choice, Configuration, Space, Unit
-from tascnet.tune.study import Proposal, Study, Trial, winner
-from tascnet.tune.surrogate import propose
+from tascnet.tune.stopping import median_stop
+from tascnet.tune.study import Proposal, Study
+from tascnet.tune.trial import Trial
+from tascnet.tune.winner import binomial_error, front, winner
 
 __all__ = [
     "Advice",
@@ -25,18 +29,25 @@ __all__ = [
     "Configuration",
     "Cost",
     "CostModel",
+    "Goal",
     "Limits",
+    "Observation",
     "Proposal",
     "Space",
     "Study",
+    "Suggestion",
     "Trial",
     "Unit",
+    "binomial_error",
     "build_autotune",
     "build_candidate",
     "decode",
     "discover_autotune",
     "discover_units",
     "encode",
+    "front",
+    "layerwise_depths",
+    "median_stop",
     "next_depth",
     "propose",
     "winner",

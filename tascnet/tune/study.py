@@ -1,68 +1,40 @@
 """One search: ask for configurations, tell what came of them; the journal is its whole memory."""
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from tascnet.errors import ConfigError, RunFolderError
-from tascnet.files import append_jsonl, read_jsonl
+from tascnet.errors import ConfigError
+from tascnet.files import append_jsonl
+from tascnet.tune.goal import Goal
+from tascnet.tune.progression import layerwise_depths
+from tascnet.tune.propose import Observation, Suggestion, propose
+from tascnet.tune.sampling import draw, refuse_infeasible
 from tascnet.tune.space import Configuration, Space
-from tascnet.tune.surrogate import propose
+from tascnet.tune.trial import Trial, read_trials
+from tascnet.tune.winner import binomial_error, front, value_of, winner
 
-__all__ = ["Proposal", "Study", "Trial", "binomial_error", "winner"]
+__all__ = ["Algorithm", "Proposal", "Study", "Trial", "binomial_error", "front", "winner"]
+
+Algorithm: TypeAlias = Literal["bo", "random", "sobol", "layerwise"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What to try: the trial's number, the depth it was asked for at, and the configuration."""
-
-    trial: int
-    depth: int
-    config: Configuration
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What came of a proposal: one line of the journal.
+    """What to try.
 
     Args:
         trial: its number.
         depth: the depth it was asked for at.
         config: canonical configuration.
-        status: `ok`, or `failed` with a reason and no value.
-        value: validation accuracy, in [0, 1].
-        reason: why it failed.
-        params: parameters of the whole network.
-        flops: FLOPs of one sample.
-        seconds: time it took.
-        epochs: epochs trained.
-        val_loss: validation loss of the epoch that gave the value.
+        surrogate: hyperparameters of the surrogate that chose it; None: none did. `Study.tell` journals them.
     """
 
     trial: int
     depth: int
     config: Configuration
-    status: Literal["ok", "failed"]
-    value: float | None = None
-    reason: str | None = None
-    params: int | None = None
-    flops: int | None = None
-    seconds: float = 0.0
-    epochs: int | None = None
-    val_loss: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.status == "ok" and (self.value is None or not math.isfinite(self.value)):
-            raise ConfigError(f"trial {self.trial} has the value {self.value}, expected a finite number")
-        if self.status == "failed" and (self.value is not None or not self.reason):
-            raise ConfigError(f"trial {self.trial} failed: expected a reason and no value")
-
-    def row(self) -> dict[str, Any]:
-        """The journal's line."""
-        return asdict(self)
+    surrogate: dict[str, Any] | None = None
 
 
 class Study:
@@ -75,17 +47,37 @@ class Study:
         path: the journal, made with the first trial; a torn last line is ignored.
         space: the search space.
         seed: of all proposals.
+        goal: what is sought; None: validation accuracy, without bounds.
+        algorithm: `bo`: quasi-random points, then a Gaussian process; `random`: independent uniform draws of
+            every choice; `sobol`: one scrambled Sobol sequence a depth; `layerwise`: the pre-trained
+            settings, trained from every `every`-th unit on.
+        every: units from one `layerwise` trial to the next.
+
+    Attributes:
+        exhausted: depths that had no untried feasible configuration left when asked.
 
     Raises:
         RunFolderError: the journal does not fit the space.
     """
 
-    def __init__(self, path: Path, space: Space, seed: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        space: Space,
+        seed: int,
+        goal: Goal | None = None,
+        algorithm: Algorithm = "bo",
+        every: int = 1,
+    ) -> None:
         self.path = path
         self.space = space
         self.seed = seed
+        self.goal = goal or Goal()
+        self.algorithm = algorithm
+        self.every = every
         self.pending: dict[int, Proposal] = {}
-        self._trials = {trial.trial: trial for trial in _read_trials(path, space)}
+        self.exhausted: set[int] = set()
+        self._trials = {trial.trial: trial for trial in read_trials(path, space)}
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -96,26 +88,29 @@ class Study:
         """The next proposals, which are pending until they are told.
 
         Args:
-            k: depth.
+            k: depth; of no account with `layerwise`.
             n: how many.
-            initial_trials: at depth 1 the trials before this number are the pre-trained setting trained
-                from unit 1, then quasi-random ones.
+            initial_trials: with `bo`, at the first depth of the search, the trials before this number are
+                quasi-random; where spaces nest the very first is the pre-trained setting trained from unit
+                `k` on, if it keeps the bounds.
 
         Returns:
-            Up to `n` proposals; fewer when depth `k` has no untried configuration left.
+            Up to `n` proposals; fewer when depth `k` has no untried feasible configuration left.
+
+        Raises:
+            ConfigError: no configuration of any depth keeps the bounds.
         """
         asked: list[Proposal] = []
         while len(asked) < n:
-            number = self._next_number()
-            is_initial = k <= 1 and number < initial_trials
-            configs = self._initial(k, number) if is_initial else self._learnt(k, number, n - len(asked))
-            if not configs:
+            suggested = self._suggest(k, n - len(asked), initial_trials)
+            if not suggested.configs:
+                self._close(k)
                 break
-            asked += [self._add_pending(k, config) for config in configs]
+            asked += [self._add_pending(k, config, suggested.surrogate) for config in suggested.configs]
         return asked
 
     def tell(self, trial: Trial) -> None:
-        """Journal what came of a proposal.
+        """Journal what came of a proposal, with the hyperparameters that led to it.
 
         Raises:
             ConfigError: the trial was told before, or its configuration is not in the space.
@@ -124,20 +119,36 @@ class Study:
             raise ConfigError(f"trial {trial.trial} was told before")
         if self.space.canonical(trial.config) != trial.config:
             raise ConfigError(f"the configuration of trial {trial.trial} is not canonical")
+        proposal = self.pending.get(trial.trial)
+        if trial.surrogate is None and proposal is not None and proposal.config == trial.config:
+            trial = replace(trial, surrogate=proposal.surrogate)
         append_jsonl(self.path, trial.row())
         self._trials[trial.trial] = trial
         self.pending.pop(trial.trial, None)
 
     def best(self) -> Trial | None:
-        """The trial of the highest value, the earliest of equals; None before one succeeded."""
-        return max(self._succeeded(), key=lambda trial: trial.value or 0.0, default=None)
+        """The `ok` trial of the highest value, the earliest of equals; None before one succeeded."""
+        return max(self._succeeded(), key=value_of, default=None)
 
     def winner(self, n_val: int, tolerance: float | None = None) -> Trial | None:
-        """The smallest network among the trials near the best; see `winner`."""
-        return winner(self.trials, n_val, tolerance)
+        """The smallest network among the trials near the best, by params or by the cost of `pareto`."""
+        size = self.goal.pareto_cost if self.goal.objective == "pareto" else "params"
+        return winner(self.trials, n_val, tolerance, size)
+
+    def front(self) -> list[Trial]:
+        """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""
+        return front(self.trials, self.goal.pareto_cost)
+
+    def curves(self) -> list[list[float]]:
+        """Learning curves of the trials that were trained to their end, for `median_stop`."""
+        return [trial.curve for trial in self._succeeded() if trial.curve is not None]
 
     def _succeeded(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.status == "ok"]
+
+    def _known(self) -> list[Configuration]:
+        told = [trial.config for trial in self.trials]
+        return [*told, *(proposal.config for proposal in self.pending.values())]
 
     def _next_number(self) -> int:
         number = 0
@@ -145,66 +156,58 @@ class Study:
             number += 1
         return number
 
-    def _add_pending(self, k: int, config: Configuration) -> Proposal:
-        proposal = Proposal(trial=self._next_number(), depth=k, config=config)
+    def _add_pending(self, k: int, config: Configuration, surrogate: dict[str, Any] | None) -> Proposal:
+        depth = int(config["first_trained"]) if self.algorithm == "layerwise" else k
+        proposal = Proposal(trial=self._next_number(), depth=depth, config=config, surrogate=surrogate)
         self.pending[proposal.trial] = proposal
         return proposal
 
-    def _initial(self, k: int, number: int) -> list[Configuration]:
+    def _close(self, k: int) -> None:
+        """Note that nothing is left at depth `k`; refuse bounds that nothing keeps."""
+        if not self._trials and not self.pending and self.algorithm != "layerwise":
+            refuse_infeasible(self.space, self.goal)
+        self.exhausted.add(k)
+
+    def _suggest(self, k: int, n: int, initial_trials: int) -> Suggestion:
+        number = self._next_number()
+        if self.algorithm == "layerwise":
+            return Suggestion(configs=self._layerwise(n))
+        if self.algorithm == "random":
+            return Suggestion(configs=self._draw(k, 1, _trial_seed(self.seed, number), "random"))
+        is_first_depth = all(trial.depth >= k for trial in self.trials)
+        if self.algorithm == "sobol" or (is_first_depth and number < initial_trials):
+            return Suggestion(configs=self._start(k) or self._draw(k, 1, self.seed, "sobol"))
+        return self._learnt(k, n, number)
+
+    def _start(self, k: int) -> list[Configuration]:
+        """The pre-trained setting, if it is to be the next trial."""
         start = self.space.neutral(k)
-        design = [start, *self.space.sample(number, k, self.seed, exclude=[start])]
-        return design[number : number + 1]
+        is_next = self.algorithm == "bo" and self.space.nested and self.goal.is_feasible(start)
+        return [start] if is_next and start not in self._known() else []
 
-    def _learnt(self, k: int, number: int, n: int) -> list[Configuration]:
-        observed = [(trial.config, trial.value) for trial in self.trials]
-        pending = [proposal.config for proposal in self.pending.values()]
-        return propose(self.space, k, observed, pending, n, _trial_seed(self.seed, number))
+    def _draw(self, k: int, n: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
+        return draw(self.space, self.goal, n, k, seed, exclude=self._known(), method=method)
 
+    def _layerwise(self, n: int) -> list[Configuration]:
+        known = self._known()
+        depths = layerwise_depths(self.space.depth, self.every)
+        return [c for c in map(self.space.neutral, depths) if c not in known][:n]
 
-def winner(trials: Sequence[Trial], n_val: int, tolerance: float | None = None) -> Trial | None:
-    """Of the trials within `tolerance` of the best value the one with the fewest params.
-
-    Of equally small ones the better, then the earlier one. None when no trial succeeded.
-
-    Args:
-        trials: failed ones are passed over.
-        n_val: number of validation samples behind a value.
-        tolerance: in accuracy; None: one binomial standard error of the best value.
-    """
-    succeeded = [(trial.value, trial) for trial in trials if trial.value is not None]
-    if not succeeded:
-        return None
-    best = max(value for value, _ in succeeded)
-    margin = binomial_error(best, n_val) if tolerance is None else tolerance
-    near = [(value, trial) for value, trial in succeeded if value >= best - margin]
-    return min(near, key=lambda pair: (_size(pair[1]), -pair[0], pair[1].trial))[1]
-
-
-def binomial_error(p: float, n: int) -> float:
-    """The standard error `sqrt(p (1 - p) / n)` of an accuracy `p` measured on `n` samples."""
-    return math.sqrt(max(p * (1 - p), 0.0) / n)
-
-
-def _size(trial: Trial) -> float:
-    return math.inf if trial.params is None else trial.params
+    def _learnt(self, k: int, n: int, number: int) -> Suggestion:
+        fits = [trial.surrogate for trial in self.trials if trial.surrogate is not None]
+        return propose(
+            self.space,
+            k,
+            [Observation(trial.config, trial.value, trial.latency_ms) for trial in self.trials],
+            [proposal.config for proposal in self.pending.values()],
+            n,
+            _trial_seed(self.seed, number),
+            goal=self.goal,
+            start=fits[-1] if fits else None,
+        )
 
 
 def _trial_seed(seed: int, number: int) -> int:
     """A seed of its own for each proposal."""
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
-
-
-def _read_trials(path: Path, space: Space) -> list[Trial]:
-    try:
-        return [_parse(row, space) for row in read_jsonl(path)]
-    except (ConfigError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise RunFolderError(
-            f"the journal {path} does not fit this search ({error})", "use fresh=true or another name"
-        ) from error
-
-
-def _parse(row: Mapping[str, Any], space: Space) -> Trial:
-    known = {field.name for field in fields(Trial)}
-    values = {name: value for name, value in row.items() if name in known}
-    return Trial(**{**values, "config": space.canonical(row["config"])})

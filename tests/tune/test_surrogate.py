@@ -1,105 +1,101 @@
+import math
+
 import pytest
 import torch
 
-from tascnet.tune.space import Choice, Space, Unit
-from tascnet.tune.surrogate import propose, standardise
+from tascnet.tune.encoding import encode, width
+from tascnet.tune.space import FIRST_TRAINED
+from tascnet.tune.surrogate import Columns, Scale, fit, hyperparameters, quiet
 from tests.tune.spaces import small_space
 
-KINDS = [("matern", "onehot"), ("rbf", "onehot"), ("matern", "index"), ("mixed", "index")]
+SPACE = small_space()
 
 
-def accuracy(config):
-    """Best, at 0.9, where unit 2 is trained with width 16 and elu and unit 1 has width 8."""
-    score = 0.5 + 0.1 * config["first_trained"]
-    score += 0.1 * (config["a.width"] == 16) + 0.05 * (config["a.activation"] == "elu")
-    return score + 0.05 * (config["b.width"] == 8)
+def data(n, k=2):
+    configs = SPACE.sample(n, k, 0)
+    values = [0.1 * c["a.width"] + (c["a.activation"] == "elu") for c in configs]
+    return encode(SPACE, configs, 2), Scale.of(values)(values)
 
 
-def observe(space, n, k=2, seed=0):
-    return [(config, accuracy(config)) for config in space.sample(n, k, seed)]
+def fitted(n, **options):
+    with quiet():
+        return fit(*data(n), Columns.of(SPACE, 2, "onehot"), **options)
 
 
-def test_it_finds_the_best_region_of_a_small_space():
-    space = small_space()
-    observed = observe(space, 12)
-    assert max(value for _, value in observed) < 0.89
-    for seed in range(6):
-        (config,) = propose(space, 2, observed, [], 1, seed)
-        observed.append((config, accuracy(config)))
-    assert max(value for _, value in observed) == pytest.approx(0.9)
+def test_columns_name_their_choices_as_they_are_encoded():
+    onehot, index = (Columns.of(SPACE, 2, coding) for coding in ("onehot", "index"))
+    assert onehot.choices[0] == FIRST_TRAINED
+    assert onehot.choices[-4:] == ("a.width", *["a.activation"] * 3)
+    assert onehot.categorical == (6, 7, 8)
+    assert onehot.names == index.names == index.choices
+    for k in range(3):
+        assert len(Columns.of(SPACE, k, "onehot").choices) == width(SPACE, k)
 
 
-@pytest.mark.parametrize(("kernel", "coding"), KINDS)
-def test_every_kernel_and_coding_proposes_something_new(kernel, coding):
-    space = small_space()
-    observed = observe(space, 8)
-    (config,) = propose(space, 2, observed, [], 1, 0, kernel=kernel, coding=coding)
-    assert space.key(config) not in {space.key(c) for c, _ in observed}
-
-
-def test_a_proposal_is_a_pure_function_of_its_arguments():
-    space = small_space()
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    one = propose(space, 2, observe(space, 8), [], 2, 5)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.rand(3)
-    assert propose(space, 2, observe(space, 8), [], 2, 5) == one
-
-
-def test_proposals_are_canonical_new_and_within_depth():
-    space = small_space()
-    observed = observe(space, 6, k=1)
-    pending = space.sample(2, 1, 9, exclude=[config for config, _ in observed])
-    proposed = propose(space, 1, observed, pending, 4, 0)
-    known = {space.key(config) for config in [*(c for c, _ in observed), *pending]}
-    assert len({space.key(config) for config in proposed} - known) == 4
-    assert all(space.canonical(c) == c and c["first_trained"] <= 1 for c in proposed)
-
-
-def test_deeper_observations_inform_a_shallower_depth():
-    space = small_space()
-    (config,) = propose(space, 1, observe(space, 8), [], 1, 0)
-    assert config["first_trained"] <= 1
-
-
-@pytest.mark.parametrize("left", [0, 1, 3])
-def test_it_stops_when_every_configuration_is_known(left):
-    space = small_space()
-    everything = space.sample(space.count(1), 1, 0)
-    known = everything[: len(everything) - left]
-    proposed = propose(space, 1, [(c, accuracy(c)) for c in known], [], 5, 0)
-    assert {space.key(c) for c in proposed} == {space.key(c) for c in everything[len(known) :]}
-
-
-@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.5], [None, None], [None, 0.5]])
-def test_without_two_different_values_it_is_quasi_random(values):
-    space = small_space()
-    known = space.sample(len(values), 2, 0)
-    proposed = propose(space, 2, list(zip(known, values, strict=True)), [], 3, 7)
-    assert proposed == space.sample(3, 2, 7, exclude=known)
-
-
-def test_failures_count_as_the_worst_value_seen():
+def test_standardised_values():
     # 0.6, 0.6, 0.9: mean 0.7, squares 0.01 + 0.01 + 0.04, deviation sqrt(0.06 / 2).
-    expected = torch.tensor([[0.9 - 0.7], [0.6 - 0.7], [0.6 - 0.7]], dtype=torch.float64) / 0.03**0.5
-    torch.testing.assert_close(standardise([0.9, None, 0.6]), expected)
-    assert standardise([0.9, None, 0.6]).dtype == torch.float64
+    scale = Scale.of([0.6, 0.6, 0.9])
+    assert (scale.mean, scale.deviation) == pytest.approx((0.7, math.sqrt(0.03)))
+    torch.testing.assert_close(scale([0.7, 0.9]), torch.tensor([[0.0], [0.2]]).double() / math.sqrt(0.03))
+    assert Scale.of([0.5]) == Scale.of([0.5, 0.5]) == Scale(mean=0.5, deviation=1.0)
 
 
-def test_a_region_of_failures_is_avoided():
-    space = small_space()
-    observed = [(c, None if c["a.activation"] == "tanh" else v) for c, v in observe(space, 25)]
-    proposed = propose(space, 2, observed, [], 4, 0)
-    assert all(config["a.activation"] != "tanh" for config in proposed)
+@pytest.mark.parametrize("kernel", ["matern", "rbf"])
+def test_the_covariance_is_that_of_the_kernel(kernel):
+    model = fitted(8, kernel=kernel)
+    scales = hyperparameters(model, Columns.of(SPACE, 2, "onehot"))["lengthscales"]
+    one = SPACE.canonical({"first_trained": 2, "a.width": 8})
+    # A third of the way between the logarithms of 8 and 32 more, and another category: two columns differ.
+    two = {**one, "a.width": 16, "a.activation": "tanh"}
+    r2 = 0.5**2 / scales["a.width"] ** 2 + 2 / scales["a.activation"] ** 2
+    r = math.sqrt(5 * r2)
+    expected = math.exp(-r2 / 2) if kernel == "rbf" else (1 + r + r**2 / 3) * math.exp(-r)
+    K = model.covar_module(encode(SPACE, [one, two], 2)).to_dense()
+    assert K.tolist() == [pytest.approx([1.0, expected]), pytest.approx([expected, 1.0])]
 
 
-def test_a_large_space_is_never_enumerated():
-    choices = tuple(
-        Choice(name=f"c{i}.width", values=tuple(range(8, 72, 8)), neutral=64, kind="ordinal", unit=1)
-        for i in range(20)
-    )
-    space = Space((Unit(index=0, block=1, choices=()), Unit(index=1, block=0, choices=choices)))
-    assert space.count(1) == 1 + 8**20
-    observed = [(c, -sum(abs(v - 40) for v in space.key(c)[1:])) for c in space.sample(6, 1, 0)]
-    assert len(propose(space, 1, observed, [], 1, 0)) == 1
+def test_what_does_not_matter_has_the_longer_lengthscale():
+    scales = hyperparameters(fitted(20), Columns.of(SPACE, 2, "onehot"))["lengthscales"]
+    assert max(scales["a.width"], scales["a.activation"]) < min(scales["b.width"], scales["b.kernel"])
+
+
+def test_columns_beyond_those_of_the_choices_are_not_looked_at():
+    X, Y = data(12)
+    columns = Columns.of(SPACE, 2, "onehot")
+    with quiet():
+        models = [fit(torch.cat([X, extra], dim=-1), Y, columns) for extra in (X[:, :1], -7 * X[:, 1:2])]
+    assert hyperparameters(models[0], columns) == hyperparameters(models[1], columns)
+
+
+def test_a_fit_starts_from_the_hyperparameters_that_it_is_given(monkeypatch):
+    columns = Columns.of(SPACE, 2, "onehot")
+    found = hyperparameters(fitted(12), columns)
+    monkeypatch.setattr("tascnet.tune.surrogate.fit_gpytorch_mll", lambda mll, **options: None)
+    assert hyperparameters(fitted(12, start=found), columns) == found
+    prior = hyperparameters(fitted(12), columns)
+    partly = {**found, "lengthscales": {"a.width": found["lengthscales"]["a.width"]}}
+    expected = {**prior["lengthscales"], **partly["lengthscales"]}
+    assert hyperparameters(fitted(12, start=partly), columns)["lengthscales"] == expected
+
+
+def test_the_mixed_kernel_has_no_hyperparameters_to_start_from():
+    columns = Columns.of(SPACE, 2, "index")
+    X = encode(SPACE, SPACE.sample(8, 2, 0), 2, "index")
+    with quiet():
+        assert hyperparameters(fit(X, X[:, :1], columns, "mixed"), columns) is None
+
+
+def test_without_a_fit_it_stays_at_the_prior(monkeypatch, caplog):
+    from botorch.exceptions.errors import ModelFittingError
+
+    def fail(mll, **options):
+        raise ModelFittingError
+
+    monkeypatch.setattr("tascnet.tune.surrogate.fit_gpytorch_mll", fail)
+    columns = Columns.of(SPACE, 2, "onehot")
+    d = len(columns.names)
+    # The mode of a log-normal distribution is exp(location - scale ** 2).
+    mode = math.exp(math.sqrt(2) + math.log(d) / 2 - 3)
+    scales = hyperparameters(fitted(8), columns)["lengthscales"]
+    assert list(scales.values()) == pytest.approx([mode] * d)
+    assert "could not be fitted" in caplog.text

@@ -1,0 +1,272 @@
+"""The next configurations of a search that learns: a pure function of what is known.
+
+Fit, acquire, climb: no space is ever enumerated and no point is proposed twice.
+"""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tascnet.tune.acquisition import Acquisition, Latency, feasibility, hypervolume, improvement
+from tascnet.tune.climb import Values, climb
+from tascnet.tune.encoding import Coding, encode
+from tascnet.tune.goal import Goal
+from tascnet.tune.sampling import draw
+from tascnet.tune.space import FIRST_TRAINED, Configuration, Space
+from tascnet.tune.surrogate import (
+    Columns,
+    Hyperparameters,
+    Kernel,
+    Scale,
+    fit,
+    hyperparameters,
+    quiet,
+    seeded,
+)
+
+__all__ = ["Observation", "Suggestion", "propose"]
+
+# Climbs may start at so many quasi-random configurations and at the neighbours of the best ones.
+_POOL = 512
+_BEST = 3
+
+
+class Observation(NamedTuple):
+    """What is known of a configuration.
+
+    Args:
+        config: canonical.
+        value: larger is better; None: it failed, which counts as the worst value seen; or its latency is
+            above the bound, so that it was not trained and its value is left open.
+        latency_ms: None: not measured.
+    """
+
+    config: Mapping[str, Any]
+    value: float | None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """What to try, and from what it was learnt.
+
+    Args:
+        configs: new configurations.
+        surrogate: hyperparameters of the processes of `value` and `latency`, for the `start` of a later
+            proposal; None where nothing was fitted.
+    """
+
+    configs: list[Configuration]
+    surrogate: Hyperparameters | None = None
+
+
+def propose(
+    space: Space,
+    k: int,
+    observed: Sequence[Observation | tuple[Mapping[str, Any], float | None]],
+    pending: Sequence[Mapping[str, Any]],
+    n: int,
+    seed: int,
+    *,
+    goal: Goal | None = None,
+    start: Mapping[str, Any] | None = None,
+    kernel: Kernel = "matern",
+    coding: Coding = "onehot",
+) -> Suggestion:
+    """New configurations of depth `k`: a pure function of its arguments.
+
+    A Gaussian process (float64, inputs in [0, 1], standardised outputs) is fitted to what is observed at any
+    depth. What a configuration is expected to bring (`acquisition`) picks one after the other. Before two
+    different values are known the points are quasi-random.
+
+    Args:
+        space: the search space.
+        k: depth.
+        observed: an `Observation`, or its first fields, for each canonical configuration known.
+        pending: configurations that are being evaluated.
+        n: how many.
+        seed: of everything random.
+        goal: what is sought, and the bounds that every proposal keeps; None: the value alone.
+        start: `Suggestion.surrogate` of an earlier proposal, where the fit starts.
+        kernel: `matern` 5/2 or `rbf` with a lengthscale for each choice, or `mixed`, which compares
+            categories by equality and wants `coding="index"`.
+        coding: how categories become columns.
+
+    Returns:
+        Up to `n` configurations, none of them observed or pending; fewer when no more are left.
+
+    Source: Ament et al. 2023 (log expected improvement); Hvarfner et al. 2024 (priors).
+    """
+    goal = goal or Goal()
+    known = _Known(space, k, [Observation(*entry) for entry in observed], pending, coding, goal)
+    if not known.is_informative:
+        return Suggestion(configs=draw(space, goal, n, k, seed, exclude=known.configs))
+    with seeded(seed), quiet():
+        learnt, record = _learn(known, kernel, start or {})
+        return Suggestion(configs=_choose(known, learnt, n, seed), surrogate=record)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known when a proposal is made."""
+
+    space: Space
+    k: int
+    observed: Sequence[Observation]
+    pending: Sequence[Mapping[str, Any]]
+    coding: Coding
+    goal: Goal
+
+    @property
+    def configs(self) -> list[Mapping[str, Any]]:
+        return [*(entry.config for entry in self.observed), *self.pending]
+
+    @cached_property
+    def tried(self) -> list[Observation]:
+        """What was trained or failed: what the process of values learns from."""
+        return [o for o in self.observed if o.value is not None or not self.goal.is_too_slow(o.latency_ms)]
+
+    @cached_property
+    def timed(self) -> list[Observation]:
+        """What the process of latency learns from."""
+        return [o for o in self.observed if self.goal.max_latency_ms is not None and o.latency_ms is not None]
+
+    @property
+    def has_values(self) -> bool:
+        return any(entry.value is not None for entry in self.tried)
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether there are two different values, or something was too slow and latencies differ."""
+        values = {entry.value for entry in self.tried if entry.value is not None}
+        latencies = {entry.latency_ms for entry in self.timed}
+        is_slow = any(self.goal.is_too_slow(latency) for latency in latencies)
+        return len(values) > 1 or (is_slow and len(latencies) > 1)
+
+    @cached_property
+    def deepest(self) -> int:
+        """The depth at which everything known can be encoded."""
+        return max([self.k, *(int(config[FIRST_TRAINED]) for config in self.configs)])
+
+    @cached_property
+    def columns(self) -> Columns:
+        return Columns.of(self.space, self.deepest, self.coding)
+
+    @cached_property
+    def cost_scale(self) -> Scale:
+        return Scale.of([self._log_cost(entry.config) for entry in self.observed])
+
+    def points(self, configs: Sequence[Mapping[str, Any]]) -> Tensor:
+        """`n x d`; with `pareto` one more column holds the standardised log cost, negated."""
+        X = encode(self.space, configs, self.deepest, self.coding)
+        if self.goal.objective != "pareto":
+            return X
+        return torch.cat([X, -self.cost_scale([self._log_cost(config) for config in configs])], dim=-1)
+
+    def values(self) -> Tensor:
+        """Standardised values of what was tried, failures at the worst value seen."""
+        worst = min(entry.value for entry in self.tried if entry.value is not None)
+        filled = [worst if entry.value is None else entry.value for entry in self.tried]
+        return Scale.of(filled)(filled)
+
+    def _log_cost(self, config: Mapping[str, Any]) -> float:
+        """Infinite for a network that cannot be built: it has no finite acquisition value."""
+        cost = self.goal.costs(config)
+        return math.inf if cost is None else math.log(getattr(cost, self.goal.pareto_cost))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learnt:
+    """The fitted processes.
+
+    Args:
+        model: of values; None before anything was trained.
+        X: what it was fitted to.
+        Y: its standardised values.
+        latency: None without a bound on it.
+    """
+
+    model: Any
+    X: Tensor
+    Y: Tensor
+    latency: Latency | None
+
+    def acquisition(self, goal: Goal, pending: Tensor | None, seed: int) -> Acquisition:
+        """What the goal makes of it."""
+        if self.model is None:
+            assert self.latency is not None, "values or latencies are known"
+            return feasibility(self.latency)
+        if goal.objective == "pareto":
+            return hypervolume(self.model, self.X, self.Y, pending, self.latency, seed)
+        return improvement(self.model, self.X, pending, self.latency, seed)
+
+
+def _learn(known: _Known, kernel: Kernel, start: Mapping[str, Any]) -> tuple[_Learnt, Hyperparameters]:
+    """The processes, and their hyperparameters."""
+    record: Hyperparameters = {}
+    X = known.points([entry.config for entry in known.tried])
+    model, Y, latency = None, X.new_zeros(0, 1), None
+    if known.has_values:
+        Y = known.values()
+        model = fit(X, Y, known.columns, kernel, start.get("value"))
+        record["value"] = hyperparameters(model, known.columns)
+    if known.goal.max_latency_ms is not None and known.timed:
+        latency = _learn_latency(known, known.goal.max_latency_ms, kernel, start.get("latency"))
+        record["latency"] = hyperparameters(latency.model, known.columns)
+    return _Learnt(model=model, X=X, Y=Y, latency=latency), record
+
+
+def _learn_latency(
+    known: _Known, bound_ms: float, kernel: Kernel, start: Mapping[str, Any] | None
+) -> Latency:
+    logs = [math.log(entry.latency_ms) for entry in known.timed if entry.latency_ms is not None]
+    scale = Scale.of(logs)
+    X = known.points([entry.config for entry in known.timed])
+    model = fit(X, scale(logs), known.columns, kernel, start)
+    return Latency(model=model, bound=scale([math.log(bound_ms)]).item())
+
+
+def _choose(known: _Known, learnt: _Learnt, n: int, seed: int) -> list[Configuration]:
+    """One after the other, each in view of those before."""
+    chosen: list[Configuration] = []
+    for i in range(n):
+        busy = [*known.pending, *chosen]
+        pending = known.points(busy) if busy else None
+        found = _best(known, busy, learnt.acquisition(known.goal, pending, seed + i), seed + i)
+        if found is None:
+            break
+        chosen.append(found)
+    return chosen
+
+
+def _best(
+    known: _Known, busy: Sequence[Mapping[str, Any]], acquisition: Acquisition, seed: int
+) -> Configuration | None:
+    """The best new feasible configuration that climbs lead to; None when none is left."""
+    space, k, goal = known.space, known.k, known.goal
+    taken = [*(entry.config for entry in known.observed), *busy]
+    seen = {space.key(config) for config in taken}
+
+    def is_new(config: Configuration) -> bool:
+        return space.key(config) not in seen and goal.is_feasible(config)
+
+    values = Values(lambda configs: acquisition(known.points(configs)).tolist())
+    found = climb(space, k, values, _pool(known, seed), is_new)
+    if found is not None:
+        return found
+    return climb(space, k, values, draw(space, goal, 1, k, seed, exclude=taken), is_new)
+
+
+def _pool(known: _Known, seed: int) -> list[Configuration]:
+    """Where a climb may start: around the best, at the pre-trained settings, anywhere."""
+    space, k = known.space, known.k
+    good = [(entry.value, -i) for i, entry in enumerate(known.observed) if entry.value is not None]
+    best = [known.observed[-i].config for _, i in heapq.nlargest(_BEST, good)]
+    near = [near for config in best for near in space.neighbours(config, k)]
+    return [*near, *(space.neutral(f) for f in space.firsts(k)), *space.sample(_POOL, k, seed)]

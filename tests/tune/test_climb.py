@@ -1,0 +1,84 @@
+import math
+
+import pytest
+
+from pipelines.benchmarks.synthetic import KINDS, synthetic, synthetic_space
+from tascnet.tune.climb import Values, climb
+from tascnet.tune.goal import Goal
+from tascnet.tune.propose import Observation, _best, _Known, _learn
+from tests.tune.spaces import small_space
+
+
+def everything(space, k):
+    return space.sample(space.count(k), k, 0)
+
+
+def number_of(configs):
+    return [float(sum(v for v in c.values() if isinstance(v, int))) for c in configs]
+
+
+def always(config):
+    return True
+
+
+def test_values_are_computed_in_one_batch_and_once():
+    batches = []
+    values = Values(lambda configs: batches.append(len(configs)) or [math.nan] * len(configs))
+    configs = everything(small_space(), 1)
+    assert values([*configs[:3], configs[0]]) == [-math.inf] * 4
+    values(configs[:5])
+    assert batches == [3, 2]
+
+
+def test_it_climbs_to_the_top_of_a_monotone_function():
+    space = small_space()
+    top = climb(space, 2, Values(number_of), [space.neutral(0)], always)
+    # The head, then unit 1 at its pre-trained width with the larger kernel, then unit 2.
+    assert number_of([top]) == [max(number_of(everything(space, 2)))]
+
+
+def test_pairs_of_steps_leave_a_ridge():
+    space = small_space()
+
+    def ridge(configs):
+        """Better only where width and kernel of unit 1 change together."""
+        return [float(c["b.width"] == 8 and c["b.kernel"] == 5) for c in configs]
+
+    start = space.canonical({"first_trained": 1, "b.width": 16})
+    assert ridge([climb(space, 1, Values(ridge), [start], always)]) == [1.0]
+
+
+def test_what_is_not_allowed_is_never_given_and_asked_for_the_best_first():
+    space = small_space()
+    order = sorted(everything(space, 1), key=lambda c: -number_of([c])[0])
+    asked = []
+
+    def allowed(config):
+        asked.append(config)
+        return config != order[0]
+
+    found = climb(space, 1, Values(number_of), everything(space, 1), allowed)
+    assert number_of([found]) == number_of(order[1:2])
+    assert asked[0] == order[0]
+    assert climb(space, 1, Values(number_of), everything(space, 1), lambda config: False) is None
+    assert climb(space, 1, Values(number_of), [], always) is None
+
+
+def test_other_depths_of_the_pool_are_not_given():
+    space = small_space()
+    assert climb(space, 1, Values(number_of), [space.neutral(2)], always) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_climbs_find_the_highest_acquisition_value_of_all(kind):
+    """Against evaluating all: 12 heads, alone, with 32 settings of unit 1, and with 32 more of unit 2."""
+    space = synthetic_space(units=2)
+    assert space.count(2) == 12 * (1 + 32 + 32 * 32)
+    task = synthetic(kind, 0, space)
+    observed = [Observation(c, task.observe(c, 0)) for c in space.sample(15, 2, 0)]
+    known = _Known(space, 2, observed, [], "onehot", Goal())
+    acquisition = _learn(known, "matern", {})[0].acquisition(Goal(), None, 0)
+    seen = [entry.config for entry in observed]
+    values = acquisition(known.points(space.sample(space.count(2), 2, 0, exclude=seen)))
+    found = _best(known, [], acquisition, 0)
+    assert acquisition(known.points([found])).item() == pytest.approx(values.max().item(), abs=1e-9)
