@@ -93,8 +93,8 @@ class Unit:
     def _count_with_dependents(self, choice: Choice) -> int:
         dependents = [other for other in self.choices if other.only_if == choice.name]
         return sum(
-            math.prod(len(other.values) for other in dependents if value >= other.only_from)  # type: ignore[operator]
-            for value in choice.values
+            math.prod(len(other.values) for other in dependents if float(value) >= other.only_from)
+            for value in (choice.values if dependents else [0.0] * len(choice.values))
         )
 
 
@@ -257,7 +257,7 @@ class Space:
         if choice.only_if is None:
             return True
         value = config.get(choice.only_if, self._by_name[choice.only_if].neutral)
-        return bool(value >= choice.only_from)
+        return float(value) >= choice.only_from
 
     def _check_depth(self, k: int) -> int:
         if not 0 <= k <= self.depth:

@@ -269,7 +269,7 @@ def test_a_narrowed_tail_with_a_grown_head_equals_the_silenced_one(name: str, no
 def test_a_pruned_network_with_a_grown_head_runs_and_is_saved(name: str, norm: str, tmp_path: Path) -> None:
     chain, images = surgical(name, norm)
     groups = width_groups(chain, images[:1])
-    for criterion in ("magnitude", "fpgm", "lamp"):
+    for criterion in ("magnitude", "fpgm"):
         scores = all_channel_scores(chain, images[:1], groups[-2:], criterion)
         assert [tuple(scores[group.name].shape) for group in groups[-2:]] == [(20,), (12,)]
     read = consumer_inputs(chain, images[:1], groups[-2:])

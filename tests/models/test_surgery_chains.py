@@ -118,7 +118,7 @@ def test_channels_last_and_training_change_nothing_in_the_groups() -> None:
 def test_scores_of_a_depthwise_network() -> None:
     chain, example = chain_of("mobilenet_v2")
     groups = width_groups(chain, example)
-    for criterion in ("magnitude", "fpgm", "lamp"):
+    for criterion in ("magnitude", "fpgm"):
         scores = all_channel_scores(chain, example, groups, criterion)
         assert list(scores) == [group.name for group in groups]
         assert all(scores[g.name].shape == (g.width,) and scores[g.name].std() > 0 for g in groups)

@@ -199,8 +199,8 @@ def test_scoring_leaves_the_chain_alone_and_knows_its_criteria() -> None:
     chain = settle(TOYS["residual"]()).train()
     reference = output(settle(TOYS["residual"]()))
     group = width_groups(chain, EXAMPLE)[0]
-    channel_scores(chain, EXAMPLE, group, "lamp")
+    channel_scores(chain, EXAMPLE, group, "fpgm")
     assert chain.training
     assert torch.equal(output(chain.eval()), reference)
-    with pytest.raises(SurgeryError, match="magnitude, fpgm, lamp, random"):
+    with pytest.raises(SurgeryError, match="magnitude, fpgm, random"):
         channel_scores(chain, EXAMPLE, group, "l1")

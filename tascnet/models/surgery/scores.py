@@ -17,7 +17,6 @@ __all__ = ["CRITERIA", "all_channel_scores"]
 CRITERIA: dict[str, Callable[[], Any]] = {
     "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
     "fpgm": lambda: tp.importance.FPGMImportance(),
-    "lamp": lambda: tp.importance.LAMPImportance(),
     "random": lambda: tp.importance.RandomImportance(),
 }
 
@@ -85,7 +84,7 @@ def all_channel_scores(
     Raises:
         SurgeryError: unknown criterion.
 
-    Source: torch-pruning; Li et al. 2017 (magnitude), He et al. 2019 (fpgm), Lee et al. 2021 (lamp).
+    Source: torch-pruning; Li et al. 2017 (magnitude) and He et al. 2019 (fpgm).
     """
     if criterion not in CRITERIA:
         raise SurgeryError(f"unknown criterion '{criterion}', expected one of {', '.join(CRITERIA)}")
