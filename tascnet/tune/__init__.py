@@ -10,6 +10,7 @@ from tascnet.tune.build import Candidate, CandidateBuilder, build_candidate
 from tascnet.tune.cost import Cost, CostModel
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
+from tascnet.tune.explain import Insight, explain
 from tascnet.tune.goal import Goal
 from tascnet.tune.progression import Advice, Limits, layerwise_depths, next_depth
 from tascnet.tune.propose import Observation, Suggestion, propose
@@ -30,6 +31,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "Goal",
+    "Insight",
     "Limits",
     "Observation",
     "Proposal",
@@ -45,6 +47,7 @@ __all__ = [
     "discover_autotune",
     "discover_units",
     "encode",
+    "explain",
     "front",
     "layerwise_depths",
     "median_stop",
