@@ -201,11 +201,13 @@ def insight_lines(insight: Mapping[str, Any] | None) -> list[str]:
     if insight is None:
         return [TOO_FEW]
     figures = "; ".join(f"{label}: {value}" for label, value in insight_figures(insight))
-    mattered = [row for row in insight["importance"][:_MATTERED] if row["rise"] > 0]
-    rises = [f"{row['choice']} {gap(row['rise'], insight['target'], signed=True)}" for row in mattered]
+    rises = [
+        (row["choice"], gap(row["rise"], insight["target"], signed=True)) for row in insight["importance"]
+    ]
+    mattered = [f"{choice} {rise}" for choice, rise in rises[:_MATTERED] if rise.startswith("+")]
     lines = [insight["sentence"], f"{figures}."]
-    if insight["learnt"] and rises:
-        lines.append(f"Rise of the leave-one-out error without a choice: {', '.join(rises)}.")
+    if insight["learnt"] and mattered:
+        lines.append(f"Rise of the leave-one-out error without a choice: {', '.join(mattered)}.")
     return lines
 
 

@@ -92,6 +92,7 @@ INSIGHT: dict[str, Any] = {
     "refitted_rank_correlation": 0.61,
     "importance": [
         {"choice": "a.width", "rise": 0.011, "lengthscale": 0.3},
+        {"choice": "head.dropout", "rise": 0.00001, "lengthscale": 2.0},
         {"choice": "a.kernel", "rise": -0.001, "lengthscale": 2.0},
     ],
 }
