@@ -20,33 +20,40 @@ STEP = 3
 BATCH = 32
 
 
-def print_estimate(session: Session, chain: nn.Sequential, space: Space) -> None:
+def print_estimate(session: Session, chain: nn.Sequential, space: Space, trials: int, depth: int) -> None:
     """Log how long the search and fine-tuning take, and what disk and memory they need.
 
     One batch through trunk and tail is timed after a warm-up; the rest is arithmetic.
+
+    Args:
+        session: data, device and options.
+        chain: the pre-trained network.
+        space: the search space.
+        trials: the most there will be.
+        depth: the deepest unit that is searched.
     """
     options, trainer = session.config.tune, session.config.trainer
-    deepest = space.units[min(options.max_units, space.depth)].block
+    deepest = space.units[depth].block
     inputs = session.example.expand(BATCH, -1, -1, -1).to(session.device, memory_format=torch.channels_last)
     with torch.inference_mode():
         features = chain[:deepest](inputs)
         trunk, tail = _seconds(chain[:deepest], inputs), _seconds(chain[deepest:], features)
     samples, val = len(session.train), len(session.val)
     views = len(session.views)
-    caching = (samples * views + val) * trunk * min(options.max_units + 1, space.depth + 1)
+    caching = (samples * views + val) * trunk * (depth + 1)
     trial = _training(trainer.trial, samples, val, tail)
     fits = 3 if options.finetune_from == "best" else 2
     tuning = fits * _training(trainer.finetune, samples, val, trunk + tail)
-    total = caching + options.max_trials * trial + tuning
+    total = caching + trials * trial + tuning
     width = 2 if options.cache_dtype == "float16" else 4
-    disk = (samples * views + val) * features[0].numel() * width * (min(options.max_units, space.depth) + 1)
+    disk = (samples * views + val) * features[0].numel() * width * (depth + 1)
     memory = 4 * 4 * sum(parameter.numel() for parameter in chain.parameters()) + 8 * _activations(
         chain, inputs
     )
     log.info(
         "estimate: %s (%d trials of %s, fine-tuning %s), %.1f GB of disk for features, %.1f GB of memory",
         _minutes(total),
-        options.max_trials,
+        trials,
         _minutes(trial),
         _minutes(tuning),
         disk / 1e9,

@@ -1,13 +1,21 @@
 """Both stages, one after the other, and one table of what each of them gained."""
 
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
 from tascnet.config import Config
 from tascnet.console import output
 from tascnet.errors import ConfigError
 from tascnet.files import read_json
+from tascnet.measure import measure_models
+from tascnet.models.archive import load
 from tascnet.report import models_table
 from tascnet.runs import stage_folder
 
 from . import prune, tune
+from .session import resolve_device, user_factory
 
 __all__ = ["run"]
 
@@ -25,12 +33,36 @@ def run(config: Config) -> None:
         )
     tune.run(config)
     prune.run(config)
-    tuned = read_json(stage_folder(config, "tune") / "metrics.json")["models"]
-    pruned = read_json(stage_folder(config, "prune") / "metrics.json")["models"]
-    models = {
-        "baseline": tuned["baseline"],
-        "conventional": tuned["conventional"],
-        "tuned": tuned["after"],
-        "pruned": pruned["after"],
+    output().print(models_table(_models(config), title="From the baseline to the pruned network"))
+
+
+def _models(config: Config) -> dict[str, dict[str, Any]]:
+    """What both stages measured, but for latency, which is only comparable when measured side by side."""
+    tuned, pruned = (stage_folder(config, stage) for stage in ("tune", "prune"))
+    metrics = read_json(tuned / "metrics.json")
+    records = {
+        "baseline": metrics["models"]["baseline"],
+        "conventional": metrics["models"]["conventional"],
+        "tuned": metrics["models"]["after"],
+        "pruned": read_json(pruned / "metrics.json")["models"]["after"],
     }
-    output().print(models_table(models, title="From the baseline to the pruned network"))
+    search = stage_folder(config, "search")
+    folders = {
+        "baseline": search / metrics["archives"]["baseline"],
+        "conventional": search / metrics["archives"]["conventional"],
+        "tuned": tuned / "model",
+        "pruned": pruned / "model",
+    }
+    device = resolve_device(config)
+    networks = {name: load(folder, factory=user_factory(config)) for name, folder in folders.items()}
+    side = config.backbone.size
+    measured = measure_models(
+        {name: network.to(device) for name, network in networks.items()},
+        torch.zeros(1, len(config.backbone.mean), side, side),
+        **asdict(config.measure),
+    )
+    return {name: {**record, **_latencies(measured[name])} for name, record in records.items()}
+
+
+def _latencies(measured: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in measured.items() if key.startswith("latency")}

@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 from hydra.core.override_parser.types import Override
 
 from tascnet.compose import Tree, flatten
-from tascnet.config import ACTIVATIONS, Config
+from tascnet.config import ACTIVATIONS, Config, TuneConfig
 from tascnet.errors import ConfigError
 
 __all__ = ["check_config", "check_overrides", "closest", "normalise"]
@@ -328,38 +328,116 @@ def _backbone_contradictions(config: Config) -> Iterator[tuple[bool, str, str | 
     )
 
 
+# What only one of the search spaces reads.
+SPACE_OPTIONS = {
+    "tascnet": ("widths", "kernels", "activations", "remove_blocks", "lr_factors", "importance"),
+    "autotune": ("skip", "dense", "filters", "filter_sizes", "filter_activations", "pool_sizes", "paddings"),
+}
+LISTS = (
+    *("widths", "kernels", "activations", "lr_factors", "grow_norms", "hidden_layers", "neurons", "dropouts"),
+    *("filters", "filter_sizes", "filter_activations", "pool_sizes", "paddings"),
+)
+MAY_BE_EMPTY = ("widths", "kernels", "activations")
+NORMS = ("none", "l2", "batchnorm")
+
+
 def _search_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
     tune = config.tune
-    for key in ("widths", "kernels", "activations", "hidden_layers", "neurons", "dropouts"):
+    for key in LISTS:
         values = getattr(tune, key)
         yield len(set(values)) != len(values), f"tune.{key} names a value twice: {values}", None
-    for key in ("hidden_layers", "neurons", "dropouts"):
-        yield not getattr(tune, key), f"tune.{key} is empty", "give at least one value"
+        yield key not in MAY_BE_EMPTY and not values, f"tune.{key} is empty", "give at least one value"
+    for key, right, expected in (
+        ("widths", lambda x: 0 < x <= 1, "shares in (0, 1]"),
+        ("kernels", lambda x: x > 0 and x % 2 == 1, "odd numbers"),
+        ("hidden_layers", lambda x: x >= 0, "0 or more"),
+        ("neurons", lambda x: x > 0, "1 or more"),
+        ("dropouts", lambda x: 0 <= x < 1, "shares in [0, 1)"),
+        ("lr_factors", lambda x: x > 0, "above 0"),
+        ("filters", lambda x: x > 0, "1 or more"),
+        ("filter_sizes", lambda x: x > 0, "1 or more"),
+        ("pool_sizes", lambda x: x > 0, "1 or more"),
+        ("paddings", lambda x: x >= 0, "0 or more"),
+    ):
+        values = getattr(tune, key)
+        yield not all(map(right, values)), f"tune.{key} are {expected}, not {values}", None
+    for key, names in (
+        ("activations", ACTIVATIONS),
+        ("filter_activations", ACTIVATIONS),
+        ("grow_norms", NORMS),
+    ):
+        for name in getattr(tune, key):
+            likely = closest(name, names)
+            hint = f"did you mean {likely}?" if likely else f"it takes some of {_listed(names)}"
+            yield name not in names, f"tune.{key} has no choice {name!r}", hint
+    yield from _goal_contradictions(config)
+    yield from _algorithm_contradictions(config)
+
+
+def _goal_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
+    tune = config.tune
+    bounds = [key for key in ("max_flops", "max_params", "max_latency") if getattr(tune, key) is not None]
     yield (
-        any(not 0 < w <= 1 for w in tune.widths),
-        f"tune.widths are shares in (0, 1], not {tune.widths}",
-        None,
+        tune.objective == "constrained" and not bounds,
+        "tune.objective=constrained needs a bound",
+        "give tune.max_flops, tune.max_params or tune.max_latency as a share of the original network's",
     )
     yield (
-        any(k < 1 or k % 2 == 0 for k in tune.kernels),
-        f"tune.kernels are odd numbers, not {tune.kernels}",
-        None,
+        tune.objective != "constrained" and bool(bounds),
+        f"tune.{bounds[0] if bounds else ''} has no effect with tune.objective={tune.objective}",
+        "add tune.objective=constrained",
     )
     yield (
-        any(n < 0 for n in tune.hidden_layers),
-        f"tune.hidden_layers are 0 or more, not {tune.hidden_layers}",
-        None,
+        tune.objective != "pareto" and tune.pareto_cost != TuneConfig().pareto_cost,
+        f"tune.pareto_cost has no effect with tune.objective={tune.objective}",
+        "add tune.objective=pareto",
     )
-    for name in tune.activations:
-        likely = closest(name, ACTIVATIONS)
-        hint = f"did you mean {likely}?" if likely else f"it takes some of {_listed(ACTIVATIONS)}"
-        yield name not in ACTIVATIONS, f"tune.activations has no choice {name!r}", hint
-    yield any(n < 1 for n in tune.neurons), f"tune.neurons are 1 or more, not {tune.neurons}", None
+
+
+def _algorithm_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:
+    tune, default = config.tune, TuneConfig()
+    other = "autotune" if tune.space == "tascnet" else "tascnet"
+    for key in SPACE_OPTIONS[other]:
+        yield (
+            getattr(tune, key) != getattr(default, key),
+            f"tune.{key} has no effect with tune.space={tune.space}",
+            f"leave it out, or take tune={other}",
+        )
     yield (
-        any(not 0 <= p < 1 for p in tune.dropouts),
-        f"tune.dropouts are shares in [0, 1), not {tune.dropouts}",
-        None,
+        tune.head == "new" and tune.grow_norms != default.grow_norms,
+        "tune.grow_norms has no effect with tune.head=new",
+        "add tune.head=grow or tune.head=search",
     )
+    yield (
+        tune.space == "autotune" and tune.head != "new",
+        f"tune.head={tune.head} has no effect with tune.space=autotune, whose dense layers are all new",
+        "leave it out, or take tune=tascnet",
+    )
+    layerwise = tune.freeze == "layerwise"
+    yield (
+        layerwise
+        and not (
+            tune.space == "tascnet" and tune.algorithm == "bo" and tune.objective in ("accuracy", "loss")
+        ),
+        "tune.freeze=layerwise goes through the depths of the pre-trained network by itself",
+        "leave tune.space, tune.algorithm and tune.objective out",
+    )
+    yield (
+        layerwise and tune.max_units is not None,
+        "tune.max_units has no effect with tune.freeze=layerwise, which goes through all depths",
+        "leave it out; tune.max_trials and tune.max_seconds limit the number of depths",
+    )
+    yield (
+        not layerwise and tune.freeze_every != default.freeze_every,
+        "tune.freeze_every has no effect with tune.freeze=search",
+        "add tune.freeze=layerwise",
+    )
+    for key in ("stop_epoch", "stop_trials"):
+        yield (
+            tune.early_stop == "none" and getattr(tune, key) != getattr(default, key),
+            f"tune.{key} has no effect with tune.early_stop=none",
+            "add tune.early_stop=median",
+        )
 
 
 def _recipe_contradictions(config: Config) -> Iterator[tuple[bool, str, str | None]]:

@@ -145,7 +145,8 @@ def _parse_one(parser: OverridesParser, text: str) -> Override:
 
 def _differences(section: Any, preset: Any) -> Iterator[str]:
     for (key, entry, value), (_, _, before) in zip(flatten(section), flatten(preset), strict=True):
-        if value != before and key != "name" and not entry.metadata.get("extendable"):
+        is_part = key != "name" and not (entry.metadata.get("extendable") or entry.metadata.get("cosmetic"))
+        if value != before and is_part:
             yield f"{key}={_written(value)}"
 
 

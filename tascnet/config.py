@@ -210,10 +210,10 @@ class TuneConfig:
     remove_blocks: bool = True
     # Learning rates of a trial, as multiples of trainer.trial.lr.
     lr_factors: list[float] = field(default_factory=lambda: [1.0])
-    importance: str = option("magnitude", choices=("magnitude", "fpgm", "lamp", "random"))
+    importance: str = option("magnitude", choices=("magnitude", "fpgm", "random"))
 
-    # The dense head, in both spaces. new: on the features before the pre-trained classification layer; grow:
-    # on that layer, which stays (Shermin et al. 2019); search: either.
+    # The dense head. new: on the features before the pre-trained classification layer; grow: on that layer,
+    # which stays (Shermin et al. 2019; space tascnet); search: either.
     head: str = option("new", choices=("new", "grow", "search"))
     grow_norms: list[str] = field(default_factory=lambda: ["none", "l2", "batchnorm"])
     hidden_layers: list[int] = field(default_factory=lambda: [0, 1])
@@ -235,8 +235,9 @@ class TuneConfig:
     # Depth of the first trials; 0 searches the dense head alone before all else.
     start_depth: int = option(1, minimum=0, maximum=1)
     trials_per_depth: int = option(8, minimum=1, extendable=True)
-    max_units: int = option(3, minimum=1, extendable=True)
-    max_trials: int = option(24, minimum=1, extendable=True)
+    # None: 3 units and 24 trials. freeze=layerwise has one trial for each depth, of all units.
+    max_units: int | None = option(None, minimum=1, extendable=True)
+    max_trials: int | None = option(None, minimum=1, extendable=True)
     max_seconds: float | None = option(None, minimum=0.0, extendable=True)
     patience: int = option(1, minimum=1, extendable=True)
     min_delta: float = option(0.0, minimum=0.0, maximum=1.0)

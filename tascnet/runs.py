@@ -40,9 +40,19 @@ def run_folder(config: Config) -> Path:
 
 
 def stage_folder(config: Config, stage: str) -> Path:
-    """The folder of one stage within the run's: `tune`, `prune`, or `prune-<preset>`."""
+    """The folder of one stage within the run's.
+
+    Args:
+        config: the composed config.
+        stage: `search` (`tune`, whichever trial is picked), `tune` (`tune` or `tune-pick<trial>`), or `prune`
+            (`prune`, with a preset that is not the default and a picked trial in its name).
+    """
+    if stage == "search":
+        return run_folder(config) / "tune"
     own = stage == "prune" and config.prune.name != DEFAULT_PRUNE
-    return run_folder(config) / (f"prune-{safe_name(config.prune.name)}" if own else stage)
+    name = f"prune-{safe_name(config.prune.name)}" if own else stage
+    pick = config.tune.pick
+    return run_folder(config) / (name if pick is None else f"{name}-pick{pick}")
 
 
 def safe_name(text: str) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tascnet_conf
 import tascnet_pipelines
-from tascnet.check import check_config, check_overrides, closest, normalise
+from tascnet.check import NORMS, check_config, check_overrides, closest, normalise
 from tascnet.compose import Tree, default_name, flatten
 from tascnet.config import ACTIVATIONS, Config, DatasetConfig
 from tascnet.errors import ConfigError
@@ -83,6 +83,12 @@ def test_activations_are_those_of_surgery():
     assert tuple(known) == ACTIVATIONS
 
 
+def test_the_normalisations_of_the_options_are_those_of_grown_heads():
+    from tascnet.models.grow import NORMS as known
+
+    assert known == NORMS
+
+
 def test_data_sets_choose_backbone_and_trainer_and_the_command_line_wins(tree):
     assert composed(tree)[0].backbone.name == "digits_cnn"
     images = composed(tree, "dataset=image_folder", "dataset.root=/data")[0]
@@ -127,6 +133,15 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("tune.widths=[0.5,1.5]", "tune.widths are shares in (0, 1], not [0.5, 1.5]"),
         ("tune.kernels=[3,4]", "tune.kernels are odd numbers, not [3, 4]"),
         ("tune.activations=[relu,rellu]", "tune.activations has no choice 'rellu': did you mean relu?"),
+        ("tune.objective=constrained", "tune.objective=constrained needs a bound"),
+        ("tune.max_flops=0.7", "tune.max_flops has no effect with tune.objective=accuracy"),
+        ("tune.pareto_cost=params", "tune.pareto_cost has no effect with tune.objective=accuracy"),
+        ("tune.skip=drop", "tune.skip has no effect with tune.space=tascnet"),
+        ("tune.grow_norms=[l2]", "tune.grow_norms has no effect with tune.head=new"),
+        ("tune.freeze_every=2", "tune.freeze_every has no effect with tune.freeze=search"),
+        ("tune.stop_epoch=2", "tune.stop_epoch has no effect with tune.early_stop=none"),
+        ("tune.lr_factors=[0.0]", "tune.lr_factors are above 0"),
+        ("tune.filters=[]", "tune.filters is empty"),
         ("fresh=1", "fresh takes true or false, not 1"),
         ("fresh=maybe", "fresh takes true or false, not 'maybe'"),
         ("trainer.head.optimizer=adam", "did you mean trainer.head.optimizer=adamw?"),

@@ -27,6 +27,10 @@ def test_the_folder_is_a_function_of_the_config():
     config.prune.name = "gentle"
     assert str(stage_folder(config, "prune")) == "/out/digits/digits_cnn/mine-seed3/prune-gentle"
     assert str(stage_folder(config, "tune")) == "/out/digits/digits_cnn/mine-seed3/tune"
+    config.tune.pick = 7
+    assert str(stage_folder(config, "search")) == "/out/digits/digits_cnn/mine-seed3/tune"
+    assert str(stage_folder(config, "tune")) == "/out/digits/digits_cnn/mine-seed3/tune-pick7"
+    assert str(stage_folder(config, "prune")) == "/out/digits/digits_cnn/mine-seed3/prune-gentle-pick7"
 
 
 def test_without_a_name_the_tune_preset_gives_it():

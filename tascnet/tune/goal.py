@@ -49,8 +49,9 @@ class Goal:
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        bounds = {**self.bounds, "latency": self.max_latency_ms}
-        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        given: dict[str, float] = {name: bound for name, bound in self.bounds.items()}
+        if self.max_latency_ms is not None:
+            given["latency"] = self.max_latency_ms
         if self.objective == "constrained" and not given:
             raise ConfigError("the objective is constrained, but no bound is given", "bound params or flops")
         if self.cost is None and (self.bounds or self.objective == "pareto"):
