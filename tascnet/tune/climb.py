@@ -97,7 +97,10 @@ def _lines(space: Space, k: int, config: Configuration) -> list[Configuration]:
         (FIRST_TRAINED, f) for f in space.firsts(k) if f != config[FIRST_TRAINED]
     ]
     steps += [(c.name, v) for c in space.active(config) for v in c.values if v != config[c.name]]
-    return [space.canonical({**config, name: value}) for name, value in steps]
+    # A choice that no other one depends on leaves a configuration canonical, which takes long to find out.
+    deciding = {FIRST_TRAINED, *(choice.only_if for choice in space.choices)}
+    changed = (({**config, name: value}, name) for name, value in steps)
+    return [space.canonical(near) if name in deciding else near for near, name in changed]
 
 
 def _pairs(space: Space, k: int, config: Configuration) -> list[Configuration]:

@@ -1,12 +1,14 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.benchmarks.synthetic import KINDS, synthetic, synthetic_space
-from tascnet.tune.climb import Values, climb
+from tascnet.tune.climb import Values, _lines, climb
 from tascnet.tune.goal import Goal
 from tascnet.tune.propose import Observation, _best, _Known, _learn
-from tests.tune.spaces import small_space
+from tests.tune.spaces import canonical_configs, small_space, spaces
 
 
 def everything(space, k):
@@ -64,21 +66,37 @@ def test_what_is_not_allowed_is_never_given_and_asked_for_the_best_first():
     assert climb(space, 1, Values(number_of), [], always) is None
 
 
+@given(st.data())
+def test_lines_are_canonical_and_differ_in_one_choice(data):
+    space = data.draw(spaces())
+    config = data.draw(canonical_configs(space))
+    lines = _lines(space, space.depth, config)
+    assert all(near == space.canonical(near) and list(near) == list(config) for near in lines)
+    assert config not in lines
+    near = {space.key(c) for c in space.neighbours(config, space.depth)} - {space.key(config)}
+    assert near <= {space.key(c) for c in lines}
+
+
 def test_other_depths_of_the_pool_are_not_given():
     space = small_space()
     assert climb(space, 1, Values(number_of), [space.neutral(2)], always) is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_climbs_find_the_highest_acquisition_value_of_all(kind):
-    """Against evaluating all: 12 heads, alone, with 32 settings of unit 1, and with 32 more of unit 2."""
+@pytest.fixture(scope="module")
+def enumerated():
+    """A space and all of it: 12 heads, alone, with 32 settings of unit 1, and with 32 more of unit 2."""
     space = synthetic_space(units=2)
     assert space.count(2) == 12 * (1 + 32 + 32 * 32)
+    return space, everything(space, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_climbs_find_the_highest_acquisition_value_of_all(kind, enumerated):
+    space, configs = enumerated
     task = synthetic(kind, 0, space)
     observed = [Observation(c, task.observe(c, 0)) for c in space.sample(15, 2, 0)]
     known = _Known(space, 2, observed, [], "onehot", Goal())
     acquisition = _learn(known, "matern", {})[0].acquisition(Goal(), None, 0)
-    seen = [entry.config for entry in observed]
-    values = acquisition(known.points(space.sample(space.count(2), 2, 0, exclude=seen)))
+    values = acquisition(known.points([c for c in configs if c not in known.configs]))
     found = _best(known, [], acquisition, 0)
     assert acquisition(known.points([found])).item() == pytest.approx(values.max().item(), abs=1e-9)
