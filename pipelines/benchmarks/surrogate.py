@@ -5,12 +5,9 @@ deepest as stage `tune` does. Regret is the best accuracy there is less the true
 that a method would hand over (the one with the highest observed value).
 """
 
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,18 +15,16 @@ from rich import box
 from rich.table import Table
 
 from tascnet.config import Config
-from tascnet.console import output, progress
-from tascnet.files import append_jsonl, read_jsonl, write_json
-from tascnet.measure import describe_device, versions
+from tascnet.console import output
 from tascnet.tune import Configuration, propose
 
+from .figures import standard_error
+from .journal import benchmark_folder, collect, write_metrics
 from .synthetic import KINDS, Synthetic, synthetic
 
 __all__ = ["METHODS", "run", "search", "summarise"]
 
 INITIAL = 6
-# What tells the rows of the journal apart.
-KEYS = ("method", "kind", "seed", "trials")
 
 Observation = tuple[Configuration, float]
 Method = Callable[[Synthetic, int, list[Observation], int], list[Configuration]]
@@ -63,27 +58,22 @@ def run(config: Config) -> None:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    folder = Path(config.outputs) / "benchmark" / "surrogate"
-    journal = folder / "rows.jsonl"
-    if config.fresh:
-        journal.unlink(missing_ok=True)
-    rows = _collect(journal, config.benchmark.seeds, config.benchmark.trials)
+    options = config.benchmark
+    folder = benchmark_folder(config)
+    keys = [
+        {"method": method, "kind": kind, "seed": seed, "trials": options.trials}
+        for seed in range(options.seeds)
+        for kind in KINDS
+        for method in METHODS
+    ]
+    rows = collect(folder, keys, lambda key: search(**key), "searches")
     summary = summarise(rows)
-    write_json(
-        folder / "metrics.json",
-        {
-            "rows": rows,
-            "summary": summary,
-            "machine": describe_device(),
-            "versions": versions(),
-            "command": shlex.join(["python", "-m", "tascnet", *sys.argv[1:]]),
-        },
-    )
+    write_metrics(folder, rows, summary)
     output().print(_table(summary))
 
 
 def search(method: str, kind: str, seed: int, trials: int) -> dict[str, Any]:
-    """One row: a whole search by one method.
+    """What one whole search by one method gave.
 
     Args:
         method: one of `METHODS`.
@@ -106,10 +96,6 @@ def search(method: str, kind: str, seed: int, trials: int) -> dict[str, Any]:
         observed += [(config, task.observe(config, 1000 * seed + trial)) for config in configs]
         regrets.append(best - task.value(max(observed, key=lambda pair: pair[1])[0]))
     return {
-        "method": method,
-        "kind": kind,
-        "seed": seed,
-        "trials": trials,
         "regret": regrets[-1],
         "mean_regret": statistics.mean(regrets),
         "seconds": statistics.median(seconds) if seconds else 0.0,
@@ -134,9 +120,9 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             {
                 "method": method,
                 "regret": _mean(regrets),
-                "error": _error(regrets),
+                "error": standard_error(regrets),
                 "gain": _mean(gains),
-                "gain_error": _error(gains),
+                "gain_error": standard_error(gains),
                 "by_kind": by_kind,
                 "mean_regret": _mean(row["mean_regret"] for row in own),
                 "seconds": statistics.median(row["seconds"] for row in own),
@@ -147,26 +133,6 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
-
-
-def _error(values: Sequence[float]) -> float:
-    """The standard error of a mean; 0 for a single value."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-
-
-def _collect(journal: Path, seeds: int, trials: int) -> list[dict[str, Any]]:
-    """The rows of all methods, kinds and seeds; those in the journal are not computed again."""
-    known = {tuple(row[name] for name in KEYS): row for row in read_jsonl(journal, KEYS)}
-    wanted = [(m, kind, seed, trials) for seed in range(seeds) for kind in KINDS for m in METHODS]
-    rows = []
-    with progress("searches", total=len(wanted)) as bar:
-        for key in wanted:
-            if key not in known:
-                known[key] = search(*key)
-                append_jsonl(journal, known[key])
-            rows.append(known[key])
-            bar.advance(1)
-    return rows
 
 
 def _table(summary: Sequence[dict[str, Any]]) -> Table:

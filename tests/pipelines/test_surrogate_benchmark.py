@@ -43,7 +43,7 @@ def test_the_comparison_writes_its_rows_and_goes_on(tmp_path, monkeypatch):
     assert len(metrics["rows"]) == 2 * len(KINDS) == len(read_jsonl(folder / "rows.jsonl"))
     assert {row["method"] for row in metrics["summary"]} == {"random", "matern-onehot"}
     assert {"rows", "summary", "machine", "versions", "command"} <= metrics.keys()
-    monkeypatch.setattr(surrogate, "search", lambda *key: pytest.fail("a row was computed again"))
+    monkeypatch.setattr(surrogate, "search", lambda **key: pytest.fail("a row was computed again"))
     surrogate.run(config)
     assert read_json(folder / "metrics.json")["rows"] == metrics["rows"]
     assert "matern-onehot" in console.export_text()
