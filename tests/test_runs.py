@@ -71,7 +71,7 @@ def test_identity_holds_what_can_change_the_numbers():
 def test_every_option_of_a_stage_is_in_identity_or_budget_or_a_label():
     config = Config()
     names = {f"tune.{entry.name}" for entry in fields(TuneConfig)}
-    counted = identity(config, "tune", {}).keys() | budget(config, "tune").keys() | {"tune.name"}
+    counted = identity(config, "tune", {}).keys() | budget(config, "tune").keys() | {"tune.name", "tune.pick"}
     assert names <= counted
     assert not identity(config, "tune", {}).keys() & budget(config, "tune").keys()
 

@@ -57,7 +57,7 @@ def folder_options(root, *more):
 
 def test_a_mistyped_option_and_a_wrong_type(refused, tmp_path):
     assert refused("tune.max_trails=3") == "there is no option tune.max_trails: did you mean tune.max_trials?"
-    assert refused("tune.max_trials=many") == "tune.max_trials takes a whole number, not 'many'"
+    assert refused("tune.max_trials=many") == "tune.max_trials takes a whole number or null, not 'many'"
     assert not (tmp_path / "out").exists()
 
 

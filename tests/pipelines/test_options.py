@@ -11,7 +11,7 @@ from torch import nn
 import tascnet
 from tascnet.errors import SurgeryError
 from tascnet.files import read_json, read_jsonl
-from tascnet_pipelines import tune
+from tascnet.tune import CandidateBuilder
 from tests.pipelines.commands import TINY, command, metrics
 
 RUN = ("digits", "digits_cnn", "run-seed0")
@@ -169,15 +169,15 @@ def test_a_failing_trial_is_journalled_and_the_study_goes_on(tmp_path, cache, mo
 
 def fail_in_build(monkeypatch, error, fails):
     """Let the builds fail whose number, counted from 0, is chosen."""
-    build, calls = tune.build_candidate, []
+    build, calls = CandidateBuilder.__call__, []
 
-    def failing(*arguments, **options):
+    def failing(self, config):
         calls.append(None)
         if fails(len(calls) - 1):
             raise error
-        return build(*arguments, **options)
+        return build(self, config)
 
-    monkeypatch.setattr(tune, "build_candidate", failing)
+    monkeypatch.setattr(CandidateBuilder, "__call__", failing)
 
 
 def test_a_search_whose_first_trials_all_fail_ends(tmp_path, cache, capsys):

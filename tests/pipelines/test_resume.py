@@ -154,8 +154,19 @@ def test_a_finished_run_says_so_and_writes_nothing(finished, cache, capsys):
     captured = capsys.readouterr()
     assert f"tune is finished in {finished / 'tune'}" in captured.err
     assert f"prune is finished in {finished / 'prune'}" in captured.err
-    assert captured.out.split()[:2] == ["val", "test"]
+    for name in ("baseline", "conventional", "tuned", "pruned"):
+        assert f"\n{name} " in captured.out
     assert contents(finished) == before
+
+
+def test_other_options_of_measure_measure_a_finished_search_anew(copied, cache, capsys):
+    before = metrics(copied / "tune")
+    assert command(*options(copied, cache), "stage=tune", "measure.batch=3") == 0
+    assert "measured anew: measure.batch was 2 and is now 3\n" in capsys.readouterr().err
+    after = metrics(copied / "tune")
+    assert after["measure"]["batch"] == 3
+    for name, row in after["models"].items():
+        assert {**row, "batch": 2} == before["models"][name]
 
 
 def test_other_options_of_measure_measure_a_finished_stage_anew_and_nothing_else(
