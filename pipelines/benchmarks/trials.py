@@ -9,16 +9,19 @@ from typing import Any
 from torch import nn
 
 from tascnet import data
-from tascnet.config import Config
+from tascnet.config import Config, TuneConfig
 from tascnet.errors import ConfigError
 from tascnet.measure import complexity
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.train import FitResult, Recipe, fit, reestimate_batchnorm
-from tascnet.tune import Candidate, Space, build_candidate, discover_units
+from tascnet.tune import Candidate
 
 from ..backbone import load_source
 from ..session import Session, open_session, recipe
 from ..steps import join
+from ..tuning.space import Search, open_search
+from ..tuning.stage import TuneStage
+from ..tuning.trials import train_candidate
 from .published import ThroughTrunk, from_files, image_files
 
 __all__ = [
@@ -49,42 +52,50 @@ class Setting:
     """A network at a depth, and the data that its trials run on.
 
     Args:
-        session: data, device and training.
-        weights: where the network's weights come from.
-        chain: the network with a new softmax layer.
-        space: its configurations.
+        search: of stage `tune`; its trials train the pre-trained layers as they are.
         depth: units that a trial trains, beside the dense head.
-        features: folder of cached features.
         files: the image file of each row of the data set; None where there are none.
     """
 
-    session: Session
-    weights: str
-    chain: nn.Sequential
-    space: Space
+    search: Search
     depth: int
-    features: Path
     files: Sequence[Path] | None
+
+    @property
+    def session(self) -> Session:
+        """Data, device and training."""
+        return self.search.stage.session
+
+    @property
+    def weights(self) -> str:
+        """Where the network's weights come from."""
+        return self.search.stage.source.weights
 
     @property
     def cut(self) -> int:
         """Index of the first block that a trial trains."""
-        return self.space.units[self.depth].block
+        return self.search.space.units[self.depth].block
 
     @property
     def trunk(self) -> nn.Sequential:
         """What stays frozen."""
-        return self.chain[: self.cut].eval()
+        return self.search.chain[: self.cut].eval()
 
     @property
     def recipe(self) -> Recipe:
         """How a trial is trained."""
         return recipe(self.session.config.trainer.trial)
 
+    def candidate(self) -> Candidate:
+        """A fresh copy of what a trial trains; both ways to run one train the same."""
+        candidate = self.search.build(self.search.space.neutral(self.depth))
+        self.session.place(candidate.tail)
+        return candidate
+
     def flops(self) -> tuple[int, int]:
         """Of one sample through the trunk and through what a trial trains."""
         names = {name for name, _ in self.trunk.named_children()}
-        layers = complexity(self.chain, self.session.example).layers
+        layers = complexity(self.search.chain, self.session.example).layers
         trunk = sum(layer.flops for layer in layers if layer.name.partition(".")[0] in names)
         return trunk, sum(layer.flops for layer in layers) - trunk
 
@@ -100,59 +111,57 @@ def for_backbone(config: Config, name: str) -> Config:
 def open_setting(config: Config, depth: int, features: Path) -> Setting:
     """Load data and network.
 
+    Args:
+        config: of its options of `tune` only the type of cached features counts.
+        depth: units that trials train, beside the dense head.
+        features: folder of cached features.
+
     Raises:
         ConfigError: the network has fewer tunable units than `depth`.
     """
+    config = replace(config, tune=TuneConfig(max_units=depth, cache_dtype=config.tune.cache_dtype))
     source = load_source(config)
-    session = open_session(config)
+    session = replace(open_session(config), cache=features)
     head = HeadSpec(hidden=(), dropout=0.0)
     chain = session.place(replace_head(source.chain, head, session.num_classes, seed=config.seed))
     if source.weights == "random":
         few = from_files(session.train, None, SETTLING)
         reestimate_batchnorm(chain, few, device=session.device)
-    space = Space(discover_units(chain, session.example, max_units=depth))
-    if space.depth < depth:
+    stage = TuneStage(session=session, source=source, folder=features, output=features)
+    search = open_search(stage, chain)
+    if search.space.depth < depth:
         raise ConfigError(
-            f"{config.backbone.name} has {space.depth} tunable units, but benchmark.depths asks for {depth}",
+            f"{config.backbone.name} has {search.space.depth} tunable units, but benchmark.depths asks for "
+            f"{depth}",
             "ask for fewer",
         )
-    return Setting(
-        session=session,
-        weights=source.weights,
-        chain=chain,
-        space=space,
-        depth=depth,
-        features=features,
-        files=image_files(config, session.dataset),
-    )
+    return Setting(search=search, depth=depth, files=image_files(config, session.dataset))
 
 
 def make_cache(setting: Setting) -> float:
     """Compute the features that trials read, from the image files; the seconds that it took."""
     started = time.perf_counter()
     session = setting.session
-    _features(
-        setting,
-        from_files(session.train, setting.files, len(session.train)),
-        from_files(session.val, setting.files, len(session.val)),
-    )
+    train, val = (from_files(part, setting.files, len(part)) for part in (session.train, session.val))
+    stage = replace(setting.search.stage, session=replace(session, train=train, val=val))
+    stage.features(setting.search.chain, setting.cut)
     return time.perf_counter() - started
 
 
 def cached_trial(setting: Setting) -> Trained:
     """Run a trial as stage `tune` does, on features that `make_cache` has computed."""
     started = time.perf_counter()
-    session, candidate = setting.session, _candidate(setting)
+    candidate = setting.candidate()
     # The stage journals the network's size with the trial.
-    complexity(join(setting.trunk, candidate.tail), session.example)
-    result = _fit(setting, candidate, _features(setting, session.train, session.val))
+    complexity(join(setting.trunk, candidate.tail), setting.session.example)
+    _, result = train_candidate(setting.search, candidate, "trial")
     return Trained(seconds=time.perf_counter() - started, val_accuracy=result.best_val_accuracy)
 
 
 def published_trial(setting: Setting) -> Trained:
     """Run a trial as published: each epoch decodes all images and sends them through the whole network."""
     started = time.perf_counter()
-    session, candidate = setting.session, _candidate(setting)
+    session, candidate = setting.session, setting.candidate()
     sources = _as_read(setting, len(session.train), len(session.val))
     result = _fit(setting, candidate, sources)
     return Trained(seconds=time.perf_counter() - started, val_accuracy=result.best_val_accuracy)
@@ -170,7 +179,7 @@ def scaled_published_trial(setting: Setting, images: int) -> tuple[float, int]:
         The seconds of a whole trial, scaled linearly; and how many images the epoch had, all told.
     """
     started = time.perf_counter()
-    candidate = _candidate(setting)
+    candidate = setting.candidate()
     building = time.perf_counter() - started
     train, val = len(setting.session.train), len(setting.session.val)
     count = min(images, train)
@@ -179,40 +188,6 @@ def scaled_published_trial(setting: Setting, images: int) -> tuple[float, int]:
     timed = sum(map(len, sources))
     epoch = result.epochs[-1].seconds * (train + val) / timed
     return building + setting.recipe.epochs * epoch, timed
-
-
-def _candidate(setting: Setting) -> Candidate:
-    """The pre-trained layers of a depth: both ways to run a trial train the same network."""
-    session = setting.session
-    candidate = build_candidate(
-        setting.chain,
-        setting.space,
-        setting.space.neutral(setting.depth),
-        session.example,
-        num_classes=session.num_classes,
-        importance=session.config.tune.importance,
-        seed=session.config.seed,
-    )
-    session.place(candidate.tail)
-    return candidate
-
-
-def _features(
-    setting: Setting, train: data.ImageSource, val: data.ImageSource
-) -> tuple[data.FeatureSource, data.FeatureSource]:
-    """Cached features of training samples in all views of the run, and of validation samples."""
-    session, trunk = setting.session, setting.trunk
-    options: dict[str, Any] = {
-        "folder": setting.features,
-        "trunk_digest": data.module_digest(trunk),
-        "dtype": session.config.tune.cache_dtype,
-        "limit_gb": session.config.cache_limit_gb,
-        "device": session.device,
-    }
-    return (
-        data.cached_features(trunk, train, views=session.views, **options).resident(session.device),
-        data.cached_features(trunk, val, **options).resident(session.device),
-    )
 
 
 def _as_read(setting: Setting, train: int, val: int) -> tuple[ThroughTrunk, ThroughTrunk]:
