@@ -17,8 +17,7 @@ def methods_table(
     """Means over the seeds of each method, the best test accuracy first."""
     seeds = max(entry["seeds"] for entry in summary)
     table = Table(
-        title=f"Methods, {seeds} seed{'s' * (seeds > 1)}, {duration(seconds)} each: means, and the deviation "
-        "of the test accuracy",
+        title=f"Methods within {duration(seconds)} each, means of {seeds} seed{'s' * (seeds > 1)}",
         caption=None if verdict is None else _caption(verdict),
         caption_justify="left",
         box=box.SIMPLE,
