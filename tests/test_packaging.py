@@ -66,7 +66,8 @@ def test_every_dependency_is_pinned_without_addresses():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    needed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"].values()
+    needed = [*project["dependencies"], *(line for extra in extras for line in extra)]
     names = {line.partition(">")[0].strip() for line in needed}
     assert names <= pins.keys()
     assert not [line for line in lines if "://" in line or "@" in line]

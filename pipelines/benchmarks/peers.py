@@ -1,0 +1,146 @@
+"""Other searches on the same space: Optuna's samplers and Ax, where they are installed.
+
+Each gets the choices as its interface offers them: ordinals as ordered values, categories as categories.
+What it asks for is made canonical before it is looked up, so that two of its points may be one network;
+it then costs a trial again, as it does in practice.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from tascnet.tune import Choice, Configuration
+from tascnet.tune.space import FIRST_TRAINED, Space
+
+from .table import Entry, Table
+
+__all__ = ["AxSearch", "OptunaSearch", "is_installed", "remarks_left_out"]
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return find_spec(package) is not None
+
+
+class OptunaSearch:
+    """Optuna with one of its samplers.
+
+    Args:
+        table: gives the space.
+        seed: of the sampler.
+        sampler: `tpe`, which is asked for the active choices alone, as its define-by-run interface has it;
+            or `gp`, which models only choices that every trial has and so is asked for all of them.
+    """
+
+    def __init__(self, table: Table, seed: int, sampler: str) -> None:
+        import optuna
+
+        self._space = table.space
+        self._conditional = sampler == "tpe"
+        with remarks_left_out():
+            made: Any = (
+                optuna.samplers.TPESampler(seed=seed)
+                if sampler == "tpe"
+                else optuna.samplers.GPSampler(seed=seed)
+            )
+            self._study = optuna.create_study(direction="maximize", sampler=made)
+
+    def ask(self) -> Configuration:
+        with remarks_left_out():
+            self._trial = self._study.ask()
+            config: Configuration = {
+                FIRST_TRAINED: self._trial.suggest_int(FIRST_TRAINED, 0, self._space.depth)
+            }
+            # A choice comes after the one that it depends on.
+            for choice in sorted(self._space.choices, key=lambda choice: choice.only_if is not None):
+                if not self._conditional or choice in self._space.active(config):
+                    config[choice.name] = self._suggest(choice)
+        return self._space.canonical(config)
+
+    def tell(self, config: Configuration, entry: Entry) -> None:
+        with remarks_left_out():
+            self._study.tell(self._trial, entry.val_accuracy)
+
+    def _suggest(self, choice: Choice) -> Any:
+        if choice.kind == "categorical":
+            return self._trial.suggest_categorical(choice.name, choice.values)
+        return choice.values[self._trial.suggest_int(choice.name, 0, len(choice.values) - 1)]
+
+
+class AxSearch:
+    """Ax with its default generation strategy, on the flat space of all choices.
+
+    Args:
+        space: the space.
+        seed: of the client.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        with remarks_left_out():
+            from ax.api.client import Client
+
+            self._space = space
+            self._client = Client(random_seed=seed)
+            choices = [choice for choice in space.choices if len(choice.values) > 1]
+            self._names = {choice.name.replace(".", "_"): choice.name for choice in choices}
+            depth = [_first_trained(space)] if space.depth else []
+            self._client.configure_experiment(parameters=[*depth, *map(_parameter, choices)])
+            self._client.configure_optimization(objective="accuracy")
+
+    def ask(self) -> Configuration:
+        with remarks_left_out():
+            ((self._index, parameters),) = self._client.get_next_trials(max_trials=1).items()
+        named = {self._names.get(name, name): value for name, value in parameters.items()}
+        return self._space.canonical({FIRST_TRAINED: 0, **named})
+
+    def tell(self, config: Configuration, entry: Entry) -> None:
+        with remarks_left_out():
+            self._client.complete_trial(self._index, raw_data={"accuracy": entry.val_accuracy})
+
+    def attach(self, config: Configuration, value: float) -> None:
+        """Take over a trial that another search made."""
+        parameters = {flat: config[name] for flat, name in self._names.items()}
+        if self._space.depth:
+            parameters[FIRST_TRAINED] = config[FIRST_TRAINED]
+        with remarks_left_out():
+            index = self._client.attach_trial(parameters)
+            self._client.complete_trial(index, raw_data={"accuracy": value})
+
+    def generator(self) -> str:
+        """The part of Ax's strategy that made the last suggestion."""
+        with remarks_left_out():
+            return str(self._client.summarize()["generation_node"].iloc[-1])
+
+
+def _first_trained(space: Space) -> Any:
+    from ax.api.configs import RangeParameterConfig
+
+    return RangeParameterConfig(name=FIRST_TRAINED, bounds=(0, space.depth), parameter_type="int")
+
+
+def _parameter(choice: Choice) -> Any:
+    from ax.api.configs import ChoiceParameterConfig
+
+    kinds = {int: "int", float: "float", str: "str"}
+    return ChoiceParameterConfig(
+        name=choice.name.replace(".", "_"),
+        values=list(choice.values),
+        parameter_type=kinds[type(choice.values[0])],
+        is_ordered=choice.kind == "ordinal",
+    )
+
+
+@contextmanager
+def remarks_left_out() -> Iterator[None]:
+    """The peers' own deprecations and remarks are no news to a user of ours."""
+    level = logging.root.manager.disable
+    try:
+        logging.disable(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
