@@ -49,14 +49,14 @@ class Goal:
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        given: dict[str, float] = {name: bound for name, bound in self.bounds.items()}
+        given: list[tuple[str, float]] = [*self.bounds.items()]
         if self.max_latency_ms is not None:
-            given["latency"] = self.max_latency_ms
+            given.append(("latency", self.max_latency_ms))
         if self.objective == "constrained" and not given:
             raise ConfigError("the objective is constrained, but no bound is given", "bound params or flops")
         if self.cost is None and (self.bounds or self.objective == "pareto"):
             raise ConfigError("bounds on params or flops, and pareto, need a cost model")
-        for name, bound in given.items():
+        for name, bound in given:
             if not bound > 0:
                 raise ConfigError(f"the bound on {name} is {bound}, expected a positive number")
 
