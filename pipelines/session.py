@@ -21,6 +21,7 @@ __all__ = [
     "Session",
     "cache_folder",
     "check_data",
+    "check_input",
     "load_data",
     "open_session",
     "recipe",
@@ -183,6 +184,24 @@ def check_data(config: Config) -> None:
         data.list_images(root)
     elif options.name == "caltech101" and not options.download:
         data.listed_caltech101(root, cache_folder(config))
+
+
+def check_input(chain: nn.Sequential, session: Session) -> None:
+    """Find a network that does not take the images before anything is trained.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    shape = " x ".join(map(str, session.example.shape[1:]))
+    try:
+        with torch.no_grad():
+            chain.eval()(session.example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"backbone={session.config.backbone.name} does not take images of {shape} ({reason})",
+            "change backbone.size, or the network; backbone.mean has one value for each channel",
+        ) from error
 
 
 def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:

@@ -17,29 +17,28 @@ from torch import nn
 from tascnet.config import Config
 from tascnet.console import output
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl, write_json
+from tascnet.files import digest_json, read_json, read_jsonl, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.report import models_table, tune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
-from tascnet.train import freeze_before
 from tascnet.tune import Study, Trial
 
 from .backbone import load_source
 from .estimate import print_estimate
-from .session import Session, check_data, open_session, recipe
+from .session import Session, check_data, check_input, open_session, recipe
 from .steps import describe, fit_record, join, judge, measure, measured_anew
 from .tuning.finding import findings, print_findings
-from .tuning.finetune import conventional, fine_tune
+from .tuning.finetune import conventional, fine_tune, freeze
 from .tuning.space import Search, most_trials, open_search
 from .tuning.stage import CHECKPOINT, TuneStage
 from .tuning.trials import no_winner, run_search
 
 __all__ = ["run"]
 
-# Models by name: network, first trained block, folder of its archive.
-Models = dict[str, tuple[nn.Sequential, int, Path]]
+# Models by name: network, frozen as it was trained, and folder of its archive.
+Models = dict[str, tuple[nn.Sequential, Path]]
 
 log = logging.getLogger("tascnet")
 
@@ -51,9 +50,11 @@ def run(config: Config) -> None:
         ConfigError: `tune.pick` names a trial of a search that is not finished, or one that is not there.
     """
     check_data(config)
+    folder, output_folder = stage_folder(config, "search"), stage_folder(config, "tune")
+    _check_pick(config, folder)
     source = load_source(config)
     session = open_session(config)
-    folder, output_folder = stage_folder(config, "search"), stage_folder(config, "tune")
+    check_input(source.chain, session)
     inputs = {"data": session.dataset.fingerprint, "weights": source.digest}
     known = identity(config, "tune", inputs)
     with _claimed(config, folder, output_folder, known):
@@ -77,6 +78,24 @@ def _measure_anew(session: Session, folder: Path, output_folder: Path) -> None:
         write_json(output_folder / "metrics.json", changed)
 
 
+def _check_pick(config: Config, folder: Path) -> None:
+    """Refuse a trial that cannot be picked before anything is loaded."""
+    pick = config.tune.pick
+    if pick is None:
+        return
+    if not finished(folder, budget(config, "tune")):
+        raise ConfigError(
+            f"tune.pick={pick} takes a trial of a finished search, but {folder} holds none of these options",
+            "run the same command without tune.pick first",
+        )
+    done = [row["trial"] for row in read_jsonl(folder / "trials.jsonl") if row["status"] == "ok"]
+    if pick not in done:
+        raise ConfigError(
+            f"tune.pick={pick} is no finished trial of this search",
+            f"choose one of {', '.join(map(str, done))}",
+        )
+
+
 @contextmanager
 def _claimed(config: Config, folder: Path, output_folder: Path, known: dict[str, Any]) -> Iterator[None]:
     """Hold the folder of the search and, where a trial is picked, that trial's too."""
@@ -85,12 +104,9 @@ def _claimed(config: Config, folder: Path, output_folder: Path, known: dict[str,
         with claim(folder, known, fresh=config.fresh):
             yield
         return
-    if not finished(folder):
-        raise ConfigError(
-            f"tune.pick={pick} takes a trial of a finished search, but there is none in {folder}",
-            "run the same command without tune.pick first",
-        )
-    with claim(folder, known), claim(output_folder, {**known, "tune.pick": pick}, fresh=config.fresh):
+    row = [row for row in read_jsonl(folder / "trials.jsonl") if row["trial"] == pick]
+    own = {**known, "tune.pick": pick, "input.trial": digest_json(row)}
+    with claim(folder, known), claim(output_folder, own, fresh=config.fresh):
         yield
 
 
@@ -117,24 +133,28 @@ def _tune(stage: TuneStage) -> None:
         log.info("the search ended (%s); trial %d wins", stopped, winner.trial)
     else:
         stopped = read_json(stage.folder / "metrics.json")["stopped"]
-        winner = _picked(study, options.pick)
-    after, first_trained, chosen = fine_tune(search, winner)
+        winner = next(trial for trial in study.trials if trial.trial == options.pick)
+    tuned = fine_tune(search, winner)
+    first_trained = tuned.first_trained
     usual, usual_folder = conventional(stage, chain, first_trained)
     # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
     (stage.output / "metrics.json").unlink(missing_ok=True)
-    save(stage.output / "model", after, stage.info)
+    save(stage.output / "model", tuned.network, stage.info)
+    freeze(chain, head_start(chain))
+    freeze(usual, first_trained)
+    freeze(tuned.network, first_trained, tuned.frozen)
     models = {
-        "baseline": (chain, head_start(chain), stage.state("baseline")),
-        "conventional": (usual, first_trained, usual_folder),
-        "after": (after, first_trained, stage.output / "model"),
+        "baseline": (chain, stage.state("baseline")),
+        "conventional": (usual, usual_folder),
+        "after": (tuned.network, stage.output / "model"),
     }
     facts = {
         "winner": winner.trial,
-        "finetuned_from": chosen,
+        "finetuned_from": tuned.origin,
         "stopped": stopped,
         # Where the models lie that the winner is compared with, in the folder of the search.
         "archives": {
-            name: str(models[name][2].relative_to(stage.folder)) for name in ("baseline", "conventional")
+            name: str(models[name][1].relative_to(stage.folder)) for name in ("baseline", "conventional")
         },
     }
     _hand_over(search, study, winner, models, facts)
@@ -161,14 +181,6 @@ def _baseline(stage: TuneStage) -> nn.Sequential:
     return session.place(stage.once("baseline", train)[0])
 
 
-def _picked(study: Study, number: int) -> Trial:
-    for trial in study.trials:
-        if trial.trial == number and trial.status == "ok":
-            return trial
-    done = ", ".join(str(trial.trial) for trial in study.trials if trial.status == "ok")
-    raise ConfigError(f"tune.pick={number} is no finished trial of this search", f"choose one of {done}")
-
-
 def _hand_over(search: Search, study: Study, winner: Trial, models: Models, facts: dict[str, Any]) -> None:
     """Measure, write metrics and report; the test split is read here."""
     stage = search.stage
@@ -192,18 +204,16 @@ def _hand_over(search: Search, study: Study, winner: Trial, models: Models, fact
 
 
 def _spent(stage: TuneStage, study: Study) -> float:
-    """Seconds of all trials and trainings, whichever process did them."""
-    records = (stage.folder / "state").glob("*/record.json")
-    return sum(trial.seconds for trial in study.trials) + sum(read_json(path)["seconds"] for path in records)
+    """Seconds of all trials and of the trainings behind this model, whichever process did them."""
+    records = (read_json(stage.state(name) / "record.json") for name in stage.done)
+    return sum(trial.seconds for trial in study.trials) + sum(record["seconds"] for record in records)
 
 
 def _measure(stage: TuneStage, models: Models) -> dict[str, dict[str, Any]]:
     """The contract's figures of each model; the test split is read here and nowhere else."""
     session = stage.session
-    for network, first_trained, _ in models.values():
-        freeze_before(session.place(network), first_trained)
-    costs = measure(session, {name: network for name, (network, _, _) in models.items()})
+    costs = measure(session, {name: session.place(network) for name, (network, _) in models.items()})
     return {
         name: {**judge(session, network), **costs[name], "size_bytes": size_bytes(folder)}
-        for name, (network, _, folder) in models.items()
+        for name, (network, folder) in models.items()
     }

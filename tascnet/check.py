@@ -423,6 +423,16 @@ def _algorithm_contradictions(config: Config) -> Iterator[tuple[bool, str, str |
         "leave tune.space, tune.algorithm and tune.objective out",
     )
     yield (
+        layerwise and tune.head == "search",
+        "tune.head=search has no effect with tune.freeze=layerwise, which searches depths alone",
+        "take tune.head=new or tune.head=grow",
+    )
+    yield (
+        tune.early_stop == "median" and tune.stop_epoch >= config.trainer.trial.epochs,
+        f"tune.stop_epoch={tune.stop_epoch} stops no trial of {config.trainer.trial.epochs} epochs",
+        "lower it, or raise trainer.trial.epochs",
+    )
+    yield (
         layerwise and tune.max_units is not None,
         "tune.max_units has no effect with tune.freeze=layerwise, which goes through all depths",
         "leave it out; tune.max_trials and tune.max_seconds limit the number of depths",
@@ -444,6 +454,16 @@ def _recipe_contradictions(config: Config) -> Iterator[tuple[bool, str, str | No
     trainer = config.trainer
     for name in ("head", "trial", "finetune", "recover"):
         steps = getattr(trainer, name)
+        yield (
+            steps.min_lr > 0 and steps.schedule != "plateau",
+            f"trainer.{name}.min_lr has no effect with trainer.{name}.schedule={steps.schedule}",
+            f"add trainer.{name}.schedule=plateau",
+        )
+        yield (
+            steps.min_lr > steps.lr,
+            f"trainer.{name}.min_lr is {steps.min_lr:g}, above trainer.{name}.lr, {steps.lr:g}",
+            "lower it",
+        )
         yield (
             steps.optimizer == "sgd" and steps.nesterov and steps.momentum == 0,
             f"trainer.{name}.nesterov needs a momentum",

@@ -142,6 +142,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("tune.stop_epoch=2", "tune.stop_epoch has no effect with tune.early_stop=none"),
         ("tune.lr_factors=[0.0]", "tune.lr_factors are above 0"),
         ("tune.filters=[]", "tune.filters is empty"),
+        ("trainer.trial.min_lr=0.1", "trainer.trial.min_lr has no effect"),
         ("fresh=1", "fresh takes true or false, not 1"),
         ("fresh=maybe", "fresh takes true or false, not 'maybe'"),
         ("trainer.head.optimizer=adam", "did you mean trainer.head.optimizer=adamw?"),
@@ -284,3 +285,18 @@ def test_closest_of_nothing_is_none():
 )
 def test_the_default_name_tells_the_options_of_tune_that_differ(tree, overrides, name):
     assert default_name(tree.compose(overrides), tree, overrides) == name
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["tune.freeze=layerwise", "tune.head=search"], "tune.head=search has no effect"),
+        (["tune.freeze=layerwise", "tune.max_units=2"], "tune.max_units has no effect"),
+        (["tune.freeze=layerwise", "tune.algorithm=random"], "goes through the depths"),
+        (["tune.early_stop=median", "tune.stop_epoch=99"], "tune.stop_epoch=99 stops no trial"),
+        (["tune=autotune", "tune.widths=[0.5]"], "tune.widths has no effect with tune.space=autotune"),
+        (["tune=autotune", "tune.head=grow"], "tune.head=grow has no effect with tune.space=autotune"),
+    ],
+)
+def test_options_that_contradict_each_other(tree, options, said):
+    assert said in refused(tree, *options)

@@ -49,7 +49,7 @@ def _depth(search: Search, trial: Trial) -> dict[str, Any]:
     """One row of the table of depths."""
     unit = int(trial.config["first_trained"])
     block = search.space.units[unit].block
-    trained = sum(p.numel() for part in search.chain[block:] for p in part.parameters())
+    trained = sum(p.numel() for p in search.build(trial.config).tail.parameters())
     return {
         "trial": trial.trial,
         "first_trained": unit,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from tascnet.config import TuneConfig
 from tascnet.files import read_json, write_json
-from tascnet.measure import complexity, latency
+from tascnet.measure import compare_latency, complexity, latency
 from tascnet.models.grow import output_magnitude
 from tascnet.models.head import classifier_of, head_start
 from tascnet.tune import (
@@ -178,7 +177,8 @@ def _magnitude(stage: TuneStage, chain: nn.Sequential) -> float:
 
 def _goal(stage: TuneStage, chain: nn.Sequential, space: Space) -> Goal:
     options: Any = stage.config.tune
-    cost = _cost_model(stage, chain, space)
+    needed = options.objective == "pareto" or options.max_params is not None or options.max_flops is not None
+    cost = _cost_model(stage, chain, space) if needed else None
     whole = complexity(chain, stage.session.example)
     bounds = {
         "max_params": _share(options.max_params, whole.params),
@@ -207,20 +207,32 @@ def _cost_model(stage: TuneStage, chain: nn.Sequential, space: Space) -> Callabl
 
 
 def _latency_bound(stage: TuneStage, chain: nn.Sequential) -> float | None:
-    """The bound in milliseconds; the original is measured once, so that a resumed run has the same bound."""
+    """The bound in milliseconds, of what the original took once: a resumed run has the same bound."""
     share = stage.config.tune.max_latency
-    if share is None:
-        return None
-    path: Path = stage.folder / "state" / "latency.json"
+    return None if share is None else share * _original_latency(stage, chain)
+
+
+def _original_latency(stage: TuneStage, chain: nn.Sequential) -> float:
+    path = stage.folder / "state" / "latency.json"
     if not path.exists():
-        write_json(path, {"original_ms": measured_latency(stage, chain)})
-    return share * float(read_json(path)["original_ms"])
+        options = stage.config.measure
+        timed = latency(
+            stage.session.place(chain),
+            stage.session.example,
+            repeats=options.repeats,
+            warmup=options.warmup,
+        )
+        write_json(path, {"original_ms": timed.median_ms})
+    return float(read_json(path)["original_ms"])
 
 
-def measured_latency(stage: TuneStage, network: nn.Sequential) -> float:
-    """Median milliseconds of one sample."""
-    options = stage.config.measure
-    stage.session.place(network)
-    return latency(
-        network, stage.session.example, batch=1, repeats=options.repeats, warmup=options.warmup
-    ).median_ms
+def measured_latency(search: Search, network: nn.Sequential) -> float:
+    """Milliseconds of one sample, as a multiple of the original's, which is timed in turn with it.
+
+    What else the machine does then slows both, and the bound is on their ratio.
+    """
+    stage, options = search.stage, search.stage.config.measure
+    models = {"original": search.chain, "network": stage.session.place(network)}
+    timed = compare_latency(models, stage.session.example, repeats=options.repeats, warmup=options.warmup)
+    ratio = timed["network"].median_ms / timed["original"].median_ms
+    return ratio * _original_latency(stage, search.chain)

@@ -33,12 +33,14 @@ class TuneStage:
         source: the pre-trained network.
         folder: of the search: its journal and all that was trained.
         output: of the model that is handed over; another folder than the search's where a trial is picked.
+        done: the steps that were asked for.
     """
 
     session: Session
     source: Source
     folder: Path
     output: Path
+    done: list[str] = field(default_factory=list, init=False)
     _features: dict[str, Features] = field(default_factory=dict, init=False, repr=False)
     _digests: list[Any] = field(default_factory=list, init=False, repr=False)
 
@@ -60,6 +62,8 @@ class TuneStage:
 
     def once(self, name: str, work: Work) -> tuple[nn.Sequential, dict[str, Any]]:
         """The network and record of a step, which is done if it has not been."""
+        if name not in self.done:
+            self.done.append(name)
         return once(self.state(name), self.info, work, self.session.factory)
 
     def features(self, chain: nn.Sequential, cut: int) -> Features:

@@ -99,6 +99,14 @@ def no_winner(study: Study) -> TascnetError:
     trials = study.trials
     if not trials:
         return TascnetError("the search ended before its first trial", "raise tune.max_seconds")
+    slow = [trial.latency_ms for trial in trials if trial.status == "infeasible" and trial.latency_ms]
+    if slow:
+        bound = study.goal.max_latency_ms or 0.0
+        return TascnetError(
+            f"none of {len(trials)} networks keeps the latency bound of {bound:.3g} ms; the fastest of them "
+            f"took {min(slow):.3g} ms",
+            "raise tune.max_latency or tune.max_trials",
+        )
     return TascnetError(
         f"the first {len(trials)} trials all failed, the last one because {trials[-1].reason}",
         f"{study.path} has the reasons; correct the cause and start over with stage=tune fresh=true",
@@ -110,7 +118,7 @@ def _next(search: Search, study: Study) -> Advice:
 
 
 def _refuse_if_all_failed(study: Study) -> None:
-    if len(study.trials) >= ALL_FAILED and study.best() is None:
+    if len(study.trials) >= ALL_FAILED and all(trial.status == "failed" for trial in study.trials):
         raise no_winner(study)
 
 
@@ -149,7 +157,7 @@ def _evaluate(search: Search, study: Study, config: Configuration, number: int) 
     cost = complexity(network, session.example)
     found: dict[str, Any] = {"params": cost.params, "flops": cost.flops}
     if goal.max_latency_ms is not None:
-        found["latency_ms"] = measured_latency(search.stage, network)
+        found["latency_ms"] = measured_latency(search, network)
         if found["latency_ms"] > goal.max_latency_ms:
             reason = f"latency of {found['latency_ms']:.3g} ms, above the bound of {goal.max_latency_ms:.3g}"
             return {**found, "status": "infeasible", "reason": reason}

@@ -210,7 +210,7 @@ class _Run:
             self.recipe, self.epoch * self.steps_per_epoch + index, self.steps_per_epoch
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = max(self.recipe.lr * factor * self.plateau_factor, self._floor())
+            group["lr"] = self._reduced() * factor
         inputs = self.train.batch(rows, generator).to(self.device, non_blocking=True)
         labels = self.train.labels[rows].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -222,8 +222,11 @@ class _Run:
             self.average.update_parameters(self.model)
         return loss.detach()
 
-    def _floor(self) -> float:
-        return self.recipe.min_lr if self.recipe.schedule == "plateau" else 0.0
+    def _reduced(self) -> float:
+        """The learning rate after the reductions of `plateau`."""
+        if self.plateau_factor == 1.0:
+            return self.recipe.lr
+        return max(self.recipe.lr * self.plateau_factor, self.recipe.min_lr)
 
     def finish_epoch(self, record: EpochRecord, keep: str) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""

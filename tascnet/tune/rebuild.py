@@ -131,7 +131,7 @@ def _candidate(
     generator: torch.Generator | None,
 ) -> Candidate:
     cut, start = _cut(space, config), head_begin(chain, dense)
-    settings, side = _settings(space, config), _largest_kernel(space)
+    settings, side = _settings(space, config), _largest_kernel(space, int(config[FIRST_TRAINED]))
     rebuilt = rebuild(chain[cut:start], entry, settings, skip=skip, side=side, generator=generator)
     old = chain[start:]
     head = _head_layers(old, rebuilt.features, config, num_classes, generator)
@@ -153,8 +153,9 @@ def _settings(space: Space, config: Configuration) -> dict[str, dict[str, Value]
     return settings
 
 
-def _largest_kernel(space: Space) -> int:
-    kernels = [c.values[-1] for c in space.choices if c.what in ("filter_size", "pool_size")]
+def _largest_kernel(space: Space, k: int) -> int:
+    """Of the units to `k`: deeper ones, which may join the space later, do not change a network."""
+    kernels = [c.values[-1] for c in space.choices_to(k) if c.what in ("filter_size", "pool_size")]
     return max(map(int, kernels), default=1)
 
 

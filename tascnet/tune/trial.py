@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.files import read_jsonl
-from tascnet.tune.space import Configuration, Space
+from tascnet.tune.space import FIRST_TRAINED, Configuration, Space
 
 __all__ = ["Status", "Trial", "read_trials"]
 
@@ -27,7 +27,8 @@ class Trial:
             is above the bound and it was not trained; `failed`. The last two have a reason and no value.
         value: what it is judged by (`Goal.value`), larger is better; of a stopped trial the best until then.
         reason: why it is not `ok`.
-        val_accuracy: best validation accuracy, in [0, 1].
+        val_accuracy: validation accuracy of the best epoch (the one of the lowest loss with that goal), in
+            [0, 1].
         val_loss: validation loss of the best epoch.
         curve: validation accuracy after each epoch.
         params: parameters of the whole network.
@@ -100,7 +101,7 @@ def read_trials(path: Path, space: Space) -> list[Trial]:
         except ConfigError as error:
             raise RunFolderError(
                 f"line {line} of the journal {path} does not fit this search ({error})",
-                "use fresh=true or another name",
+                "give the options that it was made with, use another name, or fresh=true, which deletes it",
             ) from error
     return trials
 
@@ -113,7 +114,20 @@ def _parse(row: Mapping[str, Any], space: Space) -> Trial:
     for name, kind in _KINDS.items():
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             raise ConfigError(f"{name} is {row[name]!r}")
-    return Trial(**{**row, "config": space.canonical(row["config"])})
+    return Trial(**{**row, "config": space.canonical(_known(row["config"], space))})
+
+
+def _known(config: Mapping[str, Any], space: Space) -> Mapping[str, Any]:
+    """A configuration without the choices of units deeper than the space, which it leaves neutral.
+
+    Raises:
+        ConfigError: it trains such a unit.
+    """
+    first = config.get(FIRST_TRAINED)
+    if isinstance(first, int) and first > space.depth:
+        raise ConfigError(f"it went to unit {first}, and tune.max_units ends at {space.depth}")
+    names = {FIRST_TRAINED, *(choice.name for choice in space.choices)}
+    return {name: value for name, value in config.items() if name in names}
 
 
 def _is_number(value: Any) -> bool:

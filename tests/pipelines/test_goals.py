@@ -53,15 +53,60 @@ def test_a_bound_that_nothing_keeps_is_refused(search, tmp_path, cache, capsys):
     assert "params" in capsys.readouterr().err
 
 
-def test_a_network_above_the_latency_bound_is_not_trained(search):
-    folder = search("tune.objective=constrained", "tune.max_latency=1.0", "tune.max_trials=4")
-    bound = read_json(folder / "metrics.json")["bounds"]["latency_ms"]
+def test_a_network_above_the_latency_bound_is_not_trained(search, monkeypatch):
+    """Latency stands in for params here: 10 ms for the original, and in proportion."""
+
+    def in_proportion(search, network):
+        return (
+            10.0
+            * sum(p.numel() for p in network.parameters())
+            / sum(p.numel() for p in search.chain.parameters())
+        )
+
+    monkeypatch.setattr("tascnet_pipelines.tuning.space._original_latency", lambda *_: 10.0)
+    monkeypatch.setattr("tascnet_pipelines.tuning.trials.measured_latency", in_proportion)
+    folder = search("tune.objective=constrained", "tune.max_latency=0.8", "tune.max_trials=8")
+    found = read_json(folder / "metrics.json")
+    assert found["bounds"]["latency_ms"] == 8.0
+    assert {trial["status"] for trial in trials(folder)} == {"ok", "infeasible"}
     for trial in trials(folder):
-        assert (trial["latency_ms"] > bound) is (trial["status"] == "infeasible")
+        assert (trial["latency_ms"] > 8.0) is (trial["status"] == "infeasible")
         assert (trial["value"] is None) is (trial["status"] == "infeasible")
+    assert found["models"]["after"]["params"] <= 0.8 * found["models"]["baseline"]["params"]
 
 
-def test_a_front_is_reported_and_a_point_of_it_fine_tuned_beside_the_winner(search):
+def test_a_search_goes_on_until_a_network_is_fast_enough(search, monkeypatch):
+    latencies = iter([1e9] * 6 + [1e-9] * 2)
+    monkeypatch.setattr("tascnet_pipelines.tuning.trials.measured_latency", lambda *_: next(latencies))
+    options = ("tune.objective=constrained", "tune.max_latency=0.5", "tune.initial_trials=6")
+    folder = search(*options, "tune.max_trials=8", "tune.trials_per_depth=8")
+    assert [trial["status"] for trial in trials(folder)] == ["infeasible"] * 6 + ["ok"] * 2
+
+
+def test_a_latency_that_no_network_keeps_is_told(tmp_path, cache, capsys, monkeypatch):
+    monkeypatch.setattr("tascnet_pipelines.tuning.trials.measured_latency", lambda *_: 12.5)
+    where = (f"outputs={tmp_path}", f"cache_dir={cache}")
+    options = ("tune.objective=constrained", "tune.max_latency=0.5", "tune.max_trials=2")
+    assert command("stage=tune", *TINY, *where, *options) == 2
+    assert "none of 2 networks keeps the latency bound" in capsys.readouterr().err
+
+
+def test_a_deeper_space_does_not_train_the_same_winner_again(search, monkeypatch):
+    """The trials' values are such that the first one, the smallest of equals or not, stays the winner."""
+    options = ("tune.max_units=1", "tune.max_trials=2", "tune.tolerance=0.0")
+    folder = search(*options, name="run")
+    state = {path.name for path in (folder / "state").iterdir()}
+    winner = read_json(folder / "metrics.json")["winner"]
+    best = max(trial["value"] for trial in trials(folder))
+    again = search("tune.max_units=2", "tune.max_trials=3", "tune.tolerance=0.0", name="run")
+    found = read_json(again / "metrics.json")
+    if found["winner"] == winner:
+        assert {path.name for path in (again / "state").iterdir()} == state
+    else:
+        assert max(trial["value"] for trial in trials(again)) > best
+
+
+def test_a_front_is_reported_and_a_point_of_it_fine_tuned_beside_the_winner(search, cache, capsys):
     options = ("tune.objective=pareto", "tune.max_trials=6")
     folder = search(*options)
     found = metrics(folder)
@@ -80,6 +125,9 @@ def test_a_front_is_reported_and_a_point_of_it_fine_tuned_beside_the_winner(sear
     assert chosen["best_config"] == rows[[row["trial"] for row in rows].index(other)]["config"]
     assert chosen["models"]["after"]["flops"] == next(r["flops"] for r in rows if r["trial"] == other)
     assert metrics(folder) == found
+    where = (f"outputs={folder.parents[3]}", f"cache_dir={cache}", "name=run")
+    assert command("stage=tune", *TINY, *where, *options, "tune.pick=0", "tune.max_trials=9") == 2
+    assert "run the same command without tune.pick first" in capsys.readouterr().err
     assert tascnet.load(picked / "model").training is False
 
 

@@ -242,3 +242,22 @@ def test_a_report_stands_alone_and_has_what_was_measured(finished, stage, models
     assert read_jsonl(finished / stage / journal)
     accuracy = read_json(finished / stage / "metrics.json")["models"]["after"]["test_accuracy"]
     assert f"{100 * accuracy:.1f}" in text
+
+
+def not_for_digits(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(7, 4, 3),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(4, num_classes),
+        )
+    )
+
+
+def test_a_network_that_does_not_take_the_images_is_refused_before_training(tmp_path, cache, capsys):
+    own = ["backbone=custom", f"backbone.factory={__name__}.not_for_digits", "backbone.weights=random"]
+    options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "stage=tune", "backbone.size=8"]
+    assert command(*options, *own) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "backbone=custom does not take images of 3 x 8 x 8" in said

@@ -325,7 +325,7 @@ def test_a_trial_that_was_too_slow_is_not_given_again(tmp_path):
         ({"trial": True}, "trial is True"),
         ({"params": 1.5}, "params is 1.5"),
         ({"curve": 0.5}, "curve is 0.5"),
-        ({"config": {"first_trained": 9}}, "first_trained is 9"),
+        ({"config": {"first_trained": 9}}, "it went to unit 9, and tune.max_units ends at 2"),
         ({"config": []}, "config is"),
         ({"status": "infeasible", "value": None, "val_accuracy": None, "reason": "x"}, "no latency_ms"),
     ],
