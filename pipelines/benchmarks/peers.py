@@ -70,15 +70,21 @@ class OptunaSearch:
         return choice.values[self._trial.suggest_int(choice.name, 0, len(choice.values) - 1)]
 
 
+# Ax's own number of first points.
+INITIAL = 5
+
+
 class AxSearch:
     """Ax with its default generation strategy, on the flat space of all choices.
 
     Args:
         space: the space.
         seed: of the client.
+        is_initialised: the first points of its strategy (centre and Sobol) are among the trials that will be
+            attached, so that its model makes the first suggestion.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: Space, seed: int, *, is_initialised: bool = False) -> None:
         with remarks_left_out():
             from ax.api.client import Client
 
@@ -89,6 +95,12 @@ class AxSearch:
             depth = [_first_trained(space)] if space.depth else []
             self._client.configure_experiment(parameters=[*depth, *map(_parameter, choices)])
             self._client.configure_optimization(objective="accuracy")
+            if is_initialised:
+                self._client.configure_generation_strategy(
+                    initialize_with_center=False,
+                    initialization_budget=INITIAL,
+                    min_observed_initialization_trials=INITIAL,
+                )
 
     def ask(self) -> Configuration:
         with remarks_left_out():

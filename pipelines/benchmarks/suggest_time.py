@@ -46,7 +46,7 @@ def _ours(space: Space, observed: list[Observation], seed: int) -> Callable[[], 
 
 
 def _ax(space: Space, observed: list[Observation], seed: int) -> Callable[[], object]:
-    search = AxSearch(space, seed)
+    search = AxSearch(space, seed, is_initialised=True)
     for config, value in observed:
         search.attach(config, value)
     return search.ask

@@ -30,7 +30,7 @@ def test_ax_learns_from_attached_trials_before_it_suggests():
     from tascnet_pipelines.benchmarks.peers import AxSearch
 
     space = made_space(SIZES[0])
-    search = AxSearch(space, seed=0)
+    search = AxSearch(space, seed=0, is_initialised=True)
     for number, config in enumerate(space.sample(suggest_time.OBSERVED, 0, 0)):
         search.attach(config, 0.01 * number)
     assert space.key(search.ask())
