@@ -42,6 +42,7 @@ class Task:
         seed: of the split, of the softmax layer that trials start from, and of new layers.
         train_per_class: training samples a class; few, so that accuracies differ.
         val_per_class: validation samples a class; many, so that small differences show.
+        trial_seeds: trainings of each configuration, whose accuracies are averaged.
     """
 
     source_digits: tuple[int, ...]
@@ -49,12 +50,14 @@ class Task:
     seed: int
     train_per_class: int = 10
     val_per_class: int = 160
+    trial_seeds: tuple[int, ...] = (0, 1, 2)
 
 
 LOW, HIGH = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
 # Settings are chosen on the second and reported on the first.
 TASKS = {
-    "digits_high": Task(source_digits=LOW, digits=HIGH, seed=0),
+    # Trainings differ by a point and more here: the best of a thousand means of three would be lucky ones.
+    "digits_high": Task(source_digits=LOW, digits=HIGH, seed=0, trial_seeds=tuple(range(10))),
     "digits_low": Task(source_digits=HIGH, digits=LOW, seed=1),
 }
 SPACE: dict[str, Any] = {
@@ -70,7 +73,6 @@ SPACE: dict[str, Any] = {
 }
 SOFTMAX = Recipe(epochs=20, batch_size=10, lr=1e-2, weight_decay=1e-2, schedule="cosine")
 TRIAL = Recipe(epochs=8, batch_size=10, lr=2e-3, weight_decay=1e-2, schedule="cosine", warmup=0.1)
-SEEDS = (0, 1, 2)
 
 
 def run(config: Config) -> None:
@@ -114,7 +116,7 @@ class Workbench:
         fit(softmax, *self.features(cut), SOFTMAX, seed=task.seed, description="softmax layer")
 
     def evaluate(self, config: Mapping[str, Any]) -> Entry:
-        """Build a configuration's network once, with the task's seed, and train it with each of `SEEDS`."""
+        """Build a configuration's network once, with the task's seed, and train it with each trial seed."""
         task, session = self.task, self.session
         classes = session.num_classes
         candidate = build_candidate(
@@ -127,7 +129,8 @@ class Workbench:
             reestimate_batchnorm(tail, features[0], first_block=first, device=session.device)
         tail.requires_grad_(True)
         results = [
-            fit(copy.deepcopy(tail), *features, TRIAL, seed=seed, description="trial") for seed in SEEDS
+            fit(copy.deepcopy(tail), *features, TRIAL, seed=seed, description="trial")
+            for seed in task.trial_seeds
         ]
         accuracies = [result.best_val_accuracy or 0.0 for result in results]
         return Entry(
@@ -151,7 +154,7 @@ class Workbench:
     def about(self) -> dict[str, Any]:
         """What was trained, and how."""
         recipes = {"softmax": asdict(SOFTMAX), "trial": asdict(TRIAL)}
-        return {**asdict(self.task), **recipes, "trial_seeds": list(SEEDS), "versions": versions()}
+        return {**asdict(self.task), **recipes, "versions": versions()}
 
     def _cached(self, trunk: nn.Sequential, source: data.ImageSource) -> data.FeatureSource:
         return data.cached_features(

@@ -141,7 +141,8 @@ def _goal(table: Table, name: str) -> Goal:
         return Cost(params=entry.params, flops=entry.flops)
 
     if name == "pareto":
-        return Goal(objective="pareto", cost=cost, pareto_cost="flops")
+        original = _point(_original(table))
+        return Goal(objective="pareto", cost=cost, pareto_cost="flops", reference=original)
     return Goal(objective="constrained", cost=cost, max_flops=int(SHARE * _original(table).flops))
 
 

@@ -22,6 +22,7 @@ from tascnet.tune import (
     CostModel,
     Goal,
     Limits,
+    Slim,
     Space,
     build_autotune,
     discover_autotune,
@@ -177,7 +178,9 @@ def _magnitude(stage: TuneStage, chain: nn.Sequential) -> float:
 
 def _goal(stage: TuneStage, chain: nn.Sequential, space: Space) -> Goal:
     options: Any = stage.config.tune
-    needed = options.objective == "pareto" or options.max_params is not None or options.max_flops is not None
+    is_bounded = options.max_params is not None or options.max_flops is not None
+    slim, is_pareto = _slim(stage), options.objective == "pareto"
+    needed = is_pareto or is_bounded or slim is not None
     cost = _cost_model(stage, chain, space) if needed else None
     whole = complexity(chain, stage.session.example)
     bounds = {
@@ -189,8 +192,25 @@ def _goal(stage: TuneStage, chain: nn.Sequential, space: Space) -> Goal:
         cost=cost,
         pareto_cost=options.pareto_cost,
         max_latency_ms=_latency_bound(stage, chain),
+        # A front is worth what it adds to the network that is there before the search.
+        reference=(_baseline_accuracy(stage), getattr(whole, options.pareto_cost)) if is_pareto else None,
+        slim=slim,
         **bounds,
     )
+
+
+def _slim(stage: TuneStage) -> Slim | None:
+    """Only a search that learns has turns to give, and only accuracies have a tolerance."""
+    options = stage.config.tune
+    learns = options.algorithm == "bo" and options.freeze == "search"
+    if not (options.slim_every and learns and options.objective in ("accuracy", "constrained")):
+        return None
+    return Slim(every=options.slim_every, n_val=len(stage.session.val), tolerance=options.tolerance)
+
+
+def _baseline_accuracy(stage: TuneStage) -> float:
+    """Validation accuracy of the pre-trained network with its new softmax layer."""
+    return float(read_json(stage.state("baseline") / "record.json")["val_accuracy"])
 
 
 def _share(share: float | None, whole: int) -> int | None:

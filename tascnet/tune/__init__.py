@@ -11,7 +11,7 @@ from tascnet.tune.cost import Cost, CostModel
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
 from tascnet.tune.explain import Insight, explain
-from tascnet.tune.goal import Goal
+from tascnet.tune.goal import Goal, Slim
 from tascnet.tune.progression import Advice, Limits, layerwise_depths, next_depth
 from tascnet.tune.propose import Observation, Suggestion, propose
 from tascnet.tune.rebuild import AutotuneCost, build_autotune
@@ -35,6 +35,7 @@ __all__ = [
     "Limits",
     "Observation",
     "Proposal",
+    "Slim",
     "Space",
     "Study",
     "Suggestion",

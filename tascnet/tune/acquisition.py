@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from botorch.utils.multi_objective.pareto import is_non_dominated
 
-__all__ = ["Acquisition", "Latency", "feasibility", "hypervolume", "improvement"]
+__all__ = ["Acquisition", "Latency", "feasibility", "hypervolume", "improvement", "reaching"]
 
 # Log of what is expected, `n`, of `X`.
 Acquisition: TypeAlias = Callable[[Tensor], Tensor]
@@ -88,6 +88,21 @@ def feasibility(latency: Latency) -> Acquisition:
     return _without_gradient(latency.log_probability)
 
 
+def reaching(model: SingleTaskGP, lowest: float, latency: Latency | None) -> Acquisition:
+    """Log probability that the value that a trial shows, noise included, is at least `lowest`.
+
+    A bound on latency adds the log probability of being kept.
+    """
+
+    def log_probability(X: Tensor) -> Tensor:
+        posterior = model.posterior(X, observation_noise=True)
+        score = ((posterior.mean - lowest) / posterior.variance.sqrt()).squeeze(-1)
+        kept = 0.0 if latency is None else latency.log_probability(X)
+        return torch.special.log_ndtr(score) + kept
+
+    return _without_gradient(log_probability)
+
+
 def hypervolume(
     model: SingleTaskGP,
     X: Tensor,
@@ -95,11 +110,11 @@ def hypervolume(
     pending: Tensor | None,
     latency: Latency | None,
     seed: int,
+    reference: Tensor | None = None,
 ) -> Acquisition:
     """Log noisy expected improvement of the hypervolume of value and cost.
 
-    The cost, the last column of `X`, is exact and therefore no process. The reference point is a tenth of the
-    front's range below its worst value and above its highest cost.
+    The cost, the last column of `X`, is exact and therefore no process.
 
     Args:
         model: of the value.
@@ -108,6 +123,8 @@ def hypervolume(
         pending: `m x (d + 1)`.
         latency: None: no bound.
         seed: of the samples.
+        reference: value and cost column that a point of the front must exceed to count; None: a tenth of the
+            front's range below its worst value and above its highest cost.
 
     Source: Daulton et al. 2021 (noisy expected hypervolume improvement); Ament et al. 2023; Ishibuchi et al.
         2011 (reference point).
@@ -115,12 +132,14 @@ def hypervolume(
     cost = GenericDeterministicModel(lambda x: x[..., -1:], num_outputs=1)
     models = ModelList(model, cost, *([] if latency is None else [latency.model]))
     seen = torch.cat([Y, X[:, -1:]], dim=-1)
+    if reference is None:
+        reference = infer_reference_point(seen[is_non_dominated(seen)])
     with torch.no_grad():
         posterior: Any = models.posterior(X[:1])
     with _uncompiled():
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
             models,
-            infer_reference_point(seen[is_non_dominated(seen)]).tolist(),
+            reference.tolist(),
             X,
             sampler=get_sampler(posterior, torch.Size([_FRONTS]), seed=seed),
             objective=IdentityMCMultiOutputObjective(outcomes=[0, 1]),

@@ -7,15 +7,39 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tascnet.errors import ConfigError, SurgeryError
 from tascnet.tune.space import Configuration
+from tascnet.tune.winner import near_margin
 
 if TYPE_CHECKING:
     from tascnet.tune.cost import Cost
 
-__all__ = ["Goal", "Objective"]
+__all__ = ["Goal", "Objective", "Slim"]
 
 _CostOf: TypeAlias = "Callable[[Configuration], Cost]"
 Objective: TypeAlias = Literal["accuracy", "loss", "constrained", "pareto"]
 _CostName: TypeAlias = Literal["params", "flops"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slim:
+    """The smallest network among those near the best: what the winner will be.
+
+    Args:
+        every: of so many proposals one seeks a smaller network rather than a better one.
+        n_val: number of validation samples behind an accuracy.
+        tolerance: in accuracy, see `winner`; None: one binomial standard error of the best's accuracy.
+    """
+
+    every: int
+    n_val: int
+    tolerance: float | None = None
+
+    def is_due(self, number: int) -> bool:
+        """Whether the proposal of this number seeks a smaller network."""
+        return number % self.every == self.every - 1
+
+    def margin(self, best: float) -> float:
+        """How far below the best accuracy is near it."""
+        return near_margin(best, self.n_val, self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +58,13 @@ class Goal:
         max_flops: most FLOPs of one sample.
         max_latency_ms: highest latency.
         pareto_cost: the cost of `pareto`.
+        reference: a value and a cost that are to be had without a search: what a front of `pareto` is worth
+            counts from there. None: inferred from what was observed.
+        slim: how the smallest network is sought among those near the best; None: it is not.
 
     Raises:
-        ConfigError: a bound on params or FLOPs, or `pareto`, without `cost`; `constrained` without a bound;
-            a bound that is not positive.
+        ConfigError: a bound on params or FLOPs, `pareto` or `slim` without `cost`; `constrained` without a
+            bound; a bound that is not positive; `slim` with an objective other than accuracy.
     """
 
     objective: Objective = "accuracy"
@@ -46,6 +73,8 @@ class Goal:
     max_flops: int | None = None
     max_latency_ms: float | None = None
     pareto_cost: _CostName = "flops"
+    reference: tuple[float, float] | None = None
+    slim: "Slim | None" = None
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,8 +83,13 @@ class Goal:
             given.append(("latency", self.max_latency_ms))
         if self.objective == "constrained" and not given:
             raise ConfigError("the objective is constrained, but no bound is given", "bound params or flops")
-        if self.cost is None and (self.bounds or self.objective == "pareto"):
-            raise ConfigError("bounds on params or flops, and pareto, need a cost model")
+        if self.cost is None and (self.bounds or self.objective == "pareto" or self.slim is not None):
+            raise ConfigError("bounds on params or flops, pareto and slim proposals need a cost model")
+        if self.slim is not None and self.objective not in ("accuracy", "constrained"):
+            raise ConfigError(
+                f"slim proposals compare accuracies, but the objective is {self.objective}",
+                "take objective accuracy or constrained, or leave slim proposals out",
+            )
         for name, bound in given:
             if not bound > 0:
                 raise ConfigError(f"the bound on {name} is {bound}, expected a positive number")

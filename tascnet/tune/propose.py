@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tascnet.tune.acquisition import Acquisition, Latency, feasibility, hypervolume, improvement
+from tascnet.tune.acquisition import Acquisition, Latency, feasibility, hypervolume, improvement, reaching
 from tascnet.tune.climb import Values, climb
 from tascnet.tune.encoding import Coding, encode
 from tascnet.tune.goal import Goal
@@ -75,6 +75,7 @@ def propose(
     seed: int,
     *,
     goal: Goal | None = None,
+    slim: bool = False,
     start: Mapping[str, Any] | None = None,
     kernel: Kernel = "matern",
     coding: Coding = "onehot",
@@ -93,6 +94,8 @@ def propose(
         n: how many.
         seed: of everything random.
         goal: what is sought, and the bounds that every proposal keeps; None: the value alone.
+        slim: seek the smallest network near the best by `goal.slim`, for as long as a smaller one than the
+            smallest seen there is left; pending configurations are then only left out.
         start: `Suggestion.surrogate` of an earlier proposal, where the fit starts.
         kernel: `matern` 5/2 or `rbf` with a lengthscale for each choice, or `mixed`, which compares
             categories by equality and wants `coding="index"`.
@@ -109,7 +112,8 @@ def propose(
         return Suggestion(configs=draw(space, goal, n, k, seed, exclude=known.configs))
     with seeded(seed), quiet():
         learnt, record = _learn(known, kernel, start or {})
-        return Suggestion(configs=_choose(known, learnt, n, seed), surrogate=record)
+        found = _choose(known, learnt, n, seed, slim=slim)
+        return Suggestion(configs=found, surrogate=record)
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,24 @@ class _Known:
     def cost_scale(self) -> Scale:
         return Scale.of([self._log_cost(entry.config) for entry in self.observed])
 
+    @cached_property
+    def filled(self) -> list[float]:
+        """Values of what was tried, failures at the worst value seen."""
+        worst = min(entry.value for entry in self.tried if entry.value is not None)
+        return [worst if entry.value is None else entry.value for entry in self.tried]
+
+    @cached_property
+    def value_scale(self) -> Scale:
+        return Scale.of(self.filled)
+
+    @property
+    def reference(self) -> Tensor | None:
+        """Standardised value and cost column of the goal's reference."""
+        if self.goal.reference is None:
+            return None
+        value, cost = self.goal.reference
+        return torch.cat([self.value_scale([value]), -self.cost_scale([math.log(cost)])], dim=-1).squeeze(0)
+
     def points(self, configs: Sequence[Mapping[str, Any]]) -> Tensor:
         """`n x d`; with `pareto` one more column holds the standardised log cost, negated."""
         X = encode(self.space, configs, self.deepest, self.coding)
@@ -170,10 +192,8 @@ class _Known:
         return torch.cat([X, -self.cost_scale([self._log_cost(config) for config in configs])], dim=-1)
 
     def values(self) -> Tensor:
-        """Standardised values of what was tried, failures at the worst value seen."""
-        worst = min(entry.value for entry in self.tried if entry.value is not None)
-        filled = [worst if entry.value is None else entry.value for entry in self.tried]
-        return Scale.of(filled)(filled)
+        """`filled`, standardised."""
+        return self.value_scale(self.filled)
 
     def _log_cost(self, config: Mapping[str, Any]) -> float:
         """Infinite for a network that cannot be built: it has no finite acquisition value."""
@@ -197,13 +217,13 @@ class _Learnt:
     Y: Tensor
     latency: Latency | None
 
-    def acquisition(self, goal: Goal, pending: Tensor | None, seed: int) -> Acquisition:
+    def acquisition(self, known: _Known, pending: Tensor | None, seed: int) -> Acquisition:
         """What the goal makes of it."""
         if self.model is None:
             assert self.latency is not None, "values or latencies are known"
             return feasibility(self.latency)
-        if goal.objective == "pareto":
-            return hypervolume(self.model, self.X, self.Y, pending, self.latency, seed)
+        if known.goal.objective == "pareto":
+            return hypervolume(self.model, self.X, self.Y, pending, self.latency, seed, known.reference)
         return improvement(self.model, self.X, pending, self.latency, seed)
 
 
@@ -232,13 +252,14 @@ def _learn_latency(
     return Latency(model=model, bound=scale([math.log(bound_ms)]).item())
 
 
-def _choose(known: _Known, learnt: _Learnt, n: int, seed: int) -> list[Configuration]:
+def _choose(known: _Known, learnt: _Learnt, n: int, seed: int, *, slim: bool) -> list[Configuration]:
     """One after the other, each in view of those before."""
     chosen: list[Configuration] = []
     for i in range(n):
         busy = [*known.pending, *chosen]
         pending = known.points(busy) if busy else None
-        found = _best(known, busy, learnt.acquisition(known.goal, pending, seed + i), seed + i)
+        found = _smallest(known, busy, learnt, seed + i) if slim else None
+        found = found or _best(known, busy, learnt.acquisition(known, pending, seed + i), seed + i)
         if found is None:
             break
         chosen.append(found)
@@ -261,6 +282,41 @@ def _best(
     if found is not None:
         return found
     return climb(space, k, values, draw(space, goal, 1, k, seed, exclude=taken), is_new)
+
+
+def _smallest(
+    known: _Known, busy: Sequence[Mapping[str, Any]], learnt: _Learnt, seed: int
+) -> Configuration | None:
+    """Where the most params are expected to be saved, against the smallest network near the best.
+
+    The share saved, times the probability that the trial comes out near the best. None where nothing
+    smaller is left to be tried, or nothing was trained yet.
+    """
+    space, goal = known.space, known.goal
+    trained = [(o.config, o.value) for o in known.tried if o.value is not None]
+    if goal.slim is None or not trained or learnt.model is None:
+        return None
+    best = max(value for _, value in trained)
+    lowest = best - goal.slim.margin(best)
+    smallest = min(_params(goal, config) for config, value in trained if value >= lowest)
+    near_best = reaching(learnt.model, known.value_scale([lowest]).item(), learnt.latency)
+    seen = {space.key(config) for config in (*(o.config for o in known.observed), *busy)}
+
+    def is_new_and_smaller(config: Configuration) -> bool:
+        return _params(goal, config) < smallest and space.key(config) not in seen and goal.is_feasible(config)
+
+    def expected(configs: list[Configuration]) -> list[float]:
+        params = torch.tensor([_params(goal, config) for config in configs], dtype=torch.float64)
+        saved = (1 - params / smallest).clamp(min=0)
+        return (near_best(known.points(configs)) + saved.log()).tolist()
+
+    return climb(space, known.k, Values(expected), _pool(known, seed), is_new_and_smaller)
+
+
+def _params(goal: Goal, config: Mapping[str, Any]) -> float:
+    """Infinite for a network that cannot be built."""
+    cost = goal.costs(config)
+    return math.inf if cost is None else cost.params
 
 
 def _pool(known: _Known, seed: int) -> list[Configuration]:

@@ -194,6 +194,9 @@ class Study:
         return [c for c in map(self.space.neutral, depths) if c not in known][:n]
 
     def _learnt(self, k: int, n: int, number: int) -> Suggestion:
+        slim = self.goal.slim
+        # One at a time, as each number has its turn.
+        n = n if slim is None else 1
         fits = [trial.surrogate for trial in self.trials if trial.surrogate is not None]
         return propose(
             self.space,
@@ -203,6 +206,7 @@ class Study:
             n,
             _trial_seed(self.seed, number),
             goal=self.goal,
+            slim=slim is not None and slim.is_due(number),
             start=fits[-1] if fits else None,
         )
 

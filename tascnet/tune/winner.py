@@ -6,7 +6,7 @@ from typing import Literal
 
 from tascnet.tune.trial import Trial
 
-__all__ = ["binomial_error", "front", "value_of", "winner"]
+__all__ = ["binomial_error", "front", "near_margin", "value_of", "winner"]
 
 
 def winner(
@@ -31,7 +31,7 @@ def winner(
     best = max(ok, key=value_of, default=None)
     if best is None:
         return None
-    margin = binomial_error(_accuracy(best), n_val) if tolerance is None else tolerance
+    margin = near_margin(_accuracy(best), n_val, tolerance)
     lowest = _accuracy(best) - margin
     near = [t for t in ok if value_of(t) >= value_of(best) or (margin > 0 and _accuracy(t) >= lowest)]
     return min(near, key=lambda trial: (_size(trial, size), -value_of(trial), trial.trial))
@@ -48,6 +48,11 @@ def front(trials: Sequence[Trial], cost: Literal["params", "flops"]) -> list[Tri
         if not found or value_of(trial) > value_of(found[-1]):
             found.append(trial)
     return found
+
+
+def near_margin(best: float, n_val: int, tolerance: float | None) -> float:
+    """How far below the best accuracy is near it: the tolerance, or one standard error where it is None."""
+    return binomial_error(best, n_val) if tolerance is None else tolerance
 
 
 def binomial_error(p: float, n: int) -> float:

@@ -203,6 +203,14 @@ def test_the_algorithms_differ_from_the_first_learnt_trial_on(search):
     assert proposed["bo"] != proposed["sobol"] != proposed["random"] != proposed["bo"]
 
 
+def test_slim_proposals_change_the_search_on_their_turns(search):
+    """Trial 3 is the first of its turn that the surrogate proposes; every trial before is the same."""
+    usual = [trial["config"] for trial in trials(search("tune.slim_every=0"))]
+    slim = [trial["config"] for trial in trials(search("tune.slim_every=2", name="slim"))]
+    assert slim[:3] == usual[:3]
+    assert slim[3] != usual[3]
+
+
 def test_a_hopeless_trial_is_stopped_early(search):
     options = (
         "tune.max_trials=8",

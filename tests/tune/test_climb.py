@@ -96,7 +96,7 @@ def test_climbs_find_the_highest_acquisition_value_of_all(kind, enumerated):
     task = synthetic(kind, 0, space)
     observed = [Observation(c, task.observe(c, 0)) for c in space.sample(15, 2, 0)]
     known = _Known(space, 2, observed, [], "onehot", Goal())
-    acquisition = _learn(known, "matern", {})[0].acquisition(Goal(), None, 0)
+    acquisition = _learn(known, "matern", {})[0].acquisition(known, None, 0)
     values = acquisition(known.points([c for c in configs if c not in known.configs]))
     found = _best(known, [], acquisition, 0)
     assert acquisition(known.points([found])).item() == pytest.approx(values.max().item(), abs=1e-9)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 
 from tascnet.errors import ConfigError, SurgeryError
-from tascnet.tune.goal import Goal
+from tascnet.tune.goal import Goal, Slim
 from tests.tune.spaces import small_space
 
 
@@ -83,3 +83,18 @@ def test_latency_is_judged_when_it_is_known():
 def test_contradictions_are_refused(options, says):
     with pytest.raises(ConfigError, match=says):
         Goal(**options)
+
+
+def test_slim_proposals_have_their_turns_and_a_margin():
+    slim = Slim(every=3, n_val=400, tolerance=None)
+    assert [number for number in range(9) if slim.is_due(number)] == [2, 5, 8]
+    assert slim.margin(0.8) == pytest.approx(0.02)
+    assert Slim(every=1, n_val=400, tolerance=0.01).margin(0.8) == 0.01
+
+
+def test_slim_proposals_need_costs_and_accuracies():
+    slim = Slim(every=2, n_val=100)
+    with pytest.raises(ConfigError, match="need a cost model"):
+        Goal(slim=slim)
+    with pytest.raises(ConfigError, match="the objective is loss"):
+        Goal(objective="loss", cost=cost, slim=slim)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tascnet.tune.goal import Goal
+from tascnet.tune.goal import Goal, Slim
 from tascnet.tune.propose import Observation, _Known, _learn, propose
 from tascnet.tune.space import Choice, Space, Unit
 from tests.tune.spaces import small_space
@@ -235,8 +235,55 @@ def test_the_hypervolume_is_that_of_values_and_exact_costs():
     )
     learnt, _ = _learn(known, "matern", {})
     between, dominated = ({**configs[0], "a.width": w, "b.width": b} for w, b in ((16, 8), (32, 32)))
-    values = learnt.acquisition(goal, None, 0)(known.points([between, dominated]))
+    values = learnt.acquisition(known, None, 0)(known.points([between, dominated]))
     assert values[0] > values[1] + math.log(10)
+
+
+def test_a_reference_leaves_out_what_is_worse_than_it():
+    """The narrowest is far cheaper, and less accurate than what is to be had without a search."""
+    space = small_space()
+
+    def value(config):
+        return {8: 0.2, 16: 0.6, 32: 0.7}[config["a.width"]]
+
+    observed = [(c, value(c)) for c in space.sample(40, 2, 0) if c["a.width"] != 8 or c["b.width"] == 32]
+    costs = [cost(c).flops for c, _ in observed]
+    with_reference = Goal(objective="pareto", cost=cost, reference=(0.5, max(costs)))
+    widths = {
+        goal: [c["a.width"] for c in propose(space, 2, observed, [], 2, 0, goal=goal).configs]
+        for goal in (Goal(objective="pareto", cost=cost), with_reference)
+    }
+    anywhere, above = widths.values()
+    assert 8 in anywhere
+    assert 8 not in above
+
+
+def test_slim_proposals_are_smaller_than_the_smallest_near_the_best():
+    """Accuracy does not depend on the width of unit 1, and falls below 32 channels of unit 2."""
+    space = small_space()
+
+    def value(config):
+        return 0.8 if config["a.width"] == 32 else 0.6
+
+    def cost(config):
+        return Cost(params=config["a.width"] + config["b.width"], flops=1)
+
+    everything = space.sample(space.count(2), 2, 0)
+    observed = [(c, value(c)) for c in everything if c["b.width"] != 8]
+    goal = Goal(cost=cost, slim=Slim(every=2, n_val=100, tolerance=0.05))
+    near_best = [c for c, v in observed if v == 0.8]
+    smallest = min(cost(c).params for c in near_best)
+    (slim,) = propose(space, 2, observed, [], 1, 0, goal=goal, slim=True).configs
+    assert slim["a.width"] == 32
+    assert cost(slim).params == min(cost(c).params for c in everything if c["a.width"] == 32) < smallest
+
+
+def test_where_nothing_smaller_is_left_a_slim_proposal_seeks_a_better_one():
+    space = small_space()
+    goal = Goal(cost=lambda config: Cost(params=1000, flops=1000), slim=Slim(every=2, n_val=100))
+    observed = observe(space, 12)
+    one, other = (propose(space, 2, observed, [], 1, 0, goal=goal, slim=slim) for slim in (True, False))
+    assert one == other
 
 
 def test_a_fit_starts_where_the_last_one_ended(monkeypatch):
