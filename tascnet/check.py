@@ -442,6 +442,15 @@ def _algorithm_contradictions(config: Config) -> Iterator[tuple[bool, str, str |
         "tune.freeze_every has no effect with tune.freeze=search",
         "add tune.freeze=layerwise",
     )
+    for key, value, learns in (
+        ("algorithm", tune.algorithm, ("bo",)),
+        ("objective", tune.objective, ("accuracy", "constrained")),
+    ):
+        yield (
+            tune.slim_every not in (0, default.slim_every) and value not in learns,
+            f"tune.slim_every has no effect with tune.{key}={value}",
+            "leave it out",
+        )
     for key in ("stop_epoch", "stop_trials"):
         yield (
             tune.early_stop == "none" and getattr(tune, key) != getattr(default, key),
