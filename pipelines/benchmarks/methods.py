@@ -4,7 +4,8 @@ Every row but the conventional ones is a run of stage `tune` with the options of
 of its own. `conventional` fine-tunes all layers by `trainer.finetune`, which is how every method ends;
 `conventional_long` does so for as many epochs as fit. What a method may spend on its search is the number
 of seconds less those of the softmax layer and of its fine-tunings, as long as `conventional` took for
-them. A trial that has begun is finished; features and pixels are shared by all rows.
+them. A trial that has begun is finished. Pixels, and the features before the units that are searched, are
+computed beforehand and shared: no method pays for them.
 """
 
 import copy
@@ -19,12 +20,16 @@ from tascnet.check import check_config
 from tascnet.compose import Tree
 from tascnet.config import Config
 from tascnet.console import output
-from tascnet.errors import ConfigError
+from tascnet.errors import BudgetError, ConfigError
 from tascnet.files import digest_json, read_json, read_jsonl
-from tascnet.runs import stage_folder
+from tascnet.models.head import HeadSpec, replace_head
+from tascnet.runs import run_folder, stage_folder
 
 from .. import tune
-from ..session import cache_folder, check_data, resolve_device
+from ..backbone import load_source
+from ..session import cache_folder, check_data, open_session, resolve_device
+from ..tuning.space import discover
+from ..tuning.stage import TuneStage
 from .conventional import fine_tune_all
 from .journal import Row, benchmark_folder, collect, write_metrics
 from .methods_table import methods_table
@@ -176,8 +181,23 @@ def _row(config: Config, method: str, usual: Row) -> Row:
             "raise it, or lower trainer.finetune.epochs",
         )
     own = method_config(config, method, seconds)
+    _share_features(config)
     tune.run(own)
     return _figures(stage_folder(own, "tune"))
+
+
+def _share_features(config: Config) -> None:
+    """Compute what the runs of one seed share, as far as it fits: else the first one would pay for all."""
+    source, session = load_source(config), open_session(config)
+    head = HeadSpec(hidden=(), dropout=0.0)
+    chain = session.place(replace_head(source.chain, head, session.num_classes, seed=config.seed))
+    folder = run_folder(config)
+    stage = TuneStage(session=session, source=source, folder=folder, output=folder)
+    for unit in discover(stage, chain).units:
+        try:
+            stage.features(chain, unit.block)
+        except BudgetError:
+            return
 
 
 def _figures(folder: Path) -> Row:

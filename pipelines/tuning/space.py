@@ -32,7 +32,7 @@ from tascnet.tune import (
 
 from .stage import TuneStage
 
-__all__ = ["Builder", "Search", "limits", "measured_latency", "most_trials", "open_search"]
+__all__ = ["Builder", "Search", "discover", "limits", "measured_latency", "most_trials", "open_search"]
 
 # Where the options leave the depth and the number of trials open.
 DEPTH = 3

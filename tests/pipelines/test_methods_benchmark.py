@@ -8,7 +8,7 @@ from tascnet.compose import Tree
 from tascnet.errors import ConfigError
 from tascnet.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import methods
-from tests.pipelines.commands import TINY
+from tests.pipelines.commands import TINY, contents
 
 USUAL = {"baseline_seconds": 10.0, "finetune_seconds": 20.0, "epochs": 8}
 
@@ -51,6 +51,7 @@ def test_a_search_gets_what_fine_tuning_leaves(start, fits, monkeypatch):
     taken = []
     monkeypatch.setattr(methods.tune, "run", lambda config: taken.append(config.tune.max_seconds))
     monkeypatch.setattr(methods, "_figures", lambda folder: {})
+    monkeypatch.setattr(methods, "_share_features", lambda config: None)
     config = composed("benchmark.seconds=100", f"tune.finetune_from={start}")
     methods._row(config, "tascnet", USUAL)
     assert taken == [100.0 - 10.0 - fits * 20.0]
@@ -68,6 +69,16 @@ def test_the_long_fine_tuning_fills_the_seconds(seconds, epochs, monkeypatch):
     # 90 seconds at 2.5 an epoch are 36; never fewer epochs than the recipe's.
     methods._row(composed(f"benchmark.seconds={seconds}"), "conventional_long", USUAL)
     assert asked == [epochs]
+
+
+def test_no_run_pays_for_the_features_that_all_share(tmp_path):
+    options = [*TINY, "tune.max_trials=3", "tune.algorithm=random", f"outputs={tmp_path}"]
+    config = composed(*options, f"cache_dir={tmp_path}")
+    methods._share_features(config)
+    shared = contents(tmp_path / "features")
+    methods.tune.run(config)
+    assert shared
+    assert contents(tmp_path / "features") == shared
 
 
 def row(method, seed, test, params):
