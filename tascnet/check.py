@@ -442,12 +442,15 @@ def _algorithm_contradictions(config: Config) -> Iterator[tuple[bool, str, str |
         "tune.freeze_every has no effect with tune.freeze=search",
         "add tune.freeze=layerwise",
     )
+    # The default stands beside goals that leave no turn to it; a preset without turns says 0.
+    own = 0 if tune.space == "autotune" else default.slim_every
     for key, value, learns in (
         ("algorithm", tune.algorithm, ("bo",)),
         ("objective", tune.objective, ("accuracy", "constrained")),
+        ("freeze", tune.freeze, ("search",)),
     ):
         yield (
-            tune.slim_every not in (0, default.slim_every) and value not in learns,
+            tune.slim_every not in (0, own) and value not in learns,
             f"tune.slim_every has no effect with tune.{key}={value}",
             "leave it out",
         )

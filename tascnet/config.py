@@ -248,7 +248,7 @@ class TuneConfig:
     stop_trials: int = option(5, minimum=1)
 
     # Of so many proposals one seeks the smallest network near the best (see tolerance) rather than a better
-    # one; 0: none does. Of account with tune.algorithm=bo and objective accuracy or constrained.
+    # one; 0: none does. Of account with algorithm=bo, freeze=search and objective accuracy or constrained.
     slim_every: int = option(3, minimum=0)
     # The winner. Trials this close to the best compete by size; None: one binomial standard error.
     tolerance: float | None = option(None, minimum=0.0, maximum=1.0)

@@ -299,6 +299,11 @@ def test_the_default_name_tells_the_options_of_tune_that_differ(tree, overrides,
             "tune.slim_every has no effect with tune.algorithm=sobol",
         ),
         (
+            ["tune.freeze=layerwise", "tune.slim_every=2"],
+            "tune.slim_every has no effect with tune.freeze=layerwise",
+        ),
+        (["tune=autotune", "tune.slim_every=3"], "tune.slim_every has no effect with tune.objective=loss"),
+        (
             ["tune.objective=loss", "tune.slim_every=2"],
             "tune.slim_every has no effect with tune.objective=loss",
         ),

@@ -5,10 +5,9 @@ logarithm of the exact cost, negated.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,15 +17,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     from botorch.acquisition.analytic import LogExpectedImprovement
     from botorch.acquisition.logei import qLogNoisyExpectedImprovement
-    from botorch.acquisition.multi_objective import logei as multi_logei
-    from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-    from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
     from botorch.acquisition.objective import LinearMCObjective
-    from botorch.models.deterministic import GenericDeterministicModel
     from botorch.models.gp_regression import SingleTaskGP
-    from botorch.models.model import ModelList
     from botorch.models.model_list_gp_regression import ModelListGP
-    from botorch.sampling.get_sampler import get_sampler
     from botorch.sampling.normal import SobolQMCNormalSampler
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from botorch.utils.multi_objective.pareto import is_non_dominated
@@ -36,9 +29,10 @@ __all__ = ["Acquisition", "Latency", "feasibility", "hypervolume", "improvement"
 # Log of what is expected, `n`, of `X`.
 Acquisition: TypeAlias = Callable[[Tensor], Tensor]
 
-# Quasi-random samples of the posterior; of fronts, each of which is partitioned, fewer.
+# Quasi-random samples of the posterior.
 _SAMPLES = 128
-_FRONTS = 64
+# Beyond every standardised cost.
+_FAR = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,62 +100,66 @@ def reaching(model: SingleTaskGP, lowest: float, latency: Latency | None) -> Acq
 def hypervolume(
     model: SingleTaskGP,
     X: Tensor,
-    Y: Tensor,
     pending: Tensor | None,
     latency: Latency | None,
-    seed: int,
     reference: Tensor | None = None,
 ) -> Acquisition:
-    """Log noisy expected improvement of the hypervolume of value and cost.
+    """Log expected improvement of the hypervolume of value and cost.
 
-    The cost, the last column of `X`, is exact and therefore no process.
+    The cost, the last column of `X`, is exact. What a point of value `y` adds is therefore an integral over
+    costs, from the reference's to its own, of what `y` exceeds the front by there; the front is a staircase,
+    and the expectation a sum of expected improvements over its steps, one for each, in closed form.
+    The front is that of the highest posterior means of what was observed, which noise does not flatter;
+    pending points join it as they are expected to come out. A bound on latency weighs the sum by the
+    probability of being kept.
 
     Args:
         model: of the value.
         X: what was observed, `n x (d + 1)`.
-        Y: its standardised values, `n x 1`.
         pending: `m x (d + 1)`.
         latency: None: no bound.
-        seed: of the samples.
-        reference: value and cost column that a point of the front must exceed to count; None: a tenth of the
-            front's range below its worst value and above its highest cost.
+        reference: value and cost column that a point must exceed to count; None: a tenth of the front's
+            range below its worst value and above its highest cost.
 
-    Source: Daulton et al. 2021 (noisy expected hypervolume improvement); Ament et al. 2023; Ishibuchi et al.
-        2011 (reference point).
+    Source: Emmerich et al. 2006 (expected improvement of the hypervolume), with one objective known; Ament
+        et al. 2023 (logarithms); Ishibuchi et al. 2011 (reference point).
     """
-    cost = GenericDeterministicModel(lambda x: x[..., -1:], num_outputs=1)
-    models = ModelList(model, cost, *([] if latency is None else [latency.model]))
-    seen = torch.cat([Y, X[:, -1:]], dim=-1)
-    if reference is None:
-        reference = infer_reference_point(seen[is_non_dominated(seen)])
+    known = X if pending is None else torch.cat([X, pending])
     with torch.no_grad():
-        posterior: Any = models.posterior(X[:1])
-    with _uncompiled():
-        acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            models,
-            reference.tolist(),
-            X,
-            sampler=get_sampler(posterior, torch.Size([_FRONTS]), seed=seed),
-            objective=IdentityMCMultiOutputObjective(outcomes=[0, 1]),
-            constraints=None if latency is None else [lambda Z: Z[..., 2] - latency.bound],
-            X_pending=pending,
-            prune_baseline=True,
-            cache_root=False,
-        )
-    return _over_points(acquisition)
+        values = model.posterior(known).mean.squeeze(-1)
+    points = torch.stack([values, known[:, -1]], dim=-1)
+    if reference is None:
+        reference = infer_reference_point(points[is_non_dominated(points)])
+    levels, starts, ends = _staircase(points, reference)
+    steps = [LogExpectedImprovement(model, best_f=level) for level in levels]
+
+    def log_expected(X: Tensor) -> Tensor:
+        widths = (X[:, -1:].clamp(max=_FAR) - starts).clamp(min=0).minimum(ends - starts)
+        gains = torch.stack([step(X.unsqueeze(1)) for step in steps], dim=-1)
+        total = torch.logsumexp(widths.log() + gains, dim=-1)
+        return total if latency is None else total + latency.log_probability(X)
+
+    return _without_gradient(log_expected)
 
 
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """BoTorch from 0.18 on would compile C++ here: minutes where there is a compiler, a warning elsewhere."""
-    before = getattr(multi_logei, "_load_attempted", None)
-    try:
-        if before is not None:
-            multi_logei._load_attempted = True
-        yield
-    finally:
-        if before is not None:
-            multi_logei._load_attempted = before
+def _staircase(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The front as a function of the cost column: the highest value of all points that cost no more.
+
+    Args:
+        points: values and cost columns, `n x 2`; larger is better in both.
+        reference: of both, `2`.
+
+    Returns:
+        For each step its level, and where on the cost column it starts and ends, from the reference on.
+    """
+    above = points[(points > reference).all(dim=-1)]
+    ends, order = above[:, 1].sort()
+    # Of a step all that end at it or beyond are at least as cheap.
+    levels = above[order, 0].flip(0).cummax(0).values.flip(0)
+    far = torch.full_like(reference[:1], _FAR)
+    ends = torch.cat([ends, far])
+    starts = torch.cat([reference[1:], ends[:-1]])
+    return torch.cat([levels, reference[:1]]), starts, ends
 
 
 def _constrained(

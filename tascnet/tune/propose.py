@@ -7,7 +7,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -45,11 +45,13 @@ class Observation(NamedTuple):
         value: larger is better; None: it failed, which counts as the worst value seen; or its latency is
             above the bound, so that it was not trained and its value is left open.
         latency_ms: None: not measured.
+        may_win: False for a trial that was stopped early: it is learnt from, but never handed over.
     """
 
     config: Mapping[str, Any]
     value: float | None
     latency_ms: float | None = None
+    may_win: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,8 @@ def propose(
         n: how many.
         seed: of everything random.
         goal: what is sought, and the bounds that every proposal keeps; None: the value alone.
-        slim: seek the smallest network near the best by `goal.slim`, for as long as a smaller one than the
-            smallest seen there is left; pending configurations are then only left out.
+        slim: seek the smallest network near the best by `goal.slim`, where one is found that is smaller than
+            the smallest seen there; pending configurations are then only left out.
         start: `Suggestion.surrogate` of an earlier proposal, where the fit starts.
         kernel: `matern` 5/2 or `rbf` with a lengthscale for each choice, or `mixed`, which compares
             categories by equality and wants `coding="index"`.
@@ -208,13 +210,11 @@ class _Learnt:
     Args:
         model: of values; None before anything was trained.
         X: what it was fitted to.
-        Y: its standardised values.
         latency: None without a bound on it.
     """
 
     model: Any
     X: Tensor
-    Y: Tensor
     latency: Latency | None
 
     def acquisition(self, known: _Known, pending: Tensor | None, seed: int) -> Acquisition:
@@ -223,7 +223,7 @@ class _Learnt:
             assert self.latency is not None, "values or latencies are known"
             return feasibility(self.latency)
         if known.goal.objective == "pareto":
-            return hypervolume(self.model, self.X, self.Y, pending, self.latency, seed, known.reference)
+            return hypervolume(self.model, self.X, pending, self.latency, known.reference)
         return improvement(self.model, self.X, pending, self.latency, seed)
 
 
@@ -231,15 +231,14 @@ def _learn(known: _Known, kernel: Kernel, start: Mapping[str, Any]) -> tuple[_Le
     """The processes, and their hyperparameters."""
     record: Hyperparameters = {}
     X = known.points([entry.config for entry in known.tried])
-    model, Y, latency = None, X.new_zeros(0, 1), None
+    model, latency = None, None
     if known.has_values:
-        Y = known.values()
-        model = fit(X, Y, known.columns, kernel, start.get("value"))
+        model = fit(X, known.values(), known.columns, kernel, start.get("value"))
         record["value"] = hyperparameters(model, known.columns)
     if known.goal.max_latency_ms is not None and known.timed:
         latency = _learn_latency(known, known.goal.max_latency_ms, kernel, start.get("latency"))
         record["latency"] = hyperparameters(latency.model, known.columns)
-    return _Learnt(model=model, X=X, Y=Y, latency=latency), record
+    return _Learnt(model=model, X=X, latency=latency), record
 
 
 def _learn_latency(
@@ -290,15 +289,16 @@ def _smallest(
     """Where the most params are expected to be saved, against the smallest network near the best.
 
     The share saved, times the probability that the trial comes out near the best. None where nothing
-    smaller is left to be tried, or nothing was trained yet.
+    smaller is found, or nothing was trained yet.
     """
     space, goal = known.space, known.goal
-    trained = [(o.config, o.value) for o in known.tried if o.value is not None]
+    trained = [(o.config, o.value) for o in known.tried if o.value is not None and o.may_win]
     if goal.slim is None or not trained or learnt.model is None:
         return None
     best = max(value for _, value in trained)
     lowest = best - goal.slim.margin(best)
-    smallest = min(_params(goal, config) for config, value in trained if value >= lowest)
+    winner = min((config for config, value in trained if value >= lowest), key=partial(_params, goal))
+    smallest = _params(goal, winner)
     near_best = reaching(learnt.model, known.value_scale([lowest]).item(), learnt.latency)
     seen = {space.key(config) for config in (*(o.config for o in known.observed), *busy)}
 
@@ -310,7 +310,8 @@ def _smallest(
         saved = (1 - params / smallest).clamp(min=0)
         return (near_best(known.points(configs)) + saved.log()).tolist()
 
-    return climb(space, known.k, Values(expected), _pool(known, seed), is_new_and_smaller)
+    pool = [*space.neighbours(winner, known.k), *_pool(known, seed)]
+    return climb(space, known.k, Values(expected), pool, is_new_and_smaller)
 
 
 def _params(goal: Goal, config: Mapping[str, Any]) -> float:

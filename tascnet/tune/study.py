@@ -201,7 +201,10 @@ class Study:
         return propose(
             self.space,
             k,
-            [Observation(trial.config, trial.value, trial.latency_ms) for trial in self.trials],
+            [
+                Observation(trial.config, trial.value, trial.latency_ms, may_win=trial.status == "ok")
+                for trial in self.trials
+            ],
             [proposal.config for proposal in self.pending.values()],
             n,
             _trial_seed(self.seed, number),

@@ -1,9 +1,11 @@
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
 
+from tascnet.tune.acquisition import _staircase, infer_reference_point, is_non_dominated
 from tascnet.tune.goal import Goal, Slim
 from tascnet.tune.propose import Observation, _Known, _learn, propose
 from tascnet.tune.space import Choice, Space, Unit
@@ -239,6 +241,51 @@ def test_the_hypervolume_is_that_of_values_and_exact_costs():
     assert values[0] > values[1] + math.log(10)
 
 
+def test_the_front_is_a_staircase_from_the_reference_on():
+    points = torch.tensor([[0.5, 3.0], [0.7, 1.0], [0.4, 2.0], [-1.0, 5.0], [0.9, -2.0]])
+    levels, starts, ends = _staircase(points, torch.tensor([0.0, 0.0]))
+    assert levels.tolist() == pytest.approx([0.7, 0.5, 0.5, 0.0])
+    assert starts.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert ends.tolist()[:3] == [1.0, 2.0, 3.0]
+    # Nothing above the reference: one step without an end.
+    levels, starts, ends = _staircase(points[-2:], torch.tensor([0.0, 0.0]))
+    assert (levels.tolist(), starts.tolist()) == ([0.0], [0.0])
+
+
+def area(points, reference):
+    """Of the union of rectangles from the reference to each point, counted by columns of the grid."""
+    edges = sorted({reference[1], *(c for v, c in points if v > reference[0] and c > reference[1])})
+    tops = [max([v for v, c in points if c >= right], default=0.0) for right in edges[1:]]
+    widths = [right - left for left, right in pairwise(edges)]
+    return sum(w * max(top - reference[0], 0.0) for w, top in zip(widths, tops, strict=True))
+
+
+@pytest.mark.parametrize("reference", [None, (0.05, 70_000.0)])
+def test_the_expected_hypervolume_agrees_with_samples(reference):
+    space = small_space()
+    goal = Goal(objective="pareto", cost=cost, reference=reference)
+    observed = [Observation(c, accuracy(c)) for c in space.sample(10, 2, 3)]
+    known = _Known(space, 2, observed, [], "onehot", goal)
+    learnt, _ = _learn(known, "matern", {})
+    new = known.points([c for c in space.sample(30, 2, 4) if Observation(c, accuracy(c)) not in observed][:6])
+    means = learnt.model.posterior(learnt.X).mean.squeeze(-1)
+    front = list(zip(means.tolist(), learnt.X[:, -1].tolist(), strict=True))
+    corner = known.reference
+    if corner is None:
+        seen = torch.tensor(front)
+        corner = infer_reference_point(seen[is_non_dominated(seen)])
+    posterior = learnt.model.posterior(new)
+    normal = torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = []
+    for mean, deviation, column in zip(posterior.mean, posterior.variance.sqrt(), new[:, -1], strict=True):
+        draws = (mean + deviation * normal).tolist()
+        more = [area([*front, (y, float(column))], corner.tolist()) for y in draws]
+        expected.append(sum(more) / len(more) - area(front, corner.tolist()))
+    found = learnt.acquisition(known, None, 0)(new).exp().tolist()
+    assert found == pytest.approx(expected, rel=0.15, abs=0.01)
+    assert max(expected) > 0.01
+
+
 def test_a_reference_leaves_out_what_is_worse_than_it():
     """The narrowest is far cheaper, and less accurate than what is to be had without a search."""
     space = small_space()
@@ -276,6 +323,28 @@ def test_slim_proposals_are_smaller_than_the_smallest_near_the_best():
     (slim,) = propose(space, 2, observed, [], 1, 0, goal=goal, slim=True).configs
     assert slim["a.width"] == 32
     assert cost(slim).params == min(cost(c).params for c in everything if c["a.width"] == 32) < smallest
+
+
+def test_a_trial_that_was_stopped_early_is_not_the_one_to_undercut():
+    space = small_space()
+    goal = Goal(
+        cost=lambda config: Cost(params=config["a.width"] + config["b.width"], flops=1),
+        slim=Slim(every=2, n_val=100, tolerance=1.0),
+    )
+    neutral = space.neutral(2)
+    observed = [Observation(neutral, 0.9), Observation({**neutral, "a.activation": "elu"}, 0.91)]
+    smallest = Observation({**neutral, "a.width": 8, "b.width": 8}, 0.5, may_win=False)
+    every_other = [
+        Observation(c, None)
+        for c in space.sample(space.count(2), 2, 0)
+        if c not in (neutral, observed[1].config, smallest.config) and c["a.width"] + c["b.width"] < 24
+    ]
+    (slim,) = propose(space, 2, [*observed, smallest, *every_other], [], 1, 0, goal=goal, slim=True).configs
+    assert 24 <= slim["a.width"] + slim["b.width"] < 64
+    won = [*observed, smallest._replace(may_win=True), *every_other]
+    assert propose(space, 2, won, [], 1, 0, goal=goal, slim=True).configs == (
+        propose(space, 2, won, [], 1, 0, goal=goal).configs
+    )
 
 
 def test_where_nothing_smaller_is_left_a_slim_proposal_seeks_a_better_one():
