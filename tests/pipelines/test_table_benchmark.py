@@ -80,9 +80,9 @@ def test_a_shipped_table_is_whole_wide_and_has_few_good_configurations(name):
     assert len(accuracies) == table.space.count(table.space.depth) >= 1000
     assert all(0 < entry.deviation < 0.2 or entry.deviation == 0 for entry in table.entries.values())
     assert all(math.isfinite(entry.val_loss) and entry.flops > 0 for entry in table.entries.values())
-    # Not saturated, and wider than the noise of 800 validation samples: 1.3 points at 0.85 (binomial).
+    # Not saturated, and wider than three standard errors of 800 validation samples: 0.7 points each at 0.96.
     assert accuracies[0] < 0.97
-    assert accuracies[0] - accuracies[len(accuracies) // 2] > 0.03
+    assert accuracies[0] - accuracies[len(accuracies) // 2] > 0.021
     assert sum(accuracy > accuracies[0] - 0.005 for accuracy in accuracies) <= len(accuracies) // 100
     assert table.about["digits"] == list(TASKS[name].digits)
 
