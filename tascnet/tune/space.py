@@ -154,6 +154,15 @@ class Space:
         self._check_depth(first_trained)
         return {FIRST_TRAINED: first_trained, **{choice.name: choice.neutral for choice in self.choices}}
 
+    def narrowed(self, share: float, first_trained: int) -> Configuration:
+        """The pre-trained settings but for the widths of units 1 to `first_trained`, trained from there on.
+
+        Each width is the value that is nearest to that share of the pre-trained one, the smaller of two.
+        """
+        widths = [c for c in self.choices_to(first_trained) if c.unit > 0 and c.name.endswith(".width")]
+        nearest = {c.name: min(c.values, key=lambda v: (abs(v - share * c.neutral), v)) for c in widths}
+        return self.canonical({**self.neutral(first_trained), **nearest})
+
     def canonical(self, config: Mapping[str, Any]) -> Configuration:
         """The one configuration that names the same network.
 

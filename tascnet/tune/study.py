@@ -17,6 +17,9 @@ from tascnet.tune.winner import binomial_error, front, value_of, winner
 
 __all__ = ["Algorithm", "Proposal", "Study", "Trial", "binomial_error", "front", "winner"]
 
+# Share of the widths of the second trial.
+HALF = 0.5
+
 Algorithm: TypeAlias = Literal["bo", "random", "sobol", "layerwise"]
 
 
@@ -91,8 +94,8 @@ class Study:
             k: depth; of no account with `layerwise`.
             n: how many.
             initial_trials: with `bo`, at the first depth of the search, the trials before this number are
-                quasi-random; where spaces nest the very first is the pre-trained setting trained from unit
-                `k` on, if it keeps the bounds.
+                quasi-random; where spaces nest the very first are the pre-trained setting trained from unit
+                `k` on, and the same at half its widths, if they keep the bounds.
 
         Returns:
             Up to `n` proposals; fewer when depth `k` has no untried feasible configuration left.
@@ -180,10 +183,14 @@ class Study:
         return self._learnt(k, n, number)
 
     def _start(self, k: int) -> list[Configuration]:
-        """The pre-trained setting, if it is to be the next trial."""
-        start = self.space.neutral(k)
-        is_next = self.algorithm == "bo" and self.space.nested and self.goal.is_feasible(start)
-        return [start] if is_next and start not in self._known() else []
+        """The pre-trained setting, then it at half its widths, where they are to be the next trial.
+
+        What all widths together cost in accuracy is the first thing to know of them.
+        """
+        if self.algorithm != "bo" or not self.space.nested:
+            return []
+        known, starts = self._known(), (self.space.neutral(k), self.space.narrowed(HALF, k))
+        return [start for start in starts if start not in known and self.goal.is_feasible(start)][:1]
 
     def _draw(self, k: int, n: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
         return draw(self.space, self.goal, n, k, seed, exclude=self._known(), method=method)

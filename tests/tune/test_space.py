@@ -185,3 +185,12 @@ def test_a_wrong_space_is_refused():
         Choice(name="x", values=(1,), neutral=2, kind="ordinal", unit=0)
     with pytest.raises(ConfigError, match="not ascending"):
         Choice(name="x", values=(2, 1), neutral=2, kind="ordinal", unit=0)
+
+
+def test_narrowed_settings_have_the_nearest_widths_of_the_units_that_are_trained():
+    space = small_space()
+    assert space.narrowed(0.5, 2) == {**space.neutral(2), "a.width": 16, "b.width": 16}
+    assert space.narrowed(0.5, 1) == {**space.neutral(1), "b.width": 16}
+    # 12 lies between 8 and 16: the smaller one.
+    assert space.narrowed(0.375, 1) == {**space.neutral(1), "b.width": 8}
+    assert space.narrowed(0.5, 0) == space.neutral(0)

@@ -29,11 +29,12 @@ def search(study, n, k=1):
     return [trial.config for trial in study.trials]
 
 
-def test_it_starts_at_the_pre_trained_setting_then_quasi_random(tmp_path):
+def test_it_starts_at_the_pre_trained_setting_and_half_its_widths_then_quasi_random(tmp_path):
     space = small_space()
     start = space.neutral(1)
+    half = {**start, "b.width": 16}
     configs = search(Study(tmp_path / "trials.jsonl", space, seed=3), 4)
-    assert configs == [start, *space.sample(3, 1, 3, exclude=[start])]
+    assert configs == [start, half, *space.sample(2, 1, 3, exclude=[start, half])]
 
 
 def test_a_study_broken_off_goes_on_as_if_it_had_not_been(tmp_path):
