@@ -160,7 +160,10 @@ class Space:
         Each width is the value that is nearest to that share of the pre-trained one, the smaller of two.
         """
         widths = [c for c in self.choices_to(first_trained) if c.unit > 0 and c.name.endswith(".width")]
-        nearest = {c.name: min(c.values, key=lambda v: (abs(v - share * c.neutral), v)) for c in widths}
+        nearest = {
+            c.name: min(c.values, key=lambda v: (abs(float(v) - share * float(c.neutral)), float(v)))
+            for c in widths
+        }
         return self.canonical({**self.neutral(first_trained), **nearest})
 
     def canonical(self, config: Mapping[str, Any]) -> Configuration:
