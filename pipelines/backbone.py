@@ -9,12 +9,12 @@ from torch import nn
 from tascnet import data
 from tascnet.config import Config
 from tascnet.files import digest_json
-from tascnet.models import build_backbone, write_weights
+from tascnet.models import HeadSpec, build_backbone, replace_head, write_weights
 from tascnet.train import Recipe, fit
 
-from .session import backbone_preprocessing, cache_folder, resolve_device
+from .session import Session, backbone_preprocessing, cache_folder, resolve_device
 
-__all__ = ["Source", "load_source"]
+__all__ = ["Source", "load_source", "softmax_network"]
 
 log = logging.getLogger("tascnet")
 
@@ -66,6 +66,12 @@ def load_source(config: Config) -> Source:
         licence=backbone.source["licence"],
         digest=data.module_digest(chain),
     )
+
+
+def softmax_network(source: Source, session: Session) -> nn.Sequential:
+    """The pre-trained network with a new softmax layer for the session's classes, on its device."""
+    head = HeadSpec(hidden=(), dropout=0.0)
+    return session.place(replace_head(source.chain, head, session.num_classes, seed=session.config.seed))
 
 
 def _pretrained_digits(config: Config) -> Path:

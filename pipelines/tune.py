@@ -20,12 +20,12 @@ from tascnet.errors import ConfigError
 from tascnet.files import digest_json, read_json, read_jsonl, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import save
-from tascnet.models.head import HeadSpec, head_start, replace_head
+from tascnet.models.head import head_start
 from tascnet.report import models_table, tune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.tune import Study, Trial
 
-from .backbone import load_source
+from .backbone import load_source, softmax_network
 from .estimate import print_estimate
 from .session import Session, check_data, check_input, open_session, recipe
 from .steps import describe, fit_record, join, judge, measure, measured_anew
@@ -163,8 +163,7 @@ def _tune(stage: TuneStage) -> None:
 def _baseline(stage: TuneStage) -> nn.Sequential:
     """The pre-trained network with a new softmax layer, the only one that is trained."""
     session = stage.session
-    head = HeadSpec(hidden=(), dropout=0.0)
-    chain = session.place(replace_head(stage.source.chain, head, session.num_classes, seed=stage.config.seed))
+    chain = softmax_network(stage.source, session)
 
     def train(folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:
         cut = head_start(chain)

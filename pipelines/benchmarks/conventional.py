@@ -10,11 +10,11 @@ from torch import nn
 from tascnet import data
 from tascnet.config import Config
 from tascnet.measure import complexity
-from tascnet.models.head import HeadSpec, head_start, replace_head
+from tascnet.models.head import head_start
 from tascnet.runs import run_folder
 from tascnet.train import freeze_before
 
-from ..backbone import load_source
+from ..backbone import load_source, softmax_network
 from ..session import Session, open_session, recipe
 from ..steps import fit_record, join, judge, once
 
@@ -37,8 +37,7 @@ def fine_tune_all(config: Config, epochs: int | None = None) -> dict[str, Any]:
     """
     source, session = load_source(config), open_session(config)
     info = session.model_info(source.weights, source.licence)
-    head = HeadSpec(hidden=(), dropout=0.0)
-    chain = session.place(replace_head(source.chain, head, session.num_classes, seed=config.seed))
+    chain = softmax_network(source, session)
     settings = recipe(config.trainer.finetune)
     settings = replace(settings, epochs=epochs or settings.epochs)
     folder = run_folder(config)

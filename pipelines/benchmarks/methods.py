@@ -22,11 +22,10 @@ from tascnet.config import Config
 from tascnet.console import output
 from tascnet.errors import BudgetError, ConfigError
 from tascnet.files import digest_json, read_json, read_jsonl
-from tascnet.models.head import HeadSpec, replace_head
 from tascnet.runs import run_folder, stage_folder
 
 from .. import tune
-from ..backbone import load_source
+from ..backbone import load_source, softmax_network
 from ..session import cache_folder, check_data, open_session, resolve_device
 from ..tuning.space import discover
 from ..tuning.stage import TuneStage
@@ -189,8 +188,7 @@ def _row(config: Config, method: str, usual: Row) -> Row:
 def _share_features(config: Config) -> None:
     """Compute what the runs of one seed share, as far as it fits: else the first one would pay for all."""
     source, session = load_source(config), open_session(config)
-    head = HeadSpec(hidden=(), dropout=0.0)
-    chain = session.place(replace_head(source.chain, head, session.num_classes, seed=config.seed))
+    chain = softmax_network(source, session)
     folder = run_folder(config)
     stage = TuneStage(session=session, source=source, folder=folder, output=folder)
     for unit in discover(stage, chain).units:

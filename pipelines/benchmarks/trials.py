@@ -12,11 +12,10 @@ from tascnet import data
 from tascnet.config import Config, TuneConfig
 from tascnet.errors import ConfigError
 from tascnet.measure import complexity
-from tascnet.models.head import HeadSpec, replace_head
 from tascnet.train import FitResult, Recipe, fit, reestimate_batchnorm
 from tascnet.tune import Candidate
 
-from ..backbone import load_source
+from ..backbone import load_source, softmax_network
 from ..session import Session, open_session, recipe
 from ..steps import join
 from ..tuning.space import Search, open_search
@@ -122,8 +121,7 @@ def open_setting(config: Config, depth: int, features: Path) -> Setting:
     config = replace(config, tune=TuneConfig(max_units=depth, cache_dtype=config.tune.cache_dtype))
     source = load_source(config)
     session = replace(open_session(config), cache=features)
-    head = HeadSpec(hidden=(), dropout=0.0)
-    chain = session.place(replace_head(source.chain, head, session.num_classes, seed=config.seed))
+    chain = softmax_network(source, session)
     if source.weights == "random":
         few = from_files(session.train, None, SETTLING)
         reestimate_batchnorm(chain, few, device=session.device)
