@@ -20,7 +20,7 @@ STEP = 3
 BATCH = 32
 
 
-def print_estimate(session: Session, chain: nn.Sequential, space: Space, trials: int, depth: int) -> None:
+def print_estimate(session: Session, chain: nn.Sequential, space: Space, trials: int | None, depth: int) -> None:
     """Log how long the search and fine-tuning take, and what disk and memory they need.
 
     One batch through trunk and tail is timed after a warm-up; the rest is arithmetic.
@@ -29,7 +29,7 @@ def print_estimate(session: Session, chain: nn.Sequential, space: Space, trials:
         session: data, device and options.
         chain: the pre-trained network.
         space: the search space.
-        trials: the most there will be.
+        trials: the most there will be; None: as many as `tune.max_seconds` allows.
         depth: the deepest unit that is searched.
     """
     options, trainer = session.config.tune, session.config.trainer
@@ -44,6 +44,8 @@ def print_estimate(session: Session, chain: nn.Sequential, space: Space, trials:
     trial = _training(trainer.trial, samples, val, tail)
     fits = 3 if options.finetune_from == "best" else 2
     tuning = fits * _training(trainer.finetune, samples, val, trunk + tail)
+    if trials is None:
+        trials = round((options.max_seconds or 0.0) / trial)
     total = caching + trials * trial + tuning
     width = 2 if options.cache_dtype == "float16" else 4
     disk = (samples * views + val) * features[0].numel() * width * (depth + 1)

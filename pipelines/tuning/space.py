@@ -125,10 +125,11 @@ def discover(stage: TuneStage, chain: nn.Sequential) -> Space:
 def limits(options: TuneConfig) -> Limits:
     """When the search goes deeper and when it ends; layerwise freezing goes through all depths once."""
     layerwise = options.freeze == "layerwise"
+    has_budget = layerwise or options.max_seconds is not None
     return Limits(
         trials_per_depth=options.trials_per_depth,
         max_units=options.max_units or DEPTH,
-        max_trials=options.max_trials or (None if layerwise else TRIALS),
+        max_trials=options.max_trials or (None if has_budget else TRIALS),
         max_seconds=options.max_seconds,
         patience=options.patience,
         min_delta=options.min_delta,
@@ -137,9 +138,11 @@ def limits(options: TuneConfig) -> Limits:
     )
 
 
-def most_trials(search: Search) -> int:
-    """The number of trials if nothing ends the search early."""
+def most_trials(search: Search) -> int | None:
+    """The number of trials if nothing ends the search early; None where seconds alone end it."""
     known = search.limits
+    if known.is_timed:
+        return None
     if known.every is None:
         return known.max_trials or TRIALS
     depths = len(layerwise_depths(search.space.depth, known.every))

@@ -15,7 +15,8 @@ class Limits:
     """When to deepen the search and when to end it.
 
     Args:
-        trials_per_depth: trials at each depth; at the first one the quasi-random ones are among them.
+        trials_per_depth: trials at each depth; at the first one the quasi-random ones are among them. Where
+            seconds alone end the search (`is_timed`), it goes on at the deepest one until they are over.
         max_units: deepest unit.
         max_trials: trials in all; None: no limit.
         max_seconds: seconds that the trials may take together; None: no limit.
@@ -34,6 +35,11 @@ class Limits:
     min_delta: float = 0.0
     start_depth: int = 1
     every: int | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether there are seconds to spend, and no number of trials ends the search before."""
+        return self.max_seconds is not None and self.max_trials is None and self.every is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,8 @@ def next_depth(
     deepest = min(limits.max_units, space.depth)
     depth = max([min(limits.start_depth, deepest), *(trial.depth for trial in trials)])
     while True:
-        left = 0 if depth in exhausted else _left(trials, space, limits, depth)
+        quota = None if limits.is_timed and depth == deepest else limits.trials_per_depth
+        left = 0 if depth in exhausted else _left(trials, space, limits, depth, quota)
         if left > 0:
             return Advice(depth=depth, trials=left, reason=f"depth {depth} has {left} trials left")
         stale = _stale_depths(trials, depth, limits.min_delta, goal)
@@ -118,11 +125,13 @@ def _exhausted_budget(trials: Sequence[Trial], limits: Limits) -> str | None:
     return None
 
 
-def _left(trials: Sequence[Trial], space: Space, limits: Limits, depth: int) -> int:
-    """Trials that the budgets and the space leave at a depth."""
+def _left(trials: Sequence[Trial], space: Space, limits: Limits, depth: int, quota: int | None) -> int:
+    """Trials that the budgets and the space leave at a depth; `quota` is the most that it may have."""
     used = sum(trial.depth == depth for trial in trials)
     tried = {space.key(t.config) for t in trials if int(t.config[FIRST_TRAINED]) in space.firsts(depth)}
-    left = min(limits.trials_per_depth - used, space.count(depth) - len(tried))
+    left = space.count(depth) - len(tried)
+    if quota is not None:
+        left = min(left, quota - used)
     if limits.max_trials is not None:
         left = min(left, limits.max_trials - len(trials))
     return max(left, 0)

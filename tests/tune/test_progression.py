@@ -57,6 +57,16 @@ def test_it_stops_at_the_deepest_or_after_a_depth_that_is_no_better(second, min_
     assert says in advice.reason
 
 
+def test_seconds_alone_are_spent_at_the_deepest_depth():
+    seen = trials([0.5, 0.6, 0.4], [0.7, 0.5, 0.5])
+    advice = next_depth(seen, SPACE, limits(max_seconds=100.0))
+    assert advice.depth == 2
+    assert next_depth(seen, SPACE, limits(max_seconds=60.0)).depth is None
+    # A number of trials is a promise of its own, and a depth that is not the deepest keeps its quota.
+    assert next_depth(seen, SPACE, limits(max_seconds=100.0, max_trials=20)).depth is None
+    assert next_depth(trials([0.5, 0.6, 0.4]), SPACE, limits(max_seconds=100.0)).depth == 2
+
+
 def test_patience_counts_depths_in_a_row():
     failing = trials([None, None, None])
     assert next_depth(failing, SPACE, limits()).depth is None
