@@ -20,7 +20,9 @@ STEP = 3
 BATCH = 32
 
 
-def print_estimate(session: Session, chain: nn.Sequential, space: Space, trials: int | None, depth: int) -> None:
+def print_estimate(
+    session: Session, chain: nn.Sequential, space: Space, trials: int | None, depth: int
+) -> None:
     """Log how long the search and fine-tuning take, and what disk and memory they need.
 
     One batch through trunk and tail is timed after a warm-up; the rest is arithmetic.

@@ -235,7 +235,8 @@ class TuneConfig:
     # Depth of the first trials; 0 searches the dense head alone before all else.
     start_depth: int = option(1, minimum=0, maximum=1)
     trials_per_depth: int = option(8, minimum=1, extendable=True)
-    # None: 3 units, and 24 trials or as many as max_seconds allows. freeze=layerwise has one trial for each depth, of all units.
+    # None: 3 units, and 24 trials or as many as max_seconds allows. freeze=layerwise has one trial for each
+    # depth, of all units.
     max_units: int | None = option(None, minimum=1, extendable=True)
     max_trials: int | None = option(None, minimum=1, extendable=True)
     max_seconds: float | None = option(None, minimum=0.0, extendable=True)

@@ -83,7 +83,7 @@ class Verdict:
     best: float
 
 
-def _removable(width: int, limit: int, round_to: int, min_width: int) -> int:
+def removable(width: int, limit: int, round_to: int, min_width: int) -> int:
     """The most filters up to `limit` whose removal leaves a multiple of `round_to`; 0 where none do."""
     lowest = max(width - limit, min_width, 1)
     target = math.ceil(lowest / round_to) * round_to
@@ -111,7 +111,7 @@ def plan_step(
     """
     asked = pending + pair_count(width, percent)
     largest = min(math.floor(width * max_step + 1e-9), width // 2)
-    remove = _removable(width, min(asked, largest), round_to, min_width)
+    remove = removable(width, min(asked, largest), round_to, min_width)
     return StepPlan(remove, asked - remove)
 
 

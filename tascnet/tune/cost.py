@@ -5,34 +5,22 @@ weights, so that its cost follows from its widths and its kernel; the layers of 
 a head's cost is a constant and a share for each feature that it reads.
 """
 
-import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import SurgeryError
 from tascnet.measure import LayerCost, complexity
 from tascnet.models.head import classifier_of, head_start
-from tascnet.models.surgery import channel_slots
-from tascnet.models.surgery.layers import is_depthwise
-from tascnet.models.surgery.rebuild import shape_after
+from tascnet.models.surgery import lost_sizes, shape_after, sized_layer
 from tascnet.tune.build import is_grown, with_head_of
 from tascnet.tune.discover import DROPOUT, HIDDEN_LAYERS, NEURONS, NORM
 from tascnet.tune.space import Space
 
 __all__ = ["Cost", "CostModel"]
-
-# Inputs, outputs and area of the kernel of a layer.
-_Size: TypeAlias = Sequence[int]
-
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# The dependency graph tells how a cut changes these.
-_KNOWN = (*_WEIGHTED, *_NORMS, nn.PReLU)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +29,6 @@ class Cost:
 
     params: int
     flops: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """A layer's cost as a function of its size.
-
-    Args:
-        size: its own, in the pre-trained network; no inputs where it has no weight for each of them.
-        flops_per_weight: pixels at which each weight is used.
-        params_per_output: parameters beside the weights.
-        flops_per_output: FLOPs beside those of the weights.
-    """
-
-    size: _Size
-    flops_per_weight: int = 0
-    params_per_output: int = 0
-    flops_per_output: int = 0
-
-    def cost(self, size: _Size) -> tuple[int, int]:
-        """Parameters and FLOPs of the layer in another size."""
-        inputs, outputs, area = size
-        weights = inputs * outputs * area
-        return (
-            weights + self.params_per_output * outputs,
-            weights * self.flops_per_weight + self.flops_per_output * outputs,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +84,7 @@ class CostModel:
         self._features = _total(costs.values())
         self._effects = _effects(chain, space, example, costs)
         touched = {name for e in self._effects.values() for name in (*e.slots, *e.kernels)}
-        self._layers = {name: _layer(chain.get_submodule(name), costs[name]) for name in touched}
+        self._layers = {name: sized_layer(chain.get_submodule(name), costs[name]) for name in touched}
 
     def __call__(self, config: Mapping[str, Any]) -> Cost:
         """Parameters and FLOPs of the whole network, trunk and tail.
@@ -205,7 +167,10 @@ def _effects(
 ) -> dict[str, _Effect]:
     """What the choices of the space change, but for the head's; activations cost nothing."""
     groups = [choice.layers[0] for choice in space.choices if choice.what == "width"]
-    slots = _slots(chain, space, example, groups, costs) if groups else {}
+    slots = {}
+    if groups:
+        cut = space.units[-1].block
+        slots = lost_sizes(chain[cut:], shape_after(chain[:cut], example), groups, costs)
     effects = {}
     for choice in space.choices:
         if choice.what == "kernel":
@@ -218,75 +183,8 @@ def _effects(
             of_group = slots[choice.layers[0]]
             effects[choice.name] = _Effect(
                 neutral=int(choice.neutral),
-                slots={name: _weighed(chain, name, s) for name, s in of_group.items() if name in costs},
+                slots={name: lost for name, lost in of_group.items() if name in costs},
                 # What is not counted among the features is the head's first layer.
                 features=sum(inputs for name, (inputs, _) in of_group.items() if name not in costs),
             )
     return effects
-
-
-def _slots(
-    chain: nn.Sequential,
-    space: Space,
-    example: Tensor,
-    groups: Sequence[str],
-    costs: Mapping[str, LayerCost],
-) -> dict[str, dict[str, tuple[int, int]]]:
-    """By group and layer, the inputs and outputs that go with one channel."""
-    cut = space.units[-1].block
-    tail = chain[cut:]
-    blocks = set(tail._modules)
-    counted = [cost.name for cost in costs.values() if cost.flops and _block_of(cost.name) in blocks]
-    watched = [name for name in counted if not isinstance(chain.get_submodule(name), _KNOWN)]
-    return channel_slots(tail, shape_after(chain[:cut], example), groups, watched)
-
-
-def _weighed(chain: nn.Sequential, name: str, slot: tuple[int, int]) -> tuple[int, int]:
-    """Only where there is a weight for each input and output an input counts by itself."""
-    layer = chain.get_submodule(name)
-    inputs, outputs = slot
-    return (inputs if isinstance(layer, _WEIGHTED) and not is_depthwise(layer) else 0), outputs
-
-
-def _layer(module: nn.Module, cost: LayerCost) -> _Layer:
-    """A layer's cost as a function of its size, checked against the measured one."""
-    layer = None
-    if isinstance(module, nn.Linear):
-        layer = _weighted((module.in_features, module.out_features, 1), module, cost)
-    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        inputs = module.in_channels // module.groups
-        layer = _weighted((inputs, module.out_channels, math.prod(module.kernel_size)), module, cost)
-    elif isinstance(module, _NORMS):
-        layer = _channelwise(module.num_features, cost)
-    elif isinstance(module, nn.PReLU):
-        layer = _channelwise(module.num_parameters, cost)
-    elif cost.in_shape is not None and _costs_the_same_for_each_channel(module, cost.in_shape, cost):
-        layer = _channelwise(cost.in_shape[1], cost)
-    if layer is None or layer.cost(layer.size) != (cost.params, cost.flops):
-        raise SurgeryError(
-            f"the cost of layer '{cost.name}' ({cost.kind}) does not follow from its widths",
-            "take it out of the part of the network that is searched",
-        )
-    return layer
-
-
-def _weighted(size: _Size, module: nn.Module, cost: LayerCost) -> _Layer:
-    bias = getattr(module, "bias", None) is not None
-    return _Layer(size=size, flops_per_weight=cost.flops // math.prod(size), params_per_output=int(bias))
-
-
-def _channelwise(channels: int, cost: LayerCost) -> _Layer:
-    return _Layer(
-        size=(0, channels, 1),
-        params_per_output=cost.params // channels,
-        flops_per_output=cost.flops // channels,
-    )
-
-
-def _costs_the_same_for_each_channel(module: nn.Module, shape: tuple[int, ...], cost: LayerCost) -> bool:
-    """Whether a layer without parameters costs a channel's share for a channel alone."""
-    try:
-        alone = complexity(module, torch.zeros(1, 1, *shape[2:]))
-    except RuntimeError:
-        return False
-    return alone.params == 0 and alone.flops * shape[1] == cost.flops

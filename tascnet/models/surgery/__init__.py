@@ -20,12 +20,16 @@ from tascnet.models.surgery.layers import (
 )
 from tascnet.models.surgery.narrow import narrow
 from tascnet.models.surgery.rebuild import Rebuilt, footprint, he_linear, path_layers, rebuild, shape_after
-from tascnet.models.surgery.scores import CRITERIA, all_channel_scores
+from tascnet.models.surgery.scores import CRITERIA, GRADIENTS, Importance, all_channel_scores
+from tascnet.models.surgery.sizes import SizedLayer, lost_sizes, sized_layer
 
 __all__ = [
     "ACTIVATIONS",
     "CRITERIA",
+    "GRADIENTS",
+    "Importance",
     "Rebuilt",
+    "SizedLayer",
     "WidthGroup",
     "activation_name",
     "activations",
@@ -36,6 +40,7 @@ __all__ = [
     "footprint",
     "he_linear",
     "layer_widths",
+    "lost_sizes",
     "narrow",
     "path_layers",
     "rebuild",
@@ -43,6 +48,7 @@ __all__ = [
     "set_activation",
     "set_kernel",
     "shape_after",
+    "sized_layer",
     "spatial_convs",
     "width_groups",
 ]

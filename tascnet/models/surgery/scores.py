@@ -12,13 +12,22 @@ from tascnet.models.surgery.groups import WidthGroup, cut_group
 from tascnet.models.surgery.layers import is_depthwise
 from tascnet.models.surgery.trace import Trace, trace
 
-__all__ = ["CRITERIA", "all_channel_scores"]
+__all__ = ["CRITERIA", "GRADIENTS", "Importance", "all_channel_scores"]
 
 CRITERIA: dict[str, Callable[[], Any]] = {
     "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
     "fpgm": lambda: tp.importance.FPGMImportance(),
     "random": lambda: tp.importance.RandomImportance(),
+    "lamp": lambda: tp.importance.LAMPImportance(p=2),
+    "bn_scale": lambda: tp.importance.BNScaleImportance(),
+    "taylor": lambda: tp.importance.GroupTaylorImportance(),
+    "hessian": lambda: tp.importance.GroupHessianImportance(),
 }
+# What these read of the parameters' gradients: their mean over samples, or that of their squares.
+GRADIENTS = {"taylor": "mean", "hessian": "squares"}
+
+# A criterion of one's own: from torch-pruning's group to one score a channel; None passes the group over.
+Importance = Callable[[Any], Tensor | None]
 
 
 def _with_values(traced: Trace, chain: nn.Sequential) -> Trace:
@@ -41,7 +50,7 @@ def _countable(item: Any) -> Any:
     return counted
 
 
-def _items(traced: Trace, group: WidthGroup, criterion: str) -> list[Any]:
+def _items(traced: Trace, group: WidthGroup, criterion: str | Importance) -> list[Any]:
     root = next(name for name in (*group.filters,) if not is_depthwise(traced.ghost.get_submodule(name)))
     items = [_countable(item) for item in cut_group(traced, root, range(group.width)).items]
     if criterion != "fpgm":
@@ -55,10 +64,19 @@ def _items(traced: Trace, group: WidthGroup, criterion: str) -> list[Any]:
     ]
 
 
-def _score(traced: Trace, group: WidthGroup, criterion: str, seed: int) -> Tensor:
+def _score(traced: Trace, group: WidthGroup, criterion: str | Importance, seed: int) -> Tensor | None:
+    importance = CRITERIA[criterion]() if isinstance(criterion, str) else criterion
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        scores: Tensor = CRITERIA[criterion]()(_items(traced, group, criterion))
+        scores = importance(_items(traced, group, criterion))
+    if scores is None:
+        return None
+    if not isinstance(scores, Tensor) or scores.shape != (group.width,):
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise SurgeryError(
+            f"the criterion gave {shape} for '{group.name}', expected one score for each of its "
+            f"{group.width} channels"
+        )
     return torch.nan_to_num(scores.detach().float().cpu())
 
 
@@ -66,7 +84,7 @@ def all_channel_scores(
     chain: nn.Sequential,
     example: Tensor,
     groups: Sequence[WidthGroup],
-    criterion: str,
+    criterion: str | Importance,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """How important each channel of each group is; the lowest goes first.
@@ -75,18 +93,21 @@ def all_channel_scores(
         chain: the chain or slice that holds the groups.
         example: `1 x c x h x w`, one sample as its first block takes it.
         groups: some of `width_groups`.
-        criterion: one of `CRITERIA`.
+        criterion: one of `CRITERIA`, whose `GRADIENTS` must then lie in the parameters' `grad`, or a
+            function of torch-pruning's group.
         seed: of the criterion `random`; torch's own generator is left as it is.
 
     Returns:
-        `width` float32 scores on the CPU for each group's name.
+        `width` float32 scores on the CPU by group; groups that the criterion passes over are left out.
 
     Raises:
-        SurgeryError: unknown criterion.
+        SurgeryError: unknown criterion, or scores of another number than the channels.
 
-    Source: torch-pruning; Li et al. 2017 (magnitude) and He et al. 2019 (fpgm).
+    Source: torch-pruning; Li et al. 2017 (magnitude), He et al. 2019 (fpgm), Lee et al. 2021 (lamp), Liu et
+        al. 2017 (bn_scale), Molchanov et al. 2019 (taylor), LeCun et al. 1990 (hessian, its diagonal).
     """
-    if criterion not in CRITERIA:
+    if isinstance(criterion, str) and criterion not in CRITERIA:
         raise SurgeryError(f"unknown criterion '{criterion}', expected one of {', '.join(CRITERIA)}")
     traced = _with_values(trace(chain, example), chain)
-    return {group.name: _score(traced, group, criterion, seed) for group in groups}
+    scores = {group.name: _score(traced, group, criterion, seed) for group in groups}
+    return {name: values for name, values in scores.items() if values is not None}

@@ -1,0 +1,128 @@
+"""Which channels the next layers miss least, once the others speak for them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.prune.fold import RIDGE
+from tascnet.prune.ranking import Ranking
+
+__all__ = ["rank_by_reconstruction"]
+
+# Channels that go between two updates of the statistics, as a share of the group: one at a time is exact,
+# and slow for thousands of channels.
+_CHUNK = 1 / 64
+# Outputs of a consumer whose weights are taken to float64 at a time.
+_OUTPUTS = 256
+
+
+@torch.no_grad()
+def rank_by_reconstruction(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    count: int,
+    *,
+    ridge: float = RIDGE,
+) -> Ranking:
+    """Backward elimination of the channels whose loss the remaining ones can make up for best.
+
+    With channels `x`, their covariance `C` and a consumer's weights `w`, the consumer's output changes by
+    `|w_j|^2 / (C^-1)_jj` when channel `j` goes and least squares fold it into the others (see `fold_into`).
+    The cheapest channel goes, weights and inverse are updated, and so on.
+
+    Args:
+        model: the network that holds the group.
+        inputs: by consumer, `width x s` positions among its inputs.
+        moments: by consumer, `(width + 1) x (width + 1)`, from `input_moments`.
+        count: channels to rank, below the width.
+        ridge: added to the diagonal of the correlations.
+
+    Returns:
+        `count` channels; a removal costs the share of the consumers' output variance that is lost, added up
+        over the consumers, which compares between groups.
+
+    Source: the optimal brain surgeon (Hassibi and Stork 1993) for whole channels.
+    """
+    states = [_State.of(model.get_submodule(name), inputs[name], moments[name], ridge) for name in inputs]
+    width = len(next(iter(inputs.values())))
+    left = torch.arange(width)
+    chunk = max(1, int(width * _CHUNK))
+    order: list[int] = []
+    costs: list[float] = []
+    while len(order) < count:
+        each = torch.stack([state.costs() for state in states]).sum(0)
+        size = min(chunk, count - len(order))
+        cheapest = torch.sort(each, stable=True).indices[:size]
+        for at in cheapest.tolist():
+            order.append(int(left[at]))
+            costs.append(max(float(each[at]), costs[-1] if costs else 0.0))
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[cheapest] = False
+        for state in states:
+            state.remove(cheapest, stays)
+        left = left[stays]
+    return Ranking(order=tuple(order), costs=tuple(costs))
+
+
+class _State:
+    """One consumer's view of the channels that are left.
+
+    Args:
+        precision: `m x m` inverse of the ridged correlations.
+        weights: `m x m` inner products of the channels' weights, in units of their standard deviations.
+        variance: of the consumer's output.
+    """
+
+    def __init__(self, precision: Tensor, weights: Tensor, variance: float) -> None:
+        self._precision = precision
+        self._weights = weights
+        self._variance = variance
+
+    @classmethod
+    def of(cls, layer: nn.Module, indices: Tensor, moment: Tensor, ridge: float) -> "_State":
+        correlation, scale = correlations(moment)
+        weights = _products(layer, indices) * torch.outer(scale, scale)
+        identity = torch.eye(len(scale), dtype=torch.float64)
+        precision = torch.linalg.inv(correlation + ridge * identity)
+        variance = float((weights * correlation).sum())
+        return cls(precision, weights, variance if variance > 0 else 1.0)
+
+    def costs(self) -> Tensor:
+        """`m` shares of the output variance that go with each channel alone."""
+        return self._weights.diagonal() / self._precision.diagonal() / self._variance
+
+    def remove(self, gone: Tensor, stays: Tensor) -> None:
+        """Fold channels into the others and forget them."""
+        block = self._precision[gone][:, gone]
+        across = self._precision[stays][:, gone]
+        solved = torch.linalg.solve(block, across.T)
+        # What each channel that stays takes over of those that go.
+        factors = -solved.T
+        shared = self._weights[stays][:, gone] @ factors.T
+        lost = self._weights[gone][:, gone]
+        self._weights = self._weights[stays][:, stays] + shared + shared.T + factors @ lost @ factors.T
+        self._precision = self._precision[stays][:, stays] - across @ solved
+
+
+def _products(layer: nn.Module, indices: Tensor) -> Tensor:
+    """Inner products `n x n` of a consumer's weights for each channel, by parts of the outputs."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    places = indices.to(weight.device)
+    total = torch.zeros(len(indices), len(indices), dtype=torch.float64, device=weight.device)
+    for part in weight.split(max(1, _OUTPUTS // places.shape[1])):
+        rows = part[:, places].double().transpose(0, 1).flatten(1)
+        total += rows @ rows.T
+    return total.cpu()
+
+
+def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlations `n x n` and standard deviations `n` of channels from their second moments with a 1."""
+    rows, total = moment[-1, -1], moment[-1, :-1]
+    mean = total / rows
+    covariance = moment[:-1, :-1] / rows - torch.outer(mean, mean)
+    scale = covariance.diagonal().clamp_min(0).sqrt()
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return covariance / torch.outer(safe, safe), scale
