@@ -8,17 +8,25 @@ Symbols: `n` filters of a group, `d` weights of one filter over all of the group
 Source: Basha et al. 2022, TASCNet (arXiv 2205.05967), after History Based Filter Pruning.
 """
 
-from tascnet.prune.fold import fold_into, input_moments
+from tascnet.prune.allocate import Limits, allocate
+from tascnet.prune.costs import WidthCosts
+from tascnet.prune.fold import Moments, fold_into, input_moments
+from tascnet.prune.gradients import loss_gradients
 from tascnet.prune.history import FilterHistory
 from tascnet.prune.merge import average_into
 from tascnet.prune.pairs import most_similar_pairs, pair_count, split_members
+from tascnet.prune.proportion import fold_pairs, nearest_kept
+from tascnet.prune.ranking import Ranking, rank_pairs, rank_scores
+from tascnet.prune.reconstruction import rank_by_reconstruction
 from tascnet.prune.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio, pair_penalty
 from tascnet.prune.schedule import (
+    Goals,
     IterationPlan,
     IterationResult,
     StepPlan,
     Verdict,
     decide,
+    landed,
     plan_iteration,
     plan_step,
 )
@@ -26,20 +34,33 @@ from tascnet.prune.schedule import (
 __all__ = [
     "INERT_RATIO",
     "FilterHistory",
+    "Goals",
     "IterationPlan",
     "IterationResult",
+    "Limits",
+    "Moments",
     "PairRegulariser",
+    "Ranking",
     "StepPlan",
     "Verdict",
+    "WidthCosts",
+    "allocate",
     "average_into",
     "decide",
     "fold_into",
+    "fold_pairs",
     "gradient_ratio",
     "input_moments",
+    "landed",
+    "loss_gradients",
     "most_similar_pairs",
+    "nearest_kept",
     "pair_count",
     "pair_penalty",
     "plan_iteration",
     "plan_step",
+    "rank_by_reconstruction",
+    "rank_pairs",
+    "rank_scores",
     "split_members",
 ]

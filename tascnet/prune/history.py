@@ -31,6 +31,14 @@ class FilterHistory:
     in each epoch, so that one `n x n` matrix a group holds all that cosine similarity needs. It is kept
     in float64: near-duplicate filters differ in the last digits of a float32 cosine.
 
+    A group's vector of a filter joins what all its filter layers give for that channel: in a residual
+    group the rows of every coupled convolution, in a depthwise group the pointwise row and the channel's
+    own kernel; layers that are concatenated are groups of their own. The similarity of channels `i` and
+    `j` is thus `sum_e sum_l <w_eli, w_elj> / (|.| |.|)` over epochs `e` and filter layers `l`.
+
+    Once filters are removed their rows and columns go. What a remaining filter's weights for inputs that
+    were removed since have added to earlier epochs stays part of its history.
+
     Args:
         groups: the width groups to watch.
     """
@@ -91,11 +99,11 @@ class FilterHistory:
         """
         if set(state) != set(self.state_dict()):
             raise SurgeryError("the recorded history belongs to other groups than the network's")
-        for name, group in self._groups.items():
-            gram, l1 = state[f"{name}/gram"], state[f"{name}/l1"]
-            if gram.shape != (group.width, group.width) or l1.shape != (group.width,):
+        for name in self._groups:
+            gram, l1, width = state[f"{name}/gram"], state[f"{name}/l1"], len(self._l1[name])
+            if gram.shape != (width, width) or l1.shape != (width,):
                 raise SurgeryError(
-                    f"the recorded history of '{name}' has {len(l1)} filters, expected {group.width}"
+                    f"the recorded history of '{name}' has {len(l1)} filters, expected {width}"
                 )
         for name in self._groups:
             # A checkpoint comes back on the device of the training.

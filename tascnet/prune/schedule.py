@@ -1,21 +1,27 @@
 """How much each iteration removes, and when the loop ends: pure functions."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tascnet.prune.pairs import pair_count
 
 __all__ = [
+    "Goals",
     "IterationPlan",
     "IterationResult",
     "StepPlan",
     "Verdict",
     "decide",
+    "landed",
     "plan_iteration",
     "plan_step",
+    "removable",
 ]
+
+# How finely the last step is fitted to its goal.
+_HALVINGS = 20
 
 
 class StepPlan(NamedTuple):
@@ -54,6 +60,8 @@ class IterationResult:
         val_accuracy: fraction of the validation split.
         flops: of one sample.
         params: of the whole network.
+        size_bytes: of its saved weights.
+        latency_ms: for one sample; None where it was not measured.
         seconds: since the loop began, earlier runs included.
     """
 
@@ -62,6 +70,29 @@ class IterationResult:
     flops: float
     params: int
     seconds: float
+    size_bytes: int = 0
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goals:
+    """At what the loop ends; None: no such goal.
+
+    Args:
+        flops: share of the unpruned network's FLOPs.
+        params: share of its parameters.
+        size: share of its saved size.
+        latency_ms: milliseconds for one sample.
+        max_iterations: iterations to make, those taken back included.
+        max_seconds: time after which no iteration begins.
+    """
+
+    flops: float | None = None
+    params: float | None = None
+    size: float | None = None
+    latency_ms: float | None = None
+    max_iterations: int | None = None
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +102,10 @@ class Verdict:
     Args:
         stop: whether it ends here.
         reason: why it ends; None while it goes on.
-        keep: the last iteration inside the tolerance.
+        keep: the last iteration inside the tolerance, from which the next one starts.
         inside: for each iteration, whether it is inside the tolerance of the best so far.
         best: the best validation accuracy so far, the unpruned network's included.
+        step: share of the full step that the next iteration takes: half for each one that was taken back.
     """
 
     stop: bool
@@ -81,6 +113,7 @@ class Verdict:
     keep: int
     inside: tuple[bool, ...]
     best: float
+    step: float = 1.0
 
 
 def removable(width: int, limit: int, round_to: int, min_width: int) -> int:
@@ -103,14 +136,14 @@ def plan_step(
         pending: filters asked for by earlier steps and not removed.
         percent: share of the group asked for in one step, in percent.
         round_to: the width left is a multiple of this.
-        max_step: largest share of the group that one step takes; pairs are disjoint, so never above half.
+        max_step: largest share of the group that one step takes; at most half where pairs are removed.
         min_width: the group is never left smaller.
 
     Returns:
         How many go now, and how many wait.
     """
     asked = pending + pair_count(width, percent)
-    largest = min(math.floor(width * max_step + 1e-9), width // 2)
+    largest = math.floor(width * max_step + 1e-9)
     remove = removable(width, min(asked, largest), round_to, min_width)
     return StepPlan(remove, asked - remove)
 
@@ -156,6 +189,29 @@ def plan_iteration(
             return IterationPlan(remove=remove, pending=waiting)
 
 
+def landed(
+    plan: Callable[[float], IterationPlan], percent: float, reaches: Callable[[Mapping[str, int]], bool]
+) -> IterationPlan:
+    """The plan for `percent`, or the smallest one that reaches a goal where that one goes beyond it.
+
+    Args:
+        plan: what is removed for a percentage.
+        percent: of the full step.
+        reaches: whether the goal is reached once these counts by group are gone.
+    """
+    full = plan(percent)
+    if not full.remove or not reaches(full.remove):
+        return full
+    below, enough = 0.0, percent
+    for _ in range(_HALVINGS):
+        middle = (below + enough) / 2
+        if reaches(plan(middle).remove):
+            enough = middle
+        else:
+            below = middle
+    return plan(enough)
+
+
 def _why_nothing(widths: Mapping[str, int], round_to: int, max_step: float) -> str:
     if not widths:
         return "no group of layers has enough filters to be pruned (prune.min_filters)"
@@ -176,26 +232,27 @@ def _inside(history: Sequence[IterationResult], tolerance: float) -> tuple[bool,
     return tuple(inside)
 
 
-def _reason(
-    history: Sequence[IterationResult],
-    inside: bool,
-    tolerance: float,
-    flops_target: float | None,
-    params_target: float | None,
-    max_iterations: int | None,
-    max_seconds: float | None,
-) -> str | None:
-    first, last = history[0], history[-1]
-    if not inside:
-        return f"validation accuracy fell more than {tolerance:g} below the best"
-    if flops_target is not None and last.flops <= flops_target * first.flops:
-        return f"FLOPs reached {last.flops / first.flops:.1%} of the unpruned network's"
-    if params_target is not None and last.params <= params_target * first.params:
-        return f"parameters reached {last.params / first.params:.1%} of the unpruned network's"
-    if max_iterations is not None and last.iteration >= max_iterations:
-        return f"{max_iterations} iterations are done"
-    if max_seconds is not None and last.seconds >= max_seconds:
-        return f"{max_seconds:g} seconds have passed"
+def _goal_reached(first: IterationResult, last: IterationResult, goals: Goals) -> str | None:
+    """Which goal the last iteration has reached, in words."""
+    shares = (
+        ("FLOPs", goals.flops, last.flops, first.flops),
+        ("parameters", goals.params, last.params, first.params),
+        ("the saved size", goals.size, last.size_bytes, first.size_bytes),
+    )
+    for name, share, now, before in shares:
+        if share is not None and now <= share * before:
+            return f"{name} reached {now / before:.1%} of the unpruned network's"
+    if goals.latency_ms is not None and last.latency_ms is not None and last.latency_ms <= goals.latency_ms:
+        return f"latency reached {last.latency_ms:.3g} ms for one sample"
+    return None
+
+
+def _spent(last: IterationResult, goals: Goals) -> str | None:
+    """Which budget is used up, in words."""
+    if goals.max_iterations is not None and last.iteration >= goals.max_iterations:
+        return f"{goals.max_iterations} iterations are done"
+    if goals.max_seconds is not None and last.seconds >= goals.max_seconds:
+        return f"{goals.max_seconds:g} seconds have passed"
     return None
 
 
@@ -203,26 +260,31 @@ def decide(
     history: Sequence[IterationResult],
     *,
     tolerance: float,
-    flops_target: float | None = None,
-    params_target: float | None = None,
-    max_iterations: int | None = None,
-    max_seconds: float | None = None,
+    goals: Goals,
+    retries: int = 0,
 ) -> Verdict:
-    """Whether to go on after the last iteration, and which network to keep.
+    """Whether to go on after the last iteration, from which network, and in which steps.
+
+    An iteration that falls below the tolerance is taken back: the next one starts from the last network
+    inside it, with half the step, until `retries` in a row have failed.
 
     Args:
         history: all iterations in order, the unpruned network first.
         tolerance: largest loss of validation accuracy against the best so far.
-        flops_target: share of the unpruned network's FLOPs at which to stop.
-        params_target: share of its parameters at which to stop.
-        max_iterations: iterations to make.
-        max_seconds: time after which no iteration begins.
+        goals: at what to stop.
+        retries: iterations in a row that are tried again smaller.
 
     Returns:
-        The verdict; where several reasons hold, the first of the order above.
+        The verdict; where several reasons hold, the tolerance comes first, then the goals in their order.
     """
     inside = _inside(history, tolerance)
-    reason = _reason(history, inside[-1], tolerance, flops_target, params_target, max_iterations, max_seconds)
+    failed = next((n for n, is_inside in enumerate(reversed(inside)) if is_inside), len(inside))
+    if failed > retries:
+        smaller = f" in each of {failed} steps, the last of them the smallest" if retries else ""
+        reason: str | None = f"validation accuracy fell more than {tolerance:g} below the best{smaller}"
+    else:
+        reached = None if failed else _goal_reached(history[0], history[-1], goals)
+        reason = reached or _spent(history[-1], goals)
     kept = max(position for position, is_inside in enumerate(inside) if is_inside)
     return Verdict(
         stop=reason is not None,
@@ -230,4 +292,5 @@ def decide(
         keep=history[kept].iteration,
         inside=inside,
         best=max(result.val_accuracy for result in history),
+        step=0.5 ** (len(inside) - sum(inside)),
     )
