@@ -181,6 +181,7 @@ def _row(config: Config, method: str, usual: Row) -> Row:
         )
     own = method_config(config, method, seconds)
     _share_features(config)
+    _share_comparison(config, own)
     tune.run(own)
     return _figures(stage_folder(own, "tune"))
 
@@ -196,6 +197,18 @@ def _share_features(config: Config) -> None:
             stage.features(chain, unit.block)
         except BudgetError:
             return
+
+
+def _share_comparison(config: Config, own: Config) -> None:
+    """Take over the networks that a run compares with, where another of the seed trained the same ones."""
+    for method in METHODS:
+        known = method_config(config, method, config.benchmark.seconds)
+        if method == own.name or known.trainer != own.trainer:
+            continue
+        for done in stage_folder(known, "tune").glob(f"state/{USUAL}-*"):
+            target = stage_folder(own, "tune") / "state" / done.name
+            if (done / "record.json").exists() and not target.exists():
+                shutil.copytree(done, target)
 
 
 def _figures(folder: Path) -> Row:
