@@ -13,7 +13,7 @@ from torch import nn
 
 from tascnet.config import Config
 from tascnet.console import output
-from tascnet.files import append_jsonl, read_json, write_json
+from tascnet.files import append_jsonl, read_json, write_json, write_jsonl
 from tascnet.measure import compare_layers, complexity, size_bytes, versions
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
@@ -68,10 +68,13 @@ def _prune(stage: PruneStage) -> None:
     if not rows:
         rows.append(unpruned_row(stage))
         append_jsonl(stage.journal, rows[0])
-    rows, verdict = replayed(rows, options)
+    known, (rows, verdict) = len(rows), replayed(rows, options)
     reason = verdict.reason
+    if reason is None and len(rows) < known:
+        # What followed started from another network than it would under these options.
+        write_jsonl(stage.journal, rows)
     while reason is None:
-        row, reason = iterate(stage, len(rows), rows[-1]["pending"])
+        row, reason = iterate(stage, rows, verdict.keep, verdict.step)
         if row is None:
             break
         verdict = judge_rows([*rows, row], options)
@@ -88,7 +91,7 @@ def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> No
     """Save and measure the kept network, and read the test split for it and for the unpruned one."""
     measuring = time.perf_counter()
     session, config = stage.session, stage.config
-    after = _recovered(stage, kept, rows[kept]["val_accuracy"])
+    after = _recovered(stage, rows[kept])
     # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
     (stage.folder / "metrics.json").unlink(missing_ok=True)
     save(stage.folder / "model", after, stage.info)
@@ -128,11 +131,11 @@ def _write(stage: PruneStage, metrics: dict[str, Any], rows: list[Row]) -> None:
     log.info("report: %s", stage.folder / "report.html")
 
 
-def _recovered(stage: PruneStage, kept: int, val_accuracy: float) -> nn.Sequential:
+def _recovered(stage: PruneStage, row: Row) -> nn.Sequential:
     """The kept network after a last, longer recovery, or as it is where that brings nothing."""
     epochs = stage.config.prune.final_epochs
-    network = stage.read(kept)
-    if not epochs or not kept:
+    network = stage.read(row)
+    if not epochs or not row["iteration"]:
         return network
 
     def work(folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:
@@ -140,9 +143,9 @@ def _recovered(stage: PruneStage, kept: int, val_accuracy: float) -> nn.Sequenti
         result = train(stage, network, folder, "final", epochs, distillation=stage.distillation)
         return network, fit_record(result)
 
-    recovered, record = stage.once(f"final-{kept:03d}", work)
+    recovered, record = stage.once(f"{row['state']}-final", work)
     log.info("after the last recovery: validation accuracy %.2f %%", 100 * record["val_accuracy"])
-    return recovered if record["val_accuracy"] >= val_accuracy else stage.read(kept)
+    return recovered if record["val_accuracy"] >= row["val_accuracy"] else stage.read(row)
 
 
 def _widths(rows: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:

@@ -151,6 +151,8 @@ def _tune(stage: TuneStage) -> None:
     facts = {
         "winner": winner.trial,
         "finetuned_from": tuned.origin,
+        # Index of the first block that the search could change.
+        "first_searched_block": search.space.units[int(winner.config["first_trained"])].block,
         "stopped": stopped,
         # Where the models lie that the winner is compared with, in the folder of the search.
         "archives": {

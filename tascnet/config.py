@@ -1,8 +1,9 @@
 """Every option, with its type, bounds and meaning, in plain dataclasses.
 
 The composed config is checked against these before torch is imported. `choices`, `minimum` and
-`maximum` in a field's metadata are checked too; `extendable` marks options of a stage that may be
-raised when a run is resumed, `cosmetic` those that cannot change its numbers.
+`maximum` in a field's metadata are checked too; `words` are texts that may stand for a number;
+`extendable` marks options of a stage that may be raised when a run is resumed, `cosmetic` those that
+cannot change its numbers.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "ACTIVATIONS",
+    "PRUNE_CRITERIA",
     "BackboneConfig",
     "BenchmarkConfig",
     "Config",
@@ -38,6 +40,19 @@ ACTIVATIONS = (
     "sigmoid",
 )
 
+# What `prune.criterion` takes beside dotted paths.
+PRUNE_CRITERIA = (
+    "history",
+    "reconstruction",
+    "magnitude",
+    "taylor",
+    "fpgm",
+    "lamp",
+    "hessian",
+    "bn_scale",
+    "random",
+)
+
 
 def option(
     default: Any,
@@ -45,6 +60,7 @@ def option(
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    words: tuple[str, ...] = (),
     extendable: bool = False,
     cosmetic: bool = False,
 ) -> Any:
@@ -53,6 +69,7 @@ def option(
         "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
+        "words": words,
         "extendable": extendable,
         "cosmetic": cosmetic,
     }
@@ -260,37 +277,69 @@ class TuneConfig:
 
 @dataclass
 class PruneConfig:
-    """Stage two: history, pairs, optimisation, removal, and when to stop."""
+    """Stage two: what goes, how it is made up for, and when to stop."""
 
     name: str = "tascnet"
     # Folder of a saved model; None: what stage=tune left in the same run folder.
     source: str | None = None
-    history_epochs: int = option(1, minimum=1)
-    optimise_epochs: int = option(1, minimum=1)
+
+    # What makes a filter redundant: its likeness to another through training (history), how well the others
+    # make up for it (reconstruction), a criterion of torch-pruning (magnitude, taylor, fpgm, lamp, hessian,
+    # bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.
+    criterion: str = "history"
+    # group: the same share of each group of layers; global: the cheapest filters of all groups.
+    scope: str = option("group", choices=("group", "global"))
+    # With scope=global, what a filter's cost is weighed against: nothing, the FLOPs or the params it saves.
+    per: str = option("filters", choices=("filters", "flops", "params"))
+    # all groups, or those of the layers alone that stage tune has searched.
+    where: str = option("all", choices=("all", "tail"))
+    # Groups with fewer filters are left alone, and no group is left with fewer than min_width.
+    min_filters: int = option(128, minimum=2)
+    min_width: int = option(1, minimum=1)
+    # Widths that are left are multiples of this; auto: of what the device runs fastest with.
+    round_to: int | str = option(8, minimum=1, words=("auto",))
+    # Whole residual blocks may go, where that costs less than the filters that save the same time.
+    blocks: bool = False
+
+    # history=continue: recording goes on through optimisation and retraining; restart: it begins anew.
+    history: str = option("restart", choices=("restart", "continue"))
+    # Criteria without pairs have neither phase: these epochs are added to those of retraining.
+    history_epochs: int = option(1, minimum=0)
+    optimise_epochs: int = option(1, minimum=0)
     retrain_epochs: int = option(2, minimum=1)
     # The network that is kept learns this much longer before it is handed over; 0: not at all.
     final_epochs: int = option(0, minimum=0)
     # Share of trainer.recover.lr that the history and optimisation phases use.
     phase_lr: float = option(1.0, minimum=0.0, maximum=1.0)
-    percent: float = option(5.0, minimum=0.01, maximum=50.0)
-    min_filters: int = option(128, minimum=2)
     regulariser: str = option("per_group_mean", choices=("per_group_mean", "sum"))
     regulariser_weight: float = option(1.0, minimum=0.0)
-    # What the kept filter of a pair takes over: nothing (as published), the weighted average of both,
-    # or what the next layers read of the removed one (least squares over activations).
+    # What stays takes over from what goes: nothing (as published), the weighted average of a pair, or what
+    # the next layers read of the removed channel (fold), by least squares over activations or weights.
     merge: str = option("fold", choices=("none", "average", "fold"))
+    fold_by: str = option("activations", choices=("activations", "weights"))
     # Weight of the distillation loss from the unpruned network in retraining; 0: none.
     distill: float = option(0.5, minimum=0.0, maximum=1.0)
     distill_temperature: float = option(2.0, minimum=0.1)
-    round_to: int = option(8, minimum=1)
-    # Largest share of a group that one iteration may take.
-    max_step: float = option(0.25, minimum=0.0, maximum=1.0)
+
+    # Share of the filters that one iteration asks for, and the largest share of a group that it takes.
+    percent: float = option(5.0, minimum=0.01, maximum=95.0)
+    max_step: float = option(0.25, minimum=0.0, maximum=0.95)
+    # An iteration that falls more than this below the best is taken back and tried with half the percent, up
+    # to `retries` times in a row.
     tolerance: float = option(0.02, minimum=0.0, maximum=1.0, extendable=True)
-    # Shares of the unpruned network's FLOPs and params at which to stop; None: no such goal.
+    retries: int = option(2, minimum=0, extendable=True)
+    # Shares of the unpruned network's FLOPs, params and file size, and milliseconds for one sample, at which
+    # to stop; None: no such goal. The last step is fitted to FLOPs, params and size.
     flops_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
     params_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
+    size_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
+    target_latency_ms: float | None = option(None, minimum=0.0, extendable=True)
     max_seconds: float | None = option(None, minimum=0.0, extendable=True)
     max_iterations: int = option(10, minimum=1, extendable=True)
+
+    # Measures the accuracy without 10, 25 and 50 % of each group alone, on so many validation samples.
+    sensitivity: bool = option(False, cosmetic=True)
+    sensitivity_samples: int = option(256, minimum=1, cosmetic=True)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "read_json",
     "read_jsonl",
     "write_json",
+    "write_jsonl",
     "write_whole",
 ]
 
@@ -54,6 +55,12 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file by these rows, whole or not at all."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_whole(path, lambda temporary: _write_text(temporary, text))
 
 
 def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 import tascnet_conf
 import tascnet_pipelines
-from tascnet.check import NORMS, check_config, check_overrides, closest, normalise
+from tascnet.check import check_config, check_overrides, normalise
 from tascnet.compose import Tree, default_name, flatten
 from tascnet.config import ACTIVATIONS, Config, DatasetConfig
+from tascnet.contradictions import NORMS
 from tascnet.errors import ConfigError
+from tascnet.words import closest
 
 CONF = Path(tascnet_conf.__file__).parent
 PIPELINES = Path(tascnet_pipelines.__file__).parent

@@ -1,43 +1,41 @@
-"""One iteration of stage `prune`: history, pairs, optimisation phase, removal, retraining."""
+"""One iteration of stage `prune`: what goes, optimisation phase, removal, retraining."""
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from tascnet.measure import Complexity, complexity
-from tascnet.models.surgery import WidthGroup, consumer_inputs, narrow
+from tascnet.measure import Complexity, complexity, latency, size_bytes
+from tascnet.models.surgery import without_blocks
 from tascnet.prune import (
     INERT_RATIO,
     FilterHistory,
+    IterationPlan,
     PairRegulariser,
-    average_into,
-    fold_into,
+    Ranking,
     gradient_ratio,
-    input_moments,
-    most_similar_pairs,
-    plan_iteration,
-    split_members,
 )
 from tascnet.train import evaluate, freeze_before, reestimate_batchnorm
 
-from ..session import Session
 from ..steps import fit_record
-from .journal import Row
+from .amounts import may_remove, plan_amounts
+from .blocks import cheaper_block
+from .cut import cut
+from .journal import Row, state_name
+from .ranks import HISTORY, Ranks, rank, write_history
+from .rounding import rounding
 from .stage import PruneStage, eligible_groups, train
 
 __all__ = ["iterate", "unpruned_row"]
 
 log = logging.getLogger("tascnet")
 
-# Samples over which activations are compared when removed filters are folded.
-FOLD_SAMPLES = 1024
 # What the journal takes over of an iteration's record.
 RECORDED = (
     "val_accuracy",
@@ -45,21 +43,21 @@ RECORDED = (
     "val_accuracy_after_cut",
     "pairs_similarity_before",
     "pairs_similarity_after",
+    "block",
 )
-
-Pairs = Mapping[str, list[tuple[int, int]]]
 
 
 def unpruned_row(stage: PruneStage) -> Row:
     """The journal's first row."""
     verdict = evaluate(stage.before, stage.session.val, device=stage.session.device)
-    cost = complexity(stage.before, stage.session.example)
     return {
         "iteration": 0,
+        "from": 0,
+        "step": 1.0,
+        "state": "iteration-000",
         "val_accuracy": verdict.accuracy,
         "val_loss": verdict.loss,
-        "params": cost.params,
-        "flops": cost.flops,
+        **_costs(stage, stage.before, stage.source),
         "inside": True,
         "removed": {},
         "pending": {},
@@ -67,47 +65,62 @@ def unpruned_row(stage: PruneStage) -> Row:
     }
 
 
-def iterate(stage: PruneStage, number: int, pending: dict[str, int]) -> tuple[Row | None, str | None]:
-    """One iteration from the network of the one before.
+def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tuple[Row | None, str | None]:
+    """One iteration from the network of an earlier one.
 
     Args:
         stage: what the steps share.
-        number: of the iteration, from 1.
-        pending: filters of each group that the iterations before could not take for rounding.
+        rows: of the journal so far.
+        start: the row whose network is pruned.
+        step: share of the full percent.
 
     Returns:
         The journal's row without `inside`; or None and why, when no group can give up filters.
     """
     started = time.perf_counter()
-    options = stage.config.prune
-    network = stage.read(number - 1)
+    network = stage.read(rows[start])
     groups = eligible_groups(stage, network)
-    plan = plan_iteration(
-        {group.name: group.width for group in groups},
-        pending,
-        percent=options.percent,
-        round_to=options.round_to,
-        max_step=options.max_step,
-    )
+    round_to = rounding(stage)
+    stuck = may_remove(stage, {group.name: group.width for group in groups}, round_to)
+    if stuck is not None:
+        return None, stuck
+    ranks = rank(stage, rows[start], network, groups)
+    plan = plan_amounts(stage, ranks, rows, start, step, round_to)
     if not plan.remove:
-        return None, plan.reason
+        return None, plan.reason or "the criterion gives up no filter"
+    number, name = len(rows), state_name(rows, start, step)
     log.info(
         "iteration %d takes %d filters of %d groups", number, sum(plan.remove.values()), len(plan.remove)
     )
-    chosen = [group for group in groups if group.name in plan.remove]
-    work = partial(_cut_and_recover, stage, network, chosen, plan.remove)
-    network, record = stage.iteration(number, work)
-    cost = complexity(network, stage.session.example)
-    _tell(number, record, cost)
+    network, record = stage.once(name, partial(_cut_and_recover, stage, ranks, plan))
+    costs = _costs(stage, stage.session.place(network), stage.state(name))
+    _tell(number, record, complexity(network, stage.session.example))
     return {
         "iteration": number,
-        **{key: record[key] for key in RECORDED},
-        "params": cost.params,
-        "flops": cost.flops,
-        "removed": plan.remove,
-        "pending": plan.pending,
+        "from": start,
+        "step": step,
+        "state": name,
+        **{key: record[key] for key in RECORDED if key in record},
+        **costs,
+        "removed": {} if record.get("block") else plan.remove,
+        "pending": rows[start]["pending"] if record.get("block") else plan.pending,
         "seconds": time.perf_counter() - started,
     }, None
+
+
+def _costs(stage: PruneStage, network: nn.Sequential, archive: Path) -> dict[str, Any]:
+    """What goals are judged by; latency where there is a goal for it."""
+    cost = complexity(network, stage.session.example)
+    known: dict[str, Any] = {
+        "params": cost.params,
+        "flops": cost.flops,
+        "size_bytes": size_bytes(archive),
+    }
+    if stage.config.prune.target_latency_ms is not None:
+        measure = stage.config.measure
+        timed = latency(network, stage.session.example, repeats=measure.repeats, warmup=measure.warmup)
+        known["latency_ms"] = timed.median_ms
+    return known
 
 
 def _tell(number: int, record: Mapping[str, Any], cost: Complexity) -> None:
@@ -122,39 +135,71 @@ def _tell(number: int, record: Mapping[str, Any], cost: Complexity) -> None:
 
 
 def _cut_and_recover(
-    stage: PruneStage,
-    network: nn.Sequential,
-    groups: list[WidthGroup],
-    removals: Mapping[str, int],
-    folder: Path,
+    stage: PruneStage, ranks: Ranks, plan: IterationPlan, folder: Path
 ) -> tuple[nn.Sequential, dict[str, Any]]:
-    """History, pairs, optimisation phase, removal, retraining."""
-    session, options = stage.session, stage.config.prune
-    session.place(network)
-    history = FilterHistory(groups)
-    fit = partial(train, stage, network, folder)
-    fit("history", options.history_epochs, recorder=history, keep="last")
-    pairs = {
-        group.name: most_similar_pairs(history.similarity(group.name), removals[group.name])
-        for group in groups
-    }
-    penalty = PairRegulariser(network, groups, pairs, options.regulariser, options.regulariser_weight)
-    before = _mean(penalty.similarities())
-    _report_strength(stage, network, penalty)
-    fit("optimise", options.optimise_epochs, penalty=penalty, keep="last")
-    after = _mean(penalty.similarities())
-    log.info("mean similarity of the pairs: %.4f before, %.4f after the optimisation phase", before, after)
-    _remove(stage, network, groups, pairs, history)
+    """Optimisation phase, removal, retraining."""
+    options, device = stage.config.prune, stage.session.device
+    network, history = ranks.network, ranks.history
+    groups = [group for group in ranks.groups if group.name in plan.remove]
+    chosen = {group.name: ranks.rankings[group.name].first(plan.remove[group.name]) for group in groups}
     first = min(group.first_block for group in groups)
-    reestimate_batchnorm(network, session.train, first_block=first, device=session.device)
-    cut = evaluate(network, session.val, device=session.device)
-    result = fit("retrain", options.retrain_epochs, distillation=stage.distillation)
-    return network, {
-        **fit_record(result),
-        "val_accuracy_after_cut": cut.accuracy,
-        "pairs_similarity_before": before,
-        "pairs_similarity_after": after,
-    }
+    goes_on = history if options.history == "continue" else None
+    facts: dict[str, Any] = {}
+    epochs = options.retrain_epochs
+    if options.criterion == "history":
+        facts = _optimise(stage, ranks, chosen, folder, goes_on)
+    else:
+        epochs += options.history_epochs + options.optimise_epochs
+    block = cheaper_block(stage, network, groups, chosen, ranks.measured) if options.blocks else None
+    if block is None:
+        cut(stage, network, groups, chosen, history=history, measured=ranks.measured)
+    else:
+        log.info("the block %s goes, and no filters", block)
+        first = list(network._modules).index(block)
+        network, facts["block"] = without_blocks(network, {block})[0], block
+        if goes_on is not None:
+            # Groups that reach through the block are others now: recording begins anew.
+            goes_on = FilterHistory(eligible_groups(stage, network))
+    network.requires_grad_(True)
+    reestimate_batchnorm(network, stage.session.train, first_block=first, device=device)
+    after_cut = evaluate(network, stage.session.val, device=device)
+    result = train(
+        stage, network, folder, "retrain", epochs, distillation=stage.distillation, recorder=goes_on
+    )
+    if goes_on is not None:
+        write_history(folder / HISTORY, goes_on)
+    return network, {**fit_record(result), "val_accuracy_after_cut": after_cut.accuracy, **facts}
+
+
+def _optimise(
+    stage: PruneStage,
+    ranks: Ranks,
+    chosen: Mapping[str, Ranking],
+    folder: Path,
+    recorder: FilterHistory | None,
+) -> dict[str, float]:
+    """Pull the members of each pair together; gives their mean similarity before and after."""
+    options, network = stage.config.prune, ranks.network
+    pairs = {name: ranking.pairs() for name, ranking in chosen.items()}
+    penalty = PairRegulariser(network, ranks.groups, pairs, options.regulariser, options.regulariser_weight)
+    before = after = _mean(penalty.similarities())
+    if options.optimise_epochs:
+        _report_strength(stage, network, penalty)
+        train(
+            stage,
+            network,
+            folder,
+            "optimise",
+            options.optimise_epochs,
+            penalty=penalty,
+            recorder=recorder,
+            keep="last",
+        )
+        after = _mean(penalty.similarities())
+        log.info(
+            "mean similarity of the pairs: %.4f before, %.4f after the optimisation phase", before, after
+        )
+    return {"pairs_similarity_before": before, "pairs_similarity_after": after}
 
 
 def _report_strength(stage: PruneStage, network: nn.Sequential, penalty: PairRegulariser) -> None:
@@ -177,35 +222,3 @@ def _report_strength(stage: PruneStage, network: nn.Sequential, penalty: PairReg
 
 def _mean(similarities: dict[str, float]) -> float:
     return sum(similarities.values()) / len(similarities)
-
-
-def _remove(
-    stage: PruneStage,
-    network: nn.Sequential,
-    groups: list[WidthGroup],
-    pairs: Pairs,
-    history: FilterHistory,
-) -> None:
-    """Cut of each pair the filter of the smaller L1 norm over the epochs out of the network."""
-    session, merge = stage.session, stage.config.prune.merge
-    members = {g.name: split_members(pairs[g.name], history.l1(g.name)) for g in groups}
-    if merge == "fold":
-        inputs = consumer_inputs(network, session.example, groups)
-        moments = input_moments(network.eval(), inputs, _fold_batches(session), seed=stage.config.seed)
-    for group in groups:
-        kept, removed = members[group.name]
-        if merge == "average":
-            average_into(network, group, kept, removed, history.l1(group.name))
-        elif merge == "fold":
-            fold_into(network, inputs[group.name], moments[group.name], removed)
-    keep = {g.name: sorted(set(range(g.width)) - set(members[g.name][1])) for g in groups}
-    narrow(network, session.example, keep)
-    session.place(network)
-
-
-def _fold_batches(session: Session) -> Iterator[Tensor]:
-    """Plain training samples, drawn by the seed and at most `FOLD_SAMPLES`."""
-    generator = torch.Generator().manual_seed(session.config.seed)
-    rows = torch.randperm(len(session.train), generator=generator)[:FOLD_SAMPLES]
-    for part in rows.split(64):
-        yield session.train.batch(part, None).to(session.device)

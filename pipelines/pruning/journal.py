@@ -6,15 +6,28 @@ from typing import Any
 
 from tascnet.config import PruneConfig
 from tascnet.errors import RunFolderError
-from tascnet.files import read_jsonl
-from tascnet.prune import IterationResult, Verdict, decide
+from tascnet.files import digest_json, read_jsonl
+from tascnet.prune import Goals, IterationResult, Verdict, decide
 
-__all__ = ["Row", "judge_rows", "read_rows", "replayed", "with_verdict"]
+__all__ = ["Row", "goals", "judge_rows", "read_rows", "replayed", "state_name", "with_verdict"]
 
 Row = dict[str, Any]
 
 # What every line of the journal holds.
-ROW_KEYS = ("iteration", "val_accuracy", "params", "flops", "inside", "removed", "pending", "seconds")
+ROW_KEYS = (
+    "iteration",
+    "from",
+    "step",
+    "state",
+    "val_accuracy",
+    "params",
+    "flops",
+    "size_bytes",
+    "inside",
+    "removed",
+    "pending",
+    "seconds",
+)
 
 
 def read_rows(journal: Path) -> list[Row]:
@@ -30,10 +43,15 @@ def read_rows(journal: Path) -> list[Row]:
 
 
 def replayed(rows: Sequence[Row], options: PruneConfig) -> tuple[list[Row], Verdict]:
-    """The rows as far as an uninterrupted run under these limits would have come, and the verdict on them."""
+    """The rows as far as an uninterrupted run under these limits would have come, and the verdict on them.
+
+    Under another tolerance an iteration would have started from another network: it does not count then.
+    """
     for count in range(1, len(rows) + 1):
         verdict = judge_rows(rows[:count], options)
-        if verdict.stop:
+        if verdict.stop or count == len(rows):
+            break
+        if (rows[count]["from"], rows[count]["step"]) != (verdict.keep, verdict.step):
             break
     return list(rows[:count]), verdict
 
@@ -55,14 +73,30 @@ def judge_rows(rows: Sequence[Row], options: PruneConfig) -> Verdict:
                 val_accuracy=row["val_accuracy"],
                 flops=row["flops"],
                 params=row["params"],
+                size_bytes=row["size_bytes"],
+                latency_ms=row.get("latency_ms"),
                 seconds=seconds,
             )
         )
-    return decide(
-        history,
-        tolerance=options.tolerance,
-        flops_target=options.flops_target,
-        params_target=options.params_target,
+    return decide(history, tolerance=options.tolerance, goals=goals(options), retries=options.retries)
+
+
+def goals(options: PruneConfig) -> Goals:
+    """At what the options let the loop end."""
+    return Goals(
+        flops=options.flops_target,
+        params=options.params_target,
+        size=options.size_target,
+        latency_ms=options.target_latency_ms,
         max_iterations=options.max_iterations,
         max_seconds=options.max_seconds,
     )
+
+
+def state_name(rows: Sequence[Row], start: int, step: float) -> str:
+    """The folder of the iteration after `rows` that starts from row `start`; each way there has its own."""
+    number = len(rows)
+    way = [(row["from"], row["step"]) for row in rows[1:]] + [(start, step)]
+    if way == [(position, 1.0) for position in range(number)]:
+        return f"iteration-{number:03d}"
+    return f"iteration-{number:03d}-{digest_json([list(pair) for pair in way])[:8]}"

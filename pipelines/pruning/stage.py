@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from tascnet import data
 from tascnet.config import Config
 from tascnet.errors import ConfigError
+from tascnet.files import read_json
 from tascnet.models.archive import load
 from tascnet.models.info import ModelInfo
 from tascnet.models.surgery import WidthGroup, width_groups
@@ -16,8 +19,9 @@ from tascnet.train import Distillation, FitResult, freeze_before
 
 from ..session import Session, recipe
 from ..steps import once
+from .journal import Row
 
-__all__ = ["PruneStage", "eligible_groups", "train"]
+__all__ = ["PruneStage", "eligible_groups", "first_block", "train"]
 
 Work = Callable[[Path], tuple[nn.Sequential, dict[str, Any]]]
 
@@ -63,10 +67,13 @@ class PruneStage:
             teacher=self.before, weight=options.distill, temperature=options.distill_temperature
         )
 
-    def read(self, iteration: int) -> nn.Sequential:
-        """The network of an iteration; iteration 0 is the unpruned one."""
-        folder = self.source if iteration == 0 else self.state(_step(iteration))
-        return load(folder, factory=self.session.factory)
+    def archive(self, row: Row) -> Path:
+        """Where the network of a row of the journal lies; that of row 0 is the unpruned one."""
+        return self.source if row["iteration"] == 0 else self.state(row["state"])
+
+    def read(self, row: Row) -> nn.Sequential:
+        """The network of a row of the journal."""
+        return load(self.archive(row), factory=self.session.factory)
 
     def state(self, name: str) -> Path:
         """Where one step keeps its result."""
@@ -76,19 +83,41 @@ class PruneStage:
         """The network and record of a step, which is done if it has not been."""
         return once(self.state(name), self.info, work, self.session.factory)
 
-    def iteration(self, number: int, work: Work) -> tuple[nn.Sequential, dict[str, Any]]:
-        """The network and record of an iteration, which is done if it has not been."""
-        return self.once(_step(number), work)
+    def sample(self, count: int) -> data.ImageSource:
+        """Plain training samples, drawn by the seed and at most `count`."""
+        session = self.session
+        generator = torch.Generator().manual_seed(session.config.seed)
+        chosen = torch.randperm(len(session.train), generator=generator)[:count]
+        return data.ImageSource(session.dataset, session.train.rows[chosen], session.preprocessing)
+
+
+def first_block(stage: PruneStage) -> int:
+    """Index of the first block that may change: 0, or with `prune.where=tail` where the search began.
+
+    Raises:
+        ConfigError: nothing says which layers stage tune has searched.
+    """
+    if stage.config.prune.where == "all":
+        return 0
+    known = stage.source.parent / "metrics.json"
+    first = read_json(known).get("first_searched_block") if known.exists() else None
+    if first is None:
+        raise ConfigError(
+            f"prune.where=tail needs to know which layers were searched, but beside {stage.source} nothing "
+            "tells it",
+            "give a model of stage=tune, or prune.where=all",
+        )
+    return int(first)
 
 
 def eligible_groups(stage: PruneStage, network: nn.Sequential, *, refuse: bool = False) -> list[WidthGroup]:
-    """The groups wide enough to be pruned.
+    """The groups wide enough to be pruned, of those layers that may change.
 
     Raises:
         ConfigError: with `refuse`, where there is none.
     """
-    minimum = stage.config.prune.min_filters
-    groups = width_groups(network, stage.session.example)
+    minimum, first = stage.config.prune.min_filters, first_block(stage)
+    groups = [g for g in width_groups(network, stage.session.example) if g.first_block >= first]
     eligible = [group for group in groups if group.width >= minimum]
     if refuse and not eligible:
         widest = max((group.width for group in groups), default=0)
@@ -108,7 +137,3 @@ def train(
     if phase in ("history", "optimise"):
         steps = replace(steps, lr=steps.lr * stage.config.prune.phase_lr)
     return stage.session.fit(network, steps, checkpoint=folder / f"{phase}.pt", description=phase, **options)
-
-
-def _step(iteration: int) -> str:
-    return f"iteration-{iteration:03d}"

@@ -13,6 +13,7 @@ from tascnet.prune.costs import WidthCosts
 from tascnet.prune.fold import Moments, fold_into, input_moments
 from tascnet.prune.gradients import loss_gradients
 from tascnet.prune.history import FilterHistory
+from tascnet.prune.importance import find_importance
 from tascnet.prune.merge import average_into
 from tascnet.prune.pairs import most_similar_pairs, pair_count, split_members
 from tascnet.prune.proportion import fold_pairs, nearest_kept
@@ -29,6 +30,7 @@ from tascnet.prune.schedule import (
     landed,
     plan_iteration,
     plan_step,
+    removable,
 )
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "allocate",
     "average_into",
     "decide",
+    "find_importance",
     "fold_into",
     "fold_pairs",
     "gradient_ratio",
@@ -62,5 +65,6 @@ __all__ = [
     "rank_by_reconstruction",
     "rank_pairs",
     "rank_scores",
+    "removable",
     "split_members",
 ]

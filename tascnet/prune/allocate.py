@@ -24,6 +24,11 @@ class Limits:
     max_step: float = 0.5
     min_width: int = 1
 
+    def most(self, width: int) -> int:
+        """The most channels that one iteration may take of a group, rounding left aside."""
+        # The product of a decimal fraction may fall a hair short of a whole number.
+        return int(width * self.max_step + 1e-9)
+
 
 def allocate(
     rankings: Mapping[str, Ranking],
@@ -69,8 +74,7 @@ def allocate(
 
 def _blocks(ranking: Ranking, width: int, limits: Limits) -> Iterator[tuple[float, int]]:
     """Mean cost and size of each block of channels that a group may give up, in order."""
-    largest = min(int(width * limits.max_step + 1e-9), len(ranking.order))
-    most = removable(width, largest, limits.round_to, limits.min_width)
+    most = removable(width, min(limits.most(width), len(ranking.order)), limits.round_to, limits.min_width)
     done = 0
     while done < most:
         size = (width - done) % limits.round_to or limits.round_to

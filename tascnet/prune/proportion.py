@@ -1,6 +1,7 @@
 """Folding by weights alone: each removed channel is taken for a multiple of one that stays."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,9 @@ def _stages(model: nn.Module, group: WidthGroup) -> tuple[list[Tensor], set[str]
 
     They are taken as they leave the batch-norm after each layer; the names of these are given too.
     """
-    coupled, depthwise, own = [], [], set()
+    coupled: list[Tensor] = []
+    depthwise: list[Tensor] = []
+    own: set[str] = set()
     order = _in_order(model, group)
     for position, name in enumerate(order):
         if name not in group.filters:
@@ -140,7 +143,7 @@ def _normalised(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return scaled
 
 
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch-norm in eval mode."""
     mean, var = norm.running_mean, norm.running_var
     if not isinstance(mean, Tensor) or not isinstance(var, Tensor):

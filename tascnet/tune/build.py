@@ -1,7 +1,6 @@
 """A configuration's network: the tail of the chain, changed by surgery, with inherited weights."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,6 +20,7 @@ from tascnet.models.surgery import (
     set_activation,
     set_kernel,
     width_groups,
+    without_blocks,
 )
 from tascnet.models.surgery.rebuild import shape_after
 from tascnet.tune.discover import DROPOUT, GROWN, HIDDEN_LAYERS, NEURONS, NORM, TAIL_LR
@@ -112,7 +112,7 @@ class CandidateBuilder:
         changes = [c for c in self._space.active(config) if config[c.name] != c.neutral]
         cut = self._space.units[int(config[FIRST_TRAINED])].block
         removed = frozenset(choice.layers[0] for choice in changes if choice.what == "kept")
-        tail, changed = _without(self._chain[cut:], removed)
+        tail, changed = without_blocks(self._chain[cut:], removed)
         tail = copy.deepcopy(tail).requires_grad_(True)
         head = head_start(tail)
         # A kept classification layer loses its inputs with the channels; a new layer is made for those left.
@@ -246,19 +246,6 @@ def with_head_of(
         norm = str(config[NORM])
         return grow_head(tail, classifier, spec, norm, num_classes, magnitude=magnitude, seed=seed)
     return replace_head(tail, spec, num_classes, seed=seed) if hidden else with_dropout(tail, dropout)
-
-
-def _without(tail: nn.Sequential, removed: frozenset[str]) -> tuple[nn.Sequential, list[int]]:
-    """The other blocks, and the indices among them of those that follow a removed one."""
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    following = []
-    for name, block in tail._modules.items():
-        if name in removed:
-            following.append(len(blocks))
-        else:
-            assert block is not None
-            blocks[name] = block
-    return nn.Sequential(blocks), following
 
 
 def _most_important(scores: Tensor, count: int) -> list[int]:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
-from tascnet.models.blocks import Residual
 from tascnet.models.grow import NORMS
 from tascnet.models.head import head_start
 from tascnet.models.surgery import (
     ACTIVATIONS,
     WidthGroup,
     activation_name,
+    is_removable,
     spatial_convs,
     width_groups,
 )
@@ -107,7 +107,7 @@ def discover_units(
             *_kernel_choices(chain, blocks, unit, kernels),
             *_activation_choices(chain, blocks, unit, activations),
         ]
-        if remove_blocks and _is_removable(chain[blocks.start]):
+        if remove_blocks and is_removable(chain[blocks.start]):
             found = _with_kept(found, _block_name(chain, blocks), groups, unit)
         if found:
             units.append(Unit(index=unit, block=blocks.start, choices=tuple(found)))
@@ -201,11 +201,6 @@ def _kernel_choices(
         layers = [name for name, size in sizes.items() if size == neutral]
         choice = _ordinal(f"{_block_name(chain, blocks)}.kernel", kernels, neutral, unit, *layers)
         yield from [choice] if len(choice.values) > 1 else []
-
-
-def _is_removable(block: nn.Module) -> bool:
-    """Whether the network still fits together without the block."""
-    return isinstance(block, Residual) and isinstance(block.shortcut, nn.Identity)
 
 
 def _with_kept(choices: list[Choice], block: str, groups: Iterable[WidthGroup], unit: int) -> list[Choice]:

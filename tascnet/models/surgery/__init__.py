@@ -5,6 +5,7 @@ together; its *filters* are the layers that produce these channels, its *consume
 A layer's name is its dotted module name in the chain, a block's index its position in the chain.
 """
 
+from tascnet.models.surgery.blocks import is_removable, without_blocks
 from tascnet.models.surgery.groups import WidthGroup, width_groups
 from tascnet.models.surgery.inputs import channel_slots, consumer_inputs
 from tascnet.models.surgery.layers import (
@@ -39,6 +40,7 @@ __all__ = [
     "consumer_inputs",
     "footprint",
     "he_linear",
+    "is_removable",
     "layer_widths",
     "lost_sizes",
     "narrow",
@@ -51,4 +53,5 @@ __all__ = [
     "sized_layer",
     "spatial_convs",
     "width_groups",
+    "without_blocks",
 ]

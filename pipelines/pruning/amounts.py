@@ -1,0 +1,105 @@
+"""How many filters of each group one iteration takes."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from tascnet.prune import (
+    IterationPlan,
+    Limits,
+    WidthCosts,
+    allocate,
+    landed,
+    plan_iteration,
+    removable,
+)
+
+from .journal import Row, goals
+from .ranks import Ranks
+from .stage import PruneStage
+
+__all__ = ["may_remove", "plan_amounts"]
+
+# Bytes of a parameter in a saved model.
+FLOAT_BYTES = 4
+
+
+def may_remove(stage: PruneStage, widths: Mapping[str, int], round_to: int) -> str | None:
+    """Why no group can give up a filter; None where one can. Nothing needs to be trained to know it."""
+    limits = _limits(stage, round_to)
+    for width in widths.values():
+        if removable(width, limits.most(width), round_to, limits.min_width):
+            return None
+    return _by_group(stage, widths, {}, limits, 50.0).reason
+
+
+def plan_amounts(
+    stage: PruneStage, ranks: Ranks, rows: list[Row], start: int, step: float, round_to: int
+) -> IterationPlan:
+    """Filters that go from each group, so many that the goals are reached and not passed.
+
+    Args:
+        stage: what the steps share.
+        ranks: in which order they go.
+        rows: of the journal.
+        start: of these, the one whose network is pruned.
+        step: share of the full percent.
+        round_to: widths left are multiples of it.
+    """
+    limits = _limits(stage, round_to)
+    widths = {group.name: group.width for group in ranks.groups}
+    costs = WidthCosts(ranks.network, stage.session.example, list(widths))
+    percent = stage.config.prune.percent * step
+    if stage.config.prune.scope == "group":
+        plan = partial(_by_group, stage, widths, rows[start]["pending"], limits)
+    else:
+        plan = partial(_over_all, stage, ranks, widths, limits, costs)
+    return landed(plan, percent, partial(_reaches, stage, costs, rows[0], rows[start]))
+
+
+def _limits(stage: PruneStage, round_to: int) -> Limits:
+    options = stage.config.prune
+    return Limits(round_to=round_to, max_step=options.max_step, min_width=options.min_width)
+
+
+def _by_group(
+    stage: PruneStage, widths: Mapping[str, int], pending: Mapping[str, int], limits: Limits, percent: float
+) -> IterationPlan:
+    return plan_iteration(
+        widths,
+        pending,
+        percent=percent,
+        round_to=limits.round_to,
+        max_step=limits.max_step,
+        min_width=limits.min_width,
+    )
+
+
+def _over_all(
+    stage: PruneStage,
+    ranks: Ranks,
+    widths: Mapping[str, int],
+    limits: Limits,
+    costs: WidthCosts,
+    percent: float,
+) -> IterationPlan:
+    """The cheapest filters of all groups, weighed against what they save where `prune.per` says so."""
+    per = stage.config.prune.per
+    worth = None
+    if per != "filters":
+        saved = {name: costs.saved(name) for name in widths}
+        worth = {name: float(flops if per == "flops" else params) for name, (params, flops) in saved.items()}
+    count = max(1, int(sum(widths.values()) * percent / 100))
+    return IterationPlan(remove=allocate(ranks.rankings, widths, count, limits, worth), pending={})
+
+
+def _reaches(stage: PruneStage, costs: WidthCosts, first: Row, now: Row, removed: Mapping[str, int]) -> bool:
+    """Whether a goal is reached once so many filters are gone."""
+    wanted = goals(stage.config.prune)
+    params, flops = costs(removed)
+    size = now["size_bytes"] - FLOAT_BYTES * (costs.params - params)
+    shares = (
+        (wanted.flops, flops, first["flops"]),
+        (wanted.params, params, first["params"]),
+        (wanted.size, size, first["size_bytes"]),
+    )
+    return any(share is not None and value <= share * whole for share, value, whole in shares)

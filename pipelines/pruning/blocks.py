@@ -1,0 +1,72 @@
+"""Whole residual blocks, where their removal costs less than the filters that save the same time."""
+
+import copy
+import logging
+from collections.abc import Mapping
+
+from torch import nn
+
+from tascnet.measure import compare_latency
+from tascnet.models.surgery import WidthGroup, is_removable, without_blocks
+from tascnet.prune import Moments, Ranking
+from tascnet.train import evaluate, reestimate_batchnorm
+
+from .cut import cut
+from .ranks import Inputs
+from .stage import PruneStage, first_block
+
+__all__ = ["cheaper_block"]
+
+log = logging.getLogger("tascnet")
+
+# Training samples on which the loss is compared.
+SAMPLES = 256
+REPEATS, SECONDS = 40, 30.0
+
+
+def cheaper_block(
+    stage: PruneStage,
+    network: nn.Sequential,
+    groups: list[WidthGroup],
+    chosen: Mapping[str, Ranking],
+    measured: tuple[Inputs, Moments] | None,
+) -> str | None:
+    """The block whose removal raises the loss least for each millisecond, where the filters raise it more.
+
+    All candidates are judged alike: cut from a copy, batch-norm measured anew, loss on the same training
+    samples, time for one sample side by side.
+
+    Args:
+        stage: what the steps share.
+        network: on the device.
+        groups: those that would lose filters.
+        chosen: by group, what would go.
+        measured: what `measure_inputs` gave for this network, if it did.
+
+    Returns:
+        The block's name; None where the filters are the better bargain.
+    """
+    first = first_block(stage)
+    names = [n for i, (n, block) in enumerate(network.named_children()) if i >= first and is_removable(block)]
+    candidates = {name: copy.deepcopy(without_blocks(network, {name})[0]) for name in names}
+    if not candidates:
+        return None
+    filters = copy.deepcopy(network)
+    cut(stage, filters, groups, chosen, measured=measured)
+    sample, device = stage.sample(SAMPLES), stage.session.device
+    loss = evaluate(network, sample, device=device).loss
+    everything = {"": filters, **candidates}
+    times = compare_latency(
+        {"now": network, **everything}, stage.session.example, repeats=REPEATS, max_seconds=SECONDS
+    )
+    prices = {}
+    for name, candidate in everything.items():
+        candidate.requires_grad_(True)
+        reestimate_batchnorm(candidate, sample, device=device)
+        saved = times["now"].median_ms - times[name].median_ms
+        if saved > 0:
+            prices[name] = max(evaluate(candidate, sample, device=device).loss - loss, 0.0) / saved
+    best = min(prices, key=lambda name: prices[name], default="")
+    told = {name or "the filters": f"{price:.3g}" for name, price in prices.items()}
+    log.info("loss for each millisecond saved: %s", told)
+    return best or None

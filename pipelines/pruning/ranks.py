@@ -1,0 +1,199 @@
+"""In which order the filters of each group go, by the criterion of the config."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tascnet import data
+from tascnet.errors import ConfigError
+from tascnet.files import write_whole
+from tascnet.models.surgery import CRITERIA, GRADIENTS, WidthGroup, all_channel_scores, consumer_inputs
+from tascnet.prune import (
+    FilterHistory,
+    Limits,
+    Moments,
+    Ranking,
+    find_importance,
+    input_moments,
+    loss_gradients,
+    rank_by_reconstruction,
+    rank_pairs,
+    rank_scores,
+)
+
+from ..steps import fit_record
+from .journal import Row
+from .stage import PruneStage, train
+
+__all__ = ["HISTORY", "Inputs", "Ranks", "measure_inputs", "rank", "rank_without_history"]
+
+log = logging.getLogger("tascnet")
+
+HISTORY = "history.safetensors"
+# Samples over which activations are compared, and whose gradients criteria read.
+SAMPLES = 1024
+# Samples whose gradients are squared one by one.
+SINGLE_SAMPLES = 128
+BATCH = 64
+
+Inputs = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """What a criterion says of a network.
+
+    Args:
+        network: on the device; after the history phase, where there was one.
+        groups: those that may give up filters and of which the criterion says something.
+        rankings: by group.
+        history: what was recorded; None for other criteria.
+        measured: positions and moments of what consumers read, where the criterion has measured them.
+    """
+
+    network: nn.Sequential
+    groups: list[WidthGroup]
+    rankings: dict[str, Ranking]
+    history: FilterHistory | None = None
+    measured: tuple[Inputs, Moments] | None = None
+
+
+def rank(stage: PruneStage, row: Row, network: nn.Sequential, groups: list[WidthGroup]) -> Ranks:
+    """The order in which filters go from the network of a row of the journal.
+
+    Args:
+        stage: what the steps share.
+        row: of the iteration that the next one starts from.
+        network: its network.
+        groups: those that may give up filters.
+
+    Raises:
+        ConfigError: the criterion says nothing of any group, or fails.
+    """
+    stage.session.place(network)
+    if stage.config.prune.criterion != "history":
+        return rank_without_history(stage, network, groups)
+    network, history = _recorded(stage, row, network, groups)
+    return Ranks(network=network, groups=groups, rankings=_by_history(history, groups), history=history)
+
+
+def rank_without_history(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup]) -> Ranks:
+    """As `rank`, without training: likeness is that of the filters as they are."""
+    criterion = stage.config.prune.criterion
+    if criterion == "history":
+        history = FilterHistory(groups)
+        history.record(network)
+        return Ranks(network=network, groups=groups, rankings=_by_history(history, groups))
+    if criterion == "reconstruction":
+        inputs, moments = measured = measure_inputs(stage, network, groups)
+        limits = Limits(max_step=stage.config.prune.max_step)
+        rankings = {
+            g.name: rank_by_reconstruction(
+                network, inputs[g.name], moments[g.name], max(1, limits.most(g.width))
+            )
+            for g in groups
+        }
+        return Ranks(network=network, groups=groups, rankings=rankings, measured=measured)
+    scores = _scores(stage, network, groups)
+    silent = [group.name for group in groups if group.name not in scores]
+    if silent:
+        log.info("criterion %s says nothing of %d groups, such as %s", criterion, len(silent), silent[0])
+    if not scores:
+        raise ConfigError(
+            f"prune.criterion={criterion} says nothing of any group of layers of this network",
+            "take another criterion",
+        )
+    return Ranks(
+        network=network,
+        groups=[group for group in groups if group.name in scores],
+        rankings={name: rank_scores(values) for name, values in scores.items()},
+    )
+
+
+def measure_inputs(
+    stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup]
+) -> tuple[Inputs, Moments]:
+    """Where each consumer reads the groups' channels, and the second moments of what it reads there."""
+    inputs = consumer_inputs(network, stage.session.example, groups)
+    batches = (images for images, _ in _batches(stage, stage.sample(SAMPLES)))
+    return inputs, input_moments(network.eval(), inputs, batches, seed=stage.config.seed)
+
+
+def _by_history(history: FilterHistory, groups: list[WidthGroup]) -> dict[str, Ranking]:
+    return {g.name: rank_pairs(history.similarity(g.name), history.l1(g.name)) for g in groups}
+
+
+def _recorded(
+    stage: PruneStage, row: Row, network: nn.Sequential, groups: list[WidthGroup]
+) -> tuple[nn.Sequential, FilterHistory]:
+    """The network after the history phase, and what was recorded; with `continue` in the iteration before."""
+    history = FilterHistory(groups)
+    earlier = stage.archive(row) / HISTORY
+    if stage.config.prune.history == "continue" and row["iteration"] > 0:
+        history.load_state_dict(_of_groups(safetensors.torch.load_file(earlier), groups))
+        return network, history
+
+    def work(folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:
+        epochs = stage.config.prune.history_epochs
+        record: dict[str, Any] = {}
+        if epochs:
+            record = fit_record(
+                train(stage, network, folder, "history", epochs, recorder=history, keep="last")
+            )
+        else:
+            history.record(network)
+        write_history(folder / HISTORY, history)
+        return network, record
+
+    name = f"{row['state']}-history"
+    recorded, _ = stage.once(name, work)
+    history.load_state_dict(safetensors.torch.load_file(stage.state(name) / HISTORY))
+    return stage.session.place(recorded), history
+
+
+def write_history(path: Path, history: FilterHistory) -> None:
+    """Keep a recorded history beside a network."""
+    state = {name: value.contiguous() for name, value in history.state_dict().items()}
+    write_whole(path, lambda file: safetensors.torch.save_file(state, file))
+
+
+def _of_groups(state: dict[str, Tensor], groups: list[WidthGroup]) -> dict[str, Tensor]:
+    """The part of a recorded history that is these groups': others have become too narrow since."""
+    names = {group.name for group in groups}
+    return {key: value for key, value in state.items() if key == "epochs" or key.rpartition("/")[0] in names}
+
+
+def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup]) -> dict[str, Tensor]:
+    """Scores by torch-pruning's criteria or the user's, with gradients for those that read them."""
+    criterion = stage.config.prune.criterion
+    example, seed = stage.session.example, stage.config.seed
+    network.eval()
+    if criterion in CRITERIA and criterion not in GRADIENTS:
+        return all_channel_scores(network, example, groups, criterion, seed)
+    importance = criterion if criterion in CRITERIA else find_importance(criterion)
+    squares = GRADIENTS.get(criterion) == "squares"
+    sample = stage.sample(SINGLE_SAMPLES if squares else SAMPLES)
+    with loss_gradients(network, _batches(stage, sample), squares=squares):
+        try:
+            return all_channel_scores(network, example, groups, importance, seed)
+        # A user's own criterion may fail in any way.
+        except Exception as error:
+            if criterion in CRITERIA:
+                raise
+            raise ConfigError(
+                f"prune.criterion={criterion} failed with {type(error).__name__}: {error}",
+                "correct it; debug=true shows where it fails",
+            ) from error
+
+
+def _batches(stage: PruneStage, sample: data.ImageSource) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plain images and labels on the device."""
+    device = stage.session.device
+    for rows in torch.arange(len(sample)).split(BATCH):
+        yield sample.batch(rows, None).to(device), sample.labels[rows].to(device)
