@@ -17,12 +17,13 @@ from tascnet.files import append_jsonl, read_json, write_json, write_jsonl
 from tascnet.measure import compare_layers, complexity, size_bytes, versions
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
-from tascnet.report import models_table, prune_report, widths_table
+from tascnet.report import models_table, prune_report, speed_lines, widths_table
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 
 from .estimate import print_iteration_estimate
 from .pruning.iteration import iterate, unpruned_row
 from .pruning.journal import Row, judge_rows, read_rows, replayed, with_verdict
+from .pruning.sensitivity import sensitivities
 from .pruning.source import check_source, source_digest, source_folder
 from .pruning.stage import PruneStage, eligible_groups, train
 from .session import check_data, open_session, user_factory
@@ -40,12 +41,14 @@ def run(config: Config) -> None:
     with claim(stage.folder, identity(config, "prune", inputs), fresh=config.fresh):
         if finished(stage.folder, budget(config, "prune")):
             log.info("prune is finished in %s; fresh=true starts it over", stage.folder)
-            _measure_anew(stage)
+            _add(stage)
         else:
             _prune(stage)
         metrics = read_json(stage.folder / "metrics.json")
         output().print(widths_table(*_widths(metrics["widths"])))
         output().print(models_table(metrics["models"]))
+        for line in speed_lines(metrics["models"]):
+            log.info(line)
 
 
 def _open(config: Config) -> PruneStage:
@@ -64,6 +67,8 @@ def _open(config: Config) -> PruneStage:
 def _prune(stage: PruneStage) -> None:
     options = stage.config.prune
     print_iteration_estimate(stage.session, stage.before)
+    if stage.config.prune.sensitivity:
+        sensitivities(stage)
     rows = read_rows(stage.journal)
     if not rows:
         rows.append(unpruned_row(stage))
@@ -114,13 +119,18 @@ def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> No
         "versions": versions(),
         **describe(session),
     }
+    if config.prune.sensitivity:
+        metrics["sensitivity"] = sensitivities(stage)
     _write(stage, metrics, rows)
 
 
-def _measure_anew(stage: PruneStage) -> None:
-    """Measure the models of a finished stage again where the options of `measure` have changed."""
-    metrics = measured_anew(stage.session, read_json(stage.folder / "metrics.json"), stage.archives)
-    if metrics is not None:
+def _add(stage: PruneStage) -> None:
+    """What is asked of a finished stage beside: other options of `measure`, or the sensitivities."""
+    known = read_json(stage.folder / "metrics.json")
+    metrics = measured_anew(stage.session, known, stage.archives) or known
+    if stage.config.prune.sensitivity:
+        metrics = {**metrics, "sensitivity": sensitivities(stage)}
+    if metrics != known:
         _write(stage, metrics, with_verdict(*replayed(read_rows(stage.journal), stage.config.prune)))
 
 

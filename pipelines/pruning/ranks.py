@@ -83,16 +83,25 @@ def rank(stage: PruneStage, row: Row, network: nn.Sequential, groups: list[Width
     return Ranks(network=network, groups=groups, rankings=_by_history(history, groups), history=history)
 
 
-def rank_without_history(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup]) -> Ranks:
-    """As `rank`, without training: likeness is that of the filters as they are."""
+def rank_without_history(
+    stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup], *, most: float | None = None
+) -> Ranks:
+    """As `rank`, without training: likeness is that of the filters as they are.
+
+    Args:
+        stage: what the steps share.
+        network: on the device.
+        groups: those that may give up filters.
+        most: share of each group that is ranked at least; None: `prune.max_step`.
+    """
     criterion = stage.config.prune.criterion
     if criterion == "history":
         history = FilterHistory(groups)
         history.record(network)
-        return Ranks(network=network, groups=groups, rankings=_by_history(history, groups))
+        return Ranks(network=network, groups=groups, rankings=_by_history(history, groups), history=history)
     if criterion == "reconstruction":
         inputs, moments = measured = measure_inputs(stage, network, groups)
-        limits = Limits(max_step=stage.config.prune.max_step)
+        limits = Limits(max_step=most or stage.config.prune.max_step)
         rankings = {
             g.name: rank_by_reconstruction(
                 network, inputs[g.name], moments[g.name], max(1, limits.most(g.width))

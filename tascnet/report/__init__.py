@@ -6,6 +6,7 @@ model of a table, for accuracies in percentage points.
 """
 
 from tascnet.report.prune import prune_report
+from tascnet.report.speed import speed_lines
 from tascnet.report.tables import front_table, insight_lines, layerwise_table, models_table, widths_table
 from tascnet.report.tune import tune_report
 
@@ -15,6 +16,7 @@ __all__ = [
     "layerwise_table",
     "models_table",
     "prune_report",
+    "speed_lines",
     "tune_report",
     "widths_table",
 ]

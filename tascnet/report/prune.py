@@ -6,7 +6,8 @@ from typing import Any
 
 from tascnet.report import numbers
 from tascnet.report.page import page, plural, stop_fact, write
-from tascnet.report.plots import iterations_plot, widths_plot
+from tascnet.report.plots import iterations_plot, sensitivity_plot, widths_plot
+from tascnet.report.speed import speed_lines
 
 __all__ = ["prune_report"]
 
@@ -32,6 +33,8 @@ def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Se
     changed = [row for row in widths if row["before"] != row["after"]]
     content = page("prune", metrics, result="after", against="before", described=_MODELS)
     content["facts"] += [_iterations_fact(iterations), *stop_fact(metrics)]
+    content["speed"] = speed_lines(metrics["models"])
+    content["sensitivity"] = _sensitivity(metrics.get("sensitivity"))
     content["plot"] = _iterations_figure(iterations, metrics.get("tolerance"), kept)
     content["iterations"] = [_iteration(row, kept) for row in iterations]
     content["widths"] = changed
@@ -68,11 +71,38 @@ def _iteration(row: Row, kept: int | None) -> Row:
         "loss": numbers.MISSING if loss is None else f"{loss:.3f}",
         "params": numbers.count(row.get("params")),
         "flops": numbers.count(row.get("flops")),
-        "removed": sum(removed.values()),
+        "removed": row.get("block") or sum(removed.values()),
         "similarity": " → ".join(f"{s:.3f}" for s in similarities if s is not None) or numbers.MISSING,
         "seconds": numbers.duration(row.get("seconds")),
+        "share": numbers.percent(row.get("step", 1.0)),
         "inside": row["inside"],
         "chosen": row["iteration"] == kept,
+    }
+
+
+def _sensitivity(found: Row | None) -> Row | None:
+    """The picture and the table of what each group alone is worth."""
+    if not found or not found["groups"]:
+        return None
+    shares = [share["share"] for share in found["groups"][0]["shares"]]
+    return {
+        "svg": sensitivity_plot(found),
+        "samples": found["samples"],
+        "shares": [f"{share:.0%}" for share in shares],
+        "rows": [
+            {
+                "group": group["group"],
+                "width": group["width"],
+                "cells": [
+                    {
+                        "accuracy": numbers.percent(share["val_accuracy"]),
+                        "saved": numbers.percent(share["flops_saved"]),
+                    }
+                    for share in group["shares"]
+                ],
+            }
+            for group in found["groups"]
+        ],
     }
 
 

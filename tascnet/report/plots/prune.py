@@ -16,11 +16,20 @@ from tascnet.report.plots.marks import (
     points,
     show_counts,
     show_integers,
+    show_percent,
     top_legend,
 )
 from tascnet.report.theme import ACCENT, BAD, BAR, INK, MUTED, draw, quiet_axes
 
-__all__ = ["iterations_plot", "paint_accuracy", "paint_flops", "paint_widths", "widths_plot"]
+__all__ = [
+    "iterations_plot",
+    "paint_accuracy",
+    "paint_flops",
+    "paint_sensitivity",
+    "paint_widths",
+    "sensitivity_plot",
+    "widths_plot",
+]
 
 Row = Mapping[str, Any]
 
@@ -58,6 +67,46 @@ def widths_plot(widths: Sequence[Row]) -> str:
             paint_widths(axes, widths[column * rows : (column + 1) * rows], longest, rows)
 
     return draw("widths", (10.8, 0.5 + 0.235 * rows), paint)
+
+
+def sensitivity_plot(sensitivity: Row) -> str:
+    """Accuracy without shares of each group alone, groups in the order of the network.
+
+    Args:
+        sensitivity: val_accuracy of the whole network, and groups with group, width and, by share removed,
+            share and val_accuracy.
+    """
+    rows = len(sensitivity["groups"])
+
+    def paint(figure: Figure) -> None:
+        paint_sensitivity(figure.subplots(), sensitivity)
+
+    return draw("sensitivity", (10.8, 1.0 + 0.26 * rows), paint)
+
+
+def paint_sensitivity(axes: Axes, sensitivity: Row) -> None:
+    """A line a group from its best to its worst accuracy, with a mark for each share."""
+    quiet_axes(axes, grid="x")
+    groups, whole = sensitivity["groups"], sensitivity["val_accuracy"]
+    places = range(len(groups))
+    for place, group in zip(places, groups, strict=True):
+        values = [share["val_accuracy"] for share in group["shares"]]
+        axes.plot([min(values), max(values)], [place, place], "-", color=BAR, linewidth=2.5)
+    shares = [share["share"] for share in groups[0]["shares"]]
+    for number, (share, color) in enumerate(zip(shares, (MUTED, ACCENT, BAD), strict=True)):
+        found = [
+            (group["shares"][number]["val_accuracy"], float(p))
+            for p, group in zip(places, groups, strict=True)
+        ]
+        points(axes, found, f"without {share:.0%}", color=color, markersize=5.5)
+    dashes([axes.axvline(whole, label="whole network")])
+    names = [f"{group['group']} ({group['width']})" for group in groups]
+    axes.set_yticks(list(places), names)
+    axes.tick_params(axis="y", labelsize=8.5, labelcolor=INK)
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    show_percent(axes.xaxis)
+    axes.set_xlabel("validation accuracy")
+    top_legend(axes)
 
 
 def paint_accuracy(axes: Axes, iterations: Sequence[Row], tolerance: float | None, kept: int | None) -> None:

@@ -1,0 +1,67 @@
+"""Where a network is fat: its accuracy without a share of each group alone."""
+
+import copy
+import logging
+from typing import Any
+
+from tascnet.console import track
+from tascnet.data import ImageSource
+from tascnet.files import read_json, write_json
+from tascnet.prune import WidthCosts
+from tascnet.train import evaluate
+
+from .cut import cut
+from .ranks import measure_inputs, rank_without_history
+from .stage import PruneStage, eligible_groups
+
+__all__ = ["sensitivities"]
+
+log = logging.getLogger("tascnet")
+
+SHARES = (0.10, 0.25, 0.50)
+
+
+def sensitivities(stage: PruneStage) -> dict[str, Any]:
+    """Validation accuracy without 10, 25 and 50 % of each group's filters, nothing trained; computed once.
+
+    The filters are those that the criterion gives up first (for `history`, by likeness as they are), and
+    what stays takes over by `prune.merge`.
+
+    Returns:
+        `samples` and `accuracy` of the whole network on them, and `groups`: name, width, and by share the
+        accuracy and the FLOPs saved.
+    """
+    wanted = min(stage.config.prune.sensitivity_samples, len(stage.session.val))
+    known = stage.state("sensitivity.json")
+    if not known.exists() or read_json(known)["samples"] != wanted:
+        write_json(known, _measured(stage, wanted))
+    found: dict[str, Any] = read_json(known)
+    return found
+
+
+def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
+    session, device = stage.session, stage.session.device
+    # Every so many, so that all classes are among them.
+    rows = session.val.rows[:: max(1, len(session.val) // samples)][:samples]
+    sample = ImageSource(session.dataset, rows, session.preprocessing)
+    network = stage.before
+    groups = eligible_groups(stage, network)
+    ranks = rank_without_history(stage, network, groups, most=max(SHARES))
+    measured = None
+    if stage.config.prune.merge == "fold" and stage.config.prune.fold_by == "activations":
+        measured = ranks.measured or measure_inputs(stage, network, ranks.groups)
+    costs = WidthCosts(network, session.example, [group.name for group in ranks.groups])
+    found = []
+    for group in track(ranks.groups, "sensitivity"):
+        shares = []
+        for share in SHARES:
+            going = ranks.rankings[group.name].first(max(1, int(group.width * share)))
+            narrowed = copy.deepcopy(network)
+            history = copy.deepcopy(ranks.history)
+            cut(stage, narrowed, [group], {group.name: going}, history=history, measured=measured)
+            saved = 1 - costs({group.name: len(going.order)})[1] / costs.flops
+            accuracy = evaluate(narrowed, sample, device=device).accuracy
+            shares.append({"share": share, "val_accuracy": accuracy, "flops_saved": saved})
+        found.append({"group": group.name, "width": group.width, "shares": shares})
+    whole = evaluate(network, sample, device=device).accuracy
+    return {"samples": samples, "val_accuracy": whole, "groups": found}

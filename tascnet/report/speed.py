@@ -1,0 +1,39 @@
+"""Whether the clock agrees with the FLOPs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["speed_lines"]
+
+# Where the time falls by less than this share of what the FLOPs fall by, the two disagree.
+_AGREEMENT = 0.5
+# A change of the FLOPs below this is none.
+_NOTHING = 0.02
+
+
+def speed_lines(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How far FLOPs and time have fallen from `before` to `after`, and that they disagree where they do.
+
+    Args:
+        models: records with flops, latency_ms, latency_ms_batch and batch.
+    """
+    before, after = models["before"], models["after"]
+    flops = after["flops"] / before["flops"]
+    single = after["latency_ms"] / before["latency_ms"]
+    batch = after["latency_ms_batch"] / before["latency_ms_batch"]
+    many = f"batch {before['batch']}"
+    lines = [
+        f"FLOPs fell to {flops:.2f} of what they were, latency to {single:.2f} at batch 1 and to "
+        f"{batch:.2f} at {many}."
+    ]
+    slow = [
+        name
+        for name, ratio in (("batch 1", single), (many, batch))
+        if 1 - flops > _NOTHING and 1 - ratio < _AGREEMENT * (1 - flops)
+    ]
+    if slow:
+        lines.append(
+            f"FLOPs and clock disagree at {' and '.join(slow)}: the time goes into calls and memory more than "
+            "into arithmetic. Fewer layers save it (prune.blocks=true), narrower ones hardly do."
+        )
+    return lines
