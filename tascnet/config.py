@@ -289,8 +289,8 @@ class PruneConfig:
     criterion: str = "history"
     # group: the same share of each group of layers; global: the cheapest filters of all groups.
     scope: str = option("group", choices=("group", "global"))
-    # With scope=global, what a filter's cost is weighed against: nothing, the FLOPs or the params it saves.
-    per: str = option("filters", choices=("filters", "flops", "params"))
+    # With scope=global, what a filter's cost is weighed against: the FLOPs or params saved, or nothing.
+    per: str = option("flops", choices=("flops", "params", "filters"))
     # all groups, or those of the layers alone that stage tune has searched.
     where: str = option("all", choices=("all", "tail"))
     # Groups with fewer filters are left alone, and no group is left with fewer than min_width.

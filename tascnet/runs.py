@@ -21,7 +21,7 @@ __all__ = ["budget", "claim", "finished", "identity", "run_folder", "safe_name",
 RECIPES = {"tune": ("head", "trial", "finetune"), "prune": ("recover",)}
 # Labels, and what `inputs` of an identity says better.
 LABELS = {"tune.name", "prune.name", "prune.source"}
-DEFAULT_PRUNE = "tascnet"
+DEFAULT_PRUNE = "reconstruction"
 LONGEST_NAME = 120
 # What the digests among the inputs say when they differ.
 INPUTS = {

@@ -59,14 +59,16 @@ def cheaper_block(
     times = compare_latency(
         {"now": network, **everything}, stage.session.example, repeats=REPEATS, max_seconds=SECONDS
     )
-    prices = {}
+    prices: dict[str, tuple[float, float]] = {}
     for name, candidate in everything.items():
         candidate.requires_grad_(True)
         reestimate_batchnorm(candidate, sample, device=device)
         saved = times["now"].median_ms - times[name].median_ms
         if saved > 0:
-            prices[name] = max(evaluate(candidate, sample, device=device).loss - loss, 0.0) / saved
+            rise = max(evaluate(candidate, sample, device=device).loss - loss, 0.0)
+            # Of those that cost nothing the one that saves most.
+            prices[name] = (rise / saved, -saved)
     best = min(prices, key=lambda name: prices[name], default="")
-    told = {name or "the filters": f"{price:.3g}" for name, price in prices.items()}
+    told = ", ".join(f"{name or 'the filters'} {price:.3g}" for name, (price, _) in prices.items())
     log.info("loss for each millisecond saved: %s", told)
     return best or None

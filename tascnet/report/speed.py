@@ -33,7 +33,7 @@ def speed_lines(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     if slow:
         lines.append(
-            f"FLOPs and clock disagree at {' and '.join(slow)}: the time goes into calls and memory more than "
-            "into arithmetic. Fewer layers save it (prune.blocks=true), narrower ones hardly do."
+            f"FLOPs and clock disagree at {' and '.join(slow)}: calls and memory take the time, not "
+            "arithmetic. Fewer layers save it (prune.blocks=true), narrower ones hardly do."
         )
     return lines

@@ -4,6 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+import tascnet
 from tascnet.__main__ import main
 from tascnet.console import log
 from tascnet.files import digest_file, read_json
@@ -66,3 +70,13 @@ def contents(folder: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "log.txt")
+
+
+def states(folder: Path) -> dict[str, Tensor]:
+    """The weights of a saved model."""
+    return tascnet.load(folder).state_dict()
+
+
+def are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two networks have the same weights to the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -1,5 +1,6 @@
 """One run of both stages on the digits and one folder of images, shared by the tests of this folder."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +35,12 @@ def images(tmp_path_factory) -> Path:
             pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
     return root
+
+
+@pytest.fixture
+def tuned(finished, tmp_path):
+    """A copy of the finished run without its stage prune."""
+    run = tmp_path.joinpath(*finished.parts[-3:])
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "prune")
+    return run

@@ -1,20 +1,16 @@
 """What the options of both stages change, failing trials, and several runs at once."""
 
 import re
-import shutil
 from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
 
-import tascnet
 from tascnet.errors import SurgeryError
 from tascnet.files import read_json, read_jsonl
 from tascnet.tune import CandidateBuilder
-from tests.pipelines.commands import TINY, command, metrics
-
-RUN = ("digits", "digits_cnn", "run-seed0")
+from tests.pipelines.commands import TINY, are_equal, command, metrics, states
 
 
 def small_chain(num_classes: int, width: int = 16) -> nn.Sequential:
@@ -26,23 +22,6 @@ def small_chain(num_classes: int, width: int = 16) -> nn.Sequential:
         classifier=nn.Linear(4 * width, num_classes),
     )
     return nn.Sequential(blocks)
-
-
-@pytest.fixture
-def tuned(finished, tmp_path):
-    """A copy of the finished run without its stage prune."""
-    run = tmp_path.joinpath(*RUN)
-    shutil.copytree(finished, run)
-    shutil.rmtree(run / "prune")
-    return run
-
-
-def states(folder):
-    return tascnet.load(folder).state_dict()
-
-
-def are_equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_where_fine_tuning_starts_changes_what_is_trained(finished, cache, tmp_path):
@@ -103,12 +82,13 @@ def test_phases_without_a_learning_rate_move_no_filter(tuned, cache):
 def test_the_last_recovery_is_handed_over_where_it_is_no_worse(tuned, cache):
     folder = prune(tuned, cache, "longer", "prune.final_epochs=2")
     kept, final = (
-        read_json(folder / "state" / name / "record.json") for name in ("iteration-001", "final-001")
+        read_json(folder / "state" / name / "record.json")
+        for name in ("iteration-001", "iteration-001-final")
     )
-    better = "final-001" if final["val_accuracy"] >= kept["val_accuracy"] else "iteration-001"
+    better = "iteration-001-final" if final["val_accuracy"] >= kept["val_accuracy"] else "iteration-001"
     assert len(final["epochs"]) == 2
     assert are_equal(states(folder / "model"), states(folder / "state" / better))
-    assert not (prune(tuned, cache, "shorter") / "state" / "final-001").exists()
+    assert not (prune(tuned, cache, "shorter") / "state" / "iteration-001-final").exists()
 
 
 def test_the_published_sum_is_said_to_be_inert_with_many_pairs(images, cache, tmp_path, capsys):
@@ -159,7 +139,7 @@ def test_a_failing_trial_is_journalled_and_the_study_goes_on(tmp_path, cache, mo
     fail_in_build(monkeypatch, error, lambda number: number == 1)
     options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "name=run", "stage=tune"]
     assert command(*options, "tune.finetune_from=prefix", "tune.max_trials=3") == 0
-    folder = tmp_path.joinpath(*RUN, "tune")
+    folder = tmp_path.joinpath("digits", "digits_cnn", "run-seed0", "tune")
     rows = read_jsonl(folder / "trials.jsonl")
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert (rows[1]["reason"], rows[1]["value"]) == (reason, None)
@@ -185,7 +165,7 @@ def test_a_search_whose_first_trials_all_fail_ends(tmp_path, cache, capsys):
     options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "name=run", "stage=tune"]
     diverging = ["trainer.trial.lr=1e30", "trainer.trial.optimizer=sgd", "tune.initial_trials=9"]
     diverging += ["tune.trials_per_depth=9"]
-    journal = tmp_path.joinpath(*RUN, "tune", "trials.jsonl")
+    journal = tmp_path.joinpath("digits", "digits_cnn", "run-seed0", "tune", "trials.jsonl")
     for budget, failed in ((2, 2), (8, 5), (9, 5)):
         assert command(*options, *diverging, f"tune.max_trials={budget}") == 2
         said = capsys.readouterr().err
