@@ -215,6 +215,7 @@ def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
         "unreadable": options.unreadable,
         "limit_gb": config.cache_limit_gb,
         "workers": os.cpu_count(),
+        "classes": options.classes,
     }
     if options.name == "caltech101":
         return data.load_caltech101(root, preprocessing, download=options.download, **folders)

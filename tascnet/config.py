@@ -93,6 +93,8 @@ class DatasetConfig:
     root: str | None = None
     # Fetch Caltech-101 to that folder where it is absent.
     download: bool = option(False, cosmetic=True)
+    # Names of the classes of a folder of images that are taken; None: all of them.
+    classes: list[str] | None = None
     # Classes of the embedded digits; None takes all of them.
     digits: list[int] | None = None
     # Classes of the source task on which `digits_cnn` is pre-trained.
@@ -373,6 +375,9 @@ class BenchmarkConfig:
     # Networks on which trials are timed, and the units that these train.
     backbones: list[str] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
+    # Shares of the FLOPs to which networks are pruned, and the epochs that each method has in all.
+    budgets: list[float] = field(default_factory=list)
+    epochs: int = option(8, minimum=5)
     # Training images of the epoch that is timed and scaled; a multiple of the batch size.
     images: int = option(256, minimum=1)
     # Networks on which both ways to run a trial are run in full, at the deepest of `depths`.

@@ -40,6 +40,16 @@ def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
         "give it as dataset.root=<folder>",
     )
     yield (
+        data.classes is not None and data.name == "digits",
+        "dataset.classes chooses among folders of images, not among digits",
+        "take dataset.digits",
+    )
+    yield (
+        data.classes is not None and len(set(data.classes)) < 2,
+        f"dataset.classes takes at least two classes, not {data.classes}",
+        None,
+    )
+    yield (
         data.download and data.name != "caltech101",
         f"dataset.download fetches Caltech-101 alone, not dataset={data.name}",
         "leave it out",

@@ -31,7 +31,7 @@ from ..steps import fit_record
 from .journal import Row
 from .stage import PruneStage, train
 
-__all__ = ["HISTORY", "Inputs", "Ranks", "measure_inputs", "rank", "rank_without_history"]
+__all__ = ["HISTORY", "Inputs", "Ranks", "class_batches", "measure_inputs", "rank", "rank_without_history"]
 
 log = logging.getLogger("tascnet")
 
@@ -132,6 +132,11 @@ def measure_inputs(
     inputs = consumer_inputs(network, stage.session.example, groups)
     batches = (images for images, _ in _batches(stage, stage.sample(SAMPLES)))
     return inputs, input_moments(network.eval(), inputs, batches, seed=stage.config.seed)
+
+
+def class_batches(stage: PruneStage) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plain training images and their labels, for criteria that read gradients."""
+    return _batches(stage, stage.sample(SAMPLES))
 
 
 def _by_history(history: FilterHistory, groups: list[WidthGroup]) -> dict[str, Ranking]:

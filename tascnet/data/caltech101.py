@@ -5,6 +5,7 @@ import tarfile
 import tempfile
 import urllib.error
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 from tascnet.console import log
@@ -35,6 +36,7 @@ def load_caltech101(
     unreadable: str = "refuse",
     limit_gb: float | None = None,
     workers: int | None = None,
+    classes: Collection[str] | None = None,
     url: str = URL,
     md5: str = MD5,
 ) -> Dataset:
@@ -49,6 +51,7 @@ def load_caltech101(
         unreadable: what happens if files cannot be read: `refuse` or `skip`.
         limit_gb: gigabytes that the pixels may take; None: no limit.
         workers: threads that decode; None: one for each CPU.
+        classes: names of those that are taken; None: all.
         url: where the archive is.
         md5: its checksum.
 
@@ -73,6 +76,7 @@ def load_caltech101(
         limit_gb=limit_gb,
         workers=workers,
         exclude=(NO_CLASS,),
+        classes=classes,
         name="caltech101",
         source=SOURCE,
         licence=LICENCE,

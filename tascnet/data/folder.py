@@ -11,6 +11,7 @@ from tascnet.data.listing import NAMED, Listing, list_images
 from tascnet.data.pixels import Decoded, decoded_images
 from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
+from tascnet.words import closest, listed
 
 __all__ = ["load_image_folder"]
 
@@ -24,6 +25,7 @@ def load_image_folder(
     limit_gb: float | None = None,
     workers: int | None = None,
     exclude: Collection[str] = (),
+    classes: Collection[str] | None = None,
     name: str = "image_folder",
     source: str | None = None,
     licence: str = "",
@@ -38,6 +40,7 @@ def load_image_folder(
         limit_gb: gigabytes that the pixels may take; None: no limit.
         workers: threads that decode; None: one for each CPU.
         exclude: names of folders that are no class.
+        classes: names of those that are taken; None: all.
         name: what the data set is called.
         source: where the images come from; None: the root.
         licence: the terms under which they may be used.
@@ -46,7 +49,7 @@ def load_image_folder(
         Samples sorted by class and path, pixels `n x R x R x c` as a read-only memory map.
 
     Raises:
-        DataError: if the folder is missing or empty, or images in it cannot be read.
+        DataError: if the folder is missing or empty, images in it cannot be read, or a class is not there.
         BudgetError: if the pixels would take more than the limit allows.
         ConfigError: if `unreadable` is neither `refuse` nor `skip`.
     """
@@ -55,6 +58,8 @@ def load_image_folder(
             f"dataset.unreadable is {unreadable!r}, expected refuse or skip", "set it to one of them"
         )
     listing = list_images(root, exclude)
+    if classes is not None:
+        listing = list_images(root, {*exclude, *_other_classes(listing, classes)})
     decoded = decoded_images(listing, preprocessing, cache_dir=cache_dir, limit_gb=limit_gb, workers=workers)
     if decoded.failures:
         _judge(listing, decoded.failures, unreadable)
@@ -69,6 +74,18 @@ def load_image_folder(
         source=str(listing.root) if source is None else source,
         licence=licence,
     )
+
+
+def _other_classes(listing: Listing, classes: Collection[str]) -> list[str]:
+    """The names of the classes that are not asked for."""
+    missing = next((name for name in classes if name not in listing.class_names), None)
+    if missing is not None:
+        likely = closest(missing, listing.class_names)
+        raise DataError(
+            f"dataset.classes names {missing!r}, which is no class of {listing.root}",
+            f"did you mean {likely!r}?" if likely else f"they are {listed(listing.class_names)}",
+        )
+    return [name for name in listing.class_names if name not in classes]
 
 
 def _judge(listing: Listing, failures: dict[str, str], unreadable: str) -> None:

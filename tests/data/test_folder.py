@@ -35,6 +35,18 @@ def test_samples_are_sorted_and_decoded(image_folder, tiny, tmp_path):
     assert not dataset.pixels.flags.writeable
 
 
+def test_some_classes_alone_are_taken(image_folder, tiny, tmp_path):
+    Image.new("RGB", (9, 9), "red").save(image_folder / "dog" / "z.png")
+    (image_folder / "eel").mkdir()
+    shutil.copy(image_folder / "cat" / "0.png", image_folder / "eel" / "0.png")
+    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path, classes=["eel", "cat"])
+    assert dataset.class_names == ("cat", "eel")
+    assert dataset.labels.tolist() == [0, 0, 0, 1]
+    with pytest.raises(DataError, match="'cot', which is no class") as raised:
+        load_image_folder(image_folder, tiny, cache_dir=tmp_path, classes=["cot", "eel"])
+    assert "did you mean 'cat'?" in str(raised.value.hint)
+
+
 def test_repeat_reads_the_cache_and_decodes_nothing(image_folder, tiny, tmp_path, decoded_paths):
     first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
     assert len(decoded_paths) == 6

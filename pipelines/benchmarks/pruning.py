@@ -1,0 +1,362 @@
+"""Our criteria against torch-pruning's own pruner, from one network, at the same FLOPs and the same epochs.
+
+A network is fine-tuned once a seed. Every method cuts it to the same shares of its FLOPs (fvcore, widths
+not rounded); the batch-norm statistics are measured anew after every cut. Told are the cut alone, without
+training, and the whole schedule: all methods train for the same epochs in all (history and optimisation
+among them) by the same recipe. How torch-pruning's pruner is used (every layer alike or all in competition,
+at once or in steps) is chosen for each criterion by the validation accuracy of its whole schedule with the
+first seed at the middle budget.
+"""
+
+import copy
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from tascnet.compose import Tree
+from tascnet.config import Config
+from tascnet.console import output
+from tascnet.errors import ConfigError
+from tascnet.files import digest_json
+from tascnet.measure import complexity, measure_models
+from tascnet.models.archive import load
+from tascnet.models.info import ModelInfo
+from tascnet.prune import WidthCosts
+from tascnet.runs import run_folder, stage_folder
+from tascnet.train import reestimate_batchnorm
+
+from .. import prune
+from ..pruning.amounts import plan_amounts
+from ..pruning.cut import cut
+from ..pruning.iteration import unpruned_row
+from ..pruning.ranks import class_batches, rank_without_history
+from ..pruning.stage import PruneStage, eligible_groups, train
+from ..session import cache_folder, check_data, open_session, resolve_device, user_factory
+from ..steps import judge
+from .conventional import fine_tune_all
+from .journal import Row, benchmark_folder, collect, write_metrics
+from .methods import with_preset
+from .pruning_table import pruning_tables
+from .stock import CRITERIA, VARIANTS, Variant, stock_cut
+
+__all__ = ["OURS", "run", "summarise", "verdict"]
+
+log = logging.getLogger("tascnet")
+
+OURS = ("reconstruction", "tascnet")
+USUAL = "conventional"
+FIGURES = ("val_accuracy", "test_accuracy", "params", "flops_ratio", "latency_ratio", "latency_ratio_batch")
+# A cut this near to its budget, relatively, is comparable.
+NEAR = 0.01
+# Pairs are half of a group at most, other criteria may take more of it at once.
+PAIRED_STEP, STEP = 0.5, 0.8
+# Iterations of a criterion with pairs do not fall short of the goal by rounding.
+MARGIN = 3.0
+
+
+def run(config: Config) -> None:
+    """Prune by every method, seed and budget; print both tables and write `metrics.json` of the benchmark.
+
+    Every row is journalled: a comparison that was broken off goes on.
+
+    Raises:
+        ConfigError: an unknown method, or a preset that would hold for all of them.
+    """
+    _check(config)
+    device = resolve_device(config)
+    folder = benchmark_folder(config)
+    rows: list[Row] = []
+    for seed in range(config.seed, config.seed + config.benchmark.seeds):
+        rows += _rows_of_seed(config, folder, seed)
+    summary = summarise(rows)
+    found = {kind: verdict([row for row in rows if row["kind"] == kind]) for kind in ("cut", "full")}
+    write_metrics(folder, rows, summary, device, verdict=found)
+    for table in pruning_tables(summary, found, config.benchmark.epochs):
+        output().print(table)
+
+
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """One entry for each kind, budget and method: means over the seeds and standard errors of accuracies."""
+    summary = []
+    keys = dict.fromkeys((row["kind"], row["budget"], row["method"]) for row in rows)
+    for kind, budget, method in keys:
+        own = [r for r in rows if (r["kind"], r["budget"], r["method"]) == (kind, budget, method)]
+        means = {name: statistics.fmean(row[name] for row in own) for name in FIGURES}
+        errors = {f"{name}_error": _error([row[name] for row in own]) for name in FIGURES[:2]}
+        entry = {"kind": kind, "budget": budget, "method": method, "variant": own[0]["variant"]}
+        summary.append({**entry, "seeds": len(own), **means, **errors})
+    return summary
+
+
+def verdict(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Each of ours against the better of torch-pruning's criteria: paired differences of test accuracy.
+
+    Returns:
+        By method of ours, one entry a budget and a last one over all of them, whose budget is None: `rival`,
+        `difference` (mean over seeds, of fractions) and `error` (its standard error).
+    """
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    found: dict[str, list[Row]] = {}
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] in OURS):
+        entries, every = [], []
+        for budget in budgets:
+            here = {
+                (row["method"], row["seed"]): row["test_accuracy"] for row in rows if row["budget"] == budget
+            }
+            seeds = [seed for name, seed in here if name == method]
+            rivals = [name for name in CRITERIA if all((name, seed) in here for seed in seeds)]
+            if not rivals:
+                continue
+            rival = max(rivals, key=lambda name: statistics.fmean(here[name, seed] for seed in seeds))
+            differences = [here[method, seed] - here[rival, seed] for seed in seeds]
+            every += differences
+            entries.append(_difference(budget, rival, differences))
+        if entries:
+            found[method] = [*entries, _difference(None, "", every)]
+    return found
+
+
+def _difference(budget: float | None, rival: str, differences: Sequence[float]) -> Row:
+    return {
+        "budget": budget,
+        "rival": rival,
+        "difference": statistics.fmean(differences),
+        "error": _error(differences),
+    }
+
+
+def _error(values: Sequence[float]) -> float:
+    """The standard error of a mean."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _check(config: Config) -> None:
+    options = config.benchmark
+    unknown = [name for name in options.methods if name not in (*OURS, *CRITERIA)]
+    if unknown:
+        raise ConfigError(
+            f"there is no method {unknown[0]!r}", f"take some of {', '.join((*OURS, *CRITERIA))}"
+        )
+    if not options.budgets or not all(0 < budget < 1 for budget in options.budgets):
+        raise ConfigError(
+            f"benchmark.budgets are shares of the FLOPs between 0 and 1, not {options.budgets}",
+            "give such as [0.7,0.5]",
+        )
+    check_data(config)
+
+
+def _settings(config: Config) -> str:
+    """A digest of what changes the rows beside their keys."""
+    parts = [asdict(part) for part in (config.dataset, config.backbone, config.trainer, config.prune)]
+    return digest_json([*parts, config.device, config.benchmark.epochs])[:12]
+
+
+def _rows_of_seed(config: Config, folder: Path, seed: int) -> list[Row]:
+    """The rows of one fine-tuned network."""
+    settings = _settings(config)
+    seeded = replace(
+        config,
+        seed=seed,
+        name=USUAL,
+        outputs=str(folder / "runs" / settings),
+        cache_dir=str(cache_folder(config)),
+        fresh=False,
+    )
+    shared = {"settings": settings, "backbone": config.backbone.name}
+    collect(folder, [{"kind": "source", "seed": seed, **shared}], lambda _: fine_tune_all(seeded), USUAL)
+    source = run_folder(seeded) / f"all-{config.trainer.finetune.epochs}"
+    variants = _variants(config, folder, source, shared)
+    keys = [
+        {
+            "kind": kind,
+            "method": method,
+            "variant": variants.get(method, ""),
+            "budget": budget,
+            "seed": seed,
+            **shared,
+        }
+        for kind in ("cut", "full")
+        for budget in config.benchmark.budgets
+        for method in config.benchmark.methods
+    ]
+    return collect(folder, keys, partial(_row, seeded, source))
+
+
+def _variants(config: Config, folder: Path, source: Path, shared: Row) -> dict[str, str]:
+    """How torch-pruning's pruner is used for each criterion: what came out best with the first seed."""
+    budgets = sorted(config.benchmark.budgets)
+    middle = budgets[len(budgets) // 2]
+    first = replace(config, name=USUAL, outputs=str(folder / "runs" / shared["settings"]))
+    first = replace(first, cache_dir=str(cache_folder(config)), fresh=False)
+    chosen = {}
+    for method in config.benchmark.methods:
+        if method not in CRITERIA:
+            continue
+        keys = [
+            {
+                "kind": "choice",
+                "method": method,
+                "variant": v.name,
+                "budget": middle,
+                "seed": config.seed,
+                **shared,
+            }
+            for v in VARIANTS
+        ]
+        rows = collect(folder, keys, partial(_row, first, source), f"use of {method}")
+        chosen[method] = max(rows, key=lambda row: row["val_accuracy"])["variant"]
+    return chosen
+
+
+def _row(config: Config, source: Path, key: Row) -> Row:
+    """Accuracies and costs of one pruned network."""
+    is_cut = key["kind"] == "cut"
+    own = _our_config(config, source, key) if key["method"] in OURS else config
+    stage = _open(own, source)
+    if key["method"] in CRITERIA:
+        variant = next(variant for variant in VARIANTS if variant.name == key["variant"])
+        network = _stock(stage, key, variant, trained=not is_cut)
+    elif is_cut:
+        network = _cut_alone(stage, key["budget"])
+    else:
+        prune.run(own)
+        network = stage.session.place(
+            load(stage_folder(own, "prune") / "model", factory=stage.session.factory)
+        )
+    costs = _costs(stage, network)
+    if abs(costs["flops_ratio"] / key["budget"] - 1) > NEAR:
+        log.warning("%s has %.1f %% of the FLOPs", key, 100 * costs["flops_ratio"])
+    return {**judge(stage.session, network), **costs}
+
+
+def _open(config: Config, source: Path) -> PruneStage:
+    before = load(source, factory=user_factory(config))
+    info = cast(ModelInfo, before.info)
+    session = open_session(config, info.preprocessing)
+    return PruneStage(
+        session=session,
+        folder=stage_folder(config, "prune"),
+        source=source,
+        before=session.place(before),
+        info=info,
+    )
+
+
+def _costs(stage: PruneStage, network: nn.Sequential) -> Row:
+    measure = asdict(stage.config.measure)
+    costs = measure_models({"before": stage.before, "after": network}, stage.session.example, **measure)
+    before, after = costs["before"], costs["after"]
+    return {
+        "params": after["params"],
+        "flops": after["flops"],
+        "flops_ratio": after["flops"] / before["flops"],
+        "latency_ratio": after["latency_ms"] / before["latency_ms"],
+        "latency_ratio_batch": after["latency_ms_batch"] / before["latency_ms_batch"],
+    }
+
+
+def _our_config(config: Config, source: Path, key: Row) -> Config:
+    """The config of stage `prune` that reaches a budget in as few iterations as the criterion can."""
+    tree = Tree()
+    base = [f"dataset={config.dataset.name}", f"backbone={config.backbone.name}"]
+    own = with_preset(config, tree.compose(base), tree.compose([*base, f"prune={key['method']}"]))
+    paired = own.prune.criterion == "history"
+    options = replace(
+        own.prune,
+        name=f"{key['method']}-{key['budget']:g}",
+        source=str(source),
+        round_to=1,
+        flops_target=key["budget"],
+        tolerance=1.0,
+        retries=0,
+        final_epochs=0,
+        max_step=PAIRED_STEP if paired else STEP,
+    )
+    own = replace(own, prune=options, name=USUAL)
+    percent, iterations = _steps(own, source, key["budget"]) if paired else (95.0, 1)
+    each = config.benchmark.epochs // iterations
+    left = config.benchmark.epochs - each * iterations
+    phases = (1, max(1, (each - 1) // 3), each - 1 - max(1, (each - 1) // 3)) if paired else (0, 0, each)
+    return replace(
+        own,
+        prune=replace(
+            options,
+            percent=percent,
+            max_iterations=iterations,
+            history_epochs=phases[0],
+            optimise_epochs=phases[1],
+            retrain_epochs=phases[2],
+            final_epochs=left,
+        ),
+    )
+
+
+def _steps(config: Config, source: Path, budget: float) -> tuple[float, int]:
+    """Percent and number of iterations in which pairs, equal shares of all groups, reach a budget."""
+    stage = _open(config, source)
+    groups = eligible_groups(stage, stage.before)
+    costs = WidthCosts(stage.before, stage.session.example, [group.name for group in groups])
+    for iterations in (1, 2, 3):
+        percents = range(1, 51)
+        for percent in percents:
+            left = (1 - percent / 100) ** iterations
+            if costs({g.name: int(g.width * (1 - left)) for g in groups})[1] <= budget * costs.flops:
+                return min(percent + MARGIN, 50.0), iterations
+    raise ConfigError(
+        f"no three iterations of pairs reach {budget:g} of the FLOPs with prune.min_filters="
+        f"{config.prune.min_filters}",
+        "lower prune.min_filters, or raise benchmark.budgets",
+    )
+
+
+def _cut_alone(stage: PruneStage, budget: float) -> nn.Sequential:
+    """The cut of ours without any training; likeness is that of the filters as they are."""
+    network = copy.deepcopy(stage.before)
+    first = unpruned_row(stage)
+    while complexity(network, stage.session.example).flops > budget * first["flops"]:
+        groups = eligible_groups(stage, network)
+        ranks = rank_without_history(stage, network, groups)
+        now = {**first, "size_bytes": 0, "pending": {}}
+        plan = plan_amounts(stage, ranks, [first, now], 1, 1.0, 1)
+        if not plan.remove:
+            raise ConfigError(
+                f"a cut to {budget:g} of the FLOPs is out of reach with prune.min_filters="
+                f"{stage.config.prune.min_filters}",
+                "lower it, or raise benchmark.budgets",
+            )
+        chosen = {name: ranks.rankings[name].first(count) for name, count in plan.remove.items()}
+        losing = [group for group in ranks.groups if group.name in chosen]
+        cut(stage, network, losing, chosen, history=ranks.history, measured=ranks.measured)
+    _settle(stage, network)
+    return network
+
+
+def _stock(stage: PruneStage, key: Row, variant: Variant, *, trained: bool) -> nn.Sequential:
+    """torch-pruning's cut, in steps with training between them; without training in one step."""
+    network, session = stage.before, stage.session
+    whole = complexity(network, session.example).flops
+    steps = variant.steps if trained else 1
+    epochs = stage.config.benchmark.epochs
+    folder = run_folder(stage.config) / f"{key['method']}-{variant.folder}-{key['budget']:g}"
+    for step in range(1, steps + 1):
+        goal = whole * key["budget"] ** (step / steps)
+        batches = class_batches(stage)
+        network = stock_cut(network, session.example, key["method"], variant.is_global, goal, batches)
+        session.place(network)
+        _settle(stage, network)
+        if trained:
+            own = epochs // steps + (epochs % steps if step == steps else 0)
+            train(stage, network, folder, f"step{step}", own, distillation=stage.distillation)
+    return network
+
+
+def _settle(stage: PruneStage, network: nn.Sequential) -> None:
+    network.requires_grad_(True)
+    reestimate_batchnorm(network, stage.session.train, device=stage.session.device)

@@ -1,0 +1,115 @@
+"""torch-pruning's own pruner as a user gets it, cut to a share of the FLOPs."""
+
+import copy
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from tascnet.measure import complexity
+from tascnet.models.surgery import width_groups
+from tascnet.prune import loss_gradients
+
+__all__ = ["CRITERIA", "VARIANTS", "Variant", "stock_cut"]
+
+CRITERIA = ("magnitude", "taylor")
+# Ratios are halved towards the goal this often, and a cut this near to it counts as there.
+HALVINGS = 16
+NEAR = 0.002
+# No layer is emptied.
+LARGEST_RATIO = 0.95
+
+
+class Variant(NamedTuple):
+    """How the pruner is used.
+
+    Args:
+        is_global: whether all layers compete, or each gives up the same share.
+        steps: cuts with training between them.
+    """
+
+    is_global: bool
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{'global' if self.is_global else 'local'}, {self.steps} step{'s' * (self.steps > 1)}"
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace(", ", "-").replace(" ", "")
+
+
+VARIANTS = tuple(Variant(is_global, steps) for is_global in (False, True) for steps in (1, 3))
+
+
+def stock_cut(
+    network: nn.Sequential,
+    example: Tensor,
+    criterion: str,
+    is_global: bool,
+    flops: float,
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> nn.Sequential:
+    """A copy of a network, cut by `tp.pruner.BasePruner` to these FLOPs or just below.
+
+    Left alone are the classifier and the layers whose cut torch-pruning gets wrong (those behind shortcuts
+    that slice and pad).
+
+    Args:
+        network: on the device, in eval mode; left as it is.
+        example: one sample.
+        criterion: `magnitude` (L2) or `taylor`, both of whole groups.
+        is_global: see `Variant`.
+        flops: of one sample, by fvcore.
+        batches: images and labels on the device, for Taylor's gradients.
+    """
+    prunable = {name for group in width_groups(network, example) for name in group.filters}
+    reads_gradients = criterion == "taylor"
+    with loss_gradients(network, batches) if reads_gradients else nullcontext():
+        low, high = 0.0, LARGEST_RATIO
+        best = _cut(network, example, criterion, is_global, high, prunable)
+        for _ in range(HALVINGS):
+            ratio = (low + high) / 2
+            candidate = _cut(network, example, criterion, is_global, ratio, prunable)
+            reached = complexity(candidate, example).flops
+            if reached <= flops:
+                high, best = ratio, candidate
+                if reached >= (1 - NEAR) * flops:
+                    break
+            else:
+                low = ratio
+    return best
+
+
+def _cut(
+    network: nn.Sequential,
+    example: Tensor,
+    criterion: str,
+    is_global: bool,
+    ratio: float,
+    prunable: set[str],
+) -> nn.Sequential:
+    model = copy.deepcopy(network).requires_grad_(True)
+    for own, known in zip(model.parameters(), network.parameters(), strict=True):
+        own.grad = known.grad
+    importance: Any = tp.importance.GroupTaylorImportance()
+    if criterion == "magnitude":
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+    layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    ignored = [m for name, m in model.named_modules() if isinstance(m, layers) and name not in prunable]
+    pruner = tp.pruner.BasePruner(
+        model,
+        example.to(next(model.parameters()).device),
+        importance=importance,
+        global_pruning=is_global,
+        pruning_ratio=ratio,
+        max_pruning_ratio=LARGEST_RATIO,
+        ignored_layers=ignored,
+        round_to=None,
+    )
+    pruner.step()
+    model.zero_grad(set_to_none=True)
+    return model.eval()
