@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tascnet.config import Config, TuneConfig
 from tascnet.errors import RunFolderError
 from tascnet.files import write_json
-from tascnet.runs import budget, claim, finished, identity, run_folder, safe_name, stage_folder
+from tascnet.runs import DEFAULT_PRUNE, budget, claim, finished, identity, run_folder, safe_name, stage_folder
 
 
 def claimed(folder, content, **options):
@@ -21,6 +21,7 @@ def claimed(folder, content, **options):
 
 def test_the_folder_is_a_function_of_the_config():
     config = Config(name="mine", seed=3, outputs="/out")
+    config.prune.name = DEFAULT_PRUNE
     assert str(run_folder(config)) == "/out/digits/digits_cnn/mine-seed3"
     assert str(stage_folder(config, "tune")) == "/out/digits/digits_cnn/mine-seed3/tune"
     assert str(stage_folder(config, "prune")) == "/out/digits/digits_cnn/mine-seed3/prune"

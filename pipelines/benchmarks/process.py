@@ -1,16 +1,19 @@
 """Work in a process of its own, so that its memory can be told."""
 
+import gc
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from tascnet.console import set_up_logging
 
-__all__ = ["in_own_process", "peak_bytes"]
+__all__ = ["Growth", "in_own_process", "memory_growth", "peak_bytes"]
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -28,6 +31,28 @@ def in_own_process(
     with ProcessPoolExecutor(1, mp_context=context, initializer=set_up_logging) as pool:
         result = pool.submit(function, *args, **kwargs).result()
         return result, pool.submit(peak_bytes).result()
+
+
+@dataclass
+class Growth:
+    """What a piece of work added to the memory of its process at its peak; None where it cannot be told."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def memory_growth() -> Iterator[Growth]:
+    """How much more memory than at its start this process has resident at the peak of the context."""
+    growth = Growth()
+    reset = Path("/proc/self/clear_refs")
+    gc.collect()
+    if reset.exists():
+        # Sets the peak back to what is resident now.
+        reset.write_text("5")
+    before = peak_bytes() if reset.exists() else 0
+    yield growth
+    if reset.exists():
+        growth.bytes = peak_bytes() - before
 
 
 def peak_bytes() -> int:

@@ -33,7 +33,7 @@ def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Se
     changed = [row for row in widths if row["before"] != row["after"]]
     content = page("prune", metrics, result="after", against="before", described=_MODELS)
     content["facts"] += [_iterations_fact(iterations), *stop_fact(metrics)]
-    content["speed"] = speed_lines(metrics["models"])
+    content["speed"] = speed_lines(metrics.get("models", {}))
     content["sensitivity"] = _sensitivity(metrics.get("sensitivity"))
     content["plot"] = _iterations_figure(iterations, metrics.get("tolerance"), kept)
     content["iterations"] = [_iteration(row, kept) for row in iterations]
@@ -74,7 +74,7 @@ def _iteration(row: Row, kept: int | None) -> Row:
         "removed": row.get("block") or sum(removed.values()),
         "similarity": " → ".join(f"{s:.3f}" for s in similarities if s is not None) or numbers.MISSING,
         "seconds": numbers.duration(row.get("seconds")),
-        "share": numbers.percent(row.get("step", 1.0)),
+        "share": f"{100 * row.get('step', 1.0):g} %",
         "inside": row["inside"],
         "chosen": row["iteration"] == kept,
     }

@@ -7,6 +7,7 @@ __all__ = ["speed_lines"]
 
 # Where the time falls by less than this share of what the FLOPs fall by, the two disagree.
 _AGREEMENT = 0.5
+_NEEDED = {"flops", "latency_ms", "latency_ms_batch", "batch"}
 # A change of the FLOPs below this is none.
 _NOTHING = 0.02
 
@@ -16,7 +17,12 @@ def speed_lines(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     Args:
         models: records with flops, latency_ms, latency_ms_batch and batch.
+
+    Returns:
+        One or two sentences; none where something was not measured.
     """
+    if not all(name in models and models[name].keys() >= _NEEDED for name in ("before", "after")):
+        return []
     before, after = models["before"], models["after"]
     flops = after["flops"] / before["flops"]
     single = after["latency_ms"] / before["latency_ms"]

@@ -140,12 +140,26 @@ def test_blocks_and_widths() -> None:
 def test_every_group_has_finite_scores(name: str, criterion: str) -> None:
     chain = TOYS[name]()
     groups = width_groups(chain, EXAMPLE)
-    for group, scores in zip(
-        groups, all_channel_scores(chain, EXAMPLE, groups, criterion).values(), strict=True
-    ):
-        assert scores.shape == (group.width,)
-        assert scores.dtype == torch.float32
-        assert scores.isfinite().all()
+    chain(EXAMPLE).logsumexp(1).sum().backward()
+    scores = all_channel_scores(chain, EXAMPLE, groups, criterion)
+    normed = {g.name for g in groups if any(".bn" in m or "bn" in m or "norm" in m for m in g.members)}
+    # A criterion of batch-norm's scales passes over what has none.
+    assert set(scores) == (normed if criterion == "bn_scale" else {group.name for group in groups})
+    for group in groups:
+        if group.name in scores:
+            assert scores[group.name].shape == (group.width,)
+            assert scores[group.name].dtype == torch.float32
+            assert scores[group.name].isfinite().all()
+
+
+def test_a_criterion_of_ones_own_gives_one_score_a_channel() -> None:
+    chain = TOYS["plain"]()
+    groups = width_groups(chain, EXAMPLE)
+    scores = all_channel_scores(chain, EXAMPLE, groups, lambda group: torch.arange(len(group[0].idxs)))
+    assert scores["conv2"].tolist() == list(range(12))
+    with pytest.raises(SurgeryError, match="one score for each of its 8 channels"):
+        all_channel_scores(chain, EXAMPLE, groups, lambda group: torch.zeros(3))
+    assert all_channel_scores(chain, EXAMPLE, groups, lambda group: None) == {}
 
 
 def channel_scores(

@@ -51,7 +51,7 @@ def test_each_way_of_merging_gives_another_network_of_the_same_widths(tuned, cac
     networks = {}
     for merge in ("none", "average", "fold"):
         options = [*TINY, f"outputs={tuned.parents[2]}", f"cache_dir={cache}", "name=run", "stage=prune"]
-        own = [f"prune.merge={merge}", f"prune.name={merge}", "prune.max_iterations=1"]
+        own = ["prune=tascnet", f"prune.merge={merge}", f"prune.name={merge}", "prune.max_iterations=1"]
         assert command(*options, *own) == 0
         networks[merge] = states(tuned / f"prune-{merge}" / "model")
     shapes = [{key: value.shape for key, value in state.items()} for state in networks.values()]
@@ -71,7 +71,8 @@ def test_phases_without_a_learning_rate_move_no_filter(tuned, cache):
     """At a rate of zero the pairs stay as similar as they were; otherwise the penalty pulls them together."""
     rows = {
         share: read_jsonl(
-            prune(tuned, cache, f"share{share}", f"prune.phase_lr={share}") / "iterations.jsonl"
+            prune(tuned, cache, f"share{share}", "prune=tascnet", f"prune.phase_lr={share}")
+            / "iterations.jsonl"
         )[1]
         for share in (0, 1)
     }
@@ -103,7 +104,7 @@ def test_the_published_sum_is_said_to_be_inert_with_many_pairs(images, cache, tm
     assert command(*options, "stage=tune") == 0
     for kind, inert in (("sum", True), ("per_group_mean", False)):
         capsys.readouterr()
-        own = ["stage=prune", f"prune.name={kind}", f"prune.regulariser={kind}"]
+        own = ["stage=prune", "prune=tascnet", f"prune.name={kind}", f"prune.regulariser={kind}"]
         assert command(*options, *own) == 0
         said = capsys.readouterr().err
         assert "iteration 1 takes 64 filters of 1 groups" in said

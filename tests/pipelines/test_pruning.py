@@ -56,7 +56,7 @@ def test_every_criterion_prunes_and_no_two_alike(prune):
     networks = {}
     for criterion in PRUNE_CRITERIA:
         preset = "tascnet" if criterion == "history" else criterion
-        folder = prune(criterion, f"prune={preset}", ONE, "prune.scope=group", "prune.percent=25")
+        folder = prune(f"by-{criterion}", f"prune={preset}", ONE, "prune.scope=group", "prune.percent=25")
         networks[criterion] = states(folder / "model")
     # Within a group the shares of what stays (lamp) put filters in the order of their magnitudes.
     networks.pop("lamp")

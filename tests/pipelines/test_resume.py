@@ -56,12 +56,23 @@ POINTS = (
     "rename:tune/state/all-:2",
     "rename:tune/model/architecture.json:1",
     "rename:tune/metrics.json:1",
-    # The first iteration has its history, then an epoch of retraining.
-    "rename:iteration-001/optimise.pt:1",
-    "rename:iteration-001/retrain.pt:2",
+    # The first iteration has an epoch of retraining.
+    "rename:iteration-001/retrain.pt:1",
     # The second iteration is archived and not journalled.
     "append:iterations.jsonl:2",
     "rename:prune/metrics.json:1",
+)
+
+# Of a pruning by history that goes on through all phases.
+HISTORY = ("stage=prune", "prune=tascnet", "prune.history=continue")
+HISTORY_POINTS = (
+    "rename:iteration-000-history/history.pt:1",
+    "rename:iteration-000-history/history.safetensors:1",
+    "rename:iteration-001/optimise.pt:1",
+    "rename:iteration-001/retrain.pt:2",
+    "rename:iteration-001/history.safetensors:1",
+    "rename:iteration-002/retrain.pt:1",
+    "append:iterations.jsonl:1",
 )
 
 
@@ -119,6 +130,27 @@ def test_killed_at_every_point_it_ends_with_the_same_numbers(finished, tmp_path,
     assert lines == [f"{point} -9" for point in POINTS], done.stderr
     assert command(*options(run, cache)) == 0
     assert_equal_but_for_times(run, finished)
+
+
+def test_a_recorded_history_survives_being_killed(copied, cache):
+    assert command(*options(copied, cache), *HISTORY) == 0
+    folder = copied / "prune-tascnet"
+    expected = [
+        metrics(folder),
+        without_times(read_jsonl(folder / "iterations.jsonl")),
+        contents(folder / "model"),
+    ]
+    shutil.rmtree(folder)
+    arguments = [sys.executable, "-c", KILLER, ",".join(HISTORY_POINTS), *options(copied, cache), *HISTORY]
+    done = subprocess.run(arguments, cwd=copied, capture_output=True, text=True, timeout=300)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("rename:", "append:"))]
+    assert lines == [f"{point} -9" for point in HISTORY_POINTS], done.stderr
+    assert command(*options(copied, cache), *HISTORY) == 0
+    assert [
+        metrics(folder),
+        without_times(read_jsonl(folder / "iterations.jsonl")),
+        contents(folder / "model"),
+    ] == (expected)
 
 
 def test_killed_from_outside_during_the_search(finished, tmp_path, cache):

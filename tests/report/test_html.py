@@ -243,7 +243,7 @@ def test_prune_says_what_was_found(tmp_path: Path) -> None:
     assert page.row("after")[1][3] == "1.50 M−25 %"
     assert page.row("1") == (
         "chosen",
-        ["1", "86.0 %", "0.520", "15", "80", "24", "0.410 → 0.830", "9.0 s", "within"],
+        ["1", "86.0 %", "0.520", "15", "80", "24", "0.410 → 0.830", "9.0 s", "100 %", "within"],
     )
     assert page.row("2")[1][-1] == "outside"
     assert page.row("conv1")[1] == ["conv1", "64", "48", "−25 %"]

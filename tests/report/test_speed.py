@@ -1,0 +1,18 @@
+from tascnet.report import speed_lines
+
+
+def record(flops: float, single: float, batch: float) -> dict[str, float]:
+    return {"flops": flops, "latency_ms": single, "latency_ms_batch": batch, "batch": 16}
+
+
+def test_it_says_when_flops_and_clock_disagree() -> None:
+    # Half the FLOPs: the time for one sample fell by a tenth, that for the batch by four tenths.
+    (told, warned) = speed_lines({"before": record(100, 10, 40), "after": record(50, 9, 24)})
+    assert told == "FLOPs fell to 0.50 of what they were, latency to 0.90 at batch 1 and to 0.60 at batch 16."
+    assert "disagree at batch 1:" in warned
+
+
+def test_it_says_nothing_where_they_agree_or_nothing_was_pruned() -> None:
+    assert len(speed_lines({"before": record(100, 10, 40), "after": record(50, 6, 24)})) == 1
+    assert len(speed_lines({"before": record(100, 10, 40), "after": record(100, 10.5, 41)})) == 1
+    assert speed_lines({"before": record(100, 10, 40)}) == []
