@@ -11,12 +11,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from tascnet.config import Config
+from tascnet.config import PRUNE_CRITERIA, Config
 from tascnet.console import output
 from tascnet.files import append_jsonl, read_json, write_json, write_jsonl
 from tascnet.measure import compare_layers, complexity, size_bytes, versions
 from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
+from tascnet.prune import find_importance
 from tascnet.report import models_table, prune_report, speed_lines, widths_table
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 
@@ -61,6 +62,8 @@ def _open(config: Config) -> PruneStage:
     check_source(session, info, source, folder)
     stage = PruneStage(session=session, folder=folder, source=source, before=session.place(before), info=info)
     eligible_groups(stage, before, refuse=True)
+    if config.prune.criterion not in PRUNE_CRITERIA:
+        find_importance(config.prune.criterion)
     return stage
 
 

@@ -88,6 +88,9 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     plan = plan_amounts(stage, ranks, rows, start, step, round_to)
     if not plan.remove:
         return None, plan.reason or "the criterion gives up no filter"
+    if any(row["from"] == start and row["removed"] == plan.remove for row in rows[1:]):
+        least = sum(plan.remove.values())
+        return None, f"the smallest step, {least} filters, costs more than prune.tolerance allows"
     number, name = len(rows), state_name(rows, start, step)
     log.info(
         "iteration %d takes %d filters of %d groups", number, sum(plan.remove.values()), len(plan.remove)

@@ -80,7 +80,8 @@ def rank(stage: PruneStage, row: Row, network: nn.Sequential, groups: list[Width
     if stage.config.prune.criterion != "history":
         return rank_without_history(stage, network, groups)
     network, history = _recorded(stage, row, network, groups)
-    return Ranks(network=network, groups=groups, rankings=_by_history(history, groups), history=history)
+    rankings = _by_history(stage, history, groups)
+    return Ranks(network=network, groups=groups, rankings=rankings, history=history)
 
 
 def rank_without_history(
@@ -98,10 +99,11 @@ def rank_without_history(
     if criterion == "history":
         history = FilterHistory(groups)
         history.record(network)
-        return Ranks(network=network, groups=groups, rankings=_by_history(history, groups), history=history)
+        rankings = _by_history(stage, history, groups, most)
+        return Ranks(network=network, groups=groups, rankings=rankings, history=history)
     if criterion == "reconstruction":
         inputs, moments = measured = measure_inputs(stage, network, groups)
-        limits = Limits(max_step=most or stage.config.prune.max_step)
+        limits = _limits(stage, most)
         rankings = {
             g.name: rank_by_reconstruction(
                 network, inputs[g.name], moments[g.name], max(1, limits.most(g.width))
@@ -139,8 +141,18 @@ def class_batches(stage: PruneStage) -> Iterator[tuple[Tensor, Tensor]]:
     return _batches(stage, stage.sample(SAMPLES))
 
 
-def _by_history(history: FilterHistory, groups: list[WidthGroup]) -> dict[str, Ranking]:
-    return {g.name: rank_pairs(history.similarity(g.name), history.l1(g.name)) for g in groups}
+def _by_history(
+    stage: PruneStage, history: FilterHistory, groups: list[WidthGroup], most: float | None = None
+) -> dict[str, Ranking]:
+    limits = _limits(stage, most)
+    return {
+        g.name: rank_pairs(history.similarity(g.name), history.l1(g.name), limits.most(g.width))
+        for g in groups
+    }
+
+
+def _limits(stage: PruneStage, most: float | None) -> Limits:
+    return Limits(max_step=most or stage.config.prune.max_step)
 
 
 def _recorded(

@@ -1,4 +1,8 @@
-"""Stage two: filters that stayed redundant through training are pulled together and removed.
+"""Stage two: filters that others make up for, or that stayed redundant through training, are removed.
+
+A criterion ranks the filters of each group (`Ranking`), counts by group follow from the rankings or from
+equal shares (`allocate`, `plan_iteration`), and what stays takes over from what goes (`fold_into`,
+`fold_pairs`, `average_into`).
 
 Words: a filter's *trajectory* is its weights after every recorded epoch, one long vector; in a width
 group it joins the filters of all coupled layers. A *pair* is two filters of a group with similar

@@ -36,19 +36,20 @@ class Ranking:
         return [(min(a, b), max(a, b)) for a, b in zip(self.order, self.partners or (), strict=False)]
 
 
-def rank_pairs(similarity: Tensor, l1: Tensor) -> Ranking:
+def rank_pairs(similarity: Tensor, l1: Tensor, count: int | None = None) -> Ranking:
     """Of each pair of similar filters the one with the smaller norm, the most similar pair first.
 
     Args:
         similarity: `n x n` cosine similarities, symmetric.
         l1: `n` norms.
+        count: pairs to look for; None: as many as there are.
 
     Returns:
-        Half of the filters; a removal costs `1 - similarity` of its pair.
+        At most half of the filters; a removal costs `1 - similarity` of its pair.
 
     Source: Basha et al. 2022, TASCNet, selection of filter pairs.
     """
-    pairs = most_similar_pairs(similarity, len(similarity) // 2)
+    pairs = most_similar_pairs(similarity, len(similarity) // 2 if count is None else count)
     kept, removed = split_members(pairs, l1)
     costs = [1 - float(similarity[i, j]) for i, j in pairs]
     return Ranking(order=tuple(removed), costs=tuple(costs), partners=tuple(kept))

@@ -166,6 +166,24 @@ def test_a_step_that_breaks_the_tolerance_is_taken_back_and_halved(prune):
     assert again[1]["val_accuracy"] == rows[1]["val_accuracy"]
 
 
+def test_a_step_that_rounding_makes_no_smaller_ends_the_loop(prune):
+    """Of 1 % of 16 to 64 filters, and of half that, each group loses its next multiple of four."""
+    own = ("prune=magnitude", "prune.merge=none", "trainer.recover.lr=0", "prune.tolerance=0")
+    folder = prune("stuck", *own, "prune.percent=1", "prune.max_iterations=9", "prune.flops_target=null")
+    found = read_json(folder / "metrics.json")
+    assert "the smallest step" in found["stopped"]
+    assert (found["iterations"], found["kept_iteration"]) == (1, 0)
+
+
+def test_a_goal_out_of_reach_ends_with_the_last_good_network(prune):
+    own = ("prune=magnitude", "prune.percent=50", "prune.max_step=0.5", "prune.flops_target=0.01")
+    folder = prune("far", *own, "prune.max_iterations=20")
+    found = read_json(folder / "metrics.json")
+    assert "no group of layers has enough filters" in found["stopped"]
+    assert found["kept_iteration"] == found["iterations"] == len(journal(folder)) - 1 > 0
+    assert found["models"]["after"]["flops"] == journal(folder)[-1]["flops"]
+
+
 def test_recording_goes_on_or_begins_anew(prune):
     common = ("prune=tascnet", "prune.percent=12", "prune.round_to=1")
     for how in ("restart", "continue"):
