@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-__all__ = ["closest", "listed"]
+__all__ = ["closest", "listed", "plural"]
 
 
 def closest(name: str, valid: Iterable[str]) -> str | None:
@@ -24,3 +24,8 @@ def _likeness(name: str, other: str) -> float:
     last = SequenceMatcher(None, name.lower().rpartition(".")[2], other.lower().rpartition(".")[2]).ratio()
     # Of two equally good last parts the one in the better, then the shorter path is meant.
     return max(whole, 0.9 * last + 0.05 * whole - 0.001 * other.count("."))
+
+
+def plural(number: int, word: str) -> str:
+    """`1 filter`, `2 filters`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

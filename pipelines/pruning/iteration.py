@@ -22,6 +22,7 @@ from tascnet.prune import (
     gradient_ratio,
 )
 from tascnet.train import evaluate, freeze_before, reestimate_batchnorm
+from tascnet.words import plural
 
 from ..steps import fit_record
 from .amounts import may_remove, plan_amounts
@@ -89,12 +90,11 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     if not plan.remove:
         return None, plan.reason or "the criterion gives up no filter"
     if any(row["from"] == start and row["removed"] == plan.remove for row in rows[1:]):
-        least = sum(plan.remove.values())
-        return None, f"the smallest step, {least} filters, costs more than prune.tolerance allows"
+        least = plural(sum(plan.remove.values()), "filter")
+        return None, f"the smallest step, {least}, costs more than prune.tolerance allows"
     number, name = len(rows), state_name(rows, start, step)
-    log.info(
-        "iteration %d takes %d filters of %d groups", number, sum(plan.remove.values()), len(plan.remove)
-    )
+    taken, where = sum(plan.remove.values()), len(plan.remove)
+    log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
     network, record = stage.once(name, partial(_cut_and_recover, stage, ranks, plan))
     costs = _costs(stage, stage.session.place(network), stage.state(name))
     _tell(number, record, complexity(network, stage.session.example))

@@ -10,6 +10,9 @@ from tascnet.prune.pairs import most_similar_pairs, split_members
 
 __all__ = ["Ranking", "rank_pairs", "rank_scores"]
 
+# Mean dissimilarity below which all filters of a group count as one.
+_LEAST = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
@@ -45,13 +48,17 @@ def rank_pairs(similarity: Tensor, l1: Tensor, count: int | None = None) -> Rank
         count: pairs to look for; None: as many as there are.
 
     Returns:
-        At most half of the filters; a removal costs `1 - similarity` of its pair.
+        At most half of the filters; a removal costs `1 - similarity` of its pair, in units of its mean over
+        all pairs of the group: else the groups whose filters are all alike would be emptied first.
 
     Source: Basha et al. 2022, TASCNet, selection of filter pairs.
     """
     pairs = most_similar_pairs(similarity, len(similarity) // 2 if count is None else count)
     kept, removed = split_members(pairs, l1)
-    costs = [1 - float(similarity[i, j]) for i, j in pairs]
+    n = len(similarity)
+    mean = float(similarity.sum() - similarity.diagonal().sum()) / max(n * (n - 1), 1)
+    scale = max(1 - mean, _LEAST)
+    costs = [(1 - float(similarity[i, j])) / scale for i, j in pairs]
     return Ranking(order=tuple(removed), costs=tuple(costs), partners=tuple(kept))
 
 

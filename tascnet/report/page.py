@@ -11,7 +11,7 @@ from tascnet.files import write_whole
 from tascnet.report import numbers
 from tascnet.report.tables import model_cells, model_columns
 
-__all__ = ["page", "plural", "stop_fact", "write"]
+__all__ = ["page", "stop_fact", "write"]
 
 Row = Mapping[str, Any]
 
@@ -78,10 +78,6 @@ def _facts(metrics: Row) -> list[str]:
 
 def stop_fact(metrics: Row) -> list[str]:
     return [f"stopped: {metrics['stopped']}"] if metrics.get("stopped") else []
-
-
-def plural(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _headline(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.report import numbers
-from tascnet.report.page import page, plural, stop_fact, write
+from tascnet.report.page import page, stop_fact, write
 from tascnet.report.plots import (
     best_value_plot,
     importance_plot,
@@ -14,6 +14,7 @@ from tascnet.report.plots import (
     tradeoff_plot,
 )
 from tascnet.report.tables import TOO_FEW, insight_figures, pick_options
+from tascnet.words import plural
 
 __all__ = ["tune_report"]
 

@@ -107,7 +107,7 @@ def test_the_published_sum_is_said_to_be_inert_with_many_pairs(images, cache, tm
         own = ["stage=prune", "prune=tascnet", f"prune.name={kind}", f"prune.regulariser={kind}"]
         assert command(*options, *own) == 0
         said = capsys.readouterr().err
-        assert "iteration 1 takes 64 filters of 1 groups" in said
+        assert "iteration 1 takes 64 filters of 1 group" in said
         assert ("the regulariser is inert" in said) is inert
 
 

@@ -33,7 +33,8 @@ def test_of_each_pair_the_smaller_goes_the_most_alike_first() -> None:
     # 2 and 3 are most alike and 3 is the smaller; of what is left 0 and 1.
     assert ranking.order == (3, 0)
     assert ranking.partners == (2, 1)
-    assert ranking.costs == pytest.approx((0.1, 0.5))
+    # The six pairs have a mean dissimilarity of 1 - 2.2 / 6.
+    assert ranking.costs == pytest.approx((0.1 / (3.8 / 6), 0.5 / (3.8 / 6)))
     assert ranking.pairs() == [(2, 3), (0, 1)]
     assert ranking.first(1).pairs() == [(2, 3)]
 
