@@ -1,8 +1,9 @@
 """torch-pruning's own pruner as a user gets it, cut to a share of the FLOPs."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch_pruning as tp
@@ -66,21 +67,32 @@ def stock_cut(
         flops: of one sample, by fvcore.
         batches: images and labels on the device, for Taylor's gradients.
     """
-    prunable = {name for group in width_groups(network, example) for name in group.filters}
+    prunable = [name for group in width_groups(network, example) for name in group.filters]
     reads_gradients = criterion == "taylor"
     with loss_gradients(network, batches) if reads_gradients else nullcontext():
+        attempt = partial(_cut, network, example, criterion, is_global)
         low, high = 0.0, LARGEST_RATIO
-        best = _cut(network, example, criterion, is_global, high, prunable)
+        best = attempt(dict.fromkeys(prunable, high))
         for _ in range(HALVINGS):
             ratio = (low + high) / 2
-            candidate = _cut(network, example, criterion, is_global, ratio, prunable)
+            candidate = attempt(dict.fromkeys(prunable, ratio))
             reached = complexity(candidate, example).flops
             if reached <= flops:
                 high, best = ratio, candidate
-                if reached >= (1 - NEAR) * flops:
-                    break
             else:
                 low = ratio
+            if (1 - NEAR) * flops <= reached <= flops:
+                return best
+        # Widths that are multiples of 16 all lose a channel at the same ratio: the last layers have it alone.
+        first, last = 0, len(prunable)
+        while not is_global and last - first > 1:
+            middle = (first + last) // 2
+            ratios = {name: high if i >= middle else low for i, name in enumerate(prunable)}
+            candidate = attempt(ratios)
+            if complexity(candidate, example).flops <= flops:
+                first, best = middle, candidate
+            else:
+                last = middle
     return best
 
 
@@ -89,8 +101,7 @@ def _cut(
     example: Tensor,
     criterion: str,
     is_global: bool,
-    ratio: float,
-    prunable: set[str],
+    ratios: Mapping[str, float],
 ) -> nn.Sequential:
     model = copy.deepcopy(network).requires_grad_(True)
     for own, known in zip(model.parameters(), network.parameters(), strict=True):
@@ -99,13 +110,14 @@ def _cut(
     if criterion == "magnitude":
         importance = tp.importance.GroupMagnitudeImportance(p=2)
     layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    ignored = [m for name, m in model.named_modules() if isinstance(m, layers) and name not in prunable]
+    ignored = [m for name, m in model.named_modules() if isinstance(m, layers) and name not in ratios]
     pruner = tp.pruner.BasePruner(
         model,
         example.to(next(model.parameters()).device),
         importance=importance,
         global_pruning=is_global,
-        pruning_ratio=ratio,
+        pruning_ratio=max(ratios.values()),
+        pruning_ratio_dict=_of_layers(model, ratios),
         max_pruning_ratio=LARGEST_RATIO,
         ignored_layers=ignored,
         round_to=None,
@@ -113,3 +125,10 @@ def _cut(
     pruner.step()
     model.zero_grad(set_to_none=True)
     return model.eval()
+
+
+def _of_layers(model: nn.Module, ratios: Mapping[str, float]) -> dict[nn.Module, float]:
+    """The ratios of single layers; none where all are the same, as it is used as a rule."""
+    if len(set(ratios.values())) == 1:
+        return {}
+    return {model.get_submodule(name): ratio for name, ratio in ratios.items()}
