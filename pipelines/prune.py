@@ -22,9 +22,9 @@ from tascnet.report import models_table, prune_report, speed_lines, widths_table
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 
 from .estimate import print_iteration_estimate
-from .pruning.iteration import iterate, unpruned_row
+from .pruning.iteration import iterate, latency_of, unpruned_row
 from .pruning.journal import Row, judge_rows, read_rows, replayed, with_verdict
-from .pruning.sensitivity import sensitivities
+from .pruning.sensitivity import known_sensitivities, sensitivities
 from .pruning.source import check_source, source_digest, source_folder
 from .pruning.stage import PruneStage, eligible_groups, train
 from .session import check_data, open_session, user_factory
@@ -76,6 +76,10 @@ def _prune(stage: PruneStage) -> None:
     if not rows:
         rows.append(unpruned_row(stage))
         append_jsonl(stage.journal, rows[0])
+    if options.target_latency_ms is not None and any("latency_ms" not in row for row in rows):
+        # The goal is younger than these rows.
+        rows = [{**row, **latency_of(stage, stage.session.place(stage.read(row)))} for row in rows]
+        write_jsonl(stage.journal, rows)
     known, (rows, verdict) = len(rows), replayed(rows, options)
     reason = verdict.reason
     if reason is None and len(rows) < known:
@@ -122,7 +126,7 @@ def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> No
         "versions": versions(),
         **describe(session),
     }
-    if config.prune.sensitivity:
+    if config.prune.sensitivity or known_sensitivities(stage):
         metrics["sensitivity"] = sensitivities(stage)
     _write(stage, metrics, rows)
 

@@ -325,7 +325,7 @@ class PruneConfig:
 
     # Share of the filters that one iteration asks for, and the largest share of a group that it takes.
     percent: float = option(5.0, minimum=0.01, maximum=95.0)
-    max_step: float = option(0.25, minimum=0.0, maximum=0.95)
+    max_step: float = option(0.25, minimum=0.01, maximum=0.95)
     # An iteration that falls more than this below the best is taken back and tried with half the percent, up
     # to `retries` times in a row.
     tolerance: float = option(0.02, minimum=0.0, maximum=1.0, extendable=True)
@@ -377,7 +377,7 @@ class BenchmarkConfig:
     depths: list[int] = field(default_factory=list)
     # Shares of the FLOPs to which networks are pruned, and the epochs that each method has in all.
     budgets: list[float] = field(default_factory=list)
-    epochs: int = option(8, minimum=5)
+    epochs: int = option(8, minimum=3)
     # Training images of the epoch that is timed and scaled; a multiple of the batch size.
     images: int = option(256, minimum=1)
     # Networks on which both ways to run a trial are run in full, at the deepest of `depths`.

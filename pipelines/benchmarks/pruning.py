@@ -57,6 +57,8 @@ FIGURES = ("val_accuracy", "test_accuracy", "params", "flops_ratio", "latency_ra
 NEAR = 0.01
 # Pairs are half of a group at most, other criteria may take more of it at once.
 PAIRED_STEP, STEP = 0.5, 0.8
+# History, optimisation and retraining have one at least.
+LEAST_EPOCHS = 3
 # Iterations of a criterion with pairs do not fall short of the goal by rounding.
 MARGIN = 3.0
 
@@ -105,7 +107,8 @@ def verdict(rows: Sequence[Row]) -> dict[str, list[Row]]:
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     found: dict[str, list[Row]] = {}
     for method in dict.fromkeys(row["method"] for row in rows if row["method"] in OURS):
-        entries, every = [], []
+        entries = []
+        by_seed: dict[int, list[float]] = {}
         for budget in budgets:
             here = {
                 (row["method"], row["seed"]): row["test_accuracy"] for row in rows if row["budget"] == budget
@@ -115,10 +118,13 @@ def verdict(rows: Sequence[Row]) -> dict[str, list[Row]]:
             if not rivals:
                 continue
             rival = max(rivals, key=lambda name: statistics.fmean(here[name, seed] for seed in seeds))
-            differences = [here[method, seed] - here[rival, seed] for seed in seeds]
-            every += differences
-            entries.append(_difference(budget, rival, differences))
+            differences = {seed: here[method, seed] - here[rival, seed] for seed in seeds}
+            for seed, difference in differences.items():
+                by_seed.setdefault(seed, []).append(difference)
+            entries.append(_difference(budget, rival, list(differences.values())))
         if entries:
+            # The budgets of a seed share its network: they count as one observation.
+            every = [statistics.fmean(values) for values in by_seed.values()]
             found[method] = [*entries, _difference(None, "", every)]
     return found
 
@@ -132,9 +138,9 @@ def _difference(budget: float | None, rival: str, differences: Sequence[float]) 
     }
 
 
-def _error(values: Sequence[float]) -> float:
-    """The standard error of a mean."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+def _error(values: Sequence[float]) -> float | None:
+    """The standard error of a mean; None of a single value."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _check(config: Config) -> None:
@@ -211,7 +217,9 @@ def _variants(config: Config, folder: Path, source: Path, shared: Row) -> dict[s
             for v in VARIANTS
         ]
         rows = collect(folder, keys, partial(_row, first, source), f"use of {method}")
-        chosen[method] = max(rows, key=lambda row: row["val_accuracy"])["variant"]
+        # Of equally accurate ones that which is nearer the budget.
+        best = max(rows, key=lambda row: (row["val_accuracy"], -abs(row["flops_ratio"] - middle)))
+        chosen[method] = best["variant"]
     return chosen
 
 
@@ -283,7 +291,15 @@ def _our_config(config: Config, source: Path, key: Row) -> Config:
     percent, iterations = _steps(own, source, key["budget"]) if paired else (95.0, 1)
     each = config.benchmark.epochs // iterations
     left = config.benchmark.epochs - each * iterations
-    phases = (1, max(1, (each - 1) // 3), each - 1 - max(1, (each - 1) // 3)) if paired else (0, 0, each)
+    phases = (0, 0, each)
+    if paired:
+        if each < LEAST_EPOCHS:
+            raise ConfigError(
+                f"benchmark.epochs={config.benchmark.epochs} is too few for {iterations} iterations",
+                f"give at least {LEAST_EPOCHS * iterations}",
+            )
+        optimise = max(1, (each - 1) // 3)
+        phases = (1, optimise, each - 1 - optimise)
     return replace(
         own,
         prune=replace(

@@ -6,7 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tascnet.report.numbers import count, percent
+from tascnet.report.numbers import MISSING, count, percent
 
 __all__ = ["pruning_tables"]
 
@@ -40,7 +40,7 @@ def _table(kind: str, summary: Sequence[Row], verdict: Mapping[str, Sequence[Row
             entry["method"],
             entry["variant"],
             percent(entry["test_accuracy"]),
-            f"{100 * entry['test_accuracy_error']:.1f}",
+            _points(entry["test_accuracy_error"]),
             percent(entry["val_accuracy"]),
             count(round(entry["params"])),
             f"{entry['latency_ratio']:.2f}",
@@ -52,8 +52,13 @@ def _table(kind: str, summary: Sequence[Row], verdict: Mapping[str, Sequence[Row
 def _sentence(method: str, entries: Sequence[Row]) -> str:
     """The paired differences in points of test accuracy."""
     told = [
-        f"{100 * entry['difference']:+.1f} ± {100 * entry['error']:.1f} "
+        f"{100 * entry['difference']:+.1f} ± {_points(entry['error'])} "
         + ("over all" if entry["budget"] is None else f"at {entry['budget']:g} ({entry['rival']})")
         for entry in entries
     ]
     return f"{method} against the better of torch-pruning's, in points: {', '.join(told)}"
+
+
+def _points(error: float | None) -> str:
+    """A standard error in points; a single seed has none."""
+    return MISSING if error is None else f"{100 * error:.1f}"

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 
@@ -30,6 +30,7 @@ def cheaper_block(
     groups: list[WidthGroup],
     chosen: Mapping[str, Ranking],
     measured: tuple[Inputs, Moments] | None,
+    excluded: Collection[str] = (),
 ) -> str | None:
     """The block whose removal raises the loss least for each millisecond, where the filters raise it more.
 
@@ -42,12 +43,14 @@ def cheaper_block(
         groups: those that would lose filters.
         chosen: by group, what would go.
         measured: what `measure_inputs` gave for this network, if it did.
+        excluded: blocks whose removal from this network has been taken back.
 
     Returns:
         The block's name; None where the filters are the better bargain.
     """
     first = first_block(stage)
-    names = [n for i, (n, block) in enumerate(network.named_children()) if i >= first and is_removable(block)]
+    blocks = list(network.named_children())[first:]
+    names = [name for name, block in blocks if is_removable(block) and name not in excluded]
     candidates = {name: copy.deepcopy(without_blocks(network, {name})[0]) for name in names}
     if not candidates:
         return None

@@ -28,15 +28,17 @@ from ..steps import fit_record
 from .amounts import may_remove, plan_amounts
 from .blocks import cheaper_block
 from .cut import cut
-from .journal import Row, state_name
+from .journal import Row, land_on, state_name
 from .ranks import HISTORY, Ranks, rank, write_history
 from .rounding import rounding
 from .stage import PruneStage, eligible_groups, train
 
-__all__ = ["iterate", "unpruned_row"]
+__all__ = ["iterate", "latency_of", "unpruned_row"]
 
 log = logging.getLogger("tascnet")
 
+# A step that was taken back is halved this often, until it is another one.
+HALVINGS = 12
 # What the journal takes over of an iteration's record.
 RECORDED = (
     "val_accuracy",
@@ -56,6 +58,7 @@ def unpruned_row(stage: PruneStage) -> Row:
         "from": 0,
         "step": 1.0,
         "state": "iteration-000",
+        "landed": None,
         "val_accuracy": verdict.accuracy,
         "val_loss": verdict.loss,
         **_costs(stage, stage.before, stage.source),
@@ -86,16 +89,14 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     if stuck is not None:
         return None, stuck
     ranks = rank(stage, rows[start], network, groups)
-    plan = plan_amounts(stage, ranks, rows, start, step, round_to)
+    plan = _new_plan(stage, ranks, rows, start, step, round_to)
     if not plan.remove:
         return None, plan.reason or "the criterion gives up no filter"
-    if any(row["from"] == start and row["removed"] == plan.remove for row in rows[1:]):
-        least = plural(sum(plan.remove.values()), "filter")
-        return None, f"the smallest step, {least}, costs more than prune.tolerance allows"
-    number, name = len(rows), state_name(rows, start, step)
+    excluded = [row["block"] for row in rows[1:] if row["from"] == start and row.get("block")]
+    number, name = len(rows), state_name(rows, start, plan.remove, excluded)
     taken, where = sum(plan.remove.values()), len(plan.remove)
     log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
-    network, record = stage.once(name, partial(_cut_and_recover, stage, ranks, plan))
+    network, record = stage.once(name, partial(_cut_and_recover, stage, ranks, plan, excluded))
     costs = _costs(stage, stage.session.place(network), stage.state(name))
     _tell(number, record, complexity(network, stage.session.example))
     return {
@@ -103,6 +104,7 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
         "from": start,
         "step": step,
         "state": name,
+        "landed": land_on(stage.config.prune) if plan.has_landed else None,
         **{key: record[key] for key in RECORDED if key in record},
         **costs,
         "removed": {} if record.get("block") else plan.remove,
@@ -111,19 +113,34 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     }, None
 
 
+def _new_plan(
+    stage: PruneStage, ranks: Ranks, rows: list[Row], start: int, step: float, round_to: int
+) -> IterationPlan:
+    """The plan of this step, or a smaller one where it has been tried from this network and taken back."""
+    failed = [row["removed"] for row in rows[1:] if row["from"] == start and not row.get("block")]
+    for halvings in range(HALVINGS):
+        plan = plan_amounts(stage, ranks, rows, start, step / 2**halvings, round_to)
+        if plan.remove not in failed:
+            return plan
+    least = plural(sum(plan.remove.values()), "filter")
+    reason = f"the smallest step, {least}, costs more than prune.tolerance allows"
+    return IterationPlan(remove={}, pending={}, reason=reason)
+
+
 def _costs(stage: PruneStage, network: nn.Sequential, archive: Path) -> dict[str, Any]:
     """What goals are judged by; latency where there is a goal for it."""
     cost = complexity(network, stage.session.example)
-    known: dict[str, Any] = {
-        "params": cost.params,
-        "flops": cost.flops,
-        "size_bytes": size_bytes(archive),
-    }
-    if stage.config.prune.target_latency_ms is not None:
-        measure = stage.config.measure
-        timed = latency(network, stage.session.example, repeats=measure.repeats, warmup=measure.warmup)
-        known["latency_ms"] = timed.median_ms
-    return known
+    known = {"params": cost.params, "flops": cost.flops, "size_bytes": size_bytes(archive)}
+    return {**known, **latency_of(stage, network)}
+
+
+def latency_of(stage: PruneStage, network: nn.Sequential) -> dict[str, float]:
+    """`latency_ms` for one sample, where there is a goal for it."""
+    if stage.config.prune.target_latency_ms is None:
+        return {}
+    measure = stage.config.measure
+    timed = latency(network, stage.session.example, repeats=measure.repeats, warmup=measure.warmup)
+    return {"latency_ms": timed.median_ms}
 
 
 def _tell(number: int, record: Mapping[str, Any], cost: Complexity) -> None:
@@ -138,7 +155,7 @@ def _tell(number: int, record: Mapping[str, Any], cost: Complexity) -> None:
 
 
 def _cut_and_recover(
-    stage: PruneStage, ranks: Ranks, plan: IterationPlan, folder: Path
+    stage: PruneStage, ranks: Ranks, plan: IterationPlan, excluded: list[str], folder: Path
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """Optimisation phase, removal, retraining."""
     options, device = stage.config.prune, stage.session.device
@@ -153,7 +170,9 @@ def _cut_and_recover(
         facts = _optimise(stage, ranks, chosen, folder, goes_on)
     else:
         epochs += options.history_epochs + options.optimise_epochs
-    block = cheaper_block(stage, network, groups, chosen, ranks.measured) if options.blocks else None
+    block = None
+    if options.blocks:
+        block = cheaper_block(stage, network, groups, chosen, ranks.measured, excluded)
     if block is None:
         cut(stage, network, groups, chosen, history=history, measured=ranks.measured)
     else:

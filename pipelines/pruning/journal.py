@@ -1,6 +1,6 @@
 """The journal of stage `prune`: one row for each iteration, and what the rows say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from tascnet.errors import RunFolderError
 from tascnet.files import digest_json, read_jsonl
 from tascnet.prune import Goals, IterationResult, Verdict, decide
 
-__all__ = ["Row", "goals", "judge_rows", "read_rows", "replayed", "state_name", "with_verdict"]
+__all__ = ["Row", "goals", "judge_rows", "land_on", "read_rows", "replayed", "state_name", "with_verdict"]
 
 Row = dict[str, Any]
 
@@ -19,6 +19,7 @@ ROW_KEYS = (
     "from",
     "step",
     "state",
+    "landed",
     "val_accuracy",
     "params",
     "flops",
@@ -45,15 +46,36 @@ def read_rows(journal: Path) -> list[Row]:
 def replayed(rows: Sequence[Row], options: PruneConfig) -> tuple[list[Row], Verdict]:
     """The rows as far as an uninterrupted run under these limits would have come, and the verdict on them.
 
-    Under another tolerance an iteration would have started from another network: it does not count then.
+    Under another tolerance an iteration would have started from another network, and under another goal it
+    would have landed elsewhere: it does not count then, nor do those after it.
     """
     for count in range(1, len(rows) + 1):
         verdict = judge_rows(rows[:count], options)
         if verdict.stop or count == len(rows):
             break
-        if (rows[count]["from"], rows[count]["step"]) != (verdict.keep, verdict.step):
+        following = rows[count]
+        if (following["from"], following["step"]) != (verdict.keep, verdict.step):
+            break
+        if not _is_as_planned(following, rows[0], options):
             break
     return list(rows[:count]), verdict
+
+
+def _is_as_planned(row: Row, first: Row, options: PruneConfig) -> bool:
+    """Whether the goals of now would have led to the same cut."""
+    shares = land_on(options)
+    if row["landed"] is not None:
+        return bool(row["landed"] == shares)
+    return not any(share is not None and row[key] <= share * first[key] for key, share in shares.items())
+
+
+def land_on(options: PruneConfig) -> dict[str, float | None]:
+    """The goals that the last step is fitted to, by key of a row."""
+    return {
+        "flops": options.flops_target,
+        "params": options.params_target,
+        "size_bytes": options.size_target,
+    }
 
 
 def with_verdict(rows: Sequence[Row], verdict: Verdict) -> list[Row]:
@@ -93,10 +115,14 @@ def goals(options: PruneConfig) -> Goals:
     )
 
 
-def state_name(rows: Sequence[Row], start: int, step: float) -> str:
-    """The folder of the iteration after `rows` that starts from row `start`; each way there has its own."""
-    number = len(rows)
-    way = [(row["from"], row["step"]) for row in rows[1:]] + [(start, step)]
-    if way == [(position, 1.0) for position in range(number)]:
-        return f"iteration-{number:03d}"
-    return f"iteration-{number:03d}-{digest_json([list(pair) for pair in way])[:8]}"
+def state_name(rows: Sequence[Row], start: int, removed: Mapping[str, int], excluded: Sequence[str]) -> str:
+    """The folder of the iteration after `rows`, of its own for each way there and each cut.
+
+    Args:
+        rows: of the journal.
+        start: the row whose network is pruned.
+        removed: filters that are to go, by group.
+        excluded: blocks that may not.
+    """
+    content = [rows[start]["state"], dict(removed), list(excluded)]
+    return f"iteration-{len(rows):03d}-{digest_json(content)[:8]}"

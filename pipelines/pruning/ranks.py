@@ -208,8 +208,8 @@ def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup])
     with loss_gradients(network, _batches(stage, sample), squares=squares):
         try:
             return all_channel_scores(network, example, groups, importance, seed)
-        # A user's own criterion may fail in any way.
-        except Exception as error:
+        # A user's own criterion may fail in any way, and may end itself.
+        except (Exception, SystemExit) as error:
             if criterion in CRITERIA:
                 raise
             raise ConfigError(

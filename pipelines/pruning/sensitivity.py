@@ -14,10 +14,11 @@ from .cut import cut
 from .ranks import measure_inputs, rank_without_history
 from .stage import PruneStage, eligible_groups
 
-__all__ = ["sensitivities"]
+__all__ = ["known_sensitivities", "sensitivities"]
 
 log = logging.getLogger("tascnet")
 
+FILE = "sensitivity.json"
 SHARES = (0.10, 0.25, 0.50)
 
 
@@ -32,11 +33,16 @@ def sensitivities(stage: PruneStage) -> dict[str, Any]:
         accuracy and the FLOPs saved.
     """
     wanted = min(stage.config.prune.sensitivity_samples, len(stage.session.val))
-    known = stage.state("sensitivity.json")
-    if not known.exists() or read_json(known)["samples"] != wanted:
+    known, asked = stage.state(FILE), stage.config.prune.sensitivity
+    if not known.exists() or (asked and read_json(known)["samples"] != wanted):
         write_json(known, _measured(stage, wanted))
     found: dict[str, Any] = read_json(known)
     return found
+
+
+def known_sensitivities(stage: PruneStage) -> bool:
+    """Whether they were asked for before."""
+    return stage.state(FILE).exists()
 
 
 def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:

@@ -53,6 +53,9 @@ def allocate(
     Returns:
         By group, how many channels go; groups that lose none are left out.
     """
+    # A price per saving must not turn its sign.
+    lowest = min((ranking.costs[0] for ranking in rankings.values() if ranking.costs), default=0.0)
+    shift = min(lowest, 0.0)
     blocks = {name: _blocks(ranking, widths[name], limits) for name, ranking in rankings.items()}
     heap: list[tuple[float, str, int]] = []
 
@@ -60,7 +63,7 @@ def allocate(
         block = next(blocks[name], None)
         if block is not None:
             price, size = block
-            heapq.heappush(heap, (price / (worth[name] if worth else 1.0), name, size))
+            heapq.heappush(heap, ((price - shift) / (worth[name] if worth else 1.0), name, size))
 
     for name in rankings:
         offer(name)

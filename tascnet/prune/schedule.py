@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tascnet.prune.pairs import pair_count
@@ -44,11 +44,13 @@ class IterationPlan:
         remove: by group, filters to remove; groups that lose none are left out. Empty: nothing can go.
         pending: by group, filters asked for that wait.
         reason: why nothing can go; None where something does.
+        has_landed: whether the plan is as small as a goal allows.
     """
 
     remove: dict[str, int]
     pending: dict[str, int]
     reason: str | None = None
+    has_landed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,8 @@ def plan_step(
     """Filters to remove from one group in one step.
 
     The request of `max(1, floor(width x percent / 100))` joins those that wait; they are met as far as
-    the width left is a multiple of `round_to`.
+    `max_step` allows and the width left is a multiple of `round_to`. After a cut only what rounding has
+    held back waits.
 
     Args:
         width: filters of the group now.
@@ -145,7 +148,8 @@ def plan_step(
     asked = pending + pair_count(width, percent)
     largest = math.floor(width * max_step + 1e-9)
     remove = removable(width, min(asked, largest), round_to, min_width)
-    return StepPlan(remove, asked - remove)
+    left = asked - remove
+    return StepPlan(remove, min(left, round_to - 1) if remove else left)
 
 
 def plan_iteration(
@@ -177,7 +181,9 @@ def plan_iteration(
         if plan_step(width, width, percent, round_to, max_step, min_width).remove
     ]
     if not able:
-        return IterationPlan(remove={}, pending=waiting, reason=_why_nothing(widths, round_to, max_step))
+        return IterationPlan(
+            remove={}, pending=waiting, reason=_why_nothing(widths, round_to, max_step, min_width)
+        )
     while True:
         steps = {
             name: plan_step(widths[name], waiting[name], percent, round_to, max_step, min_width)
@@ -209,12 +215,14 @@ def landed(
             enough = middle
         else:
             below = middle
-    return plan(enough)
+    return replace(plan(enough), has_landed=True)
 
 
-def _why_nothing(widths: Mapping[str, int], round_to: int, max_step: float) -> str:
+def _why_nothing(widths: Mapping[str, int], round_to: int, max_step: float, min_width: int) -> str:
     if not widths:
         return "no group of layers has enough filters to be pruned (prune.min_filters)"
+    if all(width <= min_width for width in widths.values()):
+        return f"no group has more than {min_width} filters, which is prune.min_width"
     return (
         f"no group can lose filters: a width of at most {max(widths.values())} that stays a multiple of "
         f"{round_to} (prune.round_to) would need more than {max_step:.0%} of a group in one step "

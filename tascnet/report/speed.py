@@ -29,8 +29,7 @@ def speed_lines(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     batch = after["latency_ms_batch"] / before["latency_ms_batch"]
     many = f"batch {before['batch']}"
     lines = [
-        f"FLOPs fell to {flops:.2f} of what they were, latency to {single:.2f} at batch 1 and to "
-        f"{batch:.2f} at {many}."
+        f"Of what they were FLOPs are {flops:.2f}, latency {single:.2f} at batch 1 and {batch:.2f} at {many}."
     ]
     slow = [
         name

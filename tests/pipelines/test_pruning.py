@@ -13,7 +13,7 @@ from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
 from tascnet.models.archive import save
 from tascnet.models.blocks import Residual
-from tests.pipelines.commands import TINY, are_equal, command, states
+from tests.pipelines.commands import TINY, are_equal, command, states, without_times
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 ONE = "prune.max_iterations=1"
@@ -30,6 +30,16 @@ class LastFirst(tp.importance.Importance):
 class Broken(tp.importance.Importance):
     def __call__(self, group):
         raise RuntimeError("no idea")
+
+
+class Leaves(tp.importance.Importance):
+    def __call__(self, group):
+        raise SystemExit(0)
+
+
+class Undecided(tp.importance.Importance):
+    def __call__(self, group):
+        return torch.full((len(group[0].idxs),), torch.nan)
 
 
 @pytest.fixture
@@ -87,6 +97,8 @@ def test_a_criterion_of_ones_own_decides_what_goes(prune):
     ("criterion", "says"),
     [
         (f"{__name__}.Broken", "failed with RuntimeError: no idea"),
+        (f"{__name__}.Leaves", "failed with SystemExit"),
+        (f"{__name__}.Undecided", "no finite numbers"),
         (f"{__name__}.Missing", "cannot be had"),
         ("no_such_module.Thing", "cannot be had"),
         (f"{__name__}.EXAMPLE", "cannot be called"),
@@ -104,7 +116,9 @@ def test_epochs_of_phases_that_a_criterion_has_not_go_to_retraining(prune):
     epochs = {}
     for name in ("tascnet", "magnitude"):
         folder = prune(f"epochs-{name}", f"prune={name}", ONE, "prune.percent=25")
-        epochs[name] = len(read_json(folder / "state" / "iteration-001" / "record.json")["epochs"])
+        epochs[name] = len(
+            read_json(folder / "state" / journal(folder)[1]["state"] / "record.json")["epochs"]
+        )
     assert epochs == {"tascnet": 2, "magnitude": 4}
 
 
@@ -166,6 +180,43 @@ def test_a_step_that_breaks_the_tolerance_is_taken_back_and_halved(prune):
     assert again[1]["val_accuracy"] == rows[1]["val_accuracy"]
 
 
+@pytest.mark.parametrize(
+    "own", [("prune.flops_target=0.6",), ("prune.flops_target=null", "prune.max_step=0.25")]
+)
+def test_a_step_cut_short_by_a_goal_or_a_bound_is_still_tried_smaller(prune, own):
+    """Half of 95 % asks for no less than the goal or the bound allows: it is halved until it does."""
+    common = (
+        "prune=random",
+        "prune.merge=none",
+        "trainer.recover.lr=0",
+        "prune.tolerance=0",
+        "prune.percent=95",
+    )
+    common = (*common, "prune.max_step=0.75", "prune.round_to=1", "prune.max_iterations=9")
+    rows = journal(prune("halved", *common, *own))
+    counts = [sum(row["removed"].values()) for row in rows[1:]]
+    assert [row["from"] for row in rows[1:]] == [0, 0, 0]
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_another_goal_leads_where_a_new_run_would(prune):
+    common = (
+        "prune=random",
+        "prune.scope=global",
+        "prune.round_to=1",
+        "prune.percent=12",
+        "prune.max_iterations=2",
+    )
+    # The first goal cuts the second step short, and would let the second run take it over.
+    prune("changed", *common, "prune.flops_target=0.7")
+    changed = prune("changed", *common, "prune.flops_target=0.3")
+    fresh = prune("fresh", *common, "prune.flops_target=0.3")
+    assert without_times(journal(changed)) == without_times(journal(fresh))
+    assert are_equal(states(changed / "model"), states(fresh / "model"))
+    back = prune("changed", *common, "prune.flops_target=0.7")
+    assert journal(back)[-1]["flops"] / journal(back)[0]["flops"] == pytest.approx(0.7, abs=0.02)
+
+
 def test_a_step_that_rounding_makes_no_smaller_ends_the_loop(prune):
     """Of 1 % of 16 to 64 filters, and of half that, each group loses its next multiple of four."""
     own = ("prune=magnitude", "prune.merge=none", "trainer.recover.lr=0", "prune.tolerance=0")
@@ -189,9 +240,10 @@ def test_recording_goes_on_or_begins_anew(prune):
     for how in ("restart", "continue"):
         folder = prune(how, *common, f"prune.history={how}")
         steps = {path.name for path in (folder / "state").iterdir()}
-        assert {"iteration-000-history", "iteration-001", "iteration-002"} <= steps
-        assert ("iteration-001-history" in steps) is (how == "restart")
-        assert (folder / "state" / "iteration-001" / "history.safetensors").exists() is (how == "continue")
+        first = journal(folder)[1]["state"]
+        assert {"iteration-000-history", first} <= steps
+        assert (f"{first}-history" in steps) is (how == "restart")
+        assert (folder / "state" / first / "history.safetensors").exists() is (how == "continue")
     first, second = (
         states(prune(how, *common, f"prune.history={how}") / "model") for how in ("restart", "continue")
     )
@@ -278,3 +330,9 @@ def test_a_block_that_adds_nothing_goes_before_any_filter(prune, tuned):
     assert [name for name, _ in pruned.named_children()] == [name for name, _ in known.named_children()]
     assert complexity(pruned, EXAMPLE).flops == row["flops"] < journal(folder)[0]["flops"]
     assert "block" not in journal(prune("filters", *own))[1]
+    # A tolerance that nothing keeps: the block is not tried again, the filters are.
+    strict = ("prune.blocks=true", "trainer.recover.lr=10", "prune.tolerance=0", "prune.max_iterations=2")
+    rows = journal(prune("strict", *[option for option in own if option != ONE], *strict))
+    assert [row.get("block") for row in rows[1:]] == ["idle", None]
+    assert [row["from"] for row in rows[1:]] == [0, 0]
+    assert rows[2]["removed"]

@@ -149,6 +149,14 @@ def test_the_cheapest_of_all_groups_go_by_hand() -> None:
     assert allocate(ranked, widths, 1, Limits(round_to=2, max_step=0.9)) == {"a": 2}
 
 
+def test_negative_costs_keep_their_order_when_weighed() -> None:
+    ranking = Ranking(order=(0, 1, 2, 3), costs=(-4.0, -3.0, -2.0, -1.0))
+    other = Ranking(order=(0, 1, 2, 3), costs=(-3.5, -3.0, -2.0, -1.0))
+    taken = allocate({"a": ranking, "b": other}, {"a": 8, "b": 8}, 3, Limits(), {"a": 1.0, "b": 1000.0})
+    # The lowest of all costs nothing; of the others those that save a thousand times as much.
+    assert taken == {"a": 1, "b": 2}
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_costs_of_narrowed_networks_are_those_measured(name: str) -> None:
     chain = TOYS[name]()

@@ -45,9 +45,15 @@ def test_steps_by_hand(width: int, pending: int, percent: float, expected: tuple
     assert plan_step(width, pending, percent, 8, 0.25) == expected
 
 
+def test_what_the_largest_step_does_not_take_is_asked_for_anew() -> None:
+    # Half of 32 is asked for, a quarter may go: the other eight do not wait.
+    assert plan_step(32, 0, 50, 1, 0.25) == StepPlan(8, 0)
+    assert plan_step(32, 0, 50, 8, 0.25) == StepPlan(8, 7)
+
+
 def test_max_step_is_a_share_without_rounding_errors() -> None:
     # 0.29 x 100 is 28.999999999999996 in floating point.
-    assert plan_step(100, 99, 1, 1, 0.29) == StepPlan(29, 71)
+    assert plan_step(100, 99, 1, 1, 0.29).remove == 29
 
 
 def test_the_least_width_holds() -> None:
@@ -62,7 +68,9 @@ def test_a_step_keeps_every_bound(
 ) -> None:
     step = plan_step(width, pending, percent, round_to, max_step, min_width)
     asked = max(1, math.floor(width * percent / 100 + 1e-9))
-    assert step.remove + step.pending == pending + asked
+    # What a cut leaves waiting is held back by rounding alone.
+    assert step.remove + step.pending <= pending + asked
+    assert step.pending < round_to if step.remove else step.pending == pending + asked
     assert step.remove >= 0
     assert step.pending >= 0
     if step.remove:
@@ -116,6 +124,8 @@ def test_reasons_for_removing_nothing() -> None:
     stuck = plan_iteration({"a": 16, "b": 24}, {}, percent=5, round_to=8, max_step=0.25)
     assert "prune.max_step" in str(stuck.reason)
     assert "24" in str(stuck.reason)
+    least = plan_iteration({"a": 16}, {}, percent=5, round_to=1, max_step=0.25, min_width=20)
+    assert least.reason == "no group has more than 20 filters, which is prune.min_width"
     nothing = plan_iteration({}, {}, percent=5, round_to=8, max_step=0.25)
     assert "prune.min_filters" in str(nothing.reason)
 
@@ -213,8 +223,10 @@ def test_the_last_step_is_as_small_as_the_goal_allows() -> None:
     def plan(percent: float) -> IterationPlan:
         return IterationPlan(remove={"a": int(percent)}, pending={})
 
-    assert landed(plan, 40.0, lambda removed: removed["a"] >= 17).remove == {"a": 17}
-    assert landed(plan, 40.0, lambda removed: removed["a"] >= 50).remove == {"a": 40}
+    near = landed(plan, 40.0, lambda removed: removed["a"] >= 17)
+    assert (near.remove, near.has_landed) == ({"a": 17}, True)
+    far = landed(plan, 40.0, lambda removed: removed["a"] >= 50)
+    assert (far.remove, far.has_landed) == ({"a": 40}, False)
     nothing = IterationPlan(remove={}, pending={}, reason="stuck")
     assert landed(lambda _: nothing, 40.0, lambda _: True) is nothing
 

@@ -8,7 +8,7 @@ def record(flops: float, single: float, batch: float) -> dict[str, float]:
 def test_it_says_when_flops_and_clock_disagree() -> None:
     # Half the FLOPs: the time for one sample fell by a tenth, that for the batch by four tenths.
     (told, warned) = speed_lines({"before": record(100, 10, 40), "after": record(50, 9, 24)})
-    assert told == "FLOPs fell to 0.50 of what they were, latency to 0.90 at batch 1 and to 0.60 at batch 16."
+    assert told == "Of what they were FLOPs are 0.50, latency 0.90 at batch 1 and 0.60 at batch 16."
     assert "disagree at batch 1:" in warned
 
 

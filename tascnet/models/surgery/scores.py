@@ -77,7 +77,10 @@ def _score(traced: Trace, group: WidthGroup, criterion: str | Importance, seed: 
             f"the criterion gave {shape} for '{group.name}', expected one score for each of its "
             f"{group.width} channels"
         )
-    return torch.nan_to_num(scores.detach().float().cpu())
+    found = scores.detach().float().cpu()
+    if not isinstance(criterion, str) and not bool(found.isfinite().all()):
+        raise SurgeryError(f"the criterion gave scores for '{group.name}' that are no finite numbers")
+    return torch.nan_to_num(found)
 
 
 def all_channel_scores(
@@ -101,7 +104,7 @@ def all_channel_scores(
         `width` float32 scores on the CPU by group; groups that the criterion passes over are left out.
 
     Raises:
-        SurgeryError: unknown criterion, or scores of another number than the channels.
+        SurgeryError: unknown criterion, or scores of another number than the channels or not finite.
 
     Source: torch-pruning; Li et al. 2017 (magnitude), He et al. 2019 (fpgm), Lee et al. 2021 (lamp), Liu et
         al. 2017 (bn_scale), Molchanov et al. 2019 (taylor), LeCun et al. 1990 (hessian, its diagonal).
