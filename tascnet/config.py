@@ -285,9 +285,9 @@ class PruneConfig:
     # Folder of a saved model; None: what stage=tune left in the same run folder.
     source: str | None = None
 
-    # What makes a filter redundant: its likeness to another through training (history), how well the others
-    # make up for it (reconstruction), a criterion of torch-pruning (magnitude, taylor, fpgm, lamp, hessian,
-    # bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.
+    # What makes a filter redundant: its likeness to another through training (history), how little the loss
+    # rises where the others make up for it (reconstruction), a criterion of torch-pruning (magnitude, taylor,
+    # fpgm, lamp, hessian, bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.
     criterion: str = "history"
     # group: the same share of each group of layers; global: the cheapest filters of all groups.
     scope: str = option("group", choices=("group", "global"))

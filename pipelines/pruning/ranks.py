@@ -22,6 +22,7 @@ from tascnet.prune import (
     find_importance,
     input_moments,
     loss_gradients,
+    output_gradients,
     rank_by_reconstruction,
     rank_pairs,
     rank_scores,
@@ -40,7 +41,7 @@ HISTORY = "history.safetensors"
 SAMPLES = 1024
 # Samples whose gradients are squared one by one.
 SINGLE_SAMPLES = 128
-BATCH = 64
+BATCH = 32
 
 Inputs = dict[str, dict[str, Tensor]]
 
@@ -104,9 +105,11 @@ def rank_without_history(
     if criterion == "reconstruction":
         inputs, moments = measured = measure_inputs(stage, network, groups)
         limits = _limits(stage, most)
+        readers = {name for consumers in inputs.values() for name in consumers}
+        weights = output_gradients(network.eval(), sorted(readers), class_batches(stage))
         rankings = {
             g.name: rank_by_reconstruction(
-                network, inputs[g.name], moments[g.name], max(1, limits.most(g.width))
+                network, inputs[g.name], moments[g.name], max(1, limits.most(g.width)), weights=weights
             )
             for g in groups
         }

@@ -15,7 +15,7 @@ Source: Basha et al. 2022, TASCNet (arXiv 2205.05967), after History Based Filte
 from tascnet.prune.allocate import Limits, allocate
 from tascnet.prune.costs import WidthCosts
 from tascnet.prune.fold import Moments, fold_into, input_moments
-from tascnet.prune.gradients import loss_gradients
+from tascnet.prune.gradients import loss_gradients, output_gradients
 from tascnet.prune.history import FilterHistory
 from tascnet.prune.importance import find_importance
 from tascnet.prune.merge import average_into
@@ -62,6 +62,7 @@ __all__ = [
     "loss_gradients",
     "most_similar_pairs",
     "nearest_kept",
+    "output_gradients",
     "pair_count",
     "pair_penalty",
     "plan_iteration",

@@ -1,13 +1,14 @@
 """What the loss says of each parameter, for criteria that ask."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["loss_gradients"]
+__all__ = ["loss_gradients", "output_gradients"]
 
 
 @contextmanager
@@ -31,6 +32,55 @@ def loss_gradients(
         model.zero_grad(set_to_none=True)
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def output_gradients(
+    model: nn.Module, layers: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """What a small squared error of each output of a layer adds to the loss of a sample.
+
+    Args:
+        model: the network, in eval mode.
+        layers: names of convolutions and linear layers.
+        batches: inputs and labels on its device.
+
+    Returns:
+        By layer, float64 on the CPU, one number an output: the squared gradient of a sample's cross-entropy,
+        summed over the pixels of a map, mean over the samples.
+    """
+    totals: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return note
+
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.requires_grad_(True)
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
+    samples = 0
+    try:
+        for inputs, labels in batches:
+            loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+            names = list(outputs)
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in names])
+            for name, gradient in zip(names, gradients, strict=True):
+                squares = (
+                    gradient.double().square().flatten(2).sum(2)
+                    if gradient.dim() > 2
+                    else gradient.double().square()
+                )
+                totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
+            samples += len(labels)
+            outputs.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return {name: total / max(samples, 1) for name, total in totals.items()}
 
 
 def _accumulate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], squares: bool) -> None:

@@ -24,6 +24,7 @@ def rank_by_reconstruction(
     moments: Mapping[str, Tensor],
     count: int,
     *,
+    weights: Mapping[str, Tensor] | None = None,
     ridge: float = RIDGE,
 ) -> Ranking:
     """Backward elimination of the channels whose loss the remaining ones can make up for best.
@@ -37,15 +38,29 @@ def rank_by_reconstruction(
         inputs: by consumer, `width x s` positions among its inputs.
         moments: by consumer, `(width + 1) x (width + 1)`, from `input_moments`.
         count: channels to rank, below the width.
+        weights: by consumer, what a squared error of each of its outputs costs, from `output_gradients`;
+            None: all cost the inverse of the consumer's output variance.
         ridge: added to the diagonal of the correlations.
 
     Returns:
-        `count` channels; a removal costs the share of the consumers' output variance that is lost, added up
-        over the consumers, which compares between groups.
+        `count` channels; a removal costs the weighted error that it leaves, added up over outputs and
+        consumers: with gradients as weights the second-order change of the loss, else shares of output
+        variance. Both compare between groups.
 
-    Source: the optimal brain surgeon (Hassibi and Stork 1993) for whole channels.
+    Source: the optimal brain surgeon (Hassibi and Stork 1993) for whole channels; the loss's curvature as the
+        product of input moments and output gradients is that of Martens and Grosse 2015 (K-FAC), its output
+        factor taken as diagonal.
     """
-    states = [_State.of(model.get_submodule(name), inputs[name], moments[name], ridge) for name in inputs]
+    states = [
+        _State.of(
+            model.get_submodule(name),
+            inputs[name],
+            moments[name],
+            None if weights is None else weights[name],
+            ridge,
+        )
+        for name in inputs
+    ]
     width = len(next(iter(inputs.values())))
     left = torch.arange(width)
     chunk = max(1, int(width * _CHUNK))
@@ -72,7 +87,7 @@ class _State:
     Args:
         precision: `m x m` inverse of the ridged correlations.
         weights: `m x m` inner products of the channels' weights, in units of their standard deviations.
-        variance: of the consumer's output.
+        variance: of the consumer's output; 1 where errors have weights.
     """
 
     def __init__(self, precision: Tensor, weights: Tensor, variance: float) -> None:
@@ -81,16 +96,18 @@ class _State:
         self._variance = variance
 
     @classmethod
-    def of(cls, layer: nn.Module, indices: Tensor, moment: Tensor, ridge: float) -> "_State":
+    def of(
+        cls, layer: nn.Module, indices: Tensor, moment: Tensor, weights: Tensor | None, ridge: float
+    ) -> "_State":
         correlation, scale = correlations(moment)
-        weights = _products(layer, indices) * torch.outer(scale, scale)
+        products = _products(layer, indices, weights) * torch.outer(scale, scale)
         identity = torch.eye(len(scale), dtype=torch.float64)
         precision = torch.linalg.inv(correlation + ridge * identity)
-        variance = float((weights * correlation).sum())
-        return cls(precision, weights, variance if variance > 0 else 1.0)
+        variance = float((products * correlation).sum()) if weights is None else 1.0
+        return cls(precision, products, variance if variance > 0 else 1.0)
 
     def costs(self) -> Tensor:
-        """`m` shares of the output variance that go with each channel alone."""
+        """`m` errors that go with each channel alone."""
         return self._weights.diagonal() / self._precision.diagonal() / self._variance
 
     def remove(self, gone: Tensor, stays: Tensor) -> None:
@@ -106,14 +123,17 @@ class _State:
         self._precision = self._precision[stays][:, stays] - across @ solved
 
 
-def _products(layer: nn.Module, indices: Tensor) -> Tensor:
+def _products(layer: nn.Module, indices: Tensor, weights: Tensor | None) -> Tensor:
     """Inner products `n x n` of a consumer's weights for each channel, by parts of the outputs."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     places = indices.to(weight.device)
     total = torch.zeros(len(indices), len(indices), dtype=torch.float64, device=weight.device)
-    for part in weight.split(max(1, _OUTPUTS // places.shape[1])):
-        rows = part[:, places].double().transpose(0, 1).flatten(1)
+    size = max(1, _OUTPUTS // places.shape[1])
+    scales = torch.ones(len(weight)) if weights is None else weights.sqrt()
+    for part, scale in zip(weight.split(size), scales.to(weight.device).split(size), strict=True):
+        chosen = part[:, places].double()
+        rows = (chosen * scale.double().reshape(-1, *[1] * (chosen.dim() - 1))).transpose(0, 1).flatten(1)
         total += rows @ rows.T
     return total.cpu()
 

@@ -18,6 +18,7 @@ from tascnet.prune import (
     fold_into,
     input_moments,
     loss_gradients,
+    output_gradients,
     rank_by_reconstruction,
     rank_pairs,
     rank_scores,
@@ -63,6 +64,10 @@ def test_what_a_channel_costs_by_hand() -> None:
     ranking = rank_by_reconstruction(chain, inputs, {"b": moment}, 2, ridge=0.0)
     assert ranking.order[0] == 1
     assert ranking.costs == pytest.approx((4 / 22, 9 / 22))
+    # Where a squared error costs the loss 2, the costs are 2 x 4 and 2 x 9.
+    weights = {"b": torch.tensor([2.0])}
+    ranking = rank_by_reconstruction(chain, inputs, {"b": moment}, 2, weights=weights, ridge=0.0)
+    assert sorted(ranking.costs) == pytest.approx([8.0, 18.0])
 
 
 def test_a_channel_that_others_make_up_for_costs_nothing_however_large() -> None:
@@ -168,6 +173,19 @@ def test_costs_of_narrowed_networks_are_those_measured(name: str) -> None:
     measured = complexity(narrowed, EXAMPLE)
     assert costs(removed) == (measured.params, measured.flops)
     assert costs({}) == (costs.params, costs.flops)
+
+
+def test_gradients_of_outputs_by_hand() -> None:
+    """A map is averaged into logits: each of its four pixels has a quarter of the logit's gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model[0].bias.requires_grad_(False)
+    x, y = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
+    error = torch.softmax(model(x), 1).detach() - nn.functional.one_hot(y, 2)
+    found = output_gradients(model, ["0"], [(x[:2], y[:2]), (x[2:], y[2:])])
+    expected = 4 * (error / 4).square().mean(0)
+    torch.testing.assert_close(found["0"], expected.double(), rtol=1e-5, atol=1e-7)
+    assert not model[0].bias.requires_grad
 
 
 @pytest.mark.parametrize("squares", [False, True])
