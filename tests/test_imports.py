@@ -13,16 +13,17 @@ import tascnet_pipelines
 LIBRARY = Path(tascnet.__file__).parent
 PIPELINES = Path(tascnet_pipelines.__file__).parent
 
-BASE = {"errors", "files", "config", "console", "runs"}
+BASE = {"errors", "files", "config", "console", "runs", "words"}
 # What each part of tascnet may import of tascnet, beside itself.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "__init__": BASE | {"models"},
     "__main__": BASE | {"compose", "check"},
     "compose": BASE,
-    "check": BASE | {"compose"},
+    "check": BASE | {"compose", "contradictions"},
+    "contradictions": BASE,
     "models": BASE,
-    "measure": BASE,
+    "measure": BASE | {"models"},
     "data": BASE | {"models"},
     "train": BASE | {"models", "data", "measure"},
     "tune": BASE | {"models", "data", "measure"},
@@ -43,7 +44,7 @@ PLACES = {
     "tascnet_conf": (),
     "tascnet_pipelines": (),
 }
-LIGHT = [*sorted(BASE), "__init__", "__main__", "compose", "check"]
+LIGHT = [*sorted(BASE), "__init__", "__main__", "compose", "check", "contradictions"]
 HEAVY = {
     "torch",
     "torchvision",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from tascnet.measure import complexity
-from tascnet.models.surgery import SizedLayer, lost_sizes, sized_layer
+from tascnet.measure.sized import SizedLayer, lost_sizes, sized_layer
 
 __all__ = ["WidthCosts"]
 

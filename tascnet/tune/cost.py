@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.measure import LayerCost, complexity
+from tascnet.measure.sized import lost_sizes, sized_layer
 from tascnet.models.head import classifier_of, head_start
-from tascnet.models.surgery import lost_sizes, shape_after, sized_layer
+from tascnet.models.surgery import shape_after
 from tascnet.tune.build import is_grown, with_head_of
 from tascnet.tune.discover import DROPOUT, HIDDEN_LAYERS, NEURONS, NORM
 from tascnet.tune.space import Space

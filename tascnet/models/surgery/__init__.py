@@ -22,7 +22,6 @@ from tascnet.models.surgery.layers import (
 from tascnet.models.surgery.narrow import narrow
 from tascnet.models.surgery.rebuild import Rebuilt, footprint, he_linear, path_layers, rebuild, shape_after
 from tascnet.models.surgery.scores import CRITERIA, GRADIENTS, Importance, all_channel_scores
-from tascnet.models.surgery.sizes import SizedLayer, lost_sizes, sized_layer
 
 __all__ = [
     "ACTIVATIONS",
@@ -30,7 +29,6 @@ __all__ = [
     "GRADIENTS",
     "Importance",
     "Rebuilt",
-    "SizedLayer",
     "WidthGroup",
     "activation_name",
     "activations",
@@ -42,7 +40,6 @@ __all__ = [
     "he_linear",
     "is_removable",
     "layer_widths",
-    "lost_sizes",
     "narrow",
     "path_layers",
     "rebuild",
@@ -50,7 +47,6 @@ __all__ = [
     "set_activation",
     "set_kernel",
     "shape_after",
-    "sized_layer",
     "spatial_convs",
     "width_groups",
     "without_blocks",

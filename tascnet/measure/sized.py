@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
-from tascnet.measure import LayerCost, complexity
+from tascnet.measure.complexity import LayerCost, complexity
 from tascnet.models.surgery.inputs import channel_slots
 from tascnet.models.surgery.layers import is_depthwise
 
