@@ -32,13 +32,21 @@ def _table(kind: str, summary: Sequence[Row], verdict: Mapping[str, Sequence[Row
         caption_justify="left",
         box=box.SIMPLE,
     )
-    for name in ("FLOPs", "method", "use", "test acc.", "±", "val acc.", "params", "time, 1", "time, batch"):
-        table.add_column(name, justify="left" if name in ("method", "use") else "right", no_wrap=True)
+    for name in (
+        "FLOPs",
+        "method",
+        "test\nacc.",
+        "±",
+        "val\nacc.",
+        "params",
+        "time\nof 1",
+        "time of\na batch",
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for entry in own:
         table.add_row(
             f"{entry['flops_ratio']:.3f}",
-            entry["method"],
-            entry["variant"],
+            "\n".join(filter(None, (entry["method"], entry["variant"]))),
             percent(entry["test_accuracy"]),
             _points(entry["test_accuracy_error"]),
             percent(entry["val_accuracy"]),
