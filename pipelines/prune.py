@@ -7,7 +7,7 @@ measures batch-norm anew and retrains; the last network inside the tolerance is 
 import logging
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -15,19 +15,18 @@ from tascnet.config import PRUNE_CRITERIA, Config
 from tascnet.console import output
 from tascnet.files import append_jsonl, read_json, write_json, write_jsonl
 from tascnet.measure import compare_layers, complexity, size_bytes, versions
-from tascnet.models.archive import load, save
-from tascnet.models.info import ModelInfo
+from tascnet.models.archive import save
 from tascnet.prune import find_importance
 from tascnet.report import models_table, prune_report, speed_lines, widths_table
-from tascnet.runs import budget, claim, finished, identity, stage_folder
+from tascnet.runs import budget, claim, finished, identity
 
 from .estimate import print_iteration_estimate
 from .pruning.iteration import iterate, latency_of, unpruned_row
 from .pruning.journal import Row, judge_rows, read_rows, replayed, with_verdict
 from .pruning.sensitivity import known_sensitivities, sensitivities
 from .pruning.source import check_source, source_digest, source_folder
-from .pruning.stage import PruneStage, eligible_groups, train
-from .session import check_data, open_session, user_factory
+from .pruning.stage import PruneStage, eligible_groups, open_stage, train
+from .session import check_data
 from .steps import describe, fit_record, judge, measure, measured_anew
 
 __all__ = ["run"]
@@ -55,13 +54,9 @@ def run(config: Config) -> None:
 def _open(config: Config) -> PruneStage:
     """Find every mistake before the folder is claimed: it must not cost what fresh=true would replace."""
     check_data(config)
-    source, folder = source_folder(config), stage_folder(config, "prune")
-    before = load(source, factory=user_factory(config))
-    info = cast(ModelInfo, before.info)
-    session = open_session(config, info.preprocessing)
-    check_source(session, info, source, folder)
-    stage = PruneStage(session=session, folder=folder, source=source, before=session.place(before), info=info)
-    eligible_groups(stage, before, refuse=True)
+    stage = open_stage(config, source_folder(config))
+    check_source(stage.session, stage.info, stage.source, stage.folder)
+    eligible_groups(stage, stage.before, refuse=True)
     if config.prune.criterion not in PRUNE_CRITERIA:
         find_importance(config.prune.criterion)
     return stage

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,21 @@ import torch
 
 from tascnet.config import Config
 from tascnet.console import progress
+from tascnet.errors import ConfigError
 from tascnet.files import append_jsonl, read_jsonl, write_json
 from tascnet.measure import describe_device, versions
 
-__all__ = ["Row", "benchmark_folder", "collect", "find", "write_metrics"]
+from ..session import cache_folder
+
+__all__ = [
+    "Row",
+    "benchmark_folder",
+    "collect",
+    "find",
+    "inner_config",
+    "refuse_unknown",
+    "write_metrics",
+]
 
 Row = dict[str, Any]
 
@@ -26,6 +38,23 @@ def benchmark_folder(config: Config) -> Path:
     if config.fresh:
         (folder / JOURNAL).unlink(missing_ok=True)
     return folder
+
+
+def inner_config(config: Config, outputs: Path, **changes: Any) -> Config:
+    """The config of a stage that a comparison runs: in a place of its own, with the comparison's cache."""
+    cache = str(cache_folder(config))
+    return replace(config, outputs=str(outputs), cache_dir=cache, fresh=False, **changes)
+
+
+def refuse_unknown(what: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names of methods or networks that are not known.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no {what} {name!r}", f"take some of {', '.join(known)}")
 
 
 def collect(

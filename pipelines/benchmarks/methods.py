@@ -26,11 +26,11 @@ from tascnet.runs import run_folder, stage_folder
 
 from .. import tune
 from ..backbone import load_source, softmax_network
-from ..session import cache_folder, check_data, open_session, resolve_device
+from ..session import check_data, open_session, resolve_device
 from ..tuning.space import discover
 from ..tuning.stage import TuneStage
 from .conventional import fine_tune_all
-from .journal import Row, benchmark_folder, collect, write_metrics
+from .journal import Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
 from .methods_table import methods_table
 
 __all__ = ["METHODS", "method_config", "run", "summarise", "verdict", "with_preset"]
@@ -134,11 +134,7 @@ def verdict(summary: Sequence[Row]) -> Row | None:
 
 
 def _check(config: Config) -> None:
-    unknown = [name for name in config.benchmark.methods if name not in (*METHODS, USUAL, LONG)]
-    if unknown:
-        raise ConfigError(
-            f"there is no method {unknown[0]!r}", f"take some of {', '.join((*METHODS, USUAL, LONG))}"
-        )
+    refuse_unknown("method", config.benchmark.methods, (*METHODS, USUAL, LONG))
     if config.tune.name != DEFAULT:
         raise ConfigError(
             f"tune={config.tune.name} would hold for all methods, but each brings its own preset",
@@ -155,9 +151,7 @@ def _settings(config: Config) -> str:
 
 def _rows_of_seed(config: Config, folder: Path, shared: Row) -> list[Row]:
     """All methods with one seed, `conventional` first: it tells how much time the others have to search."""
-    runs = folder / "runs" / shared["settings"]
-    seeded = replace(config, seed=shared["seed"], outputs=str(runs), cache_dir=str(cache_folder(config)))
-    seeded = replace(seeded, fresh=False)
+    seeded = inner_config(config, folder / "runs" / shared["settings"], seed=shared["seed"])
     first = {"method": USUAL, **shared}
     (usual,) = collect(folder, [first], lambda _: fine_tune_all(replace(seeded, name=USUAL)), USUAL)
     methods = [name for name in dict.fromkeys(config.benchmark.methods) if name != USUAL]

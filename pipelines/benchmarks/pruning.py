@@ -12,11 +12,10 @@ import copy
 import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from torch import nn
 
@@ -27,21 +26,20 @@ from tascnet.errors import ConfigError
 from tascnet.files import digest_json
 from tascnet.measure import complexity, measure_models
 from tascnet.models.archive import load
-from tascnet.models.info import ModelInfo
 from tascnet.prune import WidthCosts
 from tascnet.runs import run_folder, stage_folder
 from tascnet.train import reestimate_batchnorm
 
 from .. import prune
-from ..pruning.amounts import plan_amounts
+from ..pruning.amounts import cost_model, plan_amounts
 from ..pruning.cut import cut
 from ..pruning.iteration import unpruned_row
 from ..pruning.ranks import class_batches, rank_without_history
-from ..pruning.stage import PruneStage, eligible_groups, train
-from ..session import cache_folder, check_data, open_session, resolve_device, user_factory
+from ..pruning.stage import PruneStage, eligible_groups, open_stage, train
+from ..session import check_data, resolve_device
 from ..steps import judge
 from .conventional import fine_tune_all
-from .journal import Row, benchmark_folder, collect, write_metrics
+from .journal import Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
 from .methods import with_preset
 from .pruning_table import pruning_tables
 from .stock import CRITERIA, VARIANTS, Variant, stock_cut
@@ -69,14 +67,16 @@ def run(config: Config) -> None:
     Every row is journalled: a comparison that was broken off goes on.
 
     Raises:
-        ConfigError: an unknown method, or a preset that would hold for all of them.
+        ConfigError: an unknown method, or a budget that is no share.
     """
     _check(config)
     device = resolve_device(config)
     folder = benchmark_folder(config)
+    shared = {"settings": _settings(config), "backbone": config.backbone.name}
+    variants = _variants(config, folder, shared)
     rows: list[Row] = []
     for seed in range(config.seed, config.seed + config.benchmark.seeds):
-        rows += _rows_of_seed(config, folder, seed)
+        rows += _rows_of_seed(config, folder, shared, variants, seed)
     summary = summarise(rows)
     found = {kind: verdict([row for row in rows if row["kind"] == kind]) for kind in ("cut", "full")}
     write_metrics(folder, rows, summary, device, verdict=found)
@@ -145,11 +145,7 @@ def _error(values: Sequence[float]) -> float | None:
 
 def _check(config: Config) -> None:
     options = config.benchmark
-    unknown = [name for name in options.methods if name not in (*OURS, *CRITERIA)]
-    if unknown:
-        raise ConfigError(
-            f"there is no method {unknown[0]!r}", f"take some of {', '.join((*OURS, *CRITERIA))}"
-        )
+    refuse_unknown("method", options.methods, (*OURS, *CRITERIA))
     if not options.budgets or not all(0 < budget < 1 for budget in options.budgets):
         raise ConfigError(
             f"benchmark.budgets are shares of the FLOPs between 0 and 1, not {options.budgets}",
@@ -164,21 +160,17 @@ def _settings(config: Config) -> str:
     return digest_json([*parts, config.device, config.benchmark.epochs])[:12]
 
 
-def _rows_of_seed(config: Config, folder: Path, seed: int) -> list[Row]:
+def _source(config: Config, folder: Path, shared: Row, seed: int) -> tuple[Config, Path]:
+    """The config of one seed's runs, and its fine-tuned network."""
+    own = inner_config(config, folder / "runs" / shared["settings"], seed=seed, name=USUAL)
+    collect(folder, [{"kind": "source", "seed": seed, **shared}], lambda _: fine_tune_all(own), USUAL)
+    return own, run_folder(own) / f"all-{config.trainer.finetune.epochs}"
+
+
+def _rows_of_seed(
+    config: Config, folder: Path, shared: Row, variants: Mapping[str, str], seed: int
+) -> list[Row]:
     """The rows of one fine-tuned network."""
-    settings = _settings(config)
-    seeded = replace(
-        config,
-        seed=seed,
-        name=USUAL,
-        outputs=str(folder / "runs" / settings),
-        cache_dir=str(cache_folder(config)),
-        fresh=False,
-    )
-    shared = {"settings": settings, "backbone": config.backbone.name}
-    collect(folder, [{"kind": "source", "seed": seed, **shared}], lambda _: fine_tune_all(seeded), USUAL)
-    source = run_folder(seeded) / f"all-{config.trainer.finetune.epochs}"
-    variants = _variants(config, folder, source, shared)
     keys = [
         {
             "kind": kind,
@@ -192,31 +184,19 @@ def _rows_of_seed(config: Config, folder: Path, seed: int) -> list[Row]:
         for budget in config.benchmark.budgets
         for method in config.benchmark.methods
     ]
-    return collect(folder, keys, partial(_row, seeded, source))
+    return collect(folder, keys, partial(_row, *_source(config, folder, shared, seed)))
 
 
-def _variants(config: Config, folder: Path, source: Path, shared: Row) -> dict[str, str]:
+def _variants(config: Config, folder: Path, shared: Row) -> dict[str, str]:
     """How torch-pruning's pruner is used for each criterion: what came out best with the first seed."""
     budgets = sorted(config.benchmark.budgets)
     middle = budgets[len(budgets) // 2]
-    first = replace(config, name=USUAL, outputs=str(folder / "runs" / shared["settings"]))
-    first = replace(first, cache_dir=str(cache_folder(config)), fresh=False)
     chosen = {}
-    for method in config.benchmark.methods:
-        if method not in CRITERIA:
-            continue
-        keys = [
-            {
-                "kind": "choice",
-                "method": method,
-                "variant": v.name,
-                "budget": middle,
-                "seed": config.seed,
-                **shared,
-            }
-            for v in VARIANTS
-        ]
-        rows = collect(folder, keys, partial(_row, first, source), f"use of {method}")
+    for method in (name for name in config.benchmark.methods if name in CRITERIA):
+        known = {"kind": "choice", "method": method, "budget": middle, "seed": config.seed, **shared}
+        keys = [{**known, "variant": variant.name} for variant in VARIANTS]
+        work = partial(_row, *_source(config, folder, shared, config.seed))
+        rows = collect(folder, keys, work, f"use of {method}")
         # Of equally accurate ones that which is nearer the budget.
         best = max(rows, key=lambda row: (row["val_accuracy"], -abs(row["flops_ratio"] - middle)))
         chosen[method] = best["variant"]
@@ -227,7 +207,7 @@ def _row(config: Config, source: Path, key: Row) -> Row:
     """Accuracies and costs of one pruned network."""
     is_cut = key["kind"] == "cut"
     own = _our_config(config, source, key) if key["method"] in OURS else config
-    stage = _open(own, source)
+    stage = open_stage(own, source)
     if key["method"] in CRITERIA:
         variant = next(variant for variant in VARIANTS if variant.name == key["variant"])
         network = _stock(stage, key, variant, trained=not is_cut)
@@ -242,19 +222,6 @@ def _row(config: Config, source: Path, key: Row) -> Row:
     if abs(costs["flops_ratio"] / key["budget"] - 1) > NEAR:
         log.warning("%s has %.1f %% of the FLOPs", key, 100 * costs["flops_ratio"])
     return {**judge(stage.session, network), **costs}
-
-
-def _open(config: Config, source: Path) -> PruneStage:
-    before = load(source, factory=user_factory(config))
-    info = cast(ModelInfo, before.info)
-    session = open_session(config, info.preprocessing)
-    return PruneStage(
-        session=session,
-        folder=stage_folder(config, "prune"),
-        source=source,
-        before=session.place(before),
-        info=info,
-    )
 
 
 def _costs(stage: PruneStage, network: nn.Sequential) -> Row:
@@ -316,12 +283,11 @@ def _our_config(config: Config, source: Path, key: Row) -> Config:
 
 def _steps(config: Config, source: Path, budget: float) -> tuple[float, int]:
     """Percent and number of iterations in which pairs, equal shares of all groups, reach a budget."""
-    stage = _open(config, source)
+    stage = open_stage(config, source)
     groups = eligible_groups(stage, stage.before)
     costs = WidthCosts(stage.before, stage.session.example, [group.name for group in groups])
     for iterations in (1, 2, 3):
-        percents = range(1, 51)
-        for percent in percents:
+        for percent in range(1, 51):
             left = (1 - percent / 100) ** iterations
             if costs({g.name: int(g.width * (1 - left)) for g in groups})[1] <= budget * costs.flops:
                 return min(percent + MARGIN, 50.0), iterations
@@ -339,17 +305,14 @@ def _cut_alone(stage: PruneStage, budget: float) -> nn.Sequential:
     while complexity(network, stage.session.example).flops > budget * first["flops"]:
         groups = eligible_groups(stage, network)
         ranks = rank_without_history(stage, network, groups)
-        now = {**first, "size_bytes": 0, "pending": {}}
-        plan = plan_amounts(stage, ranks, [first, now], 1, 1.0, 1)
+        plan = plan_amounts(stage, ranks, cost_model(stage, ranks), [first], 0, 1.0, 1)
         if not plan.remove:
             raise ConfigError(
                 f"a cut to {budget:g} of the FLOPs is out of reach with prune.min_filters="
                 f"{stage.config.prune.min_filters}",
                 "lower it, or raise benchmark.budgets",
             )
-        chosen = {name: ranks.rankings[name].first(count) for name, count in plan.remove.items()}
-        losing = [group for group in ranks.groups if group.name in chosen]
-        cut(stage, network, losing, chosen, history=ranks.history, measured=ranks.measured)
+        cut(stage, network, *ranks.first(plan.remove), history=ranks.history, measured=ranks.measured)
     _settle(stage, network)
     return network
 

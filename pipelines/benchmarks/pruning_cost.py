@@ -18,10 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tascnet.config import Config
 from tascnet.console import output
-from tascnet.errors import ConfigError
 from tascnet.files import digest_json, read_json
 from tascnet.measure import complexity
-from tascnet.models.archive import load, save
+from tascnet.models.archive import save
 from tascnet.models.surgery import layer_widths, narrow
 from tascnet.models.weights import BACKBONES
 from tascnet.prune import FilterHistory, Limits, WidthCosts, fold_into, rank_by_reconstruction, rank_pairs
@@ -31,9 +30,9 @@ from tascnet.runs import run_folder, stage_folder
 from .. import prune
 from ..backbone import load_source, softmax_network
 from ..pruning.ranks import measure_inputs
-from ..pruning.stage import PruneStage, eligible_groups
-from ..session import cache_folder, check_data, open_session, resolve_device
-from .journal import Row, benchmark_folder, collect, write_metrics
+from ..pruning.stage import eligible_groups, open_stage
+from ..session import check_data, open_session, resolve_device
+from .journal import Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
 from .process import in_own_process, memory_growth
 from .trials import for_backbone
 
@@ -49,9 +48,7 @@ def run(config: Config) -> None:
     Raises:
         ConfigError: a network that is unknown.
     """
-    unknown = [name for name in config.benchmark.backbones if name not in BACKBONES]
-    if unknown:
-        raise ConfigError(f"there is no network {unknown[0]!r}", f"take some of {', '.join(BACKBONES)}")
+    refuse_unknown("network", config.benchmark.backbones, BACKBONES)
     check_data(config)
     device = resolve_device(config)
     folder = benchmark_folder(config)
@@ -64,13 +61,7 @@ def run(config: Config) -> None:
 
 
 def _row(config: Config, outputs: Path, backbone: str) -> Row:
-    own = replace(
-        for_backbone(config, backbone),
-        name="cost",
-        outputs=str(outputs),
-        cache_dir=str(cache_folder(config)),
-        fresh=False,
-    )
+    own = inner_config(for_backbone(config, backbone), outputs, name="cost")
     source = run_folder(own) / "source" / "model"
     session = open_session(own)
     pretrained = load_source(own)
@@ -97,13 +88,8 @@ def parts_of(config: Config, source: Path) -> Row:
         `weights_bytes`, and by part `<part>_seconds` and `<part>_bytes`; `params_agree`, `flops_agree` and
         `widths_agree`.
     """
-    before = load(source)
-    info: Any = before.info
-    session = open_session(config, info.preprocessing)
-    network = session.place(before)
-    stage = PruneStage(
-        session=session, folder=stage_folder(config, "prune"), source=source, before=network, info=info
-    )
+    stage = open_stage(config, source)
+    session, network = stage.session, stage.before
     groups = eligible_groups(stage, network)
     costs = WidthCosts(network, session.example, [group.name for group in groups])
     facts: Row = {"weights_bytes": sum(p.numel() * p.element_size() for p in network.parameters())}

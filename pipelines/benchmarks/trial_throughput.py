@@ -21,7 +21,7 @@ from tascnet.files import digest_json
 from tascnet.models.weights import BACKBONES
 
 from ..session import check_data, resolve_device
-from .journal import Row, benchmark_folder, collect, write_metrics
+from .journal import Row, benchmark_folder, collect, refuse_unknown, write_metrics
 from .process import in_own_process
 from .throughput_tables import full_table, timing_table
 from .trials import (
@@ -120,9 +120,8 @@ def _summary(row: Row) -> Row:
 
 def _check(config: Config) -> None:
     options = config.benchmark
-    for name in [*options.backbones, *options.full]:
-        if name not in BACKBONES and name != config.backbone.name:
-            raise ConfigError(f"there is no network {name!r}", f"take some of {', '.join(BACKBONES)}")
+    asked = [name for name in [*options.backbones, *options.full] if name != config.backbone.name]
+    refuse_unknown("network", asked, BACKBONES)
     if not options.depths or min(options.depths) < 1:
         raise ConfigError(f"benchmark.depths is {options.depths}, expected depths from 1 on", "give [1,3]")
     check_data(config)

@@ -10,14 +10,13 @@ from tascnet.prune import (
     allocate,
     landed,
     plan_iteration,
-    removable,
 )
 
-from .journal import Row, goals
+from .journal import Row, lands
 from .ranks import Ranks
 from .stage import PruneStage
 
-__all__ = ["may_remove", "plan_amounts"]
+__all__ = ["cost_model", "may_remove", "plan_amounts"]
 
 # Bytes of a parameter in a saved model.
 FLOAT_BYTES = 4
@@ -25,21 +24,29 @@ FLOAT_BYTES = 4
 
 def may_remove(stage: PruneStage, widths: Mapping[str, int], round_to: int) -> str | None:
     """Why no group can give up a filter; None where one can. Nothing needs to be trained to know it."""
-    limits = _limits(stage, round_to)
-    for width in widths.values():
-        if removable(width, limits.most(width), round_to, limits.min_width):
-            return None
-    return _by_group(stage, widths, {}, limits, 50.0).reason
+    return _by_group(widths, {}, _limits(stage, round_to), stage.config.prune.percent).reason
+
+
+def cost_model(stage: PruneStage, ranks: Ranks) -> WidthCosts:
+    """What the network costs without some of the channels of its groups."""
+    return WidthCosts(ranks.network, stage.session.example, [group.name for group in ranks.groups])
 
 
 def plan_amounts(
-    stage: PruneStage, ranks: Ranks, rows: list[Row], start: int, step: float, round_to: int
+    stage: PruneStage,
+    ranks: Ranks,
+    costs: WidthCosts,
+    rows: list[Row],
+    start: int,
+    step: float,
+    round_to: int,
 ) -> IterationPlan:
     """Filters that go from each group, so many that the goals are reached and not passed.
 
     Args:
         stage: what the steps share.
         ranks: in which order they go.
+        costs: what `cost_model` gave for them.
         rows: of the journal.
         start: of these, the one whose network is pruned.
         step: share of the full percent.
@@ -47,10 +54,9 @@ def plan_amounts(
     """
     limits = _limits(stage, round_to)
     widths = {group.name: group.width for group in ranks.groups}
-    costs = WidthCosts(ranks.network, stage.session.example, list(widths))
     percent = stage.config.prune.percent * step
     if stage.config.prune.scope == "group":
-        plan = partial(_by_group, stage, widths, rows[start]["pending"], limits)
+        plan = partial(_by_group, widths, rows[start]["pending"], limits)
     else:
         plan = partial(_over_all, stage, ranks, widths, limits, costs)
     return landed(plan, percent, partial(_reaches, stage, costs, rows[0], rows[start]))
@@ -62,7 +68,7 @@ def _limits(stage: PruneStage, round_to: int) -> Limits:
 
 
 def _by_group(
-    stage: PruneStage, widths: Mapping[str, int], pending: Mapping[str, int], limits: Limits, percent: float
+    widths: Mapping[str, int], pending: Mapping[str, int], limits: Limits, percent: float
 ) -> IterationPlan:
     return plan_iteration(
         widths,
@@ -94,12 +100,6 @@ def _over_all(
 
 def _reaches(stage: PruneStage, costs: WidthCosts, first: Row, now: Row, removed: Mapping[str, int]) -> bool:
     """Whether a goal is reached once so many filters are gone."""
-    wanted = goals(stage.config.prune)
     params, flops = costs(removed)
     size = now["size_bytes"] - FLOAT_BYTES * (costs.params - params)
-    shares = (
-        (wanted.flops, flops, first["flops"]),
-        (wanted.params, params, first["params"]),
-        (wanted.size, size, first["size_bytes"]),
-    )
-    return any(share is not None and value <= share * whole for share, value, whole in shares)
+    return lands({"flops": flops, "params": params, "size_bytes": size}, first, stage.config.prune)

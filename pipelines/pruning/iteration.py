@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tascnet.measure import Complexity, complexity, latency, size_bytes
+from tascnet.measure import complexity, latency, size_bytes
 from tascnet.models.surgery import without_blocks
 from tascnet.prune import (
     INERT_RATIO,
@@ -25,7 +25,7 @@ from tascnet.train import evaluate, freeze_before, reestimate_batchnorm
 from tascnet.words import plural
 
 from ..steps import fit_record
-from .amounts import may_remove, plan_amounts
+from .amounts import cost_model, may_remove, plan_amounts
 from .blocks import cheaper_block
 from .cut import cut
 from .journal import Row, land_on, state_name
@@ -98,7 +98,7 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
     network, record = stage.once(name, partial(_cut_and_recover, stage, ranks, plan, excluded))
     costs = _costs(stage, stage.session.place(network), stage.state(name))
-    _tell(number, record, complexity(network, stage.session.example))
+    _tell(number, record, costs)
     return {
         "iteration": number,
         "from": start,
@@ -118,8 +118,9 @@ def _new_plan(
 ) -> IterationPlan:
     """The plan of this step, or a smaller one where it has been tried from this network and taken back."""
     failed = [row["removed"] for row in rows[1:] if row["from"] == start and not row.get("block")]
+    costs = cost_model(stage, ranks)
     for halvings in range(HALVINGS):
-        plan = plan_amounts(stage, ranks, rows, start, step / 2**halvings, round_to)
+        plan = plan_amounts(stage, ranks, costs, rows, start, step / 2**halvings, round_to)
         if plan.remove not in failed:
             return plan
     least = plural(sum(plan.remove.values()), "filter")
@@ -143,14 +144,14 @@ def latency_of(stage: PruneStage, network: nn.Sequential) -> dict[str, float]:
     return {"latency_ms": timed.median_ms}
 
 
-def _tell(number: int, record: Mapping[str, Any], cost: Complexity) -> None:
+def _tell(number: int, record: Mapping[str, Any], costs: Mapping[str, Any]) -> None:
     log.info(
         "iteration %d: validation accuracy %.2f %% (%.2f %% before retraining), %.4g MFLOPs, %.3g M params",
         number,
         100 * record["val_accuracy"],
         100 * record["val_accuracy_after_cut"],
-        cost.flops / 1e6,
-        cost.params / 1e6,
+        costs["flops"] / 1e6,
+        costs["params"] / 1e6,
     )
 
 
@@ -160,8 +161,7 @@ def _cut_and_recover(
     """Optimisation phase, removal, retraining."""
     options, device = stage.config.prune, stage.session.device
     network, history = ranks.network, ranks.history
-    groups = [group for group in ranks.groups if group.name in plan.remove]
-    chosen = {group.name: ranks.rankings[group.name].first(plan.remove[group.name]) for group in groups}
+    groups, chosen = ranks.first(plan.remove)
     first = min(group.first_block for group in groups)
     goes_on = history if options.history == "continue" else None
     facts: dict[str, Any] = {}

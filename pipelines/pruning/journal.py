@@ -9,7 +9,17 @@ from tascnet.errors import RunFolderError
 from tascnet.files import digest_json, read_jsonl
 from tascnet.prune import Goals, IterationResult, Verdict, decide
 
-__all__ = ["Row", "goals", "judge_rows", "land_on", "read_rows", "replayed", "state_name", "with_verdict"]
+__all__ = [
+    "Row",
+    "goals",
+    "judge_rows",
+    "land_on",
+    "lands",
+    "read_rows",
+    "replayed",
+    "state_name",
+    "with_verdict",
+]
 
 Row = dict[str, Any]
 
@@ -63,10 +73,9 @@ def replayed(rows: Sequence[Row], options: PruneConfig) -> tuple[list[Row], Verd
 
 def _is_as_planned(row: Row, first: Row, options: PruneConfig) -> bool:
     """Whether the goals of now would have led to the same cut."""
-    shares = land_on(options)
     if row["landed"] is not None:
-        return bool(row["landed"] == shares)
-    return not any(share is not None and row[key] <= share * first[key] for key, share in shares.items())
+        return bool(row["landed"] == land_on(options))
+    return not lands(row, first, options)
 
 
 def land_on(options: PruneConfig) -> dict[str, float | None]:
@@ -76,6 +85,12 @@ def land_on(options: PruneConfig) -> dict[str, float | None]:
         "params": options.params_target,
         "size_bytes": options.size_target,
     }
+
+
+def lands(costs: Mapping[str, Any], first: Row, options: PruneConfig) -> bool:
+    """Whether costs, by key of a row, reach one of the goals that the last step is fitted to."""
+    shares = land_on(options)
+    return any(share is not None and costs[key] <= share * first[key] for key, share in shares.items())
 
 
 def with_verdict(rows: Sequence[Row], verdict: Verdict) -> list[Row]:

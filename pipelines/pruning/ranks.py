@@ -1,7 +1,7 @@
 """In which order the filters of each group go, by the criterion of the config."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ class Ranks:
     rankings: dict[str, Ranking]
     history: FilterHistory | None = None
     measured: tuple[Inputs, Moments] | None = None
+
+    def first(self, counts: Mapping[str, int]) -> tuple[list[WidthGroup], dict[str, Ranking]]:
+        """The groups that lose so many filters, and which ones."""
+        groups = [group for group in self.groups if group.name in counts]
+        return groups, {group.name: self.rankings[group.name].first(counts[group.name]) for group in groups}
 
 
 def rank(stage: PruneStage, row: Row, network: nn.Sequential, groups: list[WidthGroup]) -> Ranks:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,13 +15,14 @@ from tascnet.files import read_json
 from tascnet.models.archive import load
 from tascnet.models.info import ModelInfo
 from tascnet.models.surgery import WidthGroup, width_groups
+from tascnet.runs import stage_folder
 from tascnet.train import Distillation, FitResult, freeze_before
 
-from ..session import Session, recipe
+from ..session import Session, open_session, recipe, user_factory
 from ..steps import once
 from .journal import Row
 
-__all__ = ["PruneStage", "eligible_groups", "first_block", "train"]
+__all__ = ["PruneStage", "eligible_groups", "first_block", "open_stage", "train"]
 
 Work = Callable[[Path], tuple[nn.Sequential, dict[str, Any]]]
 
@@ -89,6 +90,25 @@ class PruneStage:
         generator = torch.Generator().manual_seed(session.config.seed)
         chosen = torch.randperm(len(session.train), generator=generator)[:count]
         return data.ImageSource(session.dataset, session.train.rows[chosen], session.preprocessing)
+
+
+def open_stage(config: Config, source: Path) -> PruneStage:
+    """Load a saved model and the data that it is pruned on.
+
+    Args:
+        config: the composed config; the stage's folder follows from it.
+        source: where the model is archived.
+    """
+    before = load(source, factory=user_factory(config))
+    info = cast(ModelInfo, before.info)
+    session = open_session(config, info.preprocessing)
+    return PruneStage(
+        session=session,
+        folder=stage_folder(config, "prune"),
+        source=source,
+        before=session.place(before),
+        info=info,
+    )
 
 
 def first_block(stage: PruneStage) -> int:

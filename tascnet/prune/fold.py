@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Moments", "fold_into", "input_moments"]
+__all__ = ["Moments", "correlations", "fold_into", "input_moments"]
 
 # By group and consumer, the `(width + 1) x (width + 1)` second moments of its channels and a constant 1.
 Moments = Mapping[str, Mapping[str, Tensor]]
@@ -105,12 +105,8 @@ def _prediction(
     moment: Tensor, kept: Sequence[int], removed: Sequence[int], ridge: float
 ) -> tuple[Tensor, Tensor]:
     """Factors `kept x removed` and constants `removed` of the least-squares prediction."""
-    rows, total = moment[-1, -1], moment[-1, :-1]
-    mean = total / rows
-    covariance = moment[:-1, :-1] / rows - torch.outer(mean, mean)
-    scale = covariance.diagonal().clamp_min(0).sqrt()
+    mean, correlation, scale = correlations(moment)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    correlation = covariance / torch.outer(scale, scale)
     known, wanted = torch.tensor(list(kept)), torch.tensor(list(removed))
     matrix = correlation[known][:, known] + ridge * torch.eye(len(kept), dtype=moment.dtype)
     target = correlation[known][:, wanted]
@@ -121,6 +117,20 @@ def _prediction(
         scaled = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
     factors = scaled / scale[known, None] * scale[wanted]
     return factors, mean[wanted] - mean[known] @ factors
+
+
+def correlations(moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means `n`, correlations `n x n` and standard deviations `n` of channels.
+
+    Args:
+        moment: their second moments with a 1, `(n + 1) x (n + 1)`.
+    """
+    rows, total = moment[-1, -1], moment[-1, :-1]
+    mean = total / rows
+    covariance = moment[:-1, :-1] / rows - torch.outer(mean, mean)
+    scale = covariance.diagonal().clamp_min(0).sqrt()
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return mean, covariance / torch.outer(safe, safe), scale
 
 
 def _pixels(inputs: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,15 +23,13 @@ def loss_gradients(
         squares: the mean of each sample's squared gradient instead, the diagonal of the empirical Fisher
             matrix; the samples pass one by one.
     """
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    model.requires_grad_(True).zero_grad(set_to_none=True)
-    try:
-        _accumulate(model, batches, squares)
-        yield
-    finally:
-        model.zero_grad(set_to_none=True)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    model.zero_grad(set_to_none=True)
+    with _unfrozen(model):
+        try:
+            _accumulate(model, batches, squares)
+            yield
+        finally:
+            model.zero_grad(set_to_none=True)
 
 
 def output_gradients(
@@ -57,30 +55,35 @@ def output_gradients(
 
         return note
 
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    model.requires_grad_(True)
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
     samples = 0
     try:
-        for inputs, labels in batches:
-            loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
-            names = list(outputs)
-            gradients = torch.autograd.grad(loss, [outputs[name] for name in names])
-            for name, gradient in zip(names, gradients, strict=True):
-                squares = (
-                    gradient.double().square().flatten(2).sum(2)
-                    if gradient.dim() > 2
-                    else gradient.double().square()
-                )
-                totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
-            samples += len(labels)
-            outputs.clear()
+        with _unfrozen(model):
+            for inputs, labels in batches:
+                loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+                gradients = torch.autograd.grad(loss, list(outputs.values()))
+                for name, gradient in zip(outputs, gradients, strict=True):
+                    # `b x o` or `b x o x h x w`
+                    squares = gradient.double().square().reshape(*gradient.shape[:2], -1).sum(2)
+                    totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
+                samples += len(labels)
+                outputs.clear()
     finally:
         for handle in handles:
             handle.remove()
+    return {name: total / max(samples, 1) for name, total in totals.items()}
+
+
+@contextmanager
+def _unfrozen(model: nn.Module) -> Iterator[None]:
+    """Every parameter requires gradients, and those that did not do not again afterwards."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return {name: total / max(samples, 1) for name, total in totals.items()}
 
 
 def _accumulate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], squares: bool) -> None:

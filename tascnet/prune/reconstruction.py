@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tascnet.prune.fold import RIDGE
+from tascnet.prune.fold import RIDGE, correlations
 from tascnet.prune.ranking import Ranking
 
 __all__ = ["rank_by_reconstruction"]
@@ -99,7 +99,7 @@ class _State:
     def of(
         cls, layer: nn.Module, indices: Tensor, moment: Tensor, weights: Tensor | None, ridge: float
     ) -> "_State":
-        correlation, scale = correlations(moment)
+        _, correlation, scale = correlations(moment)
         products = _products(layer, indices, weights) * torch.outer(scale, scale)
         identity = torch.eye(len(scale), dtype=torch.float64)
         precision = torch.linalg.inv(correlation + ridge * identity)
@@ -136,13 +136,3 @@ def _products(layer: nn.Module, indices: Tensor, weights: Tensor | None) -> Tens
         rows = (chosen * scale.double().reshape(-1, *[1] * (chosen.dim() - 1))).transpose(0, 1).flatten(1)
         total += rows @ rows.T
     return total.cpu()
-
-
-def correlations(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlations `n x n` and standard deviations `n` of channels from their second moments with a 1."""
-    rows, total = moment[-1, -1], moment[-1, :-1]
-    mean = total / rows
-    covariance = moment[:-1, :-1] / rows - torch.outer(mean, mean)
-    scale = covariance.diagonal().clamp_min(0).sqrt()
-    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return covariance / torch.outer(safe, safe), scale
