@@ -10,9 +10,10 @@ from tascnet import data
 from tascnet.config import Config
 from tascnet.files import digest_json
 from tascnet.models import HeadSpec, build_backbone, replace_head, write_weights
+from tascnet.runs import cache_folder
 from tascnet.train import Recipe, fit
 
-from .session import Session, backbone_preprocessing, cache_folder, resolve_device
+from .session import Session, backbone_preprocessing, resolve_device
 
 __all__ = ["Source", "load_source", "softmax_network"]
 

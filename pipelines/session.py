@@ -1,7 +1,6 @@
 """What every stage starts from: device, data, network, and where its files go."""
 
 import logging
-import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,15 @@ from tascnet.config import BackboneConfig, Config, StepsConfig
 from tascnet.errors import ConfigError
 from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.runs import cache_folder
 from tascnet.train import FitResult, Recipe, fit
+
+from .datasets import check_samples, load_data
 
 __all__ = [
     "Session",
-    "cache_folder",
     "check_data",
     "check_input",
-    "load_data",
     "open_session",
     "recipe",
     "resolve_device",
@@ -178,12 +178,7 @@ def check_data(config: Config) -> None:
         DataError: the folder is missing, or a class is empty.
     """
     resolve_device(config)
-    options = config.dataset
-    root = None if options.root is None else Path(options.root).expanduser()
-    if options.name == "image_folder":
-        data.list_images(root)
-    elif options.name == "caltech101" and not options.download:
-        data.listed_caltech101(root, cache_folder(config))
+    check_samples(config)
 
 
 def check_input(chain: nn.Sequential, session: Session) -> None:
@@ -202,26 +197,6 @@ def check_input(chain: nn.Sequential, session: Session) -> None:
             f"backbone={session.config.backbone.name} does not take images of {shape} ({reason})",
             "change backbone.size, or the network; backbone.mean has one value for each channel",
         ) from error
-
-
-def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
-    """The data set that the config names."""
-    options = config.dataset
-    if options.name == "digits":
-        return data.load_digits_set(options.digits, preprocessing)
-    root = None if options.root is None else Path(options.root).expanduser()
-    folders: dict[str, Any] = {
-        "cache_dir": cache_folder(config),
-        "unreadable": options.unreadable,
-        "limit_gb": config.cache_limit_gb,
-        "workers": os.cpu_count(),
-        "classes": options.classes,
-    }
-    if options.name == "caltech101":
-        return data.load_caltech101(root, preprocessing, download=options.download, **folders)
-    if root is None:
-        raise ConfigError("dataset=image_folder needs the folder of its images", "add dataset.root=<folder>")
-    return data.load_image_folder(root, preprocessing, **folders)
 
 
 def backbone_preprocessing(backbone: BackboneConfig) -> Preprocessing:
@@ -256,11 +231,6 @@ def resolve_device(config: Config) -> torch.device:
             f"device={config.device} cannot be used here ({reason})", "take device=cpu or device=auto"
         ) from error
     return device
-
-
-def cache_folder(config: Config) -> Path:
-    """Where runs share what they have computed."""
-    return Path(config.cache_dir) if config.cache_dir else Path(config.outputs) / "cache"
 
 
 def user_factory(config: Config) -> Factory | None:

@@ -15,7 +15,16 @@ from tascnet.console import log_file
 from tascnet.errors import RunFolderError
 from tascnet.files import digest_json, read_json, write_json
 
-__all__ = ["budget", "claim", "finished", "identity", "run_folder", "safe_name", "stage_folder"]
+__all__ = [
+    "budget",
+    "cache_folder",
+    "claim",
+    "finished",
+    "identity",
+    "run_folder",
+    "safe_name",
+    "stage_folder",
+]
 
 # The recipes that can change a stage's numbers.
 RECIPES = {"tune": ("head", "trial", "finetune"), "prune": ("recover",)}
@@ -37,6 +46,11 @@ def run_folder(config: Config) -> Path:
     """`outputs/<dataset>/<backbone>/<name>-seed<seed>`: a function of the config, not of the clock."""
     name = safe_name(config.name or config.tune.name)
     return Path(config.outputs) / config.dataset.name / config.backbone.name / f"{name}-seed{config.seed}"
+
+
+def cache_folder(config: Config) -> Path:
+    """Where runs share what they have computed."""
+    return Path(config.cache_dir) if config.cache_dir else Path(config.outputs) / "cache"
 
 
 def stage_folder(config: Config, stage: str) -> Path:

@@ -14,8 +14,7 @@ from tascnet.console import progress
 from tascnet.errors import ConfigError
 from tascnet.files import append_jsonl, read_jsonl, write_json
 from tascnet.measure import describe_device, versions
-
-from ..session import cache_folder
+from tascnet.runs import cache_folder
 
 __all__ = [
     "Row",

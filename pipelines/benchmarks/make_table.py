@@ -18,11 +18,12 @@ from tascnet.config import BackboneConfig, Config, DatasetConfig
 from tascnet.console import log
 from tascnet.measure import complexity, versions
 from tascnet.models.head import HeadSpec, head_start, replace_head
+from tascnet.runs import cache_folder
 from tascnet.train import Recipe, fit, reestimate_batchnorm
 from tascnet.tune import Candidate, CandidateBuilder, Space, discover_units
 
 from ..backbone import load_source
-from ..session import Session, cache_folder, open_session
+from ..session import Session, open_session
 from ..steps import join
 from .figures import check_names
 from .journal import Row, benchmark_folder, collect

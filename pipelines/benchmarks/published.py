@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tascnet import data
 from tascnet.config import Config
 from tascnet.models.info import Preprocessing
-
-from ..session import cache_folder
+from tascnet.runs import cache_folder
 
 __all__ = ["DecodedWhenRead", "ThroughTrunk", "from_files", "image_files"]
 
