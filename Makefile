@@ -38,7 +38,7 @@ types: setup  ## Check types
 	$(BIN)/mypy
 
 unit: setup  ## Run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
