@@ -1,11 +1,16 @@
 """The filters of a width group as matrices."""
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 from tascnet.models.surgery import WidthGroup
 
-__all__ = ["filter_matrices", "layer_weight"]
+__all__ = ["filter_matrices", "gram", "layer_weight"]
+
+# Rows of a matrix of inner products that are computed together: only blocks up to the diagonal are.
+_ROWS = 256
 
 
 def layer_weight(model: nn.Module, name: str) -> Tensor:
@@ -35,3 +40,24 @@ def filter_matrices(model: nn.Module, group: WidthGroup, width: int | None = Non
         if weight.shape[0] != expected:
             raise SurgeryError(f"'{name}' has {weight.shape[0]} filters, expected {expected}")
     return [weight.flatten(1) for weight in weights.values()]
+
+
+def gram(parts: Iterable[Tensor]) -> Tensor:
+    """Inner products of the rows of a matrix that comes in parts.
+
+    Args:
+        parts: the matrix's columns, `n x d_part` each, of any float type.
+
+    Returns:
+        `n x n`, float64, on the device of the parts.
+    """
+    total: Tensor | None = None
+    for part in parts:
+        columns = part.double()
+        if total is None:
+            total = columns.new_zeros(len(columns), len(columns))
+        for start in range(0, len(columns), _ROWS):
+            stop = start + _ROWS
+            total[start:stop, :stop].addmm_(columns[start:stop], columns[:stop].T)
+    assert total is not None, "a matrix has columns"
+    return total.tril() + total.tril(-1).T

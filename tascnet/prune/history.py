@@ -7,21 +7,12 @@ from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 from tascnet.models.surgery import WidthGroup
-from tascnet.prune.filters import filter_matrices
+from tascnet.prune.filters import filter_matrices, gram
 
 __all__ = ["FilterHistory"]
 
 # Columns of a filter matrix that are taken to float64 at a time: bounds the memory of wide linear layers.
 _COLUMNS = 4096
-
-
-def _gram(matrix: Tensor) -> Tensor:
-    """`n x n` inner products of the rows of an `n x d` matrix, float64 on the CPU."""
-    total = torch.zeros(len(matrix), len(matrix), dtype=torch.float64, device=matrix.device)
-    for part in matrix.split(_COLUMNS, dim=1):
-        columns = part.double()
-        total += columns @ columns.T
-    return total.cpu()
 
 
 class FilterHistory:
@@ -61,7 +52,7 @@ class FilterHistory:
         }
         for name, layers in matrices.items():
             for matrix in layers:
-                self._gram[name] += _gram(matrix)
+                self._gram[name] += gram(matrix.split(_COLUMNS, dim=1)).cpu()
                 self._l1[name] += matrix.abs().sum(1, dtype=torch.float64).cpu()
         self.epochs += 1
 

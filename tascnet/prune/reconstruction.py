@@ -1,10 +1,11 @@
 """Which channels the next layers miss least, once the others speak for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from tascnet.prune.filters import gram
 from tascnet.prune.fold import RIDGE, correlations
 from tascnet.prune.ranking import Ranking
 
@@ -62,31 +63,28 @@ def rank_by_reconstruction(
         for name in inputs
     ]
     width = len(next(iter(inputs.values())))
-    left = torch.arange(width)
+    stays = torch.ones(width, dtype=torch.bool)
     chunk = max(1, int(width * _CHUNK))
     order: list[int] = []
     costs: list[float] = []
     while len(order) < count:
-        each = torch.stack([state.costs() for state in states]).sum(0)
-        size = min(chunk, count - len(order))
-        cheapest = torch.sort(each, stable=True).indices[:size]
+        each = torch.stack([state.costs() for state in states]).sum(0).where(stays, torch.inf)
+        cheapest = torch.sort(each, stable=True).indices[: min(chunk, count - len(order))]
         for at in cheapest.tolist():
-            order.append(int(left[at]))
+            order.append(at)
             costs.append(max(float(each[at]), costs[-1] if costs else 0.0))
-        stays = torch.ones(len(left), dtype=torch.bool)
         stays[cheapest] = False
         for state in states:
-            state.remove(cheapest, stays)
-        left = left[stays]
+            state.remove(cheapest)
     return Ranking(order=tuple(order), costs=tuple(costs))
 
 
 class _State:
-    """One consumer's view of the channels that are left.
+    """One consumer's view of `n` channels; the rows and columns of those that have gone are 0.
 
     Args:
-        precision: `m x m` inverse of the ridged correlations.
-        weights: `m x m` inner products of the channels' weights, in units of their standard deviations.
+        precision: `n x n` inverse of the ridged correlations.
+        weights: `n x n` inner products of the channels' weights, in units of their standard deviations.
         variance: of the consumer's output; 1 where errors have weights.
     """
 
@@ -102,25 +100,26 @@ class _State:
         _, correlation, scale = correlations(moment)
         products = _products(layer, indices, weights) * torch.outer(scale, scale)
         identity = torch.eye(len(scale), dtype=torch.float64)
-        precision = torch.linalg.inv(correlation + ridge * identity)
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(correlation + ridge * identity))
         variance = float((products * correlation).sum()) if weights is None else 1.0
         return cls(precision, products, variance if variance > 0 else 1.0)
 
     def costs(self) -> Tensor:
-        """`m` errors that go with each channel alone."""
+        """`n` errors that go with each channel alone; of no meaning for those that have gone."""
         return self._weights.diagonal() / self._precision.diagonal() / self._variance
 
-    def remove(self, gone: Tensor, stays: Tensor) -> None:
+    def remove(self, gone: Tensor) -> None:
         """Fold channels into the others and forget them."""
-        block = self._precision[gone][:, gone]
-        across = self._precision[stays][:, gone]
-        solved = torch.linalg.solve(block, across.T)
-        # What each channel that stays takes over of those that go.
-        factors = -solved.T
-        shared = self._weights[stays][:, gone] @ factors.T
-        lost = self._weights[gone][:, gone]
-        self._weights = self._weights[stays][:, stays] + shared + shared.T + factors @ lost @ factors.T
-        self._precision = self._precision[stays][:, stays] - across @ solved
+        across = self._precision[gone]
+        solved = torch.linalg.solve(across[:, gone], across)
+        self._precision.addmm_(across.T, solved, alpha=-1)
+        # A channel takes over `f = -solved.T` of those that go, which themselves give up all. With the
+        # products `s` that it shares with them and `l` of them alone, `s f.T + f s.T + f l f.T` is added in
+        # two halves.
+        shared = self._weights[gone]
+        half = shared[:, gone] @ solved / 2 - shared
+        self._weights.addmm_(solved.T, half)
+        self._weights.addmm_(half.T, solved)
 
 
 def _products(layer: nn.Module, indices: Tensor, weights: Tensor | None) -> Tensor:
@@ -128,11 +127,12 @@ def _products(layer: nn.Module, indices: Tensor, weights: Tensor | None) -> Tens
     weight = layer.weight
     assert isinstance(weight, Tensor)
     places = indices.to(weight.device)
-    total = torch.zeros(len(indices), len(indices), dtype=torch.float64, device=weight.device)
     size = max(1, _OUTPUTS // places.shape[1])
     scales = torch.ones(len(weight)) if weights is None else weights.sqrt()
-    for part, scale in zip(weight.split(size), scales.to(weight.device).split(size), strict=True):
-        chosen = part[:, places].double()
-        rows = (chosen * scale.double().reshape(-1, *[1] * (chosen.dim() - 1))).transpose(0, 1).flatten(1)
-        total += rows @ rows.T
-    return total.cpu()
+
+    def rows() -> Iterator[Tensor]:
+        for part, scale in zip(weight.split(size), scales.to(weight.device).split(size), strict=True):
+            chosen = part[:, places].double()
+            yield (chosen * scale.double().reshape(-1, *[1] * (chosen.dim() - 1))).transpose(0, 1).flatten(1)
+
+    return gram(rows()).cpu()
