@@ -3,7 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from tascnet.config import ACTIVATIONS, PRUNE_CRITERIA, Config, PruneConfig, TuneConfig
+from tascnet.config import (
+    ACTIVATIONS,
+    OFFICIAL_TESTS,
+    PRUNE_CRITERIA,
+    PUBLISHED_IMAGES,
+    Config,
+    PruneConfig,
+    TuneConfig,
+)
 from tascnet.words import closest, listed
 
 __all__ = ["Contradiction", "contradictions"]
@@ -50,9 +58,14 @@ def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
         None,
     )
     yield (
-        data.download and data.name != "caltech101",
-        f"dataset.download fetches Caltech-101 alone, not dataset={data.name}",
+        data.download and data.name not in PUBLISHED_IMAGES,
+        f"dataset.download fetches {listed(PUBLISHED_IMAGES)}, not dataset={data.name}",
         "leave it out",
+    )
+    yield (
+        data.official_test and data.name not in OFFICIAL_TESTS,
+        f"dataset={data.name} comes with no official test split, but {listed(OFFICIAL_TESTS)} do",
+        "leave dataset.official_test out",
     )
     yield (
         data.train_per_class is None and data.train_fraction + data.val_fraction >= 1,

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 
-__all__ = ["UnreadableImage", "decode_image", "resampling"]
+__all__ = ["UnreadableImage", "channel_mode", "decode_image", "resampling", "square_pixels"]
 
 MODES = {1: "L", 3: "RGB"}
 # A thin strip must not become a huge image when its shorter side is enlarged.
@@ -42,15 +42,21 @@ def decode_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         UnreadableImage: if the file is empty, truncated or no image.
         ConfigError: if neither one nor three channels are asked for.
     """
-    mode = channel_mode(preprocessing.channels)
+    channel_mode(preprocessing.channels)
     try:
         with Image.open(path) as image:
-            square = _square(image, mode, preprocessing.resize, resampling(preprocessing.interpolation))
+            return square_pixels(image, preprocessing)
     except MemoryError:
         raise
     # Pillow's decoders raise errors of many types on damaged files.
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def square_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The central square of an open image, as `decode_image` gives it, `R x R x c`."""
+    mode, method = channel_mode(preprocessing.channels), resampling(preprocessing.interpolation)
+    square = _square(image, mode, preprocessing.resize, method)
     return np.asarray(square, dtype=np.uint8).reshape(square.height, square.width, -1)
 
 

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 import PIL
 from numpy.typing import NDArray
+from PIL import Image
 
 from tascnet.console import track
 from tascnet.data.arrays import make_room, open_array, write_array
-from tascnet.data.decode import UnreadableImage, channel_mode, decode_image
+from tascnet.data.decode import UnreadableImage, channel_mode, decode_image, square_pixels
 from tascnet.data.listing import ImageFile, Listing
 from tascnet.files import digest_json, read_json, write_json
 from tascnet.models.info import Preprocessing
@@ -150,7 +151,7 @@ def _decode(
     )
 
     def outcome(file: ImageFile) -> NDArray[np.uint8] | UnreadableImage:
-        return _outcome(file, known, listing.root, preprocessing)
+        return _outcome(file, known, listing, preprocessing)
 
     name = f"{digest_json([file.identity for file in listing.files])}.npy"
     outcomes = _in_order(outcome, listing.files, workers or _cpus())
@@ -166,14 +167,16 @@ def _decode(
 
 
 def _outcome(
-    file: ImageFile, known: _Known, root: Path, preprocessing: Preprocessing
+    file: ImageFile, known: _Known, listing: Listing, preprocessing: Preprocessing
 ) -> NDArray[np.uint8] | UnreadableImage:
     if known.pixels is not None and file.identity in known.rows:
         return known.pixels[known.rows[file.identity]]
     if file.identity in known.failures:
         return UnreadableImage(known.failures[file.identity])
+    if listing.read is not None:
+        return square_pixels(Image.fromarray(listing.read(file.path)), preprocessing)
     try:
-        return decode_image(root / file.path, preprocessing)
+        return decode_image(listing.root / file.path, preprocessing)
     except UnreadableImage as failure:
         return failure
 
