@@ -92,6 +92,8 @@ def _listing(config: Config) -> data.Listing:
             cache_folder(config),
             official_test=options.official_test,
         )
+    if options.csv is not None:
+        return data.list_csv(Path(options.csv).expanduser(), _root(config), options.classes)
     return data.list_images(_root(config))
 
 

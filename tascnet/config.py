@@ -102,7 +102,11 @@ class DatasetConfig:
     # The test split that a data set comes with is the test split; train and validation are drawn from the
     # other images. False: all three are drawn.
     official_test: bool = False
-    # Names of the classes of a folder of images that are taken; None: all of them.
+    # dataset=image_folder: a CSV in UTF-8 of file and label takes the place of class folders; files are
+    # relative to root, or without one to the CSV. None: class folders.
+    csv: str | None = None
+    # Names of the classes of a folder of images that are taken; None: all of them. With csv these are all the
+    # labels that may occur.
     classes: list[str] | None = None
     # Classes of the embedded digits; None takes all of them.
     digits: list[int] | None = None

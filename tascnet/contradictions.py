@@ -43,9 +43,14 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
 def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
     data = config.dataset
     yield (
-        data.name == "image_folder" and data.root is None,
+        data.name == "image_folder" and data.root is None and data.csv is None,
         f"dataset={data.name} needs the folder of its images",
-        "give it as dataset.root=<folder>",
+        "give it as dataset.root=<folder>, or a list of files and labels as dataset.csv=<file>",
+    )
+    yield (
+        data.csv is not None and data.name != "image_folder",
+        f"dataset.csv lists images of your own, not those of dataset={data.name}",
+        "add dataset=image_folder",
     )
     yield (
         data.classes is not None and data.name == "digits",

@@ -214,6 +214,7 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
     [
         (["dataset=image_folder"], "dataset=image_folder needs the folder of its images"),
         (["dataset.download=true"], "dataset.download fetches caltech101, "),
+        (["dataset.csv=x.csv"], "dataset.csv lists images of your own, not those of dataset=digits"),
         (["dataset.official_test=true"], "dataset=digits comes with no official test split"),
         (["dataset=caltech101", "dataset.official_test=true"], "but stanford_dogs, "),
         (["backbone=custom"], "backbone.factory="),

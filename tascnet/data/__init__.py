@@ -6,6 +6,7 @@ Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resiz
 from tascnet.data.augment import Augmentation
 from tascnet.data.cache import cached_features, module_digest, prefix_digests
 from tascnet.data.catalogue import CATALOGUE
+from tascnet.data.csv_list import list_csv
 from tascnet.data.dataset import Dataset
 from tascnet.data.decode import UnreadableImage, decode_image
 from tascnet.data.digits import load_digits_set
@@ -32,6 +33,7 @@ __all__ = [
     "choose_classes",
     "class_weights",
     "decode_image",
+    "list_csv",
     "list_images",
     "list_published",
     "load_digits_set",

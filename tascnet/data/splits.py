@@ -128,26 +128,28 @@ def _sizes_given(
 
     Of a part in `missing` they come out of the training rows.
     """
-    if counts is None:
-        shares = {"val": fractions[1], "test": 1 - sum(fractions)}
-        whole = fractions[0] + sum(shares[part] for part in missing)
-        taken = {part: max(1, round(n * shares[part] / whole)) for part in sorted(missing)}
-        train, val, test = n - sum(taken.values()), taken.get("val", n_val), taken.get("test", 0)
-    else:
-        train, val = counts
-        test = n - train - ("val" in missing) * val if "test" in missing else 0
-    if train < 1 or train + ("val" in missing) * val + test > n or test < 0:
-        needed = 1 + len(missing) if counts is None else train + ("val" in missing) * val
-        raise DataError(
-            f"class {name!r} has {n} training samples, expected at least {needed}",
-            "add samples, remove the class, or ask for fewer a class",
-        )
-    if "val" not in missing and (n_val == 0 or val > n_val):
-        raise DataError(
-            f"class {name!r} has {n_val} validation samples, expected at least {max(1, val)}",
-            "add samples, remove the class, or ask for fewer a class",
-        )
-    return train, val, test
+    drawn_val = counts[1] if counts is not None and "val" in missing else 0
+    needed = 1 + len(missing) if counts is None else counts[0] + drawn_val
+    needed_val = 0 if "val" in missing else 1 if counts is None else counts[1]
+    for what, there, expected in (("training", n, needed), ("validation", n_val, needed_val)):
+        if there < expected:
+            raise DataError(
+                f"class {name!r} has {there} {what} samples, expected at least {expected}",
+                "add samples, remove the class, or ask for fewer a class",
+            )
+    if counts is not None:
+        return counts[0], counts[1], n - needed if "test" in missing else 0
+    val, test = _shares(n, missing, *fractions)
+    return n - val - test, val if "val" in missing else n_val, test
+
+
+def _shares(n: int, missing: Collection[str], train_fraction: float, val_fraction: float) -> tuple[int, int]:
+    """How many of `n` rows go to the parts in `missing`; at least one stays for each and for train."""
+    fractions = {"val": val_fraction, "test": 1 - train_fraction - val_fraction}
+    whole = train_fraction + sum(fractions[part] for part in missing)
+    wanted = {part: max(1, round(n * fractions[part] / whole)) for part in missing}
+    val = min(wanted.get("val", 0), n - len(missing))
+    return val, min(wanted.get("test", 0), n - val - 1)
 
 
 def _joined(*parts: list[NDArray[np.int64]]) -> Split:
