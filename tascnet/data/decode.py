@@ -39,7 +39,8 @@ def decode_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         Pixels, `R x R x c`, uint8.
 
     Raises:
-        UnreadableImage: if the file is empty, truncated or no image.
+        UnreadableImage: if the file is empty, truncated, no image, or has more pixels than Pillow allows
+            (178,956,970), which is found before any is decoded.
         ConfigError: if neither one nor three channels are asked for.
     """
     channel_mode(preprocessing.channels)
@@ -129,4 +130,4 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImage:
     # The system's own errors (no permission, a network drive that is away) may pass.
     lasting = not (isinstance(error, OSError) and error.errno is not None)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UnreadableImage(" ".join(text.split()) or type(error).__name__, lasting=lasting)
+    return UnreadableImage(" ".join(text.split()).rstrip(".") or type(error).__name__, lasting=lasting)
