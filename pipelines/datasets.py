@@ -1,29 +1,34 @@
-"""The data set that the config names: looked for before anything is done, and loaded."""
+"""The data set that the config names: looked for before anything is done, loaded, and split."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tascnet import data
 from tascnet.config import Config
-from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 from tascnet.runs import cache_folder
 
-__all__ = ["check_samples", "load_data"]
+__all__ = ["check_samples", "draw_split", "load_data"]
 
 
 def check_samples(config: Config) -> None:
-    """Find a missing folder or an empty class before anything is fetched or decoded.
+    """Find a missing folder, or classes too small for the split, before anything is fetched or decoded.
 
     Raises:
-        DataError: the folder is missing, or a class is empty.
+        DataError: the folder is missing, a class is empty, or a class is too small.
     """
     options = config.dataset
-    if options.name == "image_folder":
-        data.list_images(_root(config))
-    elif options.name == "caltech101" and not options.download:
-        data.listed_caltech101(_root(config), cache_folder(config))
+    if options.name == "digits":
+        return
+    if options.name in data.CATALOGUE and options.download and _is_absent(config):
+        return
+    listing = data.choose_classes(_listing(config), options.classes)
+    draw_split(config, listing.labels, listing.class_names, listing.parts)
 
 
 def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
@@ -31,7 +36,6 @@ def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
     options = config.dataset
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
-    root = _root(config)
     folders: dict[str, Any] = {
         "cache_dir": cache_folder(config),
         "unreadable": options.unreadable,
@@ -39,11 +43,63 @@ def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
         "workers": os.cpu_count(),
         "classes": options.classes,
     }
-    if options.name == "caltech101":
-        return data.load_caltech101(root, preprocessing, download=options.download, **folders)
-    if root is None:
-        raise ConfigError("dataset=image_folder needs the folder of its images", "add dataset.root=<folder>")
-    return data.load_image_folder(root, preprocessing, **folders)
+    if options.name in data.CATALOGUE:
+        return data.load_published(
+            data.CATALOGUE[options.name],
+            _root(config),
+            preprocessing,
+            fetch=options.download,
+            official_test=options.official_test,
+            **folders,
+        )
+    return data.load_images(_listing(config), preprocessing, **folders)
+
+
+def draw_split(
+    config: Config, labels: NDArray[np.int64], class_names: Sequence[str], parts: Sequence[str]
+) -> data.Split:
+    """Training, validation and test rows as the config says.
+
+    Args:
+        config: its options of `dataset` and its seed.
+        labels: class indices, `n`.
+        class_names: one name for each class.
+        parts: the split that each row is given to; empty: none is.
+
+    Raises:
+        DataError: a class is too small.
+    """
+    options = config.dataset
+    return data.split(
+        labels,
+        class_names,
+        seed=config.seed,
+        train_per_class=options.train_per_class,
+        val_per_class=options.val_per_class,
+        train_fraction=options.train_fraction,
+        val_fraction=options.val_fraction,
+        parts=parts,
+    )
+
+
+def _listing(config: Config) -> data.Listing:
+    """The images that the config names, none of them opened."""
+    options = config.dataset
+    if options.name in data.CATALOGUE:
+        return data.list_published(
+            data.CATALOGUE[options.name],
+            _root(config),
+            cache_folder(config),
+            official_test=options.official_test,
+        )
+    if options.csv is not None:
+        return data.list_csv(Path(options.csv).expanduser(), _root(config), options.classes)
+    return data.list_images(_root(config))
+
+
+def _is_absent(config: Config) -> bool:
+    place = data.published_place(data.CATALOGUE[config.dataset.name], _root(config), cache_folder(config))
+    return data.CATALOGUE[config.dataset.name].find(place) is None
 
 
 def _root(config: Config) -> Path | None:

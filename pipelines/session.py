@@ -17,7 +17,7 @@ from tascnet.models.info import ModelInfo, Preprocessing
 from tascnet.runs import cache_folder
 from tascnet.train import FitResult, Recipe, fit
 
-from .datasets import check_samples, load_data
+from .datasets import check_samples, draw_split, load_data
 
 __all__ = [
     "Session",
@@ -132,15 +132,7 @@ def open_session(config: Config, preprocessing: Preprocessing | None = None) -> 
     device = resolve_device(config)
     preprocessing = preprocessing or backbone_preprocessing(config.backbone)
     dataset = load_data(config, preprocessing)
-    rows = data.split(
-        dataset.labels,
-        dataset.class_names,
-        seed=config.seed,
-        train_per_class=config.dataset.train_per_class,
-        val_per_class=config.dataset.val_per_class,
-        train_fraction=config.dataset.train_fraction,
-        val_fraction=config.dataset.val_fraction,
-    )
+    rows = draw_split(config, dataset.labels, dataset.class_names, dataset.parts)
     augmentation = data.Augmentation(
         flip=config.dataset.flip, min_scale=config.dataset.min_scale, pad=config.dataset.pad
     )

@@ -11,7 +11,9 @@ from typing import Any
 
 __all__ = [
     "ACTIVATIONS",
+    "OFFICIAL_TESTS",
     "PRUNE_CRITERIA",
+    "PUBLISHED_IMAGES",
     "BackboneConfig",
     "BenchmarkConfig",
     "Config",
@@ -25,6 +27,10 @@ __all__ = [
     "TuneConfig",
     "option",
 ]
+
+# Data sets of images that can be downloaded, and those of them that come with a test split.
+PUBLISHED_IMAGES = ("caltech101", "caltech256", "stanford_dogs", "cifar10", "oxford_flowers102")
+OFFICIAL_TESTS = ("stanford_dogs", "cifar10", "oxford_flowers102")
 
 # What `tune.activations` takes: the names that surgery knows.
 ACTIVATIONS = (
@@ -88,12 +94,19 @@ class StageConfig:
 class DatasetConfig:
     """Where the samples come from, how they are split and augmented."""
 
-    name: str = option("digits", choices=("digits", "image_folder", "caltech101"))
-    # Folder of the images; None: Caltech-101 is looked for in <cache_dir>/datasets.
+    name: str = option("digits", choices=("digits", "image_folder", *PUBLISHED_IMAGES))
+    # Folder of the images; None: a published data set is looked for in <cache_dir>/datasets.
     root: str | None = None
-    # Fetch Caltech-101 to that folder where it is absent.
+    # Fetch a published data set to that folder where it is absent.
     download: bool = option(False, cosmetic=True)
-    # Names of the classes of a folder of images that are taken; None: all of them.
+    # The test split that a data set comes with is the test split; train and validation are drawn from the
+    # other images. False: all three are drawn.
+    official_test: bool = False
+    # dataset=image_folder: a CSV in UTF-8 of file and label takes the place of class folders; files are
+    # relative to root, or without one to the CSV. None: class folders.
+    csv: str | None = None
+    # Names of the classes of a folder of images that are taken; None: all of them. With csv these are all the
+    # labels that may occur.
     classes: list[str] | None = None
     # Classes of the embedded digits; None takes all of them.
     digits: list[int] | None = None

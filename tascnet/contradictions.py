@@ -3,7 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from tascnet.config import ACTIVATIONS, PRUNE_CRITERIA, Config, PruneConfig, TuneConfig
+from tascnet.config import (
+    ACTIVATIONS,
+    OFFICIAL_TESTS,
+    PRUNE_CRITERIA,
+    PUBLISHED_IMAGES,
+    Config,
+    PruneConfig,
+    TuneConfig,
+)
 from tascnet.words import closest, listed
 
 __all__ = ["Contradiction", "contradictions"]
@@ -35,9 +43,14 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
 def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
     data = config.dataset
     yield (
-        data.name == "image_folder" and data.root is None,
+        data.name == "image_folder" and data.root is None and data.csv is None,
         f"dataset={data.name} needs the folder of its images",
-        "give it as dataset.root=<folder>",
+        "give it as dataset.root=<folder>, or a list of files and labels as dataset.csv=<file>",
+    )
+    yield (
+        data.csv is not None and data.name != "image_folder",
+        f"dataset.csv lists images of your own, not those of dataset={data.name}",
+        "add dataset=image_folder",
     )
     yield (
         data.classes is not None and data.name == "digits",
@@ -50,9 +63,14 @@ def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
         None,
     )
     yield (
-        data.download and data.name != "caltech101",
-        f"dataset.download fetches Caltech-101 alone, not dataset={data.name}",
+        data.download and data.name not in PUBLISHED_IMAGES,
+        f"dataset.download fetches {listed(PUBLISHED_IMAGES)}, not dataset={data.name}",
         "leave it out",
+    )
+    yield (
+        data.official_test and data.name not in OFFICIAL_TESTS,
+        f"dataset={data.name} comes with no official test split, but {listed(OFFICIAL_TESTS)} do",
+        "leave dataset.official_test out",
     )
     yield (
         data.train_per_class is None and data.train_fraction + data.val_fraction >= 1,

@@ -10,7 +10,7 @@ import tascnet_conf
 import tascnet_pipelines
 from tascnet.check import check_config, check_overrides, normalise
 from tascnet.compose import Tree, default_name, flatten
-from tascnet.config import ACTIVATIONS, Config, DatasetConfig
+from tascnet.config import ACTIVATIONS, OFFICIAL_TESTS, PUBLISHED_IMAGES, Config, DatasetConfig
 from tascnet.contradictions import NORMS
 from tascnet.errors import ConfigError
 from tascnet.words import closest
@@ -20,7 +20,7 @@ PIPELINES = Path(tascnet_pipelines.__file__).parent
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 # What a choice needs beside itself.
 NEEDED = {
-    "dataset=caltech101": ["dataset.download=true"],
+    **{f"dataset={name}": ["dataset.download=true"] for name in PUBLISHED_IMAGES},
     "dataset=image_folder": ["dataset.root=/data"],
     "backbone=custom": ["backbone.factory=a.b"],
     "experiment=caltech101_mobilenet_v2": ["dataset.root=/data"],
@@ -83,6 +83,13 @@ def test_activations_are_those_of_surgery():
     from tascnet.models.surgery import ACTIVATIONS as known
 
     assert tuple(known) == ACTIVATIONS
+
+
+def test_published_data_sets_of_the_options_are_those_of_the_catalogue():
+    from tascnet.data import CATALOGUE
+
+    assert tuple(CATALOGUE) == PUBLISHED_IMAGES
+    assert tuple(name for name in CATALOGUE if CATALOGUE[name].official_test) == OFFICIAL_TESTS
 
 
 def test_the_normalisations_of_the_options_are_those_of_grown_heads():
@@ -206,7 +213,10 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
     ("overrides", "says"),
     [
         (["dataset=image_folder"], "dataset=image_folder needs the folder of its images"),
-        (["dataset.download=true"], "dataset.download fetches Caltech-101 alone, not dataset=digits"),
+        (["dataset.download=true"], "dataset.download fetches caltech101, "),
+        (["dataset.csv=x.csv"], "dataset.csv lists images of your own, not those of dataset=digits"),
+        (["dataset.official_test=true"], "dataset=digits comes with no official test split"),
+        (["dataset=caltech101", "dataset.official_test=true"], "but stanford_dogs, "),
         (["backbone=custom"], "backbone.factory="),
         (
             ["trainer.head.optimizer=sgd", "trainer.head.nesterov=true", "trainer.head.momentum=0"],

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tascnet import data
-from tascnet.config import Config
 from tascnet.models.info import Preprocessing
-from tascnet.runs import cache_folder
 
 __all__ = ["DecodedWhenRead", "ThroughTrunk", "from_files", "image_files"]
 
@@ -91,15 +89,8 @@ def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: in
     return data.ImageSource(dataset, images.rows[places], images.preprocessing)
 
 
-def image_files(config: Config, dataset: data.Dataset) -> list[Path] | None:
-    """The file of each row of a data set; None for the embedded digits, which are in no files."""
-    options = config.dataset
-    if options.name == "digits":
+def image_files(dataset: data.Dataset) -> list[Path] | None:
+    """The file of each row of a data set; None where images are in no files of their own."""
+    if dataset.folder is None:
         return None
-    root = None if options.root is None else Path(options.root).expanduser()
-    if options.name == "caltech101":
-        listing = data.listed_caltech101(root, cache_folder(config))
-    else:
-        listing = data.list_images(root)
-    skipped = set(dataset.skipped)
-    return [listing.root / file.path for file in listing.files if file.path not in skipped]
+    return [dataset.folder / path for path in dataset.paths]

@@ -133,7 +133,7 @@ def open_setting(config: Config, depth: int, features: Path) -> Setting:
             f"{depth}",
             "ask for fewer",
         )
-    return Setting(search=search, depth=depth, files=image_files(config, session.dataset))
+    return Setting(search=search, depth=depth, files=image_files(session.dataset))
 
 
 def make_cache(setting: Setting) -> float:

@@ -5,33 +5,43 @@ Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resiz
 
 from tascnet.data.augment import Augmentation
 from tascnet.data.cache import cached_features, module_digest, prefix_digests
-from tascnet.data.caltech101 import listed_caltech101, load_caltech101
+from tascnet.data.catalogue import CATALOGUE
+from tascnet.data.csv_list import list_csv
 from tascnet.data.dataset import Dataset
 from tascnet.data.decode import UnreadableImage, decode_image
 from tascnet.data.digits import load_digits_set
 from tascnet.data.folder import load_image_folder
-from tascnet.data.listing import list_images
+from tascnet.data.images import load_images
+from tascnet.data.listing import Listing, choose_classes, list_images
+from tascnet.data.published import PublishedSet, list_published, load_published, published_place
 from tascnet.data.sources import VIEWS, FeatureSource, ImageSource, Source
 from tascnet.data.splits import Split, class_weights, split
 
 __all__ = [
+    "CATALOGUE",
     "VIEWS",
     "Augmentation",
     "Dataset",
     "FeatureSource",
     "ImageSource",
+    "Listing",
+    "PublishedSet",
     "Source",
     "Split",
     "UnreadableImage",
     "cached_features",
+    "choose_classes",
     "class_weights",
     "decode_image",
+    "list_csv",
     "list_images",
-    "listed_caltech101",
-    "load_caltech101",
+    "list_published",
     "load_digits_set",
     "load_image_folder",
+    "load_images",
+    "load_published",
     "module_digest",
     "prefix_digests",
+    "published_place",
     "split",
 ]

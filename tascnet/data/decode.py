@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 
-__all__ = ["UnreadableImage", "decode_image", "resampling"]
+__all__ = ["UnreadableImage", "channel_mode", "decode_image", "resampling", "square_pixels"]
 
 MODES = {1: "L", 3: "RGB"}
 # A thin strip must not become a huge image when its shorter side is enlarged.
@@ -39,18 +39,25 @@ def decode_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         Pixels, `R x R x c`, uint8.
 
     Raises:
-        UnreadableImage: if the file is empty, truncated or no image.
+        UnreadableImage: if the file is empty, truncated, no image, or has more pixels than Pillow allows
+            (178,956,970), which is found before any is decoded.
         ConfigError: if neither one nor three channels are asked for.
     """
-    mode = channel_mode(preprocessing.channels)
+    channel_mode(preprocessing.channels)
     try:
         with Image.open(path) as image:
-            square = _square(image, mode, preprocessing.resize, resampling(preprocessing.interpolation))
+            return square_pixels(image, preprocessing)
     except MemoryError:
         raise
     # Pillow's decoders raise errors of many types on damaged files.
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def square_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The central square of an open image, as `decode_image` gives it, `R x R x c`."""
+    mode, method = channel_mode(preprocessing.channels), resampling(preprocessing.interpolation)
+    square = _square(image, mode, preprocessing.resize, method)
     return np.asarray(square, dtype=np.uint8).reshape(square.height, square.width, -1)
 
 
@@ -123,4 +130,4 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImage:
     # The system's own errors (no permission, a network drive that is away) may pass.
     lasting = not (isinstance(error, OSError) and error.errno is not None)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UnreadableImage(" ".join(text.split()) or type(error).__name__, lasting=lasting)
+    return UnreadableImage(" ".join(text.split()).rstrip(".") or type(error).__name__, lasting=lasting)

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections import deque
+import warnings
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,17 +13,18 @@ from typing import Any, TypeVar
 import numpy as np
 import PIL
 from numpy.typing import NDArray
+from PIL import Image
 
 from tascnet.console import track
 from tascnet.data.arrays import make_room, open_array, write_array
-from tascnet.data.decode import UnreadableImage, channel_mode, decode_image
+from tascnet.data.decode import UnreadableImage, channel_mode, decode_image, square_pixels
 from tascnet.data.listing import ImageFile, Listing
 from tascnet.files import digest_json, read_json, write_json
 from tascnet.models.info import Preprocessing
 
 __all__ = ["Decoded", "decoded_images"]
 
-FORMAT = 1
+FORMAT = 2
 # Images in work for each worker; more would pile up in memory when the disk is slow.
 AHEAD = 8
 
@@ -39,11 +41,13 @@ class Decoded:
             None if none could be read.
         failures: reason for each unreadable path.
         digest: digest of the pixels.
+        same: rows with equal pixels, in groups of two and more.
     """
 
     pixels: NDArray[np.uint8] | None
     failures: dict[str, str]
     digest: str
+    same: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +57,32 @@ class _Known:
     rows: dict[tuple[str, int, int], int] = field(default_factory=dict)
     failures: dict[tuple[str, int, int], str] = field(default_factory=dict)
     pixels: NDArray[np.uint8] | None = None
+
+
+class _Found:
+    """Digests of rows as they come: of all together, and of each, to tell equal ones."""
+
+    def __init__(self) -> None:
+        self._all = hashlib.sha256()
+        self._rows: dict[bytes, list[int]] = defaultdict(list)
+        self._count = 0
+
+    def add(self, pixels: NDArray[np.uint8]) -> None:
+        """Take the next row."""
+        content = np.ascontiguousarray(pixels).data
+        self._all.update(content)
+        self._rows[hashlib.blake2b(content, digest_size=16).digest()].append(self._count)
+        self._count += 1
+
+    @property
+    def digest(self) -> str:
+        """Of all rows."""
+        return self._all.hexdigest()[:32]
+
+    @property
+    def same(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of equal rows."""
+        return tuple(tuple(rows) for rows in self._rows.values() if len(rows) > 1)
 
 
 def decoded_images(
@@ -99,9 +129,13 @@ def _read_index(store: Path) -> dict[str, Any]:
     try:
         index = read_json(store / "index.json")
         whole = isinstance(index["array"], str) and all(len(file) == 5 for file in index["files"])
-        return index if whole and isinstance(index["digest"], str) else {}
+        return index if whole and isinstance(index["digest"], str) and _are_groups(index["same"]) else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
+
+
+def _are_groups(same: Any) -> bool:
+    return isinstance(same, list) and all(isinstance(group, list) for group in same)
 
 
 def _pixels_of(store: Path, index: dict[str, Any]) -> NDArray[np.uint8] | None:
@@ -119,7 +153,9 @@ def _complete(store: Path, index: dict[str, Any], listing: Listing) -> Decoded |
     pixels = _pixels_of(store, index)
     if pixels is None and len(failures) < len(files):
         return None
-    return Decoded(pixels=pixels, failures=failures, digest=index["digest"])
+    return Decoded(
+        pixels=pixels, failures=failures, digest=index["digest"], same=tuple(map(tuple, index["same"]))
+    )
 
 
 def _known(store: Path, index: dict[str, Any]) -> _Known:
@@ -150,30 +186,35 @@ def _decode(
     )
 
     def outcome(file: ImageFile) -> NDArray[np.uint8] | UnreadableImage:
-        return _outcome(file, known, listing.root, preprocessing)
+        return _outcome(file, known, listing, preprocessing)
 
     name = f"{digest_json([file.identity for file in listing.files])}.npy"
     outcomes = _in_order(outcome, listing.files, workers or _cpus())
     failures: dict[str, UnreadableImage] = {}
-    hasher = hashlib.sha256()
+    found = _Found()
     tracked = track(outcomes, "decode images", len(listing.files))
-    rows = write_array(store / name, row_shape, np.uint8, _readable(listing.files, tracked, failures, hasher))
-    digest = hasher.hexdigest()[:32]
-    _write_index(store, name, digest, listing, failures)
+    with warnings.catch_warnings():
+        # Pillow warns of images half as large as those that it refuses.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        chunks = _readable(listing.files, tracked, failures, found)
+        rows = write_array(store / name, row_shape, np.uint8, chunks)
+    _write_index(store, name, found, listing, failures)
     reasons = {path: failure.reason for path, failure in failures.items()}
     pixels = open_array(store / name, rows) if rows else None
-    return Decoded(pixels=pixels, failures=reasons, digest=digest)
+    return Decoded(pixels=pixels, failures=reasons, digest=found.digest, same=found.same)
 
 
 def _outcome(
-    file: ImageFile, known: _Known, root: Path, preprocessing: Preprocessing
+    file: ImageFile, known: _Known, listing: Listing, preprocessing: Preprocessing
 ) -> NDArray[np.uint8] | UnreadableImage:
     if known.pixels is not None and file.identity in known.rows:
         return known.pixels[known.rows[file.identity]]
     if file.identity in known.failures:
         return UnreadableImage(known.failures[file.identity])
+    if listing.read is not None:
+        return square_pixels(Image.fromarray(listing.read(file.path)), preprocessing)
     try:
-        return decode_image(root / file.path, preprocessing)
+        return decode_image(listing.root / file.path, preprocessing)
     except UnreadableImage as failure:
         return failure
 
@@ -182,19 +223,19 @@ def _readable(
     files: Iterable[ImageFile],
     outcomes: Iterable[NDArray[np.uint8] | UnreadableImage],
     failures: dict[str, UnreadableImage],
-    hasher: Any,
+    found: _Found,
 ) -> Iterator[NDArray[np.uint8]]:
     """The pixels of readable files, `1 x R x R x c`; the others are noted in `failures`."""
     for file, outcome in zip(files, outcomes, strict=True):
         if isinstance(outcome, UnreadableImage):
             failures[file.path] = outcome
         else:
-            hasher.update(np.ascontiguousarray(outcome).data)
+            found.add(outcome)
             yield outcome[None]
 
 
 def _write_index(
-    store: Path, name: str, digest: str, listing: Listing, failures: dict[str, UnreadableImage]
+    store: Path, name: str, found: _Found, listing: Listing, failures: dict[str, UnreadableImage]
 ) -> None:
     files: list[list[Any]] = []
     row = 0
@@ -206,7 +247,8 @@ def _write_index(
         # What may pass, such as a missing permission, is tried again by the next run.
         else:
             files.append([*file.identity, None, failure.reason if failure.lasting else None])
-    write_json(store / "index.json", {"array": name, "digest": digest, "files": files})
+    same = [list(group) for group in found.same]
+    write_json(store / "index.json", {"array": name, "digest": found.digest, "same": same, "files": files})
     for old in store.glob("*.npy"):
         if old.name != name:
             old.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Three disjoint, stratified, seeded splits, and class weights."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ __all__ = ["Split", "class_weights", "split"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Rows of a data set: three disjoint ascending arrays of int64 that cover it."""
+    """Rows of a data set: three disjoint ascending arrays of int64, of which none is empty."""
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
@@ -30,10 +30,13 @@ def split(
     val_per_class: int | None = None,
     train_fraction: float = 0.7,
     val_fraction: float = 0.15,
+    parts: Sequence[str] = (),
 ) -> Split:
     """Split every class by counts, or by fractions when no counts are given; the rest is test.
 
-    The draw of one class depends on the seed and on that class's number and size alone.
+    The draw of one class depends on the seed and on that class's number and size alone. Where rows are given
+    to splits beforehand, validation or test is drawn from the rows of train if it has none of its own; counts
+    then say how many rows of train and validation are taken, and what is left of them is not used.
 
     Args:
         labels: class indices, `n`.
@@ -43,6 +46,7 @@ def split(
         val_per_class: validation samples of each class.
         train_fraction: training share of each class, rounded to at least one sample.
         val_fraction: validation share of each class, rounded to at least one sample.
+        parts: the split that each row is given to, "train", "val" or "test"; empty: none is.
 
     Returns:
         Every class is in train and validation, by fractions also in test.
@@ -54,20 +58,17 @@ def split(
     counts = _checked_counts(train_per_class, val_per_class)
     if counts is None:
         _check_fractions(train_fraction, val_fraction)
-    parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    fractions = (train_fraction, val_fraction)
+    if parts:
+        return _split_given(labels, class_names, np.asarray(parts), seed, counts, fractions)
+    drawn_parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
     for index, name in enumerate(class_names):
         rows = np.flatnonzero(labels == index).astype(np.int64)
         train, val = _sizes(len(rows), name, counts, train_fraction, val_fraction)
         shuffled = np.random.default_rng([seed, index]).permutation(rows)
-        for part, drawn in zip(parts, np.split(shuffled, [train, train + val]), strict=True):
+        for part, drawn in zip(drawn_parts, np.split(shuffled, [train, train + val]), strict=True):
             part.append(drawn)
-    train_rows, val_rows, test_rows = (np.sort(np.concatenate(part)) for part in parts)
-    if len(test_rows) == 0:
-        raise DataError(
-            f"{train_per_class} + {val_per_class} training and validation samples a class leave no test",
-            "lower dataset.train_per_class or dataset.val_per_class",
-        )
-    return Split(train=train_rows, val=val_rows, test=test_rows)
+    return _joined(*drawn_parts)
 
 
 def class_weights(labels: NDArray[np.int64] | torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -89,6 +90,76 @@ def class_weights(labels: NDArray[np.int64] | torch.Tensor, num_classes: int) ->
         raise DataError(f"class {empty} has no training sample, expected at least one", "draw another split")
     weights = counts.sum() / counts
     return (weights / weights.mean()).float()
+
+
+def _split_given(
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    parts: NDArray[np.str_],
+    seed: int,
+    counts: tuple[int, int] | None,
+    fractions: tuple[float, float],
+) -> Split:
+    """Rows as they are given; what no row is given to is drawn from train."""
+    missing = {part for part in ("val", "test") if not (parts == part).any()}
+    found: dict[str, list[NDArray[np.int64]]] = {"train": [], "val": [], "test": []}
+    for index, name in enumerate(class_names):
+        generator = np.random.default_rng([seed, index])
+        own = {part: np.flatnonzero((labels == index) & (parts == part)).astype(np.int64) for part in found}
+        pool, given_val = generator.permutation(own["train"]), generator.permutation(own["val"])
+        train, val, test = _sizes_given(name, len(pool), len(given_val), missing, counts, fractions)
+        drawn_val = pool[train : train + val] if "val" in missing else given_val[:val]
+        rest = pool[len(pool) - test :]
+        found["train"].append(pool[:train])
+        found["val"].append(drawn_val)
+        found["test"].append(rest if "test" in missing else own["test"])
+    return _joined(*found.values())
+
+
+def _sizes_given(
+    name: str,
+    n: int,
+    n_val: int,
+    missing: Collection[str],
+    counts: tuple[int, int] | None,
+    fractions: tuple[float, float],
+) -> tuple[int, int, int]:
+    """Rows of each part of a class that has `n` training and `n_val` validation rows of its own.
+
+    Of a part in `missing` they come out of the training rows.
+    """
+    drawn_val = counts[1] if counts is not None and "val" in missing else 0
+    needed = 1 + len(missing) if counts is None else counts[0] + drawn_val
+    needed_val = 0 if "val" in missing else 1 if counts is None else counts[1]
+    for what, there, expected in (("training", n, needed), ("validation", n_val, needed_val)):
+        if there < expected:
+            raise DataError(
+                f"class {name!r} has {there} {what} samples, expected at least {expected}",
+                "add samples, remove the class, or ask for fewer a class",
+            )
+    if counts is not None:
+        return counts[0], counts[1], n - needed if "test" in missing else 0
+    val, test = _shares(n, missing, *fractions)
+    return n - val - test, val if "val" in missing else n_val, test
+
+
+def _shares(n: int, missing: Collection[str], train_fraction: float, val_fraction: float) -> tuple[int, int]:
+    """How many of `n` rows go to the parts in `missing`; at least one stays for each and for train."""
+    fractions = {"val": val_fraction, "test": 1 - train_fraction - val_fraction}
+    whole = train_fraction + sum(fractions[part] for part in missing)
+    wanted = {part: max(1, round(n * fractions[part] / whole)) for part in missing}
+    val = min(wanted.get("val", 0), n - len(missing))
+    return val, min(wanted.get("test", 0), n - val - 1)
+
+
+def _joined(*parts: list[NDArray[np.int64]]) -> Split:
+    train, val, test = (np.sort(np.concatenate(part)) for part in parts)
+    if len(test) == 0:
+        raise DataError(
+            f"{len(train)} training and {len(val)} validation samples leave no test",
+            "lower dataset.train_per_class or dataset.val_per_class",
+        )
+    return Split(train=train, val=val, test=test)
 
 
 def _checked_counts(train: int | None, val: int | None) -> tuple[int, int] | None:

@@ -228,13 +228,6 @@ def test_class_folders_without_images_are_named(image_folder):
         list_images(image_folder)
 
 
-def test_splits_are_not_taken_for_classes(image_folder, tmp_path):
-    for name in ("train", "Val"):
-        shutil.copytree(image_folder, tmp_path / "parts" / name)
-    with pytest.raises(DataError, match="class folders and not splits"):
-        list_images(tmp_path / "parts")
-
-
 def test_unknown_policy_is_refused(image_folder, tiny, tmp_path):
     with pytest.raises(ConfigError, match="refuse or skip"):
         load_image_folder(image_folder, tiny, cache_dir=tmp_path, unreadable="ignore")

@@ -76,10 +76,10 @@ def test_caltech101_is_downloaded_to_the_cache_where_no_folder_is_named(tmp_path
     class Asked(Exception):
         pass
 
-    def fetch(_url, _md5, _folder):
+    def fetch(_file, _folder):
         raise Asked
 
-    monkeypatch.setattr("tascnet.data.caltech101._fetch", fetch)
+    monkeypatch.setattr("tascnet.data.download.fetch", fetch)
     options = ["stage=tune", "dataset=caltech101", "dataset.download=true", "backbone=resnet20"]
     places = [f"outputs={tmp_path}/out", f"cache_dir={tmp_path}/cache", "backbone.weights=random"]
     assert command(*options, *places) == 1

@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -132,12 +133,28 @@ def test_a_trunk_computes_what_is_read(setting):
 def test_files_give_the_pixels_of_the_cache(images, cache, tmp_path):
     config = composed(*IMAGES, f"dataset.root={images}", f"cache_dir={cache}", f"outputs={tmp_path}")
     session = open_session(config)
-    files = image_files(config, session.dataset)
+    files = image_files(session.dataset)
     assert len(files) == len(session.dataset)
     read = from_files(session.train, files, len(session.train))
     rows = torch.arange(len(read))
     assert torch.equal(read.batch_view(rows, "plain"), session.train.batch_view(rows, "plain"))
     assert torch.equal(read.labels, session.train.labels)
+
+
+def test_files_of_some_classes_are_theirs_alone(images, cache, tmp_path):
+    shutil.copytree(images, tmp_path / "three")
+    shutil.copytree(images / "cat", tmp_path / "three" / "bee")
+    options = [f"dataset.root={tmp_path / 'three'}", "dataset.classes=[cat,dog]"]
+    session = open_session(composed(*IMAGES, *options, f"cache_dir={cache}", f"outputs={tmp_path}"))
+    files = image_files(session.dataset)
+    assert [path.parent.name for path in files] == 14 * ["cat"] + 10 * ["dog"]
+    read = from_files(session.val, files, len(session.val))
+    rows = torch.arange(len(read))
+    assert torch.equal(read.batch_view(rows, "plain"), session.val.batch_view(rows, "plain"))
+
+
+def test_digits_are_in_no_files(setting):
+    assert image_files(setting.session.dataset) is None
 
 
 def test_fewer_images_are_spread_evenly(setting):

@@ -1,0 +1,120 @@
+"""CIFAR-10 as published: batches of pixels in Python pickles, which are read as data and run no code."""
+
+import codecs
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tascnet.data.download import RemoteFile
+from tascnet.data.listing import ImageFile, Listing
+from tascnet.data.published import PublishedSet, below
+from tascnet.data.unpack import unpack_tar
+from tascnet.errors import DataError
+
+__all__ = ["CIFAR10"]
+
+FOLDER = "cifar-10-batches-py"
+TRAIN, TEST, META = tuple(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"
+SIDE = 32
+
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # type: ignore[index]
+# All that the published pickles ask for.
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,
+}
+
+
+class _Plain(pickle.Unpickler):
+    """Reads arrays, lists and texts, and refuses whatever else a pickle names."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+        return _KNOWN[module_name, global_name]
+
+
+def _find(root: Path) -> Path | None:
+    return below(root, FOLDER, "cifar10", holds=(META, *TRAIN, TEST))
+
+
+def _unpack(archives: Sequence[Path], target: Path) -> None:
+    unpack_tar(archives[0], target, strip=FOLDER)
+
+
+def _listing(folder: Path) -> Listing:
+    """Each image is a row of a batch; its path is the batch's name and the row."""
+    names = tuple(str(name) for name in _read(folder / META, "label_names")["label_names"])
+    batches: dict[str, NDArray[np.uint8]] = {}
+    files: list[ImageFile] = []
+    for name in (*TRAIN, TEST):
+        batches[name], labels = _batch(folder / name, len(names))
+        stat = (folder / name).stat()
+        for row, label in enumerate(labels):
+            files.append(
+                ImageFile(
+                    path=f"{name}/{row:05d}",
+                    label=label,
+                    size=stat.st_size,
+                    mtime_ns=stat.st_mtime_ns,
+                    part="test" if name == TEST else "train",
+                )
+            )
+
+    def read(path: str) -> NDArray[np.uint8]:
+        name, _, row = path.partition("/")
+        return batches[name][int(row)]
+
+    files.sort(key=lambda file: (file.label, file.path))
+    return Listing(root=folder, class_names=names, files=tuple(files), read=read)
+
+
+def _batch(path: Path, classes: int) -> tuple[NDArray[np.uint8], list[int]]:
+    """Pixels, `n x 32 x 32 x 3`, and labels of a batch."""
+    content = _read(path, "data", "labels")
+    pixels, labels = np.asarray(content["data"]), [int(label) for label in content["labels"]]
+    right = pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3 * SIDE * SIDE)
+    if not right or any(not 0 <= label < classes for label in labels):
+        raise _no_batch(path, "its pixels and labels do not fit")
+    return np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)), labels
+
+
+def _read(path: Path, *keys: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = _Plain(file, encoding="latin1").load()
+        return {key: content[key] for key in keys}
+    # A damaged pickle raises errors of many types.
+    except Exception as error:
+        raise _no_batch(path, " ".join(str(error).split())) from error
+
+
+def _no_batch(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} is no file of CIFAR-10 ({reason})", "take the file as published")
+
+
+# Address and digest as in torchvision's CIFAR10.
+CIFAR10 = PublishedSet(
+    name="cifar10",
+    title="CIFAR-10",
+    source="CIFAR-10 (Krizhevsky 2009), https://www.cs.toronto.edu/~kriz/cifar.html",
+    licence="none stated; the images were collected from the web, for research",
+    files=(
+        RemoteFile(
+            url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            digest="md5:c58f30108f718f92721af3b95e74349a",
+        ),
+    ),
+    folder=FOLDER,
+    find=_find,
+    unpack=_unpack,
+    listing=_listing,
+    official_test=True,
+)

@@ -1,0 +1,115 @@
+"""A CSV of files and labels as a listing of images."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tascnet.data.listing import Listing, image_file
+from tascnet.errors import DataError
+from tascnet.words import closest, listed
+
+__all__ = ["list_csv"]
+
+HEADER = ("file", "label")
+EXPECTED = "each line is <file>,<label>; the first may be file,label"
+
+# Number of the line, file and label.
+Line = tuple[int, str, str]
+
+
+def list_csv(path: Path, root: Path | None = None, classes: Sequence[str] | None = None) -> Listing:
+    """List the images that a CSV in UTF-8 names, with their labels.
+
+    Args:
+        path: has one line for each image: file, label; a first line `file,label` or `label,file` is a header.
+        root: what the files are relative to; None: the folder of the CSV.
+        classes: the labels that are known; None: all that occur.
+
+    Returns:
+        Classes in the order of their names, files sorted by class and path.
+
+    Raises:
+        DataError: the CSV is missing, a line is broken, a file is not there or named twice, a label is
+            missing or unknown, or there are fewer than two labels.
+    """
+    folder = path.parent if root is None else root
+    labels: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, file, label in _lines(path):
+        _check(path, number, file, label, folder, classes)
+        if file in lines:
+            raise _wrong(path, number, f"names {file} again, after line {lines[file]}", "keep one of them")
+        labels[file], lines[file] = label, number
+    names = sorted(set(labels.values()))
+    _check_names(path, names, labels, lines)
+    order = {name: index for index, name in enumerate(names)}
+    files = sorted(labels, key=lambda file: (order[labels[file]], file))
+    return Listing(
+        root=folder,
+        class_names=tuple(names),
+        files=tuple(image_file(folder, file, order[labels[file]]) for file in files),
+    )
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    """File and label of each line that is not empty, without spaces around them."""
+    file_column, label_column = 0, 1
+    rows = csv.reader(_texts(path), strict=True)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise _wrong(path, rows.line_num, f"is broken ({error})", EXPECTED) from error
+        if row is None:
+            return
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if len(cells) != 2:
+            raise _wrong(path, rows.line_num, f"has {len(cells)} columns, expected 2", EXPECTED)
+        if rows.line_num == 1 and sorted(cell.lower() for cell in cells) == sorted(HEADER):
+            file_column, label_column = (1, 0) if cells[0].lower() == "label" else (0, 1)
+        else:
+            yield rows.line_num, cells[file_column], cells[label_column]
+
+
+def _texts(path: Path) -> Iterator[str]:
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror})", "set dataset.csv to a file of files and labels"
+        ) from error
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _wrong(path, number, "is not valid UTF-8", "save the file as UTF-8") from error
+
+
+def _check(
+    path: Path, number: int, file: str, label: str, folder: Path, classes: Sequence[str] | None
+) -> None:
+    if not label:
+        raise _wrong(path, number, "has no label", EXPECTED)
+    if not file or not (folder / file).is_file():
+        hint = f"files are looked for in {folder}: set dataset.root to another folder, or mend the line"
+        raise _wrong(path, number, f"names {file or 'no file'}, which is not there", hint)
+    if classes is not None and label not in classes:
+        likely = closest(label, classes)
+        hint = f"did you mean {likely!r}?" if likely else f"dataset.classes has {listed(classes)}"
+        raise _wrong(path, number, f"has the unknown label {label!r}", hint)
+
+
+def _check_names(path: Path, names: Sequence[str], labels: dict[str, str], lines: dict[str, int]) -> None:
+    if len(names) < 2:
+        raise DataError(f"{path} has {len(names)} labels, expected at least two", EXPECTED)
+    folded: dict[str, str] = {}
+    for file, label in labels.items():
+        other = folded.setdefault(label.casefold(), label)
+        if other != label:
+            raise _wrong(path, lines[file], f"has label {label!r}, others {other!r}", "write them alike")
+
+
+def _wrong(path: Path, number: int, what: str, hint: str) -> DataError:
+    return DataError(f"line {number} of {path} {what}", hint)

@@ -1,0 +1,513 @@
+"""Inputs that misbehave: how each is made, what happens, and by which rule.
+
+The tests go through this list, and `python -m tests.data.misbehaving` writes it into docs/data.md as a table.
+Each is made beside four good images of `cat` and four of `dog`, which are 12 x 10 pixels.
+"""
+
+import io
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misbehaviour:
+    """One input, and what is promised of it.
+
+    Args:
+        name: what it is.
+        make: spoils a good folder of classes; gives further options of `dataset`.
+        outcome: `used`; `skipped`: refused, and with `dataset.unreadable=skip` left out; `refused`.
+        rule: what happens, in one sentence.
+        says: what the sentence or the log holds, a regular expression; empty: nothing is said.
+        samples: how many samples there are in the end.
+        colour: of the pixels of `cat/odd.*`, where these are to be looked at.
+    """
+
+    name: str
+    make: Callable[[Path], Options | None]
+    outcome: str
+    rule: str
+    says: str = ""
+    samples: int = 9
+    colour: tuple[int, int, int] | None = None
+
+
+def noise(seed: int, height: int = 10, width: int = 12) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(seed)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def good(root: Path) -> Path:
+    """Two classes of four images."""
+    for label, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for index in range(4):
+            (root / name / f"{index}.png").write_bytes(png(10 * label + index))
+    return root
+
+
+def odd(image: Image.Image, name: str = "odd.png", **options: Any) -> Callable[[Path], None]:
+    """Adds an image to class cat."""
+    return lambda root: image.save(root / "cat" / name, **options)
+
+
+def content(data: bytes, name: str = "odd.jpg") -> Callable[[Path], None]:
+    """Adds a file of these bytes to class cat."""
+
+    def make(root: Path) -> None:
+        (root / "cat" / name).write_bytes(data)
+
+    return make
+
+
+def flat(mode: str, colour: Any) -> Image.Image:
+    return Image.new(mode, (12, 10), colour)
+
+
+def palette() -> Image.Image:
+    image = flat("P", 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    return image
+
+
+def turned() -> Image.Image:
+    """Stored on its side: the top half is green once it is upright."""
+    pixels = np.zeros((12, 12, 3), dtype=np.uint8)
+    pixels[:, :6, 1] = 255
+    return Image.fromarray(pixels)
+
+
+def exif(orientation: int) -> Image.Exif:
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block
+
+
+def frames(root: Path) -> None:
+    first, second = flat("RGB", (0, 0, 255)), flat("RGB", (255, 0, 0))
+    first.save(root / "cat" / "odd.gif", save_all=True, append_images=[second])
+
+
+def bomb() -> bytes:
+    """A PNG that says it has 100,000 x 100,000 pixels."""
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def strip() -> Image.Image:
+    """One pixel high, blue in the middle eighth alone."""
+    pixels = np.zeros((1, 800, 3), dtype=np.uint8)
+    pixels[:, 350:450, 2] = 255
+    return Image.fromarray(pixels)
+
+
+def nowhere(root: Path) -> None:
+    (root / "cat" / "odd.png").symlink_to(root / "nowhere.png")
+
+
+def beside(root: Path) -> None:
+    (root / "cat" / "notes.txt").write_text("notes")
+    (root / "cat" / "._0.png").write_bytes(b"litter")
+    (root / ".hidden").mkdir()
+
+
+def nested(root: Path) -> None:
+    (root / "cat" / "holidays" / "sea").mkdir(parents=True)
+    (root / "cat" / "holidays" / "sea" / "odd.png").write_bytes(png(30))
+
+
+def class_of(count: int, data: bytes | None = None) -> Callable[[Path], None]:
+    """Adds class eel with so many images."""
+
+    def make(root: Path) -> None:
+        (root / "eel").mkdir()
+        for index in range(count):
+            (root / "eel" / f"{index}.png").write_bytes(png(40 + index) if data is None else data)
+
+    return make
+
+
+def alone(root: Path) -> None:
+    shutil.rmtree(root / "dog")
+
+
+def letters(root: Path) -> None:
+    (root / "cat").rename(root / "grüne Katze 猫")
+
+
+def bytes_as_name(place: str, name: bytes) -> Callable[[Path], None]:
+    """Adds a class, or an image of cat, whose name is no UTF-8."""
+
+    def make(root: Path) -> None:
+        target = os.path.join(os.fsencode(root / place), name)
+        if place:
+            Path(os.fsdecode(target)).write_bytes(png(50))
+        else:
+            shutil.copytree(root / "cat", os.fsdecode(target))
+
+    return make
+
+
+def thousand(root: Path) -> None:
+    """1,000 classes of three images, one colour a class."""
+    shutil.rmtree(root)
+    for label in range(1000):
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 4), (label // 256, label % 256, 99)).save(buffer, "png")
+        (root / f"{label:03d}").mkdir(parents=True)
+        for index in range(3):
+            (root / f"{label:03d}" / f"{index}.png").write_bytes(buffer.getvalue())
+
+
+def twins(root: Path) -> None:
+    """Saved in another format, so that the files differ."""
+    Image.fromarray(noise(0)).save(root / "dog" / "odd.bmp")
+
+
+def ready(**classes: tuple[str, ...]) -> Callable[[Path], None]:
+    """Folders of splits with four images of each of these classes."""
+
+    def make(root: Path) -> None:
+        for seed, (part, names) in enumerate(classes.items()):
+            for label, name in enumerate(names):
+                (root / "new" / part / name).mkdir(parents=True)
+                for index in range(4):
+                    place = root / "new" / part / name / f"{index}.png"
+                    place.write_bytes(png(100 + 10 * (2 * seed + label) + index))
+        shutil.rmtree(root / "cat")
+        shutil.rmtree(root / "dog")
+        for part in classes:
+            (root / "new" / part).rename(root / part)
+        (root / "new").rmdir()
+
+    return make
+
+
+def csv(last: bytes, **options: Any) -> Callable[[Path], Options]:
+    """A CSV of the good images and one more line, the ninth."""
+
+    def make(root: Path) -> Options:
+        lines = [f"{name}/{index}.png,{name}\n".encode() for name in ("cat", "dog") for index in range(4)]
+        (root / "list.csv").write_bytes(b"".join(lines) + last)
+        (root / "cat" / "odd.png").write_bytes(png(60))
+        return {"csv": str(root / "list.csv"), **options}
+
+    return make
+
+
+def too_many(root: Path) -> Options:
+    return {"train_per_class": 3, "val_per_class": 2}
+
+
+JPEG = io.BytesIO()
+Image.fromarray(noise(70, 64, 64)).save(JPEG, "jpeg")
+
+MISBEHAVIOURS = (
+    Misbehaviour(
+        name="greyscale image",
+        make=odd(flat("L", 77)),
+        outcome="used",
+        rule="All three channels get the grey value.",
+        colour=(77, 77, 77),
+    ),
+    Misbehaviour(
+        name="palette image",
+        make=odd(palette()),
+        outcome="used",
+        rule="Each index becomes its colour.",
+        colour=(10, 200, 30),
+    ),
+    Misbehaviour(
+        name="CMYK image",
+        make=odd(flat("CMYK", (255, 0, 0, 0)), "odd.tif"),
+        outcome="used",
+        rule="Ink becomes RGB by Pillow's conversion, without colour profiles.",
+        colour=(0, 255, 255),
+    ),
+    Misbehaviour(
+        name="16-bit image",
+        make=odd(Image.fromarray(np.full((10, 12), 0x8080, dtype=np.uint16))),
+        outcome="used",
+        rule="Values are scaled to 8 bits, not clipped.",
+        colour=(128, 128, 128),
+    ),
+    Misbehaviour(
+        name="transparent image",
+        make=odd(flat("RGBA", (9, 9, 9, 0))),
+        outcome="used",
+        rule="What is transparent becomes white.",
+        colour=(255, 255, 255),
+    ),
+    Misbehaviour(
+        name="floating-point image",
+        make=odd(flat("F", 0.5), "odd.tif"),
+        outcome="skipped",
+        rule="Nothing says what is black and what is white, so it counts as unreadable.",
+        says=r"cat/odd\.tif: floating-point pixels",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="image with an EXIF orientation",
+        make=odd(turned(), exif=exif(6)),
+        outcome="used",
+        rule="It is turned upright first.",
+    ),
+    Misbehaviour(
+        name="image with a broken EXIF block",
+        make=odd(flat("RGB", (1, 2, 3)), "odd.png", exif=b"Exif\x00\x00broken"),
+        outcome="used",
+        rule="The block is passed over.",
+        colour=(1, 2, 3),
+    ),
+    Misbehaviour(
+        name="animated image",
+        make=frames,
+        outcome="used",
+        rule="The first frame is taken.",
+        colour=(0, 0, 255),
+    ),
+    Misbehaviour(
+        name="image smaller than the crop",
+        make=odd(Image.new("RGB", (3, 2), (5, 6, 7))),
+        outcome="used",
+        rule="Its shorter side is enlarged to `backbone.resize` like any other.",
+        colour=(5, 6, 7),
+    ),
+    Misbehaviour(
+        name="thin strip of an image",
+        make=odd(strip()),
+        outcome="used",
+        rule="Only its middle, four times as long as wide, is taken, so that enlarging it takes no memory.",
+        colour=(0, 0, 255),
+    ),
+    Misbehaviour(
+        name="truncated image",
+        make=content(JPEG.getvalue()[: len(JPEG.getvalue()) // 2]),
+        outcome="skipped",
+        rule="It is never used in part.",
+        says=r"cat/odd\.jpg: .*truncated",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="file of zero bytes",
+        make=content(b""),
+        outcome="skipped",
+        rule="It counts as unreadable.",
+        says=r"cat/odd\.jpg: empty file",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="text in a file called .jpg",
+        make=content(b"no image at all\n"),
+        outcome="skipped",
+        rule="What a file holds counts, not its name.",
+        says=r"cat/odd\.jpg: not an image",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="decompression bomb",
+        make=content(bomb(), "odd.png"),
+        outcome="skipped",
+        rule="An image of more than 178,956,970 pixels is known by its file's head, and none is decoded.",
+        says=r"cat/odd\.png: Image size \(10000000000 pixels\) exceeds limit",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="link to a file that is not there",
+        make=nowhere,
+        outcome="skipped",
+        rule="It counts as unreadable and is looked at again by every run, as are files without permission.",
+        says=r"cat/odd\.png: No such file",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="hidden files and files that do not end like an image",
+        make=beside,
+        outcome="used",
+        rule="They are passed over, hidden folders too.",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="folders within class folders",
+        make=nested,
+        outcome="used",
+        rule="Their images belong to the class, however deep they lie.",
+    ),
+    Misbehaviour(
+        name="file name that is not UTF-8",
+        make=bytes_as_name("cat", b"caf\xe9.png"),
+        outcome="used",
+        rule="The file is read; messages show the bytes.",
+    ),
+    Misbehaviour(
+        name="class folder without images",
+        make=class_of(0),
+        outcome="refused",
+        rule="The folders are named, before anything is decoded.",
+        says=r"class folders without images \(eel\)",
+    ),
+    Misbehaviour(
+        name="class folder with one image",
+        make=class_of(1),
+        outcome="refused",
+        rule="A class has at least one sample each for training, validation and test.",
+        says=r"class 'eel' has 1 samples, expected at least 3",
+    ),
+    Misbehaviour(
+        name="class without one readable image",
+        make=class_of(3, b"no image"),
+        outcome="refused",
+        rule="With `dataset.unreadable=skip` the class is named; it is never left out in silence.",
+        says=r"3 of 11 images .* are not readable",
+    ),
+    Misbehaviour(
+        name="one class alone",
+        make=alone,
+        outcome="refused",
+        rule="There is nothing to tell apart.",
+        says=r"holds 1 class folders, expected at least two",
+    ),
+    Misbehaviour(
+        name="class names with spaces and other letters",
+        make=letters,
+        outcome="used",
+        rule="Any text in UTF-8 is a name, in reports and in saved models too.",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="class name that is not UTF-8",
+        make=bytes_as_name("", b"caf\xe9"),
+        outcome="refused",
+        rule="It could be written into no model; the name is shown with its bytes.",
+        says=r"the name of a class folder in .* is not valid UTF-8 \(caf\\udce9\)",
+    ),
+    Misbehaviour(
+        name="1,000 classes",
+        make=thousand,
+        outcome="used",
+        rule="There is no limit.",
+        samples=3000,
+    ),
+    Misbehaviour(
+        name="the same image in two classes",
+        make=twins,
+        outcome="used",
+        rule="Images with the same digest of their pixels are counted and named in the log; all are used.",
+        says=r"1 image is in more than one class of .* \(cat/0\.png = dog/odd\.bmp\): used as they are",
+    ),
+    Misbehaviour(
+        name="more samples a class asked for than there are",
+        make=too_many,
+        outcome="refused",
+        rule="The class is named with its size, before anything is decoded.",
+        says=r"class 'cat' has 4 samples, expected at least 5 \(3 \+ 2\)",
+    ),
+    Misbehaviour(
+        name="class that is in test but not in train",
+        make=ready(train=("cat", "dog"), test=("cat", "dog", "eel")),
+        outcome="refused",
+        rule="No class is left without training images: ready splits have the same classes.",
+        says=r"class 'eel' is in .*test but not in .*train, expected the same classes",
+    ),
+    Misbehaviour(
+        name="ready splits without validation",
+        make=ready(train=("cat", "dog"), test=("cat", "dog")),
+        outcome="used",
+        rule="A missing validation or test is drawn from train, by the same options as ever.",
+        samples=16,
+    ),
+    Misbehaviour(
+        name="ready splits without train",
+        make=ready(val=("cat", "dog"), test=("cat", "dog")),
+        outcome="refused",
+        rule="Folders called val and test are no classes.",
+        says=r"holds test, val, expected train too",
+    ),
+    Misbehaviour(
+        name="label in the CSV that is unknown",
+        make=csv(b"cat/odd.png,cta\n", classes=["cat", "dog"]),
+        outcome="refused",
+        rule="With `dataset.classes` every other label is refused by its line, with the likely one.",
+        says=r"line 9 of .* has the unknown label 'cta': did you mean 'cat'",
+    ),
+    Misbehaviour(
+        name="label in the CSV in other capitals",
+        make=csv(b"cat/odd.png,Cat\n"),
+        outcome="refused",
+        rule="Labels that differ in capitals alone are one class written in two ways.",
+        says=r"line 9 of .* has label 'Cat', others 'cat'",
+    ),
+    Misbehaviour(
+        name="line of the CSV without a label",
+        make=csv(b"cat/odd.png,\n"),
+        outcome="refused",
+        rule="The line is named.",
+        says=r"line 9 of .* has no label",
+    ),
+    Misbehaviour(
+        name="file in the CSV that is not there",
+        make=csv(b"cat/none.png,cat\n"),
+        outcome="refused",
+        rule="The line is named, and the folder in which it was looked for.",
+        says=r"line 9 of .* names cat/none\.png, which is not there: files are looked for in",
+    ),
+    Misbehaviour(
+        name="file in the CSV twice",
+        make=csv(b"cat/0.png,dog\n"),
+        outcome="refused",
+        rule="Both lines are named.",
+        says=r"line 9 of .* names cat/0\.png again, after line 1",
+    ),
+    Misbehaviour(
+        name="CSV that is not UTF-8",
+        make=csv("cat/odd.png,Ähre\n".encode("latin-1")),
+        outcome="refused",
+        rule="The first such line is named; nothing is guessed.",
+        says=r"line 9 of .* is not valid UTF-8",
+    ),
+)
+
+HAPPENS = {
+    "used": "used",
+    "skipped": "refused; left out with `skip`",
+    "refused": "refused",
+}
+
+
+def table() -> str:
+    """The list as a table in Markdown."""
+    rows = [f"| {entry.name} | {HAPPENS[entry.outcome]} | {entry.rule} |" for entry in MISBEHAVIOURS]
+    return "\n".join(["| input | what happens | rule |", "|---|---|---|", *rows]) + "\n"
+
+
+def page(text: str) -> str:
+    """The page with the table in its place."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + table() + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

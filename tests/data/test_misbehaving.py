@@ -1,0 +1,118 @@
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tascnet.check import check_config
+from tascnet.config import BackboneConfig, Config, DatasetConfig
+from tascnet.errors import TascnetError
+from tascnet_pipelines.datasets import check_samples
+from tascnet_pipelines.session import open_session
+from tests.data.misbehaving import HAPPENS, MISBEHAVIOURS, PAGE, good, page
+
+
+@pytest.fixture
+def root(tmp_path):
+    return good(tmp_path / "photos")
+
+
+def opened(root, **options):
+    """What every stage does first."""
+    config = Config(
+        dataset=DatasetConfig(**{"name": "image_folder", "root": str(root), **options}),
+        backbone=BackboneConfig(name="resnet20", weights="random", size=8, resize=8),
+        outputs=str(root.parent / "out"),
+        device="cpu",
+    )
+    check_config(config)
+    check_samples(config)
+    return open_session(config)
+
+
+@pytest.mark.parametrize("entry", MISBEHAVIOURS, ids=lambda entry: entry.name.replace(" ", "_"))
+def test_it_ends_as_the_list_says(entry, root, said):
+    options = entry.make(root) or {}
+    if entry.outcome != "used":
+        with pytest.raises(TascnetError) as caught:
+            opened(root, **options)
+        assert re.search(entry.says, str(caught.value))
+        assert "\n" not in str(caught.value)
+        # What cannot be written to a terminal or a log would end the run in another way.
+        str(caught.value).encode("utf-8")
+    if entry.outcome == "refused":
+        assert said == []
+        return
+    session = opened(root, **options, **({"unreadable": "skip"} if entry.outcome == "skipped" else {}))
+    dataset = session.dataset
+    assert len(dataset) == entry.samples
+    splits = [session.train.rows, session.val.rows, session.test.rows]
+    assert sorted(np.concatenate(splits)) == list(range(entry.samples))
+    assert len(dataset.skipped) == (entry.outcome == "skipped")
+    assert len(said) == bool(entry.says)
+    assert not entry.says or re.search(entry.says, said[0])
+    if entry.colour is not None:
+        (row,) = [row for row, path in enumerate(dataset.paths) if "/odd" in path]
+        assert (dataset.pixels[row] == entry.colour).all()
+
+
+def test_a_turned_image_is_upright(root):
+    (entry,) = [entry for entry in MISBEHAVIOURS if "EXIF orientation" in entry.name]
+    entry.make(root)
+    dataset = opened(root).dataset
+    pixels = dataset.pixels[dataset.paths.index("cat/odd.png")]
+    assert (pixels[:3, :, 1] > 200).all()
+    assert (pixels[5:, :, 1] < 50).all()
+
+
+def test_a_class_without_a_readable_image_is_refused_even_when_skipping(root):
+    (entry,) = [entry for entry in MISBEHAVIOURS if "one readable" in entry.name]
+    entry.make(root)
+    with pytest.raises(TascnetError, match="no image of class 'eel'"):
+        opened(root, unreadable="skip")
+
+
+def test_an_image_half_as_large_as_a_bomb_is_used_without_a_warning(root, monkeypatch):
+    # Pillow warns from here on and refuses from twice as many: the images have 120.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert len(opened(root).dataset) == 8
+
+
+def test_names_of_classes_are_as_they_were_written(root):
+    (entry,) = [entry for entry in MISBEHAVIOURS if "other letters" in entry.name]
+    entry.make(root)
+    assert opened(root).dataset.class_names == ("dog", "grüne Katze 猫")
+
+
+def test_twins_are_told_by_every_run_and_those_of_one_class_by_none(root, said):
+    (root / "cat" / "again.png").write_bytes((root / "cat" / "0.png").read_bytes())
+    opened(root)
+    assert said == []
+    (root / "dog" / "again.png").write_bytes((root / "cat" / "0.png").read_bytes())
+    opened(root)
+    opened(root)
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert "(cat/0.png = cat/again.png = dog/again.png)" in said[0]
+
+
+def test_unreadable_files_with_odd_names_can_be_told(root, said):
+    path = bytes(root / "cat") + b"/caf\xe9.png"
+    with open(path, "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(TascnetError, match=r"cat/caf\\udce9\.png: not an image"):
+        opened(root)
+
+
+def test_the_list_tells_each_input_once_by_one_sentence():
+    assert len({entry.name for entry in MISBEHAVIOURS}) == len(MISBEHAVIOURS)
+    for entry in MISBEHAVIOURS:
+        assert entry.outcome in HAPPENS
+        assert re.fullmatch(r"[A-Z].*\.", entry.rule)
+        assert entry.says or entry.outcome == "used"
+
+
+def test_the_page_holds_the_list():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page(text), "python -m tests.data.misbehaving writes it anew"
+    assert all(f"| {entry.name} |" in text for entry in MISBEHAVIOURS)
