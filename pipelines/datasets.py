@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tascnet import data
-from tascnet.config import Config
+from tascnet.config import TEXT_DATASETS, Config
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 from tascnet.runs import cache_folder
@@ -22,13 +22,22 @@ def check_samples(config: Config) -> None:
     options = config.dataset
     if options.name == "image_folder":
         data.list_images(_root(config))
+    elif options.name in TEXT_DATASETS:
+        data.find_text_files(options.name, _root(config))
     elif options.name == "caltech101" and not options.download:
         data.listed_caltech101(_root(config), cache_folder(config))
 
 
-def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
-    """The data set that the config names."""
+def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Dataset | data.TextDataset:
+    """The data set that the config names.
+
+    Args:
+        config: the composed config.
+        preprocessing: of images, which are decoded for it; None for texts, which are read as they are.
+    """
     options = config.dataset
+    if preprocessing is None:
+        return data.load_texts(options.name, _root(config))
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
     root = _root(config)

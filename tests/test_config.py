@@ -22,8 +22,13 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 NEEDED = {
     "dataset=caltech101": ["dataset.download=true"],
     "dataset=image_folder": ["dataset.root=/data"],
+    "dataset=movie_review": ["dataset.root=/data"],
+    "dataset=subjectivity": ["dataset.root=/data"],
+    "dataset=text_lines": ["dataset.root=/data"],
     "backbone=custom": ["backbone.factory=a.b"],
+    "backbone=textcnn": ["dataset=text_lines", "dataset.root=/data"],
     "experiment=caltech101_mobilenet_v2": ["dataset.root=/data"],
+    "experiment=movie_review_textcnn": ["dataset.root=/data"],
 }
 
 

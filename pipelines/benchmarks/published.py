@@ -75,7 +75,7 @@ class ThroughTrunk:
             return self.trunk(images).float()
 
 
-def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: int) -> data.ImageSource:
+def from_files(images: data.SampleSource, files: Sequence[Path] | None, count: int) -> data.ImageSource:
     """`count` samples, evenly spaced, that are decoded from their files whenever they are read.
 
     Args:
@@ -83,6 +83,7 @@ def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: in
         files: one for each row of the data set; None: there are none, and the pixels are read from memory.
         count: how many; at most all.
     """
+    assert isinstance(images, data.ImageSource), "the options allow images alone"
     places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     dataset = images.dataset
     if files is not None:
@@ -91,7 +92,7 @@ def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: in
     return data.ImageSource(dataset, images.rows[places], images.preprocessing)
 
 
-def image_files(config: Config, dataset: data.Dataset) -> list[Path] | None:
+def image_files(config: Config, dataset: data.Dataset | data.TextDataset) -> list[Path] | None:
     """The file of each row of a data set; None for the embedded digits, which are in no files."""
     options = config.dataset
     if options.name == "digits":
@@ -101,5 +102,6 @@ def image_files(config: Config, dataset: data.Dataset) -> list[Path] | None:
         listing = data.listed_caltech101(root, cache_folder(config))
     else:
         listing = data.list_images(root)
+    assert isinstance(dataset, data.Dataset), "the options allow images alone"
     skipped = set(dataset.skipped)
     return [listing.root / file.path for file in listing.files if file.path not in skipped]
