@@ -1,26 +1,34 @@
 """The pre-trained network that a run starts from."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from tascnet import data
-from tascnet.config import Config
+from tascnet.config import Config, DatasetConfig
 from tascnet.files import digest_json
-from tascnet.models import HeadSpec, build_backbone, replace_head, write_weights
+from tascnet.models import Backbone, HeadSpec, build_backbone, replace_head
+from tascnet.models.text import SPECIAL, TextPreprocessing
+from tascnet.models.transfer import build_textcnn, with_vocabulary
+from tascnet.models.weights import read_metadata
 from tascnet.runs import cache_folder
-from tascnet.train import Recipe, fit
 
-from .session import Session, backbone_preprocessing, resolve_device
+from .pretraining import (
+    HELD_OUT,
+    held_out_digest,
+    known_vectors,
+    pretrain_network,
+    random_network,
+    write_source,
+)
+from .session import Session, backbone_preprocessing, open_session
 
-__all__ = ["Source", "load_source", "softmax_network"]
+__all__ = ["Source", "load_source", "open_run", "softmax_network"]
 
 log = logging.getLogger("tascnet")
 
-# How the embedded digits network learns its source task: seconds on one core.
-_SOURCE_TASK = Recipe(epochs=15, batch_size=32, lr=3e-3, weight_decay=1e-2, schedule="cosine")
 _SOURCE_SEED = 0
 
 
@@ -33,12 +41,14 @@ class Source:
         weights: where its weights come from.
         licence: their licence.
         digest: of structure and weights.
+        vocabulary: of a network of texts.
     """
 
     chain: nn.Sequential
     weights: str
     licence: str
     digest: str
+    vocabulary: tuple[str, ...] = SPECIAL
 
 
 def load_source(config: Config) -> Source:
@@ -49,6 +59,14 @@ def load_source(config: Config) -> Source:
         ConfigError: the backbone is unknown or the user's factory does not give a chain.
     """
     options = config.backbone
+    if options.name == "textcnn":
+        text, vocabulary = build_textcnn(
+            weights=options.weights,
+            embedding_width=options.embedding_width,
+            filters=options.filters,
+            seed=config.seed,
+        )
+        return _source(text, vocabulary)
     weights: str | Path = options.weights
     if options.name == "digits_cnn" and options.weights == "pretrained":
         weights = _pretrained_digits(config)
@@ -60,13 +78,60 @@ def load_source(config: Config) -> Source:
         channels=len(options.mean),
         seed=config.seed,
     )
-    chain = backbone.chain
+    return _source(backbone)
+
+
+def _source(backbone: Backbone, vocabulary: tuple[str, ...] = SPECIAL) -> Source:
     return Source(
-        chain=chain,
+        chain=backbone.chain,
         weights=backbone.source["weights"],
         licence=backbone.source["licence"],
-        digest=data.module_digest(chain),
+        digest=data.module_digest(backbone.chain),
+        vocabulary=vocabulary,
     )
+
+
+def open_run(config: Config) -> tuple[Source, Session]:
+    """The pre-trained network and the data that it moves to; a network of texts learns their words' numbers.
+
+    Raises:
+        TascnetError: what `load_source` and `open_session` raise.
+    """
+    source = load_source(config)
+    session = open_session(config, vocabulary=source.vocabulary)
+    words = session.preprocessing
+    _check_held_out(session)
+    if isinstance(words, TextPreprocessing):
+        source = _with_words(source, config, words.vocabulary)
+    return source, session
+
+
+def _check_held_out(session: Session) -> None:
+    """Warn where weights were made without the test samples of another split than this one."""
+    weights = Path(session.config.backbone.weights).expanduser()
+    known = read_metadata(weights).get(HELD_OUT) if weights.is_file() else None
+    if known is None:
+        return
+    rows = (*session.val.rows, *session.test.rows)
+    if known != held_out_digest(data.sample_digests(session.dataset, rows)):
+        log.warning(
+            "%s has left out the validation and test samples of another split than this one: test accuracy "
+            "may flatter; pre-train with this seed, data set and exclude=%s",
+            weights,
+            session.config.dataset.name,
+        )
+
+
+def _with_words(source: Source, config: Config, words: tuple[str, ...]) -> Source:
+    """A network of texts with a vector for each of `words`."""
+    vectors = known_vectors(config, words)
+    chain = with_vocabulary(source.chain, source.vocabulary, words, vectors=vectors, seed=config.seed)
+    log.info(
+        "vocabularies: %d words keep their vectors, %d start anew",
+        len(source.vocabulary) - len(SPECIAL),
+        len(words) - len(source.vocabulary),
+    )
+    return replace(source, chain=chain, vocabulary=words, digest=data.module_digest(chain))
 
 
 def softmax_network(source: Source, session: Session) -> nn.Sequential:
@@ -77,29 +142,36 @@ def softmax_network(source: Source, session: Session) -> nn.Sequential:
 
 def _pretrained_digits(config: Config) -> Path:
     """Weights of `digits_cnn` trained on the source digits; made once and kept in the cache."""
+    task = _source_task(config)
     preprocessing = backbone_preprocessing(config.backbone)
-    digits = config.dataset.source_digits
-    made_of = {"digits": digits, "recipe": asdict(_SOURCE_TASK), "input": preprocessing.to_dict()}
+    made_of = {
+        "digits": task.dataset.digits,
+        "recipe": asdict(task.trainer.pretrain),
+        "input": preprocessing.to_dict(),
+    }
     path = cache_folder(config) / "weights" / f"digits_cnn-{digest_json(made_of)[:12]}.safetensors"
     if path.exists():
         return path
-    log.info("pre-training digits_cnn on its source task, the digits %s", ", ".join(map(str, digits)))
-    dataset = data.load_digits_set(digits, preprocessing)
-    rows = data.split(
-        dataset.labels, dataset.class_names, seed=_SOURCE_SEED, train_fraction=0.8, val_fraction=0.1
+    log.info(
+        "pre-training digits_cnn on its source task, the digits %s",
+        ", ".join(map(str, config.dataset.source_digits)),
     )
-    chain = build_backbone(
-        "digits_cnn",
-        weights="random",
-        channels=preprocessing.channels,
-        num_classes=len(digits),
-        seed=_SOURCE_SEED,
-    ).chain
-    chain.requires_grad_(True)
-    device = resolve_device(config)
-    chain.to(device)
-    train, val = (data.ImageSource(dataset, part, preprocessing) for part in (rows.train, rows.val))
-    result = fit(chain, train, val, _SOURCE_TASK, seed=_SOURCE_SEED, device=device, description="source task")
+    session = open_session(task)
+    network = random_network(session)
+    result = pretrain_network(session, network, description="source task")
     log.info("source task: validation accuracy %.1f %%", 100 * (result.best_val_accuracy or 0.0))
-    write_weights(path, chain)
+    write_source(path, network, session)
     return path
+
+
+def _source_task(config: Config) -> Config:
+    """The config of stage `pretrain` on the source digits, the same for every seed and target."""
+    digits = DatasetConfig(
+        name="digits",
+        digits=config.dataset.source_digits,
+        train_fraction=0.8,
+        val_fraction=0.1,
+        flip=False,
+    )
+    trainer = replace(config.trainer, class_weights="none")
+    return replace(config, dataset=digits, trainer=trainer, seed=_SOURCE_SEED)

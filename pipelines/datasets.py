@@ -1,15 +1,11 @@
 """The data set that the config names: looked for before anything is done, loaded, and split."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tascnet import data
-from tascnet.config import Config
+from tascnet.config import TEXT_DATASETS, Config
 from tascnet.models.info import Preprocessing
 from tascnet.runs import cache_folder
 
@@ -25,15 +21,24 @@ def check_samples(config: Config) -> None:
     options = config.dataset
     if options.name == "digits":
         return
+    if options.name in TEXT_DATASETS:
+        data.find_text_files(options.name, _root(config))
+        return
     if options.name in data.CATALOGUE and options.download and _is_absent(config):
         return
-    listing = data.choose_classes(_listing(config), options.classes)
-    draw_split(config, listing.labels, listing.class_names, listing.parts)
+    draw_split(config, data.choose_classes(_listing(config), options.classes))
 
 
-def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
-    """The data set that the config names."""
+def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Dataset | data.TextDataset:
+    """The data set that the config names.
+
+    Args:
+        config: the composed config.
+        preprocessing: of images, which are decoded for it; None for texts, which are read as they are.
+    """
     options = config.dataset
+    if preprocessing is None:
+        return data.load_texts(options.name, _root(config))
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
     folders: dict[str, Any] = {
@@ -55,30 +60,22 @@ def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
     return data.load_images(_listing(config), preprocessing, **folders)
 
 
-def draw_split(
-    config: Config, labels: NDArray[np.int64], class_names: Sequence[str], parts: Sequence[str]
-) -> data.Split:
-    """Training, validation and test rows as the config says.
-
-    Args:
-        config: its options of `dataset` and its seed.
-        labels: class indices, `n`.
-        class_names: one name for each class.
-        parts: the split that each row is given to; empty: none is.
+def draw_split(config: Config, samples: data.Listing | data.Dataset | data.TextDataset) -> data.Split:
+    """Training, validation and test rows of samples, or of files, as the config says.
 
     Raises:
         DataError: a class is too small.
     """
     options = config.dataset
     return data.split(
-        labels,
-        class_names,
+        samples.labels,
+        samples.class_names,
         seed=config.seed,
         train_per_class=options.train_per_class,
         val_per_class=options.val_per_class,
         train_fraction=options.train_fraction,
         val_fraction=options.val_fraction,
-        parts=parts,
+        parts=samples.parts,
     )
 
 

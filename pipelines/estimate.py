@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tascnet.config import RecipeConfig
+from tascnet.measure.state import input_for
 from tascnet.tune import Space
 
 from .session import Session
@@ -36,7 +37,7 @@ def print_estimate(
     """
     options, trainer = session.config.tune, session.config.trainer
     deepest = space.units[depth].block
-    inputs = session.example.expand(BATCH, -1, -1, -1).to(session.device, memory_format=torch.channels_last)
+    inputs = input_for(chain, session.example, BATCH)
     with torch.inference_mode():
         features = chain[:deepest](inputs)
         trunk, tail = _seconds(chain[:deepest], inputs), _seconds(chain[deepest:], features)
@@ -68,7 +69,7 @@ def print_estimate(
 def print_iteration_estimate(session: Session, network: nn.Sequential) -> None:
     """Log how long one iteration of pruning takes, and how long all of them at most."""
     options = session.config.prune
-    inputs = session.example.expand(BATCH, -1, -1, -1).to(session.device, memory_format=torch.channels_last)
+    inputs = input_for(network, session.example, BATCH)
     with torch.inference_mode():
         forward = _seconds(network, inputs)
     epochs = options.history_epochs + options.optimise_epochs + options.retrain_epochs

@@ -1,9 +1,7 @@
 """Both stages, one after the other, and one table of what each of them gained."""
 
 from dataclasses import asdict
-from typing import Any
-
-import torch
+from typing import Any, cast
 
 from tascnet.config import Config
 from tascnet.console import output
@@ -11,11 +9,12 @@ from tascnet.errors import ConfigError
 from tascnet.files import read_json
 from tascnet.measure import measure_models
 from tascnet.models.archive import load
+from tascnet.models.info import ModelInfo
 from tascnet.report import models_table
 from tascnet.runs import stage_folder
 
 from . import prune, tune
-from .session import resolve_device, user_factory
+from .session import example_input, resolve_device, user_factory
 
 __all__ = ["run"]
 
@@ -55,10 +54,9 @@ def _models(config: Config) -> dict[str, dict[str, Any]]:
     }
     device = resolve_device(config)
     networks = {name: load(folder, factory=user_factory(config)) for name, folder in folders.items()}
-    side = config.backbone.size
     measured = measure_models(
         {name: network.to(device) for name, network in networks.items()},
-        torch.zeros(1, len(config.backbone.mean), side, side),
+        example_input(cast(ModelInfo, networks["tuned"].info).preprocessing),
         **asdict(config.measure),
     )
     return {name: {**record, **_latencies(measured[name])} for name, record in records.items()}

@@ -1,6 +1,7 @@
 """What every stage starts from: device, data, network, and where its files go."""
 
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tascnet import data
-from tascnet.config import BackboneConfig, Config, StepsConfig
-from tascnet.errors import ConfigError
+from tascnet.config import TEXT_DATASETS, BackboneConfig, Config, StepsConfig
+from tascnet.errors import ConfigError, DataError
 from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.text import SPECIAL, TextPreprocessing, learn_vocabulary
 from tascnet.runs import cache_folder
 from tascnet.train import FitResult, Recipe, fit
 
@@ -23,6 +25,7 @@ __all__ = [
     "Session",
     "check_data",
     "check_input",
+    "example_input",
     "open_session",
     "recipe",
     "resolve_device",
@@ -39,7 +42,7 @@ class Session:
     Args:
         config: the composed config.
         device: where networks are trained and judged.
-        preprocessing: what the network expects of an image.
+        preprocessing: what the network expects of an image or a text.
         dataset: all samples.
         train: training samples, augmented when a generator is given.
         val: validation samples.
@@ -51,11 +54,11 @@ class Session:
 
     config: Config
     device: torch.device
-    preprocessing: Preprocessing
-    dataset: data.Dataset
-    train: data.ImageSource
-    val: data.ImageSource
-    test: data.ImageSource
+    preprocessing: Preprocessing | TextPreprocessing
+    dataset: data.Dataset | data.TextDataset
+    train: data.SampleSource
+    val: data.SampleSource
+    test: data.SampleSource
     views: tuple[str, ...]
     class_weights: Tensor | None
     cache: Path
@@ -67,8 +70,7 @@ class Session:
     @property
     def example(self) -> Tensor:
         """A zero input of one sample, on the CPU, for tracing."""
-        side = self.preprocessing.size
-        return torch.zeros(1, self.preprocessing.channels, side, side)
+        return example_input(self.preprocessing)
 
     @property
     def factory(self) -> Factory | None:
@@ -118,21 +120,34 @@ class Session:
         )
 
 
-def open_session(config: Config, preprocessing: Preprocessing | None = None) -> Session:
+def open_session(
+    config: Config,
+    preprocessing: Preprocessing | TextPreprocessing | None = None,
+    vocabulary: Sequence[str] = SPECIAL,
+    excluded: Collection[str] = (),
+) -> Session:
     """Load and split the data set as the config says.
 
     Args:
         config: the composed config.
         preprocessing: of a saved model; None: the backbone's config.
+        vocabulary: of a network of texts, before the words of the training texts join it.
+        excluded: digests of samples that are left out of all splits.
 
     Raises:
         DataError: the data set is missing, empty, unreadable or too small.
         ConfigError: the device is not there.
     """
     device = resolve_device(config)
-    preprocessing = preprocessing or backbone_preprocessing(config.backbone)
-    dataset = load_data(config, preprocessing)
-    rows = draw_split(config, dataset.labels, dataset.class_names, dataset.parts)
+    is_text = config.dataset.name in TEXT_DATASETS
+    if preprocessing is None and not is_text:
+        preprocessing = backbone_preprocessing(config.backbone)
+    dataset = load_data(config, preprocessing if isinstance(preprocessing, Preprocessing) else None)
+    rows = draw_split(config, dataset)
+    if excluded:
+        rows = _left(dataset, rows, excluded)
+    if preprocessing is None:
+        preprocessing = _text_preprocessing(config, dataset, rows, vocabulary)
     augmentation = data.Augmentation(
         flip=config.dataset.flip, min_scale=config.dataset.min_scale, pad=config.dataset.pad
     )
@@ -153,13 +168,44 @@ def open_session(config: Config, preprocessing: Preprocessing | None = None) -> 
         device=device,
         preprocessing=preprocessing,
         dataset=dataset,
-        train=data.ImageSource(dataset, rows.train, preprocessing, augmentation),
-        val=data.ImageSource(dataset, rows.val, preprocessing),
-        test=data.ImageSource(dataset, rows.test, preprocessing),
-        views=("plain", "flipped") if config.dataset.flip else ("plain",),
+        train=data.source_of(dataset, rows.train, preprocessing, augmentation),
+        val=data.source_of(dataset, rows.val, preprocessing),
+        test=data.source_of(dataset, rows.test, preprocessing),
+        views=("plain", "flipped") if config.dataset.flip and not is_text else ("plain",),
         class_weights=weights,
         cache=cache_folder(config),
     )
+
+
+def _left(
+    dataset: data.Dataset | data.TextDataset, rows: data.Split, excluded: Collection[str]
+) -> data.Split:
+    """The split without some samples; every class keeps training samples, and every split has some."""
+    left = data.without_samples(dataset, rows, excluded)
+    gone = sorted(set(range(len(dataset.class_names))) - set(dataset.labels[left.train].tolist()))
+    if gone or not len(left.val) or not len(left.test):
+        lost = f"class {dataset.class_names[gone[0]]!r}" if gone else "the validation or test split"
+        raise DataError(
+            f"without the samples that are excluded {lost} of {dataset.name} is empty",
+            "pre-train on other data",
+        )
+    return left
+
+
+def _text_preprocessing(
+    config: Config, dataset: data.Dataset | data.TextDataset, rows: data.Split, known: Sequence[str]
+) -> TextPreprocessing:
+    """The words of the training texts alone, after those that the network knows."""
+    assert isinstance(dataset, data.TextDataset), "images have a preprocessing of their own"
+    words = learn_vocabulary((dataset.texts[row] for row in rows.train), known)
+    log.info("vocabulary: %d words, %d of them new to the network", len(words), len(words) - len(known))
+    return TextPreprocessing(max_tokens=config.dataset.max_tokens, vocabulary=words)
+
+
+def example_input(preprocessing: Preprocessing | TextPreprocessing) -> Tensor:
+    """A zero input of one sample, on the CPU."""
+    is_text = isinstance(preprocessing, TextPreprocessing)
+    return torch.zeros(preprocessing.example_shape, dtype=torch.int64 if is_text else torch.float32)
 
 
 def check_data(config: Config) -> None:
@@ -186,7 +232,7 @@ def check_input(chain: nn.Sequential, session: Session) -> None:
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"backbone={session.config.backbone.name} does not take images of {shape} ({reason})",
+            f"backbone={session.config.backbone.name} does not take inputs of {shape} ({reason})",
             "change backbone.size, or the network; backbone.mean has one value for each channel",
         ) from error
 

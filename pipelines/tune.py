@@ -25,9 +25,9 @@ from tascnet.report import models_table, tune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.tune import Study, Trial
 
-from .backbone import load_source, softmax_network
+from .backbone import open_run, softmax_network
 from .estimate import print_estimate
-from .session import Session, check_data, check_input, open_session, recipe
+from .session import Session, check_data, check_input, recipe
 from .steps import describe, fit_record, join, judge, measure, measured_anew
 from .tuning.finding import findings, print_findings
 from .tuning.finetune import conventional, fine_tune, freeze
@@ -52,8 +52,7 @@ def run(config: Config) -> None:
     check_data(config)
     folder, output_folder = stage_folder(config, "search"), stage_folder(config, "tune")
     _check_pick(config, folder)
-    source = load_source(config)
-    session = open_session(config)
+    source, session = open_run(config)
     check_input(source.chain, session)
     inputs = {"data": session.dataset.fingerprint, "weights": source.digest}
     known = identity(config, "tune", inputs)

@@ -14,6 +14,7 @@ __all__ = [
     "OFFICIAL_TESTS",
     "PRUNE_CRITERIA",
     "PUBLISHED_IMAGES",
+    "TEXT_DATASETS",
     "BackboneConfig",
     "BenchmarkConfig",
     "Config",
@@ -45,6 +46,9 @@ ACTIVATIONS = (
     "tanh",
     "sigmoid",
 )
+
+# Data sets of texts; the others hold images.
+TEXT_DATASETS = ("movie_review", "subjectivity", "text_lines")
 
 # What `prune.criterion` takes beside dotted paths.
 PRUNE_CRITERIA = (
@@ -94,8 +98,8 @@ class StageConfig:
 class DatasetConfig:
     """Where the samples come from, how they are split and augmented."""
 
-    name: str = option("digits", choices=("digits", "image_folder", *PUBLISHED_IMAGES))
-    # Folder of the images; None: a published data set is looked for in <cache_dir>/datasets.
+    name: str = option("digits", choices=("digits", "image_folder", *PUBLISHED_IMAGES, *TEXT_DATASETS))
+    # Folder of the images or texts; None: a published set of images is looked for in <cache_dir>/datasets.
     root: str | None = None
     # Fetch a published data set to that folder where it is absent.
     download: bool = option(False, cosmetic=True)
@@ -118,6 +122,8 @@ class DatasetConfig:
     train_fraction: float = option(0.7, minimum=0.0, maximum=1.0)
     val_fraction: float = option(0.15, minimum=0.0, maximum=1.0)
     unreadable: str = option("refuse", choices=("refuse", "skip"))
+    # Texts are padded or cut to so many tokens; FLOPs are counted at this length.
+    max_tokens: int = option(64, minimum=1, maximum=4096)
     # Augmentation of fine-tuning from images.
     flip: bool = True
     # Smallest share of the image's area that a random crop takes; 1.0: shift only.
@@ -141,6 +147,7 @@ class BackboneConfig:
             "resnet20",
             "resnet56",
             "digits_cnn",
+            "textcnn",
             "custom",
         ),
     )
@@ -149,6 +156,11 @@ class BackboneConfig:
     # backbone=custom: dotted path of `factory(num_classes, **options) -> nn.Sequential`.
     factory: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    # backbone=textcnn: numbers in a word's vector, and filters of each of its three convolutions.
+    embedding_width: int = option(128, minimum=1, maximum=4096)
+    filters: int = option(100, minimum=2, maximum=4096)
+    # backbone=textcnn: a file of word vectors in GloVe's format, from which the embedding starts.
+    vectors: str | None = None
     size: int = option(224, minimum=1)
     # Shorter side after resizing; None: size x 8/7, rounded.
     resize: int | None = option(None, minimum=1)
@@ -198,8 +210,9 @@ class RecipeConfig(StepsConfig):
 class TrainerConfig:
     """One recipe for each kind of training."""
 
-    # The new softmax layer, a trial of the search, fine-tuning from images; and all training of stage
-    # prune, whose options say how many epochs each phase takes.
+    # Stage pretrain; the new softmax layer, a trial of the search, fine-tuning from images; and all training
+    # of stage prune, whose options say how many epochs each phase takes.
+    pretrain: RecipeConfig = field(default_factory=RecipeConfig)
     head: RecipeConfig = field(default_factory=RecipeConfig)
     trial: RecipeConfig = field(default_factory=RecipeConfig)
     finetune: RecipeConfig = field(default_factory=RecipeConfig)
@@ -412,6 +425,10 @@ class Config:
     # Last part of the run folder's name; None: the tune preset and its non-default options.
     name: str | None = None
     seed: int = option(0, minimum=0, maximum=10**9)
+    # stage=pretrain: the data set that the network is to move to; samples that lie in its validation or test
+    # split, by this seed and its own file in conf/dataset/, are left out. exclude_root: its folder.
+    exclude: str | None = None
+    exclude_root: str | None = None
     outputs: str = "outputs"
     # Decoded images, features and weights shared by runs; None: <outputs>/cache.
     cache_dir: str | None = None

@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 from tascnet.config import (
     ACTIVATIONS,
     OFFICIAL_TESTS,
     PRUNE_CRITERIA,
     PUBLISHED_IMAGES,
+    TEXT_DATASETS,
+    BackboneConfig,
     Config,
+    DatasetConfig,
     PruneConfig,
     TuneConfig,
 )
@@ -27,6 +31,8 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     """Each rule that options must keep between them: whether it is broken, what is wrong, and what to do."""
     yield from _dataset_contradictions(config)
     yield from _backbone_contradictions(config)
+    yield from _text_contradictions(config)
+    yield from _pretrain_contradictions(config)
     yield from _search_contradictions(config)
     yield from _prune_contradictions(config)
     yield from _recipe_contradictions(config)
@@ -53,9 +59,9 @@ def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
         "add dataset=image_folder",
     )
     yield (
-        data.classes is not None and data.name == "digits",
-        "dataset.classes chooses among folders of images, not among digits",
-        "take dataset.digits",
+        data.classes is not None and data.name in ("digits", *TEXT_DATASETS),
+        f"dataset.classes chooses among folders of images, not in dataset={data.name}",
+        "take dataset.digits" if data.name == "digits" else "leave it out",
     )
     yield (
         data.classes is not None and len(set(data.classes)) < 2,
@@ -126,6 +132,86 @@ def _backbone_contradictions(config: Config) -> Iterator[Contradiction]:
     )
 
 
+def _text_contradictions(config: Config) -> Iterator[Contradiction]:
+    data, net, default = config.dataset, config.backbone, BackboneConfig()
+    is_text, reads_text = data.name in TEXT_DATASETS, net.name == "textcnn"
+    yield (
+        is_text and data.root is None,
+        f"dataset={data.name} needs the folder of its texts",
+        "give it as dataset.root=<folder>",
+    )
+    yield (
+        is_text != reads_text,
+        f"backbone={net.name} takes {'texts' if reads_text else 'images'}, but dataset={data.name} holds "
+        f"{'texts' if is_text else 'images'}",
+        "take backbone=textcnn" if is_text else "take another backbone, or a data set of texts",
+    )
+    yield (
+        not is_text and data.max_tokens != DatasetConfig().max_tokens,
+        f"dataset.max_tokens has no effect with dataset={data.name}",
+        "leave it out",
+    )
+    for key in ("embedding_width", "filters", "vectors"):
+        yield (
+            not reads_text and getattr(net, key) != getattr(default, key),
+            f"backbone.{key} has no effect with backbone={net.name}",
+            "leave it out, or take backbone=textcnn",
+        )
+    for key in ("size", "resize", "mean", "std", "interpolation"):
+        yield (
+            reads_text and getattr(net, key) != getattr(default, key),
+            f"backbone.{key} has no effect with backbone=textcnn",
+            "leave it out",
+        )
+    yield (
+        reads_text and config.tune.space == "autotune",
+        "tune.space=autotune makes layers of images anew and knows none of textcnn",
+        "take tune=tascnet",
+    )
+    yield (
+        reads_text and config.stage.name == "benchmark",
+        "stage=benchmark compares on images, not on texts",
+        "take stage=full",
+    )
+
+
+def _pretrain_contradictions(config: Config) -> Iterator[Contradiction]:
+    name, data, is_pretrain = config.exclude, config.dataset, config.stage.name == "pretrain"
+    (known,) = [entry.metadata["choices"] for entry in fields(DatasetConfig) if entry.name == "name"]
+    likely = closest(name or "", known)
+    yield (
+        is_pretrain and config.backbone.weights not in ("pretrained", "random"),
+        "stage=pretrain starts from random weights: backbone.weights has no effect",
+        "leave it out",
+    )
+    yield (
+        name is not None and not is_pretrain,
+        f"exclude={name} has no effect with stage={config.stage.name}",
+        "add stage=pretrain",
+    )
+    yield (
+        name is not None and name not in known,
+        f"exclude has no choice {name!r}",
+        f"did you mean exclude={likely}?" if likely else f"it takes {listed(known)}",
+    )
+    yield (
+        name is not None and (name in TEXT_DATASETS) != (data.name in TEXT_DATASETS),
+        f"dataset={data.name} and exclude={name} cannot share samples: one holds texts, the other images",
+        "leave exclude out",
+    )
+    needs_root = name in ("image_folder", *TEXT_DATASETS)
+    yield (
+        needs_root and config.exclude_root is None,
+        f"exclude={name} needs the folder of that data set",
+        "give it as exclude_root=<folder>",
+    )
+    yield (
+        config.exclude_root is not None and (name is None or name == "digits"),
+        "exclude_root has no effect without a data set in files to exclude",
+        "add exclude=<data set>, or leave it out",
+    )
+
+
 # What only one of the search spaces reads.
 SPACE_OPTIONS = {
     "tascnet": ("widths", "kernels", "activations", "remove_blocks", "lr_factors", "importance"),
@@ -141,13 +227,15 @@ NORMS = ("none", "l2", "batchnorm")
 
 def _search_contradictions(config: Config) -> Iterator[Contradiction]:
     tune = config.tune
+    over_time = config.backbone.name == "textcnn"
+    kernels = "1 or more" if over_time else "odd numbers"
     for key in LISTS:
         values = getattr(tune, key)
         yield len(set(values)) != len(values), f"tune.{key} names a value twice: {values}", None
         yield key not in MAY_BE_EMPTY and not values, f"tune.{key} is empty", "give at least one value"
     for key, right, expected in (
         ("widths", lambda x: 0 < x <= 1, "shares in (0, 1]"),
-        ("kernels", lambda x: x > 0 and x % 2 == 1, "odd numbers"),
+        ("kernels", lambda x: x > 0 and (over_time or x % 2 == 1), kernels),
         ("hidden_layers", lambda x: x >= 0, "0 or more"),
         ("neurons", lambda x: x > 0, "1 or more"),
         ("dropouts", lambda x: 0 <= x < 1, "shares in [0, 1)"),
@@ -295,7 +383,7 @@ def _prune_contradictions(config: Config) -> Iterator[Contradiction]:
 
 def _recipe_contradictions(config: Config) -> Iterator[Contradiction]:
     trainer = config.trainer
-    for name in ("head", "trial", "finetune", "recover"):
+    for name in ("pretrain", "head", "trial", "finetune", "recover"):
         steps = getattr(trainer, name)
         yield (
             steps.min_lr > 0 and steps.schedule != "plateau",

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 # The recipes that can change a stage's numbers.
-RECIPES = {"tune": ("head", "trial", "finetune"), "prune": ("recover",)}
+RECIPES = {"pretrain": ("pretrain",), "tune": ("head", "trial", "finetune"), "prune": ("recover",)}
 # Labels, and what `inputs` of an identity says better.
 LABELS = {"tune.name", "prune.name", "prune.source"}
 DEFAULT_PRUNE = "reconstruction"
@@ -36,6 +36,7 @@ LONGEST_NAME = 120
 INPUTS = {
     "input.data": "the samples are others",
     "input.weights": "the pre-trained weights are others",
+    "input.excluded": "the samples that are left out are others",
     "input.model": "the model that it starts from is another",
 }
 # What a claim itself writes into a folder.
@@ -58,11 +59,12 @@ def stage_folder(config: Config, stage: str) -> Path:
 
     Args:
         config: the composed config.
-        stage: `search` (`tune`, whichever trial is picked), `tune` (`tune` or `tune-pick<trial>`), or `prune`
-            (`prune`, with a preset that is not the default and a picked trial in its name).
+        stage: `pretrain`, `search` (`tune`, whichever trial is picked), `tune` (`tune` or
+            `tune-pick<trial>`), or `prune` (`prune`, with a preset that is not the default and a picked trial
+            in its name).
     """
-    if stage == "search":
-        return run_folder(config) / "tune"
+    if stage in ("search", "pretrain"):
+        return run_folder(config) / ("tune" if stage == "search" else stage)
     own = stage == "prune" and config.prune.name != DEFAULT_PRUNE
     name = f"prune-{safe_name(config.prune.name)}" if own else stage
     pick = config.tune.pick
@@ -82,7 +84,7 @@ def identity(config: Config, stage: str, inputs: Mapping[str, Any]) -> dict[str,
 
     Args:
         config: the composed config.
-        stage: `tune` or `prune`.
+        stage: `pretrain`, `tune` or `prune`.
         inputs: digests of what the stage reads (data, weights, the model that it starts from).
 
     Returns:
@@ -91,7 +93,8 @@ def identity(config: Config, stage: str, inputs: Mapping[str, Any]) -> dict[str,
     """
     values = {"stage": stage, "seed": config.seed}
     values |= _options(config.dataset, "dataset") | _options(config.backbone, "backbone")
-    values |= _options(getattr(config, stage), stage)
+    if stage != "pretrain":
+        values |= _options(getattr(config, stage), stage)
     values["trainer.class_weights"] = config.trainer.class_weights
     for recipe in RECIPES[stage]:
         values |= _options(getattr(config.trainer, recipe), f"trainer.{recipe}")

@@ -22,8 +22,13 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 NEEDED = {
     **{f"dataset={name}": ["dataset.download=true"] for name in PUBLISHED_IMAGES},
     "dataset=image_folder": ["dataset.root=/data"],
+    "dataset=movie_review": ["dataset.root=/data"],
+    "dataset=subjectivity": ["dataset.root=/data"],
+    "dataset=text_lines": ["dataset.root=/data"],
     "backbone=custom": ["backbone.factory=a.b"],
+    "backbone=textcnn": ["dataset=text_lines", "dataset.root=/data"],
     "experiment=caltech101_mobilenet_v2": ["dataset.root=/data"],
+    "experiment=movie_review_textcnn": ["dataset.root=/data"],
 }
 
 
@@ -128,7 +133,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("patience=3", "did you mean tune.patience?"),
         ("datset=digits", "did you mean dataset?"),
         ("dataset=digit", "dataset has no choice 'digit': did you mean dataset=digits?"),
-        ("stage=xyz", "it takes benchmark, full, prune or tune"),
+        ("stage=xyz", "it takes benchmark, full, pretrain, prune or tune"),
         ("tune.patience=x", "tune.patience takes a whole number, not 'x'"),
         ("tune.patience=1.5", "tune.patience takes a whole number, not 1.5"),
         ("tune.patience=true", "tune.patience takes a whole number, not true"),

@@ -169,7 +169,7 @@ class Workbench:
         recipes = {"softmax": asdict(SOFTMAX), "trial": asdict(TRIAL)}
         return {**asdict(self.task), **recipes, "versions": versions()}
 
-    def _cached(self, trunk: nn.Sequential, source: data.ImageSource) -> data.FeatureSource:
+    def _cached(self, trunk: nn.Sequential, source: data.SampleSource) -> data.FeatureSource:
         return data.cached_features(
             trunk,
             source,

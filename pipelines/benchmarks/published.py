@@ -73,7 +73,7 @@ class ThroughTrunk:
             return self.trunk(images).float()
 
 
-def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: int) -> data.ImageSource:
+def from_files(images: data.SampleSource, files: Sequence[Path] | None, count: int) -> data.ImageSource:
     """`count` samples, evenly spaced, that are decoded from their files whenever they are read.
 
     Args:
@@ -81,6 +81,7 @@ def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: in
         files: one for each row of the data set; None: there are none, and the pixels are read from memory.
         count: how many; at most all.
     """
+    assert isinstance(images, data.ImageSource), "the options allow images alone"
     places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     dataset = images.dataset
     if files is not None:
@@ -89,8 +90,8 @@ def from_files(images: data.ImageSource, files: Sequence[Path] | None, count: in
     return data.ImageSource(dataset, images.rows[places], images.preprocessing)
 
 
-def image_files(dataset: data.Dataset) -> list[Path] | None:
-    """The file of each row of a data set; None where images are in no files of their own."""
-    if dataset.folder is None:
+def image_files(dataset: data.Dataset | data.TextDataset) -> list[Path] | None:
+    """The file of each row of a data set; None where samples are in no files of their own."""
+    if isinstance(dataset, data.TextDataset) or dataset.folder is None:
         return None
     return [dataset.folder / path for path in dataset.paths]

@@ -226,7 +226,7 @@ def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup])
             ) from error
 
 
-def _batches(stage: PruneStage, sample: data.ImageSource) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(stage: PruneStage, sample: data.SampleSource) -> Iterator[tuple[Tensor, Tensor]]:
     """Plain images and labels on the device."""
     device = stage.session.device
     for rows in torch.arange(len(sample)).split(BATCH):

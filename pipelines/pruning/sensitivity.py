@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from tascnet.console import track
-from tascnet.data import ImageSource
+from tascnet.data import source_of
 from tascnet.files import read_json, write_json
 from tascnet.prune import WidthCosts
 from tascnet.train import evaluate
@@ -49,7 +49,7 @@ def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
     session, device = stage.session, stage.session.device
     # Every so many, so that all classes are among them.
     rows = session.val.rows[:: max(1, len(session.val) // samples)][:samples]
-    sample = ImageSource(session.dataset, rows, session.preprocessing)
+    sample = source_of(session.dataset, rows, session.preprocessing)
     network = stage.before
     groups = eligible_groups(stage, network)
     ranks = rank_without_history(stage, network, groups, most=max(SHARES))

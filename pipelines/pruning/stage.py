@@ -84,12 +84,12 @@ class PruneStage:
         """The network and record of a step, which is done if it has not been."""
         return once(self.state(name), self.info, work, self.session.factory)
 
-    def sample(self, count: int) -> data.ImageSource:
+    def sample(self, count: int) -> data.SampleSource:
         """Plain training samples, drawn by the seed and at most `count`."""
         session = self.session
         generator = torch.Generator().manual_seed(session.config.seed)
         chosen = torch.randperm(len(session.train), generator=generator)[:count]
-        return data.ImageSource(session.dataset, session.train.rows[chosen], session.preprocessing)
+        return data.source_of(session.dataset, session.train.rows[chosen], session.preprocessing)
 
 
 def open_stage(config: Config, source: Path) -> PruneStage:

@@ -93,7 +93,7 @@ class TuneStage:
         self,
         trunk: nn.Sequential,
         digest: str,
-        source: data.ImageSource,
+        source: data.SampleSource,
         views: tuple[str, ...],
         beside: Sequence[data.FeatureSource] = (),
     ) -> data.FeatureSource:

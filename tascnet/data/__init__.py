@@ -1,4 +1,4 @@
-"""Data sets decoded once, seeded splits, batches of images, and cached features of a frozen trunk.
+"""Data sets decoded once, seeded splits, batches of images or texts, and cached features of a frozen trunk.
 
 Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resizing, `C` classes.
 """
@@ -13,12 +13,23 @@ from tascnet.data.digits import load_digits_set
 from tascnet.data.folder import load_image_folder
 from tascnet.data.images import load_images
 from tascnet.data.listing import Listing, choose_classes, list_images
+from tascnet.data.overlap import sample_digests, without_samples
 from tascnet.data.published import PublishedSet, list_published, load_published, published_place
-from tascnet.data.sources import VIEWS, FeatureSource, ImageSource, Source
+from tascnet.data.sources import (
+    VIEWS,
+    FeatureSource,
+    ImageSource,
+    SampleSource,
+    Source,
+    TokenSource,
+    source_of,
+)
 from tascnet.data.splits import Split, class_weights, split
+from tascnet.data.text import TEXT_FILES, TextDataset, find_text_files, load_texts
 
 __all__ = [
     "CATALOGUE",
+    "TEXT_FILES",
     "VIEWS",
     "Augmentation",
     "Dataset",
@@ -26,13 +37,17 @@ __all__ = [
     "ImageSource",
     "Listing",
     "PublishedSet",
+    "SampleSource",
     "Source",
     "Split",
+    "TextDataset",
+    "TokenSource",
     "UnreadableImage",
     "cached_features",
     "choose_classes",
     "class_weights",
     "decode_image",
+    "find_text_files",
     "list_csv",
     "list_images",
     "list_published",
@@ -40,8 +55,12 @@ __all__ = [
     "load_image_folder",
     "load_images",
     "load_published",
+    "load_texts",
     "module_digest",
     "prefix_digests",
     "published_place",
+    "sample_digests",
+    "source_of",
     "split",
+    "without_samples",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tascnet.console import log, track
 from tascnet.data.arrays import make_room, open_array, write_array
 from tascnet.data.dataset import digest_array
-from tascnet.data.sources import FeatureSource, ImageSource
+from tascnet.data.sources import FeatureSource, ImageSource, SampleSource
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.files import digest_json
 
@@ -32,7 +32,7 @@ class _Overflow(Exception):
 
 def cached_features(
     trunk: nn.Module,
-    source: ImageSource,
+    source: SampleSource,
     *,
     folder: Path,
     trunk_digest: str,
@@ -49,8 +49,9 @@ def cached_features(
     the same call gives the same bits again. Values that float16 cannot hold are written as float32.
 
     Args:
-        trunk: gives `b x ...` for images `b x c x size x size`; it is on `device`, an empty chain is allowed.
-        source: the images.
+        trunk: gives `b x ...` for images `b x c x size x size` or words `b x T`; it is on `device`, an
+            empty chain is allowed.
+        source: the images or texts.
         folder: one file for each split and view.
         trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`.
         views: fixed transforms of `VIEWS`, with "plain" among them.
@@ -149,36 +150,39 @@ class _Job:
     """The features of one source: what they are computed from, and how."""
 
     trunk: nn.Module
-    source: ImageSource
+    source: SampleSource
     dtype: str
     batch_size: int
     device: torch.device
 
     @cached_property
     def sample(self) -> tuple[int, ...]:
-        """The shape of one image's features."""
+        """The shape of one sample's features."""
         return tuple(self._features(torch.arange(1), "plain").shape[1:])
 
     def key(self, trunk_digest: str, view: str) -> str:
         source = self.source
-        images = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict(), view]
+        expected = source.preprocessing.to_dict()
+        samples = [source.dataset.fingerprint, digest_array(source.rows), expected, view]
         # Kernels differ in the last bits between devices and versions.
         versions = [FORMAT, torch.__version__, self.device.type]
-        return digest_json([*versions, trunk_digest, images, self.dtype, self.batch_size])
+        return digest_json([*versions, trunk_digest, samples, self.dtype, self.batch_size])
 
     def make_room(
         self, folder: Path, views: int, dtype: str, limit_gb: float | None, keep: Sequence[Path]
     ) -> None:
         """Let the features of so many views have a place in the folder, beside the files to keep."""
         rows, shape = len(self.source), " x ".join(map(str, self.sample))
-        smaller = "lower backbone.size"
+        is_image = isinstance(self.source, ImageSource)
+        kind, side = ("images", "backbone.size") if is_image else ("texts", "dataset.max_tokens")
+        smaller = f"lower {side}"
         if dtype == "float32":
             smaller += " or choose tune.cache_dtype=float16"
         make_room(
             folder,
             rows * views * int(np.prod(self.sample)) * np.dtype(dtype).itemsize,
             limit_gb,
-            what=f"the features of {rows} images in {views} view{'s' * (views > 1)} ({shape} {dtype} each)",
+            what=f"the features of {rows} {kind} in {views} view{'s' * (views > 1)} ({shape} {dtype} each)",
             remedy=smaller,
             keep=keep,
         )

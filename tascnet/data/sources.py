@@ -1,8 +1,8 @@
-"""Where training reads its batches from: images, or the cached features of a frozen trunk."""
+"""Where training reads its batches from: images, texts, or the cached features of a frozen trunk."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from tascnet.data.augment import Augmentation, augment, centre_crop
 from tascnet.data.dataset import Dataset
+from tascnet.data.text import TextDataset
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
+from tascnet.models.text import TextPreprocessing
 
-__all__ = ["VIEWS", "FeatureSource", "ImageSource", "Source"]
+__all__ = ["VIEWS", "FeatureSource", "ImageSource", "SampleSource", "Source", "TokenSource", "source_of"]
 
 # Fixed transforms under which features can be cached.
 VIEWS = ("plain", "flipped")
@@ -34,7 +36,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Float32 inputs of the rows: plain without a generator, else augmented by it."""
+        """Inputs of the rows: plain without a generator, else augmented by it."""
 
 
 class ImageSource:
@@ -101,6 +103,73 @@ class ImageSource:
     def _normalise(self, crops: Tensor) -> Tensor:
         scaled = crops.float().div(255).sub_(self._mean).div_(self._std)
         return scaled.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+class TokenSource:
+    """Texts of some rows of a data set as the numbers of their words.
+
+    Args:
+        dataset: raw texts.
+        rows: rows of the data set, `n`.
+        preprocessing: number of tokens `T` and vocabulary.
+    """
+
+    def __init__(
+        self, dataset: TextDataset, rows: NDArray[np.int64], preprocessing: TextPreprocessing
+    ) -> None:
+        self.dataset = dataset
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.preprocessing = preprocessing
+        self._labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
+        self._tokens = preprocessing.encode([dataset.texts[row] for row in self.rows])
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, `n`, int64."""
+        return self._labels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return len(self.dataset.class_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Numbers of words `b x T`, int64; texts are not augmented."""
+        return self.batch_view(rows, "plain")
+
+    def batch_view(self, rows: Tensor, view: str) -> Tensor:
+        """Numbers of words `b x T`, int64; the view is `plain`."""
+        if view != "plain":
+            raise ValueError(f"view is {view!r}, but texts have the view plain alone")
+        return self._tokens[rows.cpu()]
+
+
+# Samples of a data set, as a network takes them.
+SampleSource: TypeAlias = ImageSource | TokenSource
+
+
+def source_of(
+    dataset: Dataset | TextDataset,
+    rows: NDArray[np.int64],
+    preprocessing: Preprocessing | TextPreprocessing,
+    augmentation: Augmentation | None = None,
+) -> SampleSource:
+    """Some rows of a data set, plain or, where they are images, augmented.
+
+    Raises:
+        DataError: images come with the preprocessing of texts, or texts with that of images.
+    """
+    if isinstance(dataset, TextDataset) and isinstance(preprocessing, TextPreprocessing):
+        return TokenSource(dataset, rows, preprocessing)
+    if isinstance(dataset, Dataset) and isinstance(preprocessing, Preprocessing):
+        return ImageSource(dataset, rows, preprocessing, augmentation)
+    kind, other = ("texts", "images") if isinstance(dataset, TextDataset) else ("images", "texts")
+    raise DataError(
+        f"{dataset.name} holds {kind}, but the network takes {other}", "give a network for this data set"
+    )
 
 
 class FeatureSource:

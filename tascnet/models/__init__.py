@@ -10,22 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tascnet.models.archive import load, save
-    from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
+    from tascnet.models.blocks import (
+        ChannelsFirst,
+        Concat,
+        L2Norm,
+        MaxOverTime,
+        Residual,
+        Scale,
+        SliceAndPad,
+    )
     from tascnet.models.grow import grow_head, output_magnitude
     from tascnet.models.head import HeadSpec, head_start, replace_head, with_dropout
     from tascnet.models.info import ModelInfo, Preprocessing
+    from tascnet.models.text import TextPreprocessing
     from tascnet.models.weights import Backbone, build_backbone, write_weights
 
 __all__ = [
     "Backbone",
+    "ChannelsFirst",
     "Concat",
     "HeadSpec",
     "L2Norm",
+    "MaxOverTime",
     "ModelInfo",
     "Preprocessing",
     "Residual",
     "Scale",
     "SliceAndPad",
+    "TextPreprocessing",
     "build_backbone",
     "grow_head",
     "head_start",
@@ -40,14 +52,17 @@ __all__ = [
 # torchvision and safetensors take a second to import: each name brings only its own module.
 _HOMES = {
     "Backbone": "weights",
+    "ChannelsFirst": "blocks",
     "Concat": "blocks",
     "HeadSpec": "head",
     "L2Norm": "blocks",
+    "MaxOverTime": "blocks",
     "ModelInfo": "info",
     "Preprocessing": "info",
     "Residual": "blocks",
     "Scale": "blocks",
     "SliceAndPad": "blocks",
+    "TextPreprocessing": "text",
     "build_backbone": "weights",
     "grow_head": "grow",
     "head_start": "head",

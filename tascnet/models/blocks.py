@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Concat", "L2Norm", "Residual", "Scale", "SliceAndPad"]
+__all__ = ["ChannelsFirst", "Concat", "L2Norm", "MaxOverTime", "Residual", "Scale", "SliceAndPad"]
 
 
 class Residual(nn.Module):
@@ -99,3 +99,29 @@ class Scale(nn.Module):
 
     def extra_repr(self) -> str:
         return f"initial={self.initial}"
+
+
+class ChannelsFirst(nn.Module):
+    """From the vectors of a text's tokens, `b x T x d`, to what convolutions over time take, `b x d x T`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+class MaxOverTime(nn.Module):
+    """The largest value over time of each filter of parallel convolutions, `b x d x T` to `b x n`.
+
+    Args:
+        branches: convolutions over time, whose filters are joined in order.
+        activation: acts on each of them before the maximum.
+
+    Source: Kim 2014, equations 2 to 4.
+    """
+
+    def __init__(self, branches: nn.Sequential, activation: nn.Module) -> None:
+        super().__init__()
+        self.branches = branches
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.activation(branch(x)).amax(-1) for branch in self.branches], 1)

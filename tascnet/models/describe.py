@@ -14,7 +14,15 @@ from typing import Any
 from torch import nn
 
 from tascnet.errors import ArchiveError
-from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
+from tascnet.models.blocks import (
+    ChannelsFirst,
+    Concat,
+    L2Norm,
+    MaxOverTime,
+    Residual,
+    Scale,
+    SliceAndPad,
+)
 
 __all__ = ["construct", "describe"]
 
@@ -105,6 +113,12 @@ _LEAVES: Mapping[type[nn.Module], Mapping[str, Check]] = MappingProxyType(
     {
         nn.Conv1d: _CONVOLUTION,
         nn.Conv2d: _CONVOLUTION,
+        nn.Embedding: {
+            "num_embeddings": _WIDTH,
+            "embedding_dim": _WIDTH,
+            "padding_idx": _either(_is_none, _is_int(0, _WIDEST)),
+        },
+        ChannelsFirst: {},
         nn.Linear: {"in_features": _WIDTH, "out_features": _WIDTH, "bias": _is_bool},
         nn.BatchNorm1d: _BATCH_NORM,
         nn.BatchNorm2d: _BATCH_NORM,
@@ -166,7 +180,11 @@ _LEAVES: Mapping[type[nn.Module], Mapping[str, Check]] = MappingProxyType(
 )
 
 _BLOCKS: Mapping[type[nn.Module], tuple[str, ...]] = MappingProxyType(
-    {Residual: ("body", "shortcut", "activation"), Concat: ("body",)}
+    {
+        Residual: ("body", "shortcut", "activation"),
+        Concat: ("body",),
+        MaxOverTime: ("branches", "activation"),
+    }
 )
 
 _LEAF_NAMES = {kind.__name__: kind for kind in _LEAVES}

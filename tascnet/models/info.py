@@ -1,4 +1,4 @@
-"""What a network needs to be used: the images that it expects, and where it comes from."""
+"""What a network needs to be used: the images or texts that it expects, and where it comes from."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from tascnet.errors import ConfigError
+from tascnet.models.text import TextPreprocessing
 
 __all__ = ["ModelInfo", "Preprocessing"]
 
@@ -85,7 +86,7 @@ class ModelInfo:
 
     Args:
         backbone: name of the chain that it was made from.
-        preprocessing: the images that it expects.
+        preprocessing: the images or texts that it expects.
         class_names: names of its outputs, in order.
         weights: which weights it started from.
         licence: the licence of those weights.
@@ -95,7 +96,7 @@ class ModelInfo:
     """
 
     backbone: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | TextPreprocessing
     class_names: tuple[str, ...]
     weights: str
     licence: str
@@ -104,7 +105,7 @@ class ModelInfo:
         for name in ("backbone", "weights", "licence"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, but a text is expected")
-        if not isinstance(self.preprocessing, Preprocessing):
+        if not isinstance(self.preprocessing, Preprocessing | TextPreprocessing):
             raise ConfigError(f"preprocessing is {self.preprocessing!r}, but a Preprocessing is expected")
         object.__setattr__(self, "class_names", _texts("class_names", self.class_names))
 
@@ -126,8 +127,14 @@ class ModelInfo:
             ConfigError: a field is missing, unknown or wrong.
         """
         values = _exactly_the_fields(cls, content)
-        preprocessing = Preprocessing.from_dict(values["preprocessing"])
+        preprocessing = _read_preprocessing(values["preprocessing"])
         return cls(**{**values, "preprocessing": preprocessing})
+
+
+def _read_preprocessing(content: Any) -> Preprocessing | TextPreprocessing:
+    """Of texts where there is a vocabulary, else of images."""
+    is_text = isinstance(content, Mapping) and "vocabulary" in content
+    return TextPreprocessing.from_dict(content) if is_text else Preprocessing.from_dict(content)
 
 
 def _exactly_the_fields(cls: type[Any], content: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import torchvision
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError, WeightsError
@@ -21,7 +21,15 @@ from tascnet.files import digest_file, write_whole
 from tascnet.models import chains
 from tascnet.models.chains.custom import Factory, custom_chain, find_factory
 
-__all__ = ["BACKBONES", "Backbone", "build_backbone", "read_state", "write_weights"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "build_backbone",
+    "original_keys",
+    "read_metadata",
+    "read_state",
+    "write_weights",
+]
 
 # The weights of the published papers, and of the common preprocessing (256, 224).
 _ENUM_MEMBER = "IMAGENET1K_V1"
@@ -84,13 +92,13 @@ def build_backbone(
     """A backbone as a chain, in eval mode.
 
     Args:
-        name: a name in `BACKBONES`, or `custom`.
+        name: a name in `BACKBONES`, `textcnn` or `custom`.
         weights: `pretrained`, `random`, or the path of a `.safetensors` or weights-only `.pth` state
             dict in the original layout: torchvision's keys, the published keys of CIFAR-style
             ResNets, the chain's own keys for `digits_cnn` and `custom`. For `custom`, `pretrained`
             keeps the weights that the factory gives.
         factory: for `custom`: `factory(num_classes, **options) -> nn.Sequential`, or its dotted path.
-        options: for `custom`: the factory's options.
+        options: for `custom`: the factory's options; for `textcnn` those of its chain.
         channels: of the input.
         num_classes: outputs where no weight file tells; None: as published (10 for `custom`).
         seed: of random weights; the global generator stays as it is.
@@ -99,8 +107,9 @@ def build_backbone(
         ConfigError: the backbone is unknown, or the factory does not give a chain.
         WeightsError: the weights are missing, unreadable or those of another architecture.
     """
-    if name == "custom":
-        return _custom(factory, weights, options or {}, num_classes or 10, seed)
+    if name in ("custom", "textcnn"):
+        made = chains.textcnn_chain if name == "textcnn" else factory
+        return _custom(name, made, weights, options or {}, num_classes or 10, seed)
     if name not in BACKBONES:
         raise ConfigError(f"backbone {name!r} is unknown, but one of {', '.join(BACKBONES)} is expected")
     family = BACKBONES[name]
@@ -141,10 +150,51 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _cleaned(content, path.name)
 
 
-def write_weights(path: Path, module: nn.Module) -> None:
-    """Write a module's state dict as a `.safetensors` file, whole or not at all."""
-    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
-    write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary))
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a `.safetensors` file holds beside its tensors; none in files of other kinds.
+
+    Raises:
+        WeightsError: the file is unreadable.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"weights {path} cannot be read ({_first_line(error)})", "give a whole .safetensors file"
+        ) from error
+
+
+def write_weights(
+    path: Path,
+    module: nn.Module,
+    keys: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a module's state dict as a `.safetensors` file, whole or not at all.
+
+    Args:
+        path: the file.
+        module: the network.
+        keys: for each of its keys the one in the file, from `original_keys`; None: the same.
+        metadata: texts that the file holds beside.
+    """
+    names = keys or {}
+    state = {
+        names.get(key, key): tensor.detach().cpu().contiguous().clone()
+        for key, tensor in module.state_dict().items()
+    }
+    write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary, dict(metadata or {})))
+
+
+def original_keys(name: str, num_classes: int, channels: int) -> Mapping[str, str]:
+    """For each key of a backbone's chain the one in files that `build_backbone` reads; empty: the same."""
+    if name not in BACKBONES:
+        return {}
+    with torch.device("meta"), _seeded(0):
+        return BACKBONES[name].make(num_classes, channels).keys
 
 
 def _torchvision(name: str, rebuild: Callable[[Any], nn.Sequential], classes: int, channels: int) -> _Network:
@@ -223,6 +273,7 @@ BACKBONES: Mapping[str, _Family] = MappingProxyType(
 
 
 def _custom(
+    name: str,
     factory: str | Factory | None,
     weights: str | Path,
     options: Mapping[str, Any],
@@ -244,7 +295,7 @@ def _custom(
         return _backbone(chain, "as the factory gives them", "as the factory's author states")
     path = Path(weights).expanduser()
     last = [name for name, _ in chain.named_children()][-1]
-    return _filled("custom", make, f"{last}.weight", read_state(path), _origin(path))
+    return _filled(name, make, f"{last}.weight", read_state(path), _origin(path))
 
 
 def _filled(

@@ -262,7 +262,7 @@ def _change_layers(
         for name in present:
             if choice.what == "kernel":
                 conv = tail.get_submodule(name)
-                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(conv, nn.Conv1d | nn.Conv2d)
                 replace_layer(tail, name, set_kernel(conv, int(config[choice.name])))
             elif choice.what == "activation":
                 set_activation(tail, name, str(config[choice.name]))

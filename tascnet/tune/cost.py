@@ -41,6 +41,7 @@ class _Effect:
         slots: by layer, the inputs and outputs that go with one channel of a group.
         features: those of the head's inputs that do.
         kernels: layers that get another kernel.
+        dimensions: of these kernels.
         block: the block that goes.
         saved: parameters and FLOPs that go with the block.
     """
@@ -49,6 +50,7 @@ class _Effect:
     slots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     features: int = 0
     kernels: tuple[str, ...] = ()
+    dimensions: int = 2
     block: str | None = None
     saved: tuple[int, int] = (0, 0)
 
@@ -121,7 +123,7 @@ class CostModel:
                 size[0] -= lost * inputs
                 size[1] -= lost * outputs
             for name in effect.kernels:
-                sizes.setdefault(name, list(self._layers[name].size))[2] = value * value
+                sizes.setdefault(name, list(self._layers[name].size))[2] = value**effect.dimensions
         return sizes
 
     def _head(self, config: Mapping[str, Any]) -> tuple[Cost, Cost]:
@@ -175,7 +177,10 @@ def _effects(
     effects = {}
     for choice in space.choices:
         if choice.what == "kernel":
-            effects[choice.name] = _Effect(neutral=int(choice.neutral), kernels=choice.layers)
+            is_over_time = isinstance(chain.get_submodule(choice.layers[0]), nn.Conv1d)
+            effects[choice.name] = _Effect(
+                neutral=int(choice.neutral), kernels=choice.layers, dimensions=1 if is_over_time else 2
+            )
         elif choice.what == "kept":
             block = choice.layers[0]
             saved = _total(cost for cost in costs.values() if _block_of(cost.name) == block)

@@ -64,9 +64,9 @@ def discover_units(
     A unit is a block that holds convolutions or linear layers together with the plain layers that follow
     it (normalisation, activation, pooling). It carries the widths of all groups whose first filter layer
     it holds, so that all layers of a group lie in the tail when the unit is trained; one kernel size for
-    its spatial convolutions; one activation; and, where the block is a residual one with an identity
-    shortcut, whether it is kept, on which all depends that lies wholly inside it. The pre-trained setting
-    is always among the values. What has nothing tunable is passed over.
+    its spatial convolutions, or one for each that goes over time; one activation; and, where the block is a
+    residual one with an identity shortcut, whether it is kept, on which all depends that lies wholly inside
+    it. The pre-trained setting is always among the values. What has nothing tunable is passed over.
 
     Args:
         chain: the network with its new softmax layer.
@@ -74,8 +74,9 @@ def discover_units(
         max_units: units beside the head; None: all.
         widths: shares of the pre-trained width.
         round_to: widths are rounded to multiples of this.
-        kernels: odd kernel sizes. A larger one keeps the function (zeros around the weights), a smaller
-            one, down to 1, approximates it by the weights' centre.
+        kernels: odd kernel sizes; of convolutions over time any, of which each takes those as even or odd
+            as its own. A larger one keeps the function (zeros around the weights), a smaller one, down to 1,
+            approximates it by the weights' centre.
         activations: names in `tascnet.models.surgery.ACTIVATIONS`.
         remove_blocks: whether residual blocks with an identity shortcut may be removed.
         lr_factors: multiples of a trial's learning rate.
@@ -91,7 +92,9 @@ def discover_units(
         SurgeryError: the chain does not take the example.
     """
     _check("widths", widths, all(0 < share <= 1 for share in widths), "shares above 0, up to 1")
-    _check("kernels", kernels, all(k > 0 and k % 2 for k in kernels), "odd sizes")
+    over_time = any(isinstance(layer, nn.Conv1d) for layer in chain.modules())
+    is_right = all(k > 0 and (over_time or k % 2) for k in kernels)
+    _check("kernels", kernels, is_right, "sizes above 0" if over_time else "odd sizes")
     known = set(activations) <= set(ACTIVATIONS)
     _check("activations", activations, known, "some of " + ", ".join(ACTIVATIONS))
     first = _head_choices(chain, hidden_layers, neurons, dropouts)
@@ -146,7 +149,7 @@ def _segments(chain: nn.Sequential) -> Iterator[range]:
     """Ranges of block indices from the head backwards, each begun by a block that holds filters."""
     end = head_start(chain)
     for start in reversed(range(end)):
-        if any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in chain[start].modules()):
+        if any(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) for layer in chain[start].modules()):
             yield range(start, end)
             end = start
 
@@ -193,14 +196,26 @@ def _width_choices(
 def _kernel_choices(
     chain: nn.Sequential, blocks: range, unit: int, kernels: Iterable[int]
 ) -> Iterator[Choice]:
-    """One choice for the spatial convolutions that have the first one's kernel."""
+    """One choice for the spatial convolutions that have the first one's kernel, and each one over time."""
     by_block = spatial_convs(chain)
     sizes = {name: _kernel(chain, name) for block in blocks for name in by_block.get(block, ())}
-    if sizes:
-        neutral = next(iter(sizes.values()))
-        layers = [name for name, size in sizes.items() if size == neutral]
-        choice = _ordinal(f"{_block_name(chain, blocks)}.kernel", kernels, neutral, unit, *layers)
-        yield from [choice] if len(choice.values) > 1 else []
+    over_time = [name for name in sizes if isinstance(chain.get_submodule(name), nn.Conv1d)]
+    choices = [
+        _ordinal(f"{name}.kernel", _alike(kernels, sizes[name]), sizes[name], unit, name)
+        for name in over_time
+    ]
+    plain = {name: size for name, size in sizes.items() if name not in over_time}
+    if plain:
+        neutral = next(iter(plain.values()))
+        layers = [name for name, size in plain.items() if size == neutral]
+        odd = _alike(kernels, neutral)
+        choices.append(_ordinal(f"{_block_name(chain, blocks)}.kernel", odd, neutral, unit, *layers))
+    yield from (choice for choice in choices if len(choice.values) > 1)
+
+
+def _alike(kernels: Iterable[int], size: int) -> list[int]:
+    """Even sizes for an even one, odd ones for an odd one: the others would move the map."""
+    return [kernel for kernel in kernels if (kernel - size) % 2 == 0]
 
 
 def _with_kept(choices: list[Choice], block: str, groups: Iterable[WidthGroup], unit: int) -> list[Choice]:
@@ -217,7 +232,7 @@ def _with_kept(choices: list[Choice], block: str, groups: Iterable[WidthGroup], 
 
 def _kernel(chain: nn.Sequential, name: str) -> int:
     layer = chain.get_submodule(name)
-    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     return int(layer.kernel_size[0])
 
 

@@ -5,6 +5,7 @@ from tascnet.models.chains.densenet import densenet_chain
 from tascnet.models.chains.digits import digits_cnn_chain
 from tascnet.models.chains.mobilenet import mobilenet_chain
 from tascnet.models.chains.resnet import resnet_chain
+from tascnet.models.chains.text import textcnn_chain
 from tascnet.models.chains.vgg import vgg_chain
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "digits_cnn_chain",
     "mobilenet_chain",
     "resnet_chain",
+    "textcnn_chain",
     "vgg_chain",
 ]

@@ -1,6 +1,7 @@
 """Single layers: where they are, their kernels and activations."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from tascnet.models.activations import ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",
+    "Conv",
     "activation_name",
     "activations",
     "block_of",
@@ -20,6 +22,9 @@ __all__ = [
     "set_kernel",
     "spatial_convs",
 ]
+
+# Convolutions whose kernel can be changed: over an image, or over time.
+Conv: TypeAlias = nn.Conv2d | nn.Conv1d
 
 
 def block_of(chain: nn.Sequential, name: str) -> int:
@@ -61,7 +66,7 @@ def replace_layer(chain: nn.Module, name: str, new: nn.Module) -> nn.Module:
     return old
 
 
-def _same_like_padding(conv: nn.Conv2d) -> bool:
+def _same_like_padding(conv: Conv) -> bool:
     if isinstance(conv.padding, str):
         return conv.padding == "same"
     wanted = [(k - 1) // 2 * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
@@ -69,6 +74,8 @@ def _same_like_padding(conv: nn.Conv2d) -> bool:
 
 
 def _is_spatial(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv1d):
+        return layer.kernel_size[0] > 1 and layer.padding == (layer.kernel_size[0] // 2,)
     if not isinstance(layer, nn.Conv2d):
         return False
     height, width = layer.kernel_size
@@ -88,7 +95,8 @@ def _names_by_block(chain: nn.Sequential, wanted: Callable[[nn.Module], bool]) -
 def spatial_convs(chain: nn.Sequential) -> dict[int, list[str]]:
     """The convolutions whose kernel can be changed, by block index.
 
-    Square odd kernels larger than 1x1, padded so that a stride of 1 keeps the map's size.
+    Square odd kernels larger than 1x1, padded so that a stride of 1 keeps the map's size; over time kernels
+    of any width above 1, padded by half of it.
     """
     return _names_by_block(chain, _is_spatial)
 
@@ -114,55 +122,60 @@ def set_activation(chain: nn.Module, name: str, activation: str) -> nn.Module:
     return replace_layer(chain, name, ACTIVATIONS[activation]())
 
 
-def _new_padding(conv: nn.Conv2d, size: int) -> str | tuple[int, int]:
+def _new_padding(conv: Conv, size: int) -> str | tuple[int, ...]:
     if isinstance(conv.padding, str):
         return conv.padding
-    height, width = (
+    padding = tuple(
         p + d * (size - k) // 2 for p, d, k in zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
     )
-    if min(height, width) < 0:
+    if min(padding) < 0:
+        old, new = ("x".join(map(str, sizes)) for sizes in (conv.kernel_size, [size] * len(padding)))
         raise SurgeryError(
-            f"a {conv.kernel_size[0]}x{conv.kernel_size[1]} kernel with padding {tuple(conv.padding)} cannot "
-            f"become {size}x{size} without changing the map's size"
+            f"a {old} kernel with padding {tuple(conv.padding)} cannot become {new} without changing the "
+            "map's size"
         )
-    return (height, width)
+    return padding
 
 
 @torch.no_grad()
 def _resized(weight: torch.Tensor, size: int) -> torch.Tensor:
-    """Centre crop, or zeros around: `n x m x k x k` to `n x m x size x size`."""
-    for dim in (2, 3):
+    """Centre crop, or zeros around: `n x m x k x k` to `n x m x size x size`, over time with one `k`."""
+    for dim in range(2, weight.dim()):
         have = weight.shape[dim]
         if size <= have:
             weight = weight.narrow(dim, (have - size) // 2, size)
         else:
             edge = (size - have) // 2
-            pad = (edge, edge, 0, 0) if dim == 3 else (0, 0, edge, edge)
+            pad = (0, 0) * (weight.dim() - 1 - dim) + (edge, edge)
             weight = nn.functional.pad(weight, pad)
     return weight
 
 
-def set_kernel(conv: nn.Conv2d, size: int) -> nn.Conv2d:
+def set_kernel(conv: Conv, size: int) -> Conv:
     """A convolution with another kernel size and the same output shape, that inherits the weights.
 
     A larger kernel gets zeros around the old one, so that the function stays the same; a smaller one
     keeps the centre. Stride, dilation, groups, training mode and `requires_grad` stay.
 
     Args:
-        conv: a convolution with an odd kernel.
-        size: the new kernel's odd height and width.
+        conv: a convolution with an odd kernel, or one over time.
+        size: the new kernel's height and width: odd; over time even where the old one is.
 
     Raises:
-        SurgeryError: an even size, or the map would change its size.
+        SurgeryError: a size that is not, or the map would change its size.
     """
-    if size < 1 or size % 2 == 0 or any(k % 2 == 0 for k in conv.kernel_size):
+    is_even = isinstance(conv, nn.Conv1d) and conv.kernel_size[0] % 2 == 0
+    if is_even and (size < 1 or size % 2):
+        raise SurgeryError(f"a kernel of even width becomes an even one, got {conv.kernel_size} and {size}")
+    if not is_even and (size < 1 or size % 2 == 0 or any(k % 2 == 0 for k in conv.kernel_size)):
         raise SurgeryError(f"kernel sizes must be odd, got {conv.kernel_size} to become {size}x{size}")
-    new = nn.Conv2d(
+    kind = nn.Conv1d if isinstance(conv, nn.Conv1d) else nn.Conv2d
+    new = kind(
         conv.in_channels,
         conv.out_channels,
         size,
         stride=conv.stride,  # type: ignore[arg-type]
-        padding=_new_padding(conv, size),
+        padding=_new_padding(conv, size),  # type: ignore[arg-type]
         dilation=conv.dilation,  # type: ignore[arg-type]
         groups=conv.groups,
         bias=conv.bias is not None,

@@ -1,0 +1,142 @@
+"""Stage pretrain: train a network from random weights, and leave a file that `backbone.weights` takes.
+
+What lies in the validation or test split of the data set that the network is to move to is left out.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tascnet import data
+from tascnet.compose import Tree
+from tascnet.config import TEXT_DATASETS, Config
+from tascnet.console import output
+from tascnet.files import read_json, write_json
+from tascnet.measure import size_bytes, versions
+from tascnet.models.archive import save
+from tascnet.report import models_table
+from tascnet.runs import claim, finished, identity, stage_folder
+
+from .datasets import check_samples, draw_split, load_data
+from .pretraining import held_out_digest, pretrain_network, random_network, write_source
+from .session import Session, backbone_preprocessing, check_data, check_input, open_session
+from .steps import describe, fit_record, judge, measure, measured_anew, once
+
+__all__ = ["WEIGHTS", "held_out", "run"]
+
+log = logging.getLogger("tascnet")
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """Session, folder, and the digests of the samples that the network must not see, if any."""
+
+    session: Session
+    folder: Path
+    unseen: list[str]
+
+    @property
+    def digest(self) -> str | None:
+        return held_out_digest(self.unseen) if self.unseen else None
+
+    @property
+    def excluded(self) -> int:
+        """How many samples were left out."""
+        session = self.session
+        return len(session.dataset) - len(session.train) - len(session.val) - len(session.test)
+
+
+def run(config: Config) -> None:
+    """Run stage `pretrain`, or go on with it, or say that it is finished."""
+    check_data(config)
+    unseen = held_out(config)
+    session = open_session(config, excluded=unseen)
+    stage = _Stage(session=session, folder=stage_folder(config, "pretrain"), unseen=unseen)
+    if config.exclude is not None:
+        log.info(
+            "%d of %d samples of %s lie in the validation or test split of %s and are left out",
+            stage.excluded,
+            len(session.dataset),
+            session.dataset.name,
+            config.exclude,
+        )
+    network = random_network(session)
+    check_input(network, session)
+    known = identity(config, "pretrain", {"data": session.dataset.fingerprint, "excluded": stage.digest})
+    with claim(stage.folder, known, fresh=config.fresh):
+        if finished(stage.folder):
+            log.info("pretrain is finished in %s; fresh=true starts it over", stage.folder)
+            _measure_anew(stage)
+        else:
+            _pretrain(stage, network)
+        output().print(models_table(read_json(stage.folder / "metrics.json")["models"]))
+
+
+def held_out(config: Config) -> list[str]:
+    """Digests of the samples in the validation and test split of `exclude`; none without it.
+
+    The split is that of the data set's own config and the run's seed.
+
+    Raises:
+        TascnetError: the data set is missing or unreadable.
+    """
+    if config.exclude is None:
+        return []
+    target = replace(
+        config,
+        dataset=replace(Tree().compose([f"dataset={config.exclude}"]).dataset, root=config.exclude_root),
+    )
+    check_samples(target)
+    is_text = config.exclude in TEXT_DATASETS
+    dataset = load_data(target, None if is_text else backbone_preprocessing(config.backbone))
+    rows = draw_split(target, dataset)
+    return data.sample_digests(dataset, (*rows.val, *rows.test))
+
+
+def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
+    session, folder = stage.session, stage.folder
+    info = session.model_info("random", "none")
+
+    def train(state: Path) -> tuple[nn.Sequential, dict[str, Any]]:
+        result = pretrain_network(session, network, checkpoint=state / "fit.pt", description="pretrain")
+        return network, fit_record(result)
+
+    trained, record = once(folder / "state" / "network", info, train, session.factory)
+    save(folder / "model", trained, info)
+    write_source(folder / WEIGHTS, trained, session, stage.digest)
+    measuring = time.perf_counter()
+    metrics = {
+        "models": {"after": _figures(stage, session.place(trained))},
+        "weights": WEIGHTS,
+        "exclude": session.config.exclude,
+        "excluded": stage.excluded,
+        "best_epoch": record["best_epoch"],
+        "epochs": record["epochs"],
+        "seconds": record["seconds"] + time.perf_counter() - measuring,
+        "seed": session.config.seed,
+        "versions": versions(),
+        **describe(session),
+    }
+    write_json(folder / "metrics.json", metrics)
+    log.info("weights: backbone.weights=%s", folder / WEIGHTS)
+
+
+def _figures(stage: _Stage, network: nn.Sequential) -> dict[str, Any]:
+    """The contract's figures; the test split is read here and nowhere else."""
+    (costs,) = measure(stage.session, {"after": network}).values()
+    size = size_bytes(stage.folder / "model")
+    return {**judge(stage.session, network), **costs, "size_bytes": size}
+
+
+def _measure_anew(stage: _Stage) -> None:
+    """Where other options of `measure` are given than those of a finished stage, measure latencies again."""
+    metrics = read_json(stage.folder / "metrics.json")
+    changed = measured_anew(stage.session, metrics, {"after": stage.folder / "model"})
+    if changed is not None:
+        write_json(stage.folder / "metrics.json", changed)

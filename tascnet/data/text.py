@@ -1,0 +1,182 @@
+"""Texts with labels: one file a class, one text a line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tascnet.console import log
+from tascnet.data.dataset import content_fingerprint
+from tascnet.errors import DataError
+from tascnet.files import digest_json
+
+__all__ = ["TEXT_FILES", "TextDataset", "TextFiles", "find_text_files", "load_texts"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextDataset:
+    """Labelled texts as they were read.
+
+    Args:
+        name: what the data set is called in tables.
+        class_names: one name for each class, in the order of the labels.
+        labels: class indices, `n`, int64.
+        texts: raw texts, `n`.
+        fingerprint: digest of class names, labels and texts.
+        source: where the texts come from.
+        licence: the terms under which they may be used.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    texts: tuple[str, ...]
+    fingerprint: str
+    source: str = ""
+    licence: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The split that each text is given to: none is."""
+        return ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """Which file holds the texts of which class.
+
+    Args:
+        classes: name of the file of each class, in the order of the labels.
+        encoding: of all files.
+        source: where the texts come from.
+        licence: the terms under which they may be used.
+    """
+
+    classes: Mapping[str, str]
+    encoding: str
+    source: str
+    licence: str
+
+
+# Data sets of which published archives hold these files.
+TEXT_FILES = {
+    "movie_review": TextFiles(
+        classes={"negative": "rt-polarity.neg", "positive": "rt-polarity.pos"},
+        encoding="latin-1",
+        source="Sentence polarity 1.0 (Pang and Lee 2005), "
+        "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        licence="free for research; the sentences are those of Rotten Tomatoes' reviewers",
+    ),
+    "subjectivity": TextFiles(
+        classes={"objective": "subj.objective", "subjective": "subj.subjective"},
+        encoding="latin-1",
+        source="Subjectivity 1.0 (Pang and Lee 2004), "
+        "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        licence="free for research; the sentences are those of Rotten Tomatoes' reviewers and of IMDb",
+    ),
+}
+
+
+def find_text_files(name: str, root: Path | None) -> TextFiles:
+    """The files of a data set of texts; none is opened.
+
+    Args:
+        name: one of `TEXT_FILES`, or any other name for a folder of `.txt` files, one a class.
+        root: the folder that holds the files, itself or in a folder below it.
+
+    Raises:
+        DataError: the root or a file is missing, or there are fewer than two classes.
+    """
+    published = TEXT_FILES.get(name)
+    hint = _hint(published)
+    if root is None:
+        raise DataError(f"dataset={name} needs its texts, but dataset.root is not set", hint)
+    if not root.is_dir():
+        raise DataError(f"{root} is {'a file' if root.exists() else 'missing'}, expected a folder", hint)
+    if published is None:
+        return _any_files(root, hint)
+    missing = [file for file in published.classes.values() if _place(root, file) is None]
+    if missing:
+        raise DataError(f"{root} has no {' and no '.join(missing)}", hint)
+    return published
+
+
+def load_texts(name: str, root: Path | None) -> TextDataset:
+    """The texts of a data set, in the order of classes and lines; empty lines are no texts.
+
+    Args:
+        name: one of `TEXT_FILES`, or any other name for a folder of `.txt` files, one a class.
+        root: the folder that holds the files.
+
+    Raises:
+        DataError: the root or a file is missing, a class is empty, or bytes are none of the encoding.
+    """
+    files = find_text_files(name, root)
+    assert root is not None, "a folder has been found in it"
+    found = {
+        label: _texts(_place(root, file) or root / file, files.encoding)
+        for label, file in files.classes.items()
+    }
+    names = tuple(found)
+    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
+    texts = tuple(text for of_class in found.values() for text in of_class)
+    return TextDataset(
+        name=name,
+        class_names=names,
+        labels=labels,
+        texts=texts,
+        fingerprint=content_fingerprint(names, labels, digest_json(texts)),
+        source=files.source,
+        licence=files.licence,
+    )
+
+
+def _hint(published: TextFiles | None) -> str:
+    if published is None:
+        return "set dataset.root to a folder with one .txt file for each class, one text a line"
+    names = " and ".join(published.classes.values())
+    return f"set dataset.root to a folder with {names} (from {published.source.rpartition(', ')[2]})"
+
+
+def _any_files(root: Path, hint: str) -> TextFiles:
+    paths = sorted(path for path in root.glob("*.txt") if path.is_file() and not path.name.startswith("."))
+    if len(paths) < 2:
+        raise DataError(f"{root} holds {len(paths)} .txt files, expected at least two, one a class", hint)
+    classes = {path.stem: path.name for path in paths}
+    return TextFiles(classes=classes, encoding="utf-8", source=str(root), licence="")
+
+
+def _place(root: Path, file: str) -> Path | None:
+    """Where a file lies: in the folder, or below it as an archive unpacks."""
+    if (root / file).is_file():
+        return root / file
+    return next((path for path in sorted(root.glob(f"*/{file}")) if path.is_file()), None)
+
+
+def _texts(path: Path, encoding: str) -> list[str]:
+    """The lines that hold more than white space."""
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    read = (_text(path, number, line, encoding) for number, line in enumerate(lines, start=1))
+    texts = [text for text in read if text]
+    if not texts:
+        raise DataError(f"{path} holds no text", "add texts, one a line, or remove the file")
+    empty = sum(not line.strip() for line in lines[:-1])
+    if empty:
+        log.warning("%s: %d empty lines are passed over", path, empty)
+    return texts
+
+
+def _text(path: Path, number: int, line: bytes, encoding: str) -> str:
+    try:
+        return line.decode(encoding).strip()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"line {number} of {path} is no {encoding.upper()} (byte {line[error.start]:#04x} at place "
+            f"{error.start + 1})",
+            f"save the file as {encoding.upper()}",
+        ) from error

@@ -1,0 +1,155 @@
+"""From texts to a network's input: words, and the vocabulary that numbers them.
+
+Words are lower-cased, without accents, and split at white space and punctuation as BERT does it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Self
+
+from tascnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    import tokenizers
+    from torch import Tensor
+
+__all__ = ["PADDING", "SPECIAL", "UNKNOWN", "TextPreprocessing", "learn_vocabulary", "normalise"]
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"
+# The first entries of every vocabulary.
+SPECIAL = (PADDING, UNKNOWN)
+_LONGEST_TEXT = 4096
+_LARGEST_VOCABULARY = 1 << 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPreprocessing:
+    """From a text to a network's input.
+
+    Args:
+        max_tokens: texts are padded or cut to `T` tokens.
+        vocabulary: the words that have a number; `[PAD]` is 0, `[UNK]`, all other words, is 1.
+
+    Raises:
+        ConfigError: a value has the wrong type or lies outside its bounds.
+    """
+
+    max_tokens: int
+    vocabulary: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        tokens = self.max_tokens
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= _LONGEST_TEXT:
+            raise ConfigError(
+                f"max_tokens is {tokens!r}, but a whole number from 1 to {_LONGEST_TEXT} is expected"
+            )
+        object.__setattr__(self, "vocabulary", _checked(self.vocabulary))
+
+    @property
+    def example_shape(self) -> tuple[int, int]:
+        """The shape `1 x T` of one sample."""
+        return (1, self.max_tokens)
+
+    def encode(self, texts: Sequence[str]) -> "Tensor":
+        """The network's input for texts.
+
+        Args:
+            texts: any `b` texts, raw as they are read.
+
+        Returns:
+            `b x T`, int64: the numbers of their words.
+        """
+        import torch
+
+        rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON content."""
+        return {"max_tokens": self.max_tokens, "vocabulary": list(self.vocabulary)}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a field is missing, unknown or wrong.
+        """
+        if not isinstance(content, dict) or set(content) != {"max_tokens", "vocabulary"}:
+            came = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+            raise ConfigError(
+                f"{cls.__name__} needs exactly the fields max_tokens and vocabulary, got {came}"
+            )
+        return cls(**content)
+
+    @cached_property
+    def _tokenizer(self) -> "tokenizers.Tokenizer":
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+
+        numbers = {word: number for number, word in enumerate(self.vocabulary)}
+        tokenizer = _splitting(Tokenizer(WordLevel(numbers, unk_token=UNKNOWN)))
+        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer.enable_padding(length=self.max_tokens, pad_id=0, pad_token=PADDING)
+        return tokenizer
+
+
+def learn_vocabulary(texts: Iterable[str], known: Sequence[str] = SPECIAL) -> tuple[str, ...]:
+    """The vocabulary of some texts, after the words that have a number already.
+
+    Args:
+        texts: training texts.
+        known: a vocabulary; its words keep their numbers.
+
+    Returns:
+        `known`, then the new words, the most frequent first.
+
+    Raises:
+        ConfigError: `known` is no vocabulary.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.trainers import WordLevelTrainer
+
+    known = _checked(known)
+    tokenizer = _splitting(Tokenizer(WordLevel(unk_token=UNKNOWN)))
+    trainer = WordLevelTrainer(
+        vocab_size=_LARGEST_VOCABULARY, special_tokens=list(SPECIAL), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    numbers = tokenizer.get_vocab()
+    present = set(known)
+    new = [word for word in sorted(numbers, key=numbers.__getitem__) if word not in present]
+    return (*known, *new)[:_LARGEST_VOCABULARY]
+
+
+def normalise(text: str) -> str:
+    """The same for texts that a network sees as the same: their words, joined by spaces."""
+    normaliser, splitter = _rules()
+    return " ".join(word for word, _ in splitter.pre_tokenize_str(normaliser.normalize_str(text)))
+
+
+@lru_cache(maxsize=1)
+def _rules() -> tuple[Any, Any]:
+    from tokenizers import normalizers, pre_tokenizers
+
+    return normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+
+
+def _splitting(tokenizer: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
+    normaliser, splitter = _rules()
+    tokenizer.normalizer = normaliser
+    tokenizer.pre_tokenizer = splitter
+    return tokenizer
+
+
+def _checked(vocabulary: Any) -> tuple[str, ...]:
+    is_list = isinstance(vocabulary, list | tuple) and all(isinstance(word, str) for word in vocabulary)
+    if not is_list or tuple(vocabulary[:2]) != SPECIAL or len(set(vocabulary)) != len(vocabulary):
+        raise ConfigError(f"a vocabulary is a list of different words that begins with {', '.join(SPECIAL)}")
+    if len(vocabulary) > _LARGEST_VOCABULARY:
+        raise ConfigError(
+            f"the vocabulary has {len(vocabulary)} words, but at most {_LARGEST_VOCABULARY} are expected"
+        )
+    return tuple(vocabulary)

@@ -1,0 +1,144 @@
+"""Texts from files, their words, and what a network reads of them."""
+
+import numpy as np
+import pytest
+import torch
+
+from tascnet.data import ImageSource, TokenSource, cached_features, find_text_files, load_texts, source_of
+from tascnet.errors import DataError
+from tascnet.models.text import SPECIAL, TextPreprocessing
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """Two negative sentences, one positive, with bytes that are Latin-1 and no UTF-8."""
+    (tmp_path / "rt-polarity.neg").write_bytes(b"a clich\xe9 .\nno fun , no wit . \n")
+    (tmp_path / "rt-polarity.pos").write_bytes(b"one \x96 and only\n")
+    return tmp_path
+
+
+def test_published_files_are_read_in_their_own_encoding_and_order(reviews):
+    dataset = load_texts("movie_review", reviews)
+    assert dataset.class_names == ("negative", "positive")
+    assert dataset.texts == ("a cliché .", "no fun , no wit .", "one \x96 and only")
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert "Pang and Lee" in dataset.source
+
+
+def test_an_archive_may_keep_its_files_one_folder_deeper(reviews, tmp_path):
+    inner = tmp_path / "root" / "rt-polaritydata"
+    inner.mkdir(parents=True)
+    for file in reviews.glob("rt-*"):
+        file.rename(inner / file.name)
+    assert len(load_texts("movie_review", tmp_path / "root")) == 3
+
+
+def test_any_file_is_a_class_under_its_stem(tmp_path):
+    write(tmp_path, **{"so so": "eh\r\n", "übel": "\ufeffgrässlich\n\n  \nschlimm"})
+    dataset = load_texts("text_lines", tmp_path)
+    assert dataset.class_names == ("so so", "übel")
+    assert dataset.texts == ("eh", "grässlich", "schlimm")
+
+
+def test_empty_lines_are_counted_and_named(tmp_path, said):
+    load_texts("text_lines", write(tmp_path, a="one\n\n \ntwo\n", b="three\n"))
+    assert said == [f"{tmp_path / 'a.txt'}: 2 empty lines are passed over"]
+
+
+def test_the_fingerprint_knows_texts_and_labels_but_no_place(tmp_path):
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    for folder in (here, there, other):
+        folder.mkdir()
+    one, same = (load_texts("text_lines", write(f, a="x\ny\n", b="z\n")) for f in (here, there))
+    moved = load_texts("text_lines", write(other, a="x\n", b="y\nz\n"))
+    assert one.fingerprint == same.fingerprint != moved.fingerprint
+
+
+def test_broken_utf8_names_file_and_line(tmp_path):
+    write(tmp_path, a="fine\n", b=b"also fine\nna\xefve\n")
+    with pytest.raises(DataError, match=r"^line 2 of \S+b\.txt is no UTF-8 \(byte 0xef at place 3\): save"):
+        load_texts("text_lines", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "says"),
+    [
+        ("text_lines", {}, "holds 0 .txt files, expected at least two"),
+        ("text_lines", {"a": "x"}, "holds 1 .txt files"),
+        ("text_lines", {"a": "x", "b": " \n"}, r"b\.txt holds no text"),
+        ("movie_review", {"a": "x"}, r"has no rt-polarity\.neg and no rt-polarity\.pos: set dataset\.root"),
+        ("subjectivity", {}, r"has no subj\.objective"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_sentence(tmp_path, name, files, says):
+    with pytest.raises(DataError, match=says):
+        load_texts(name, write(tmp_path, **files))
+
+
+def test_a_missing_root_says_where_the_texts_are_published(tmp_path):
+    with pytest.raises(DataError, match=r"dataset\.root is not set: .*cornell\.edu"):
+        find_text_files("movie_review", None)
+    with pytest.raises(DataError, match=r"nowhere is missing, expected a folder"):
+        find_text_files("text_lines", tmp_path / "nowhere")
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    return load_texts("text_lines", write(tmp_path, a="Good film\nbad\n", b="unheard good good good\n"))
+
+
+@pytest.fixture
+def words():
+    return TextPreprocessing(max_tokens=3, vocabulary=(*SPECIAL, "good", "film", "bad"))
+
+
+def test_a_source_gives_the_numbers_of_its_rows(spoken, words):
+    source = TokenSource(spoken, np.array([2, 0]), words)
+    # Cut to three words; "unheard" is unknown.
+    assert source.batch(torch.tensor([0, 1])).tolist() == [[1, 2, 2], [2, 3, 0]]
+    assert source.batch(torch.tensor([1]), torch.Generator()).tolist() == [[2, 3, 0]]
+    assert source.labels.tolist() == [1, 0]
+    assert (len(source), source.num_classes) == (2, 2)
+    with pytest.raises(ValueError, match="plain alone"):
+        source.batch_view(torch.tensor([0]), "flipped")
+
+
+def test_texts_and_images_are_not_mixed_up(spoken, words, noise_set, tiny):
+    rows = np.array([0, 1])
+    assert isinstance(source_of(noise_set(), rows, tiny), ImageSource)
+    assert isinstance(source_of(spoken, rows, words), TokenSource)
+    with pytest.raises(DataError, match="holds texts, but the network takes images"):
+        source_of(spoken, rows, tiny)
+    with pytest.raises(DataError, match="holds images, but the network takes texts"):
+        source_of(noise_set(), rows, words)
+
+
+def test_features_of_texts_are_cached_by_their_vocabulary(spoken, words, tmp_path):
+    trunk = torch.nn.Embedding(5, 2)
+    cache = tmp_path / "features"
+
+    def features(preprocessing):
+        source = TokenSource(spoken, np.array([0, 1, 2]), preprocessing)
+        return cached_features(trunk, source, folder=cache, trunk_digest="t", dtype="float32")
+
+    first = features(words)
+    expected = trunk(torch.tensor([[2, 3, 0], [4, 0, 0], [1, 2, 2]]))
+    assert first.batch(torch.arange(3)).equal(expected.detach())
+    features(words)
+    assert len(list(cache.glob("*.npy"))) == 1
+    features(TextPreprocessing(max_tokens=3, vocabulary=(*SPECIAL, "bad", "film", "good")))
+    assert len(list(cache.glob("*.npy"))) == 2
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "sizes"), [("movie_review", [5331, 5331]), ("subjectivity", [5000, 5000])])
+def test_the_published_sentences_are_all_there(shared, name, sizes):
+    dataset = load_texts(name, shared / "data" / name)
+    assert np.bincount(dataset.labels).tolist() == sizes
+    assert not any("\ufffd" in text for text in dataset.texts)
