@@ -1,6 +1,5 @@
 """Training a network from random weights on a source task, and the weight file that it leaves."""
 
-import json
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -85,10 +84,10 @@ def write_source(path: Path, network: nn.Sequential, session: Session, held_out:
         held_out: `held_out_digest` of the samples that were left out.
     """
     words = session.preprocessing
-    metadata = {} if held_out is None else {HELD_OUT: held_out}
+    metadata: dict[str, Any] = {} if held_out is None else {HELD_OUT: held_out}
     channels = 0
     if isinstance(words, TextPreprocessing):
-        metadata[VOCABULARY] = json.dumps(words.vocabulary)
+        metadata[VOCABULARY] = words.vocabulary
     else:
         channels = words.channels
     keys = original_keys(session.config.backbone.name, session.num_classes, channels)

@@ -226,13 +226,14 @@ def check_input(chain: nn.Sequential, session: Session) -> None:
         ConfigError: it does not.
     """
     shape = " x ".join(map(str, session.example.shape[1:]))
+    kind = "images" if session.example.is_floating_point() else "texts"
     try:
         with torch.no_grad():
             chain.eval()(session.example)
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"backbone={session.config.backbone.name} does not take inputs of {shape} ({reason})",
+            f"backbone={session.config.backbone.name} does not take {kind} of {shape} ({reason})",
             "change backbone.size, or the network; backbone.mean has one value for each channel",
         ) from error
 

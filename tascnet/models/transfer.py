@@ -1,6 +1,5 @@
 """Networks of words that move to texts with other words."""
 
-import json
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -133,11 +132,11 @@ def _read_vocabulary(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise WeightsError(f"weights {str(path)!r} are no file", "give random, or a path that exists")
     hint = "give the .safetensors file that stage=pretrain writes for textcnn"
-    text = read_metadata(path).get(VOCABULARY)
-    if text is None:
+    words = read_metadata(path).get(VOCABULARY)
+    if words is None:
         raise WeightsError(f"weights {path} hold no vocabulary", hint)
     try:
-        return TextPreprocessing(max_tokens=1, vocabulary=json.loads(text)).vocabulary
-    except (ValueError, ConfigError) as error:
+        return TextPreprocessing(max_tokens=1, vocabulary=words).vocabulary
+    except ConfigError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"the vocabulary of {path} cannot be read ({reason})", hint) from error

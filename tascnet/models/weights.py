@@ -1,5 +1,6 @@
 """Backbones with pre-trained, random or stored weights."""
 
+import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ __all__ = [
 _ENUM_MEMBER = "IMAGENET1K_V1"
 _IMAGENET_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet, whose terms may apply"
 _SHOWN_KEYS = 2
+# Where weight files keep what is ours in their own metadata.
+_METADATA = "tascnet"
 
 _READ_ERRORS = (
     SafetensorError,
@@ -150,8 +153,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _cleaned(content, path.name)
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that a `.safetensors` file holds beside its tensors; none in files of other kinds.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `write_weights` has put beside the tensors; nothing in files of other makers.
 
     Raises:
         WeightsError: the file is unreadable.
@@ -160,8 +163,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+            return dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise WeightsError(
             f"weights {path} cannot be read ({_first_line(error)})", "give a whole .safetensors file"
         ) from error
@@ -171,7 +174,7 @@ def write_weights(
     path: Path,
     module: nn.Module,
     keys: Mapping[str, str] | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a module's state dict as a `.safetensors` file, whole or not at all.
 
@@ -179,14 +182,16 @@ def write_weights(
         path: the file.
         module: the network.
         keys: for each of its keys the one in the file, from `original_keys`; None: the same.
-        metadata: texts that the file holds beside.
+        metadata: JSON content that the file holds beside, for `read_metadata`.
     """
     names = keys or {}
     state = {
         names.get(key, key): tensor.detach().cpu().contiguous().clone()
         for key, tensor in module.state_dict().items()
     }
-    write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary, dict(metadata or {})))
+    # One entry: the order of several would differ from run to run, and the file's digest with it.
+    beside = {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else {}
+    write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary, beside))
 
 
 def original_keys(name: str, num_classes: int, channels: int) -> Mapping[str, str]:

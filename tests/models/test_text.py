@@ -185,7 +185,7 @@ def test_vectors_of_known_words_are_read_from_gloves_format(tmp_path):
 def test_weights_of_texts_bring_their_vocabulary(tmp_path):
     chain, words = network(words=3), (*SPECIAL, "é")
     path = tmp_path / "weights.safetensors"
-    write_weights(path, chain, metadata={"vocabulary": json.dumps(words)})
+    write_weights(path, chain, metadata={"vocabulary": words})
     backbone, known = build_textcnn(weights=path, embedding_width=4, filters=5)
     assert known == words
     assert backbone.num_classes == 3
@@ -199,7 +199,7 @@ def test_weights_without_a_vocabulary_are_refused(tmp_path):
     save_file(network().state_dict(), path)
     with pytest.raises(WeightsError, match=r"hold no vocabulary: give the \.safetensors file"):
         build_textcnn(weights=path, embedding_width=4, filters=5)
-    write_weights(path, network(), metadata={"vocabulary": "[1"})
+    write_weights(path, network(), metadata={"vocabulary": [1]})
     with pytest.raises(WeightsError, match="cannot be read"):
         build_textcnn(weights=path, embedding_width=4, filters=5)
     with pytest.raises(WeightsError, match="no published weights"):

@@ -253,6 +253,6 @@ def test_a_missing_folder_is_found_before_weights_are_fetched(refused, tmp_path,
     def fetched(*_arguments, **_options):
         raise AssertionError("weights were looked for first")
 
-    monkeypatch.setattr("tascnet_pipelines.tune.load_source", fetched)
+    monkeypatch.setattr("tascnet_pipelines.tune.open_run", fetched)
     said = refused("dataset=image_folder", f"dataset.root={tmp_path / 'nowhere'}", "backbone=vgg16")
     assert "nowhere" in said

@@ -1,0 +1,203 @@
+"""Stage pretrain: weights that a later tune takes, and samples that it must not have seen."""
+
+from pathlib import Path
+
+import pytest
+
+import tascnet
+from tascnet import data
+from tascnet.compose import Tree
+from tascnet.files import digest_file, read_json
+from tascnet.models.weights import build_backbone, read_metadata, read_state
+from tascnet_pipelines import backbone, pretrain, pretraining, session
+from tests.pipelines.commands import are_equal, command, contents, metrics, states
+from tests.pipelines.texts import SMALL, write_texts
+
+FILE = "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    """Movie Review in miniature."""
+    return write_texts(tmp_path_factory.mktemp("target"), ("rt-polarity.pos", "rt-polarity.neg"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, target):
+    """Subjectivity in miniature: its own sentences, and the target's, in capitals or spaced otherwise."""
+    folder = write_texts(tmp_path_factory.mktemp("source"), ("subj.objective", "subj.subjective"), seed=1)
+    shared = (target / "rt-polarity.pos").read_text().upper() + (target / "rt-polarity.neg").read_text()
+    with open(folder / "subj.subjective", "a") as file:
+        file.write(shared.replace(" ", "  "))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(source, target, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("outputs")
+    where = ["dataset=subjectivity", f"dataset.root={source}", f"outputs={outputs}"]
+    return ["stage=pretrain", *where, "exclude=movie_review", f"exclude_root={target}", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def stage(options):
+    """The folder of an uninterrupted stage; not to be changed."""
+    assert command(*options) == 0
+    (outputs,) = [option.partition("=")[2] for option in options if option.startswith("outputs=")]
+    return Path(outputs) / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+
+
+def test_what_lies_in_the_targets_validation_and_test_split_is_left_out(stage):
+    # 0.1 and 0.1 of 40 sentences of each class, by the target's own config.
+    found = read_json(stage / "metrics.json")
+    assert (found["exclude"], found["excluded"]) == ("movie_review", 16)
+    assert found["models"]["after"].keys() >= {"val_accuracy", "test_accuracy", "flops", "latency_ms"}
+
+
+def test_started_again_it_changes_nothing_and_other_samples_are_refused(options, stage, capsys):
+    before = contents(stage)
+    assert command(*options) == 0
+    assert contents(stage) == before
+    without = [option for option in options if not option.startswith("exclude")]
+    assert command(*without) == 2
+    assert "the samples that are left out are others" in capsys.readouterr().err
+
+
+def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
+    without = [option for option in options if not option.startswith("exclude")]
+    assert command(*without, f"outputs={tmp_path}") == 0
+    folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    assert read_json(folder / "metrics.json")["excluded"] == 0
+    assert "held_out" not in read_metadata(folder / FILE)
+    assert digest_file(folder / FILE) != digest_file(stage / FILE)
+
+
+def test_broken_off_before_its_weights_are_written_it_goes_on(options, stage, tmp_path, monkeypatch):
+    class BrokenOff(BaseException):
+        pass
+
+    def break_off(*_):
+        raise BrokenOff
+
+    again = [*options, f"outputs={tmp_path}"]
+    folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "write_source", break_off)
+        with pytest.raises(BrokenOff):
+            command(*again)
+    assert not (folder / "metrics.json").exists()
+    with monkeypatch.context() as patch:
+        # The training is done: it must not be repeated.
+        patch.setattr(pretrain, "pretrain_network", break_off)
+        assert command(*again) == 0
+    assert metrics(folder) == metrics(stage)
+    assert digest_file(folder / FILE) == digest_file(stage / FILE)
+
+
+def tune(target, stage, outputs, *more):
+    root = [f"dataset.root={target}", f"outputs={outputs}", f"backbone.weights={stage / FILE}"]
+    return command("stage=tune", "dataset=movie_review", *root, *SMALL, *more)
+
+
+def test_a_later_tune_takes_the_weights_with_their_words(stage, target, tmp_path, capsys):
+    assert tune(target, stage, tmp_path, "tune.finetune_from=prefix") == 0
+    said = capsys.readouterr().err
+    source_words = tascnet.load(stage / "model").preprocessing.vocabulary
+    tuned = tascnet.load(tmp_path / "movie_review" / "textcnn" / "run-seed0" / "tune" / "model")
+    words = tuned.preprocessing.vocabulary
+    assert words[: len(source_words)] == source_words
+    assert (
+        f"{len(source_words) - 2} words keep their vectors, {len(words) - len(source_words)} start anew"
+        in said
+    )
+    pretrained = read_state(stage / FILE)["embedding.weight"]
+    assert tuned.embedding.weight[: len(source_words)].equal(pretrained)
+    assert "of another split" not in said
+    assert FILE in tuned.info.weights
+
+
+def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, capsys):
+    assert tune(target, stage, tmp_path, "seed=1", "tune.max_trials=1") == 0
+    said = capsys.readouterr().err
+    assert "left out the validation and test samples of another split" in said
+    assert "exclude=movie_review" in said
+
+
+def test_images_are_told_by_their_pixels(tmp_path):
+    run = ["stage=pretrain", "dataset.digits=[0,5,6]", "exclude=digits", f"outputs={tmp_path}", "name=run"]
+    short = ["trainer.pretrain.epochs=1", "measure.repeats=3", "measure.warmup=0", "measure.batch=2"]
+    assert command(*run, *short, "backbone.weights=random") == 0
+    folder = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "pretrain"
+    # All but 20 of the target's 182 fives and 181 sixes are validation or test samples; no two are equal.
+    assert read_json(folder / "metrics.json")["excluded"] == 182 - 20 + 181 - 20
+    source = build_backbone("digits_cnn", weights=folder / FILE, channels=1)
+    assert source.num_classes == 3
+    assert are_equal(source.chain.state_dict(), states(folder / "model"))
+
+
+def test_weights_have_the_keys_of_the_original_layout(images, tmp_path):
+    small = ["backbone=resnet18", "backbone.size=32", "backbone.resize=32", "trainer.pretrain.epochs=1"]
+    root = ["dataset=image_folder", f"dataset.root={images}", f"outputs={tmp_path}", "name=run"]
+    timing = ["measure.repeats=3", "measure.warmup=0", "measure.batch=2"]
+    assert command("stage=pretrain", *root, *small, *timing) == 0
+    folder = tmp_path / "image_folder" / "resnet18" / "run-seed0" / "pretrain"
+    assert "layer1.0.conv1.weight" in read_state(folder / FILE)
+    chain = build_backbone("resnet18", weights=folder / FILE).chain
+    assert are_equal(chain.state_dict(), states(folder / "model"))
+
+
+def test_the_source_task_of_the_digits_goes_through_the_same_code(monkeypatch, tmp_path):
+    seen = []
+
+    def noted(current, network, **options):
+        seen.append((current.config.dataset.digits, current.config.seed, options))
+        return pretraining.pretrain_network(current, network, **options)
+
+    monkeypatch.setattr(backbone, "pretrain_network", noted)
+    short = ["tune.max_trials=1", "tune.initial_trials=1", "trainer.head.epochs=1", "trainer.trial.epochs=1"]
+    short += ["trainer.finetune.epochs=1", "name=other", "seed=3"]
+    assert command("stage=tune", *short, f"outputs={tmp_path}") == 0
+    assert seen == [([0, 1, 2, 3, 4], 0, {"description": "source task"})]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["exclude=digits", "stage=tune"], "exclude=digits has no effect with stage=tune"),
+        (["exclude=digit"], "did you mean exclude=digits?"),
+        (["exclude=movie_review"], "one holds texts, the other images"),
+        (["exclude=image_folder"], "give it as exclude_root=<folder>"),
+        (["exclude_root=/x"], "exclude_root has no effect"),
+        (["backbone.weights=/x.pth"], "backbone.weights has no effect"),
+        (["exclude=image_folder", "exclude_root=/nowhere"], "/nowhere is missing, expected a folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(overrides, says, tmp_path, capsys):
+    stage = [] if any(text.startswith("stage=") for text in overrides) else ["stage=pretrain"]
+    assert command(*stage, *overrides, f"outputs={tmp_path}") == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.realdata
+def test_no_sentence_of_the_targets_validation_or_test_split_is_seen(shared, tmp_path):
+    roots = {name: shared / "data" / name for name in ("subjectivity", "movie_review")}
+    config = Tree().compose(
+        [
+            *("stage=pretrain", "dataset=subjectivity", f"dataset.root={roots['subjectivity']}"),
+            *("exclude=movie_review", f"exclude_root={roots['movie_review']}", f"outputs={tmp_path}"),
+        ]
+    )
+    unseen = set(pretrain.held_out(config))
+    opened = session.open_session(config, excluded=unseen)
+    parts = (opened.train, opened.val, opened.test)
+    seen = {digest for part in parts for digest in data.sample_digests(opened.dataset, part.rows)}
+    # An independent look: the words as they stand in the files, in which both are split already.
+    reviews = data.load_texts("movie_review", roots["movie_review"])
+    rows = session.split_rows(Tree().compose(["dataset=movie_review"]), reviews)
+    held_out = {" ".join(reviews.texts[row].lower().split()) for row in (*rows.val, *rows.test)}
+    taken = {" ".join(opened.dataset.texts[row].lower().split()) for part in parts for row in part.rows}
+    assert not seen & unseen
+    assert not taken & held_out
+    everything = {" ".join(text.lower().split()) for text in opened.dataset.texts}
+    # Without the exclusion hundreds would be.
+    assert len(everything & held_out) > 700
