@@ -14,6 +14,7 @@ __all__ = [
     "PRUNE_CRITERIA",
     "BackboneConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "Config",
     "DatasetConfig",
     "MeasureConfig",
@@ -385,6 +386,14 @@ class BenchmarkConfig:
 
 
 @dataclass
+class CompareConfig:
+    """Which runs `stage=compare` puts into one table."""
+
+    # Folder that holds them at any depth; None: the one that `outputs` names.
+    path: str | None = None
+
+
+@dataclass
 class Config:
     """The whole composed config."""
 
@@ -396,6 +405,7 @@ class Config:
     prune: PruneConfig = field(default_factory=PruneConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     # Last part of the run folder's name; None: the tune preset and its non-default options.
     name: str | None = None
     seed: int = option(0, minimum=0, maximum=10**9)

@@ -121,7 +121,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("patience=3", "did you mean tune.patience?"),
         ("datset=digits", "did you mean dataset?"),
         ("dataset=digit", "dataset has no choice 'digit': did you mean dataset=digits?"),
-        ("stage=xyz", "it takes benchmark, full, prune or tune"),
+        ("stage=xyz", "it takes benchmark, compare, full, prune or tune"),
         ("tune.patience=x", "tune.patience takes a whole number, not 'x'"),
         ("tune.patience=1.5", "tune.patience takes a whole number, not 1.5"),
         ("tune.patience=true", "tune.patience takes a whole number, not true"),
@@ -172,6 +172,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("device=mps", "it is auto, cpu, cuda or cuda:<number>"),
         ("seed=100000000000000000000", "seed is at most 1e+09"),
         ("name=a/b", "cannot name a folder"),
+        ("compare.path=runs", "compare.path has no effect with stage=full"),
         ("seed=${nothing}", "Interpolation key 'nothing' not found"),
     ],
 )
