@@ -23,7 +23,7 @@ NEEDED = {
     "dataset=caltech101": ["dataset.download=true"],
     "dataset=image_folder": ["dataset.root=/data"],
     "backbone=custom": ["backbone.factory=a.b"],
-    "experiment=caltech101_mobilenet_v2": ["dataset.root=/data"],
+    **{f"experiment={path.stem}": ["dataset.root=/data"] for path in FILES if path.parts[0] == "experiment"},
 }
 
 
