@@ -17,6 +17,7 @@ __all__ = [
     "TEXT_DATASETS",
     "BackboneConfig",
     "BenchmarkConfig",
+    "CompareConfig",
     "Config",
     "DatasetConfig",
     "MeasureConfig",
@@ -411,6 +412,14 @@ class BenchmarkConfig:
 
 
 @dataclass
+class CompareConfig:
+    """Which runs `stage=compare` puts into one table."""
+
+    # Folder that holds them at any depth; None: the one that `outputs` names.
+    path: str | None = None
+
+
+@dataclass
 class Config:
     """The whole composed config."""
 
@@ -422,6 +431,7 @@ class Config:
     prune: PruneConfig = field(default_factory=PruneConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     # Last part of the run folder's name; None: the tune preset and its non-default options.
     name: str | None = None
     seed: int = option(0, minimum=0, maximum=10**9)

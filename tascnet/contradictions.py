@@ -42,6 +42,11 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
         f"there is no device {config.device!r}",
         "it is auto, cpu, cuda or cuda:<number>",
     )
+    yield (
+        config.compare.path is not None and config.stage.name != "compare",
+        f"compare.path has no effect with stage={config.stage.name}",
+        "add stage=compare",
+    )
     unsafe = config.name is not None and not re.fullmatch(r"[\w=,+-][\w.=,+-]{0,119}", config.name)
     yield unsafe, f"name={config.name!r} cannot name a folder", "use at most 120 letters, digits and ._=,+-"
 

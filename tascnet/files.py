@@ -17,6 +17,7 @@ __all__ = [
     "read_jsonl",
     "write_json",
     "write_jsonl",
+    "write_text",
     "write_whole",
 ]
 
@@ -35,10 +36,14 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -59,8 +64,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a file by these rows, whole or not at all."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    write_whole(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ __all__ = [
     "claim",
     "finished",
     "identity",
+    "parse_run_name",
+    "parse_stage_name",
     "run_folder",
     "safe_name",
     "stage_folder",
@@ -69,6 +71,25 @@ def stage_folder(config: Config, stage: str) -> Path:
     name = f"prune-{safe_name(config.prune.name)}" if own else stage
     pick = config.tune.pick
     return run_folder(config) / (name if pick is None else f"{name}-pick{pick}")
+
+
+def parse_run_name(name: str) -> tuple[str, int] | None:
+    """Name and seed of a run, from the last part of `run_folder`; None where it is no such part."""
+    match = re.fullmatch(r"(.+)-seed(\d+)", name)
+    return None if match is None else (match[1], int(match[2]))
+
+
+def parse_stage_name(name: str) -> tuple[str, str | None, int | None] | None:
+    """Stage, pruning preset and picked trial, from the last part of `stage_folder`; None where it is none.
+
+    Args:
+        name: such as `tune`, `tune-pick3`, `prune` or `prune-tascnet-pick3`.
+    """
+    match = re.fullmatch(r"(tune|prune(?:-(.+?))??)(?:-pick(\d+))?", name)
+    if match is None:
+        return None
+    pick = None if match[3] is None else int(match[3])
+    return ("tune", None, pick) if match[1] == "tune" else ("prune", match[2] or DEFAULT_PRUNE, pick)
 
 
 def safe_name(text: str) -> str:

@@ -27,8 +27,7 @@ NEEDED = {
     "dataset=text_lines": ["dataset.root=/data"],
     "backbone=custom": ["backbone.factory=a.b"],
     "backbone=textcnn": ["dataset=text_lines", "dataset.root=/data"],
-    "experiment=caltech101_mobilenet_v2": ["dataset.root=/data"],
-    "experiment=movie_review_textcnn": ["dataset.root=/data"],
+    **{f"experiment={path.stem}": ["dataset.root=/data"] for path in FILES if path.parts[0] == "experiment"},
 }
 
 
@@ -133,7 +132,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("patience=3", "did you mean tune.patience?"),
         ("datset=digits", "did you mean dataset?"),
         ("dataset=digit", "dataset has no choice 'digit': did you mean dataset=digits?"),
-        ("stage=xyz", "it takes benchmark, full, pretrain, prune or tune"),
+        ("stage=xyz", "it takes benchmark, compare, full, pretrain, prune or tune"),
         ("tune.patience=x", "tune.patience takes a whole number, not 'x'"),
         ("tune.patience=1.5", "tune.patience takes a whole number, not 1.5"),
         ("tune.patience=true", "tune.patience takes a whole number, not true"),
@@ -184,6 +183,7 @@ def test_an_experiment_wins_over_data_set_and_backbone(tree):
         ("device=mps", "it is auto, cpu, cuda or cuda:<number>"),
         ("seed=100000000000000000000", "seed is at most 1e+09"),
         ("name=a/b", "cannot name a folder"),
+        ("compare.path=runs", "compare.path has no effect with stage=full"),
         ("seed=${nothing}", "Interpolation key 'nothing' not found"),
     ],
 )

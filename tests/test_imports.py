@@ -29,6 +29,7 @@ ALLOWED = {
     "tune": BASE | {"models", "data", "measure"},
     "prune": BASE | {"models", "data", "measure"},
     "report": BASE | {"measure"},
+    "compare": BASE | {"report"},
 }
 # The only places for these packages, as path prefixes within tascnet/.
 PLACES = {

@@ -63,7 +63,7 @@ def ran(monkeypatch):
         if config.seed == 3:
             raise KeyboardInterrupt
 
-    for name in ("tune", "prune", "full", "benchmark"):
+    for name in ("tune", "prune", "full", "compare", "benchmark"):
         module = types.ModuleType(f"tascnet_pipelines.{name}")
         module.run = run
         monkeypatch.setitem(sys.modules, f"tascnet_pipelines.{name}", module)
@@ -84,7 +84,7 @@ def in_process(folder, *arguments, **options):
     )
 
 
-@pytest.mark.parametrize("stage", ["tune", "prune", "full", "benchmark"])
+@pytest.mark.parametrize("stage", ["tune", "prune", "full", "compare", "benchmark"])
 def test_the_stage_gets_the_typed_config(ran, tmp_path, stage):
     assert entry.main([f"stage={stage}", "tune.round_to=16", "outputs=out"]) == 0
     (config,) = ran

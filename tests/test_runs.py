@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from tascnet.config import Config, TuneConfig
 from tascnet.errors import RunFolderError
 from tascnet.files import write_json
-from tascnet.runs import DEFAULT_PRUNE, budget, claim, finished, identity, run_folder, safe_name, stage_folder
+from tascnet.runs import (
+    DEFAULT_PRUNE,
+    budget,
+    claim,
+    finished,
+    identity,
+    parse_run_name,
+    parse_stage_name,
+    run_folder,
+    safe_name,
+    stage_folder,
+)
 
 
 def claimed(folder, content, **options):
@@ -44,6 +55,28 @@ def test_safe_names_are_single_folders(text):
     assert 1 <= len(name) <= 120
     assert name not in (".", "..")
     assert not set(name) & set("/\\\0 \n")
+
+
+@given(st.text(min_size=1, max_size=100), st.integers(0, 10**9))
+def test_name_and_seed_are_read_back_from_the_folder(name, seed):
+    assert parse_run_name(run_folder(Config(name=name, seed=seed)).name) == (safe_name(name), seed)
+
+
+@pytest.mark.parametrize("pick", [None, 3])
+@pytest.mark.parametrize("preset", [DEFAULT_PRUNE, "tascnet", "my-own"])
+def test_stage_preset_and_trial_are_read_back_from_the_folder(preset, pick):
+    config = Config()
+    config.prune.name, config.tune.pick = preset, pick
+    assert parse_stage_name(stage_folder(config, "prune").name) == ("prune", preset, pick)
+    assert parse_stage_name(stage_folder(config, "tune").name) == ("tune", None, pick)
+
+
+@pytest.mark.parametrize(
+    "name", ["state", "pruned", "tune-x", "prune-", "tune-pick", "benchmark", "pretrain"]
+)
+def test_other_folders_are_no_stages_and_no_runs(name):
+    assert parse_stage_name(name) is None
+    assert parse_run_name(name) is None
 
 
 def test_long_names_that_differ_at_the_end_stay_different():

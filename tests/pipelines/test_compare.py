@@ -1,0 +1,147 @@
+"""A multirun over backbones, data sets and seeds, and the table that is made of it."""
+
+import csv
+import json
+import statistics
+from collections import OrderedDict
+
+import pytest
+from torch import nn
+
+from tests.compare.folders import write_run
+from tests.pipelines.commands import command
+
+# As little as both stages take; every network is random.
+SHORT = (
+    *("backbone.weights=random", "backbone.size=8", "backbone.resize=8"),
+    *("backbone.mean=[0.5,0.5,0.5]", "backbone.std=[0.5,0.5,0.5]"),
+    *("dataset.train_per_class=4", "dataset.val_per_class=3", "dataset.flip=false", "dataset.digits=[5,6]"),
+    *("tune.initial_trials=1", "tune.trials_per_depth=1", "tune.max_trials=1", "tune.max_units=1"),
+    *("tune.remove_blocks=false", "tune.finetune_from=prefix"),
+    *("trainer.head.epochs=1", "trainer.trial.epochs=1", "trainer.finetune.epochs=1"),
+    *("prune=magnitude", "prune.max_iterations=1", "prune.history_epochs=0", "prune.optimise_epochs=0"),
+    *("prune.retrain_epochs=1", "prune.percent=25", "prune.min_filters=64", "prune.round_to=4"),
+    *("prune.tolerance=1", "prune.merge=none", "prune.distill=0"),
+    *("measure.batch=2", "measure.repeats=3", "measure.warmup=0", "name=run"),
+)
+DATASETS, BACKBONES, SEEDS = ("digits", "image_folder"), ("custom", "resnet20"), (0, 1)
+# What the table calls a network: its stage's folder and its name there.
+NETWORKS = {
+    "baseline": ("tune", "baseline"),
+    "conventional": ("tune", "conventional"),
+    "tuned": ("tune", "after"),
+    "pruned: magnitude": ("prune-magnitude", "after"),
+}
+UNPRUNED = ("prune-magnitude", "before")
+FIGURES = ("val_accuracy", "test_accuracy", "params", "flops", "size_bytes", "latency_ms", "latency_ms_batch")
+
+
+def small_chain(num_classes: int) -> nn.Sequential:
+    blocks = OrderedDict(
+        conv1=nn.Conv2d(3, 64, 3, stride=4, padding=1),
+        relu1=nn.ReLU(),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        classifier=nn.Linear(64, num_classes),
+    )
+    return nn.Sequential(blocks)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, images):
+    """What eight runs left, one of which was broken off before its pruning ended, and a comparison."""
+    folder = tmp_path_factory.mktemp("multirun")
+    swept = [f"dataset={','.join(DATASETS)}", f"backbone={','.join(BACKBONES)}", "seed=0,1"]
+    own = [f"dataset.root={images}", f"backbone.factory={__name__}.small_chain", f"outputs={folder}"]
+    assert command("--multirun", "stage=full", *swept, *own, *SHORT) == 0
+    assert command("stage=compare", f"outputs={folder}") == 0
+    return folder
+
+
+def values(outputs, row, place):
+    """A figure's value for each seed, straight from the files."""
+    stage, name = place
+    for seed in SEEDS:
+        path = outputs / row["dataset"] / row["backbone"] / f"run-seed{seed}" / stage / "metrics.json"
+        yield json.loads(path.read_text())["models"][name]
+
+
+def test_the_table_is_what_the_run_folders_hold(outputs):
+    rows = json.loads((outputs / "compare" / "comparison.json").read_text())["rows"]
+    assert [(row["dataset"], row["backbone"], row["name"], row["model"]) for row in rows] == [
+        (dataset, backbone, "run", model)
+        for dataset in DATASETS
+        for backbone in BACKBONES
+        for model in NETWORKS
+    ]
+    for row in rows:
+        own = list(values(outputs, row, NETWORKS[row["model"]]))
+        references = {"conventional": NETWORKS["conventional"], "unpruned": UNPRUNED}
+        if row["model"] != "pruned: magnitude":
+            del references["unpruned"]
+        if row["model"] == "conventional":
+            del references["conventional"]
+        assert row["seeds"] == [0, 1]
+        assert row["changes"].keys() == references.keys()
+        for key in FIGURES:
+            one, other = (record[key] for record in own)
+            # Of two values the deviation is their distance by the root of two.
+            assert row["figures"][key]["mean"] == pytest.approx((one + other) / 2)
+            assert row["figures"][key]["deviation"] == pytest.approx(abs(one - other) / 2**0.5)
+            for reference, place in references.items():
+                before = [record[key] for record in values(outputs, row, place)]
+                is_share = not key.endswith("accuracy")
+                changes = [
+                    a / b - 1 if is_share else a - b for a, b in zip((one, other), before, strict=True)
+                ]
+                found = row["changes"][reference][key]
+                assert found["mean"] == pytest.approx(statistics.mean(changes), abs=1e-12)
+                assert found["deviation"] == pytest.approx(statistics.stdev(changes), abs=1e-12)
+
+
+def test_the_table_is_printed_and_written_in_three_ways(outputs, capsys):
+    assert command("stage=compare", f"outputs={outputs}", f"compare.path={outputs / 'digits'}") == 0
+    said = capsys.readouterr()
+    markdown = (outputs / "compare" / "comparison.md").read_text()
+    with open(outputs / "compare" / "comparison.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    assert {record["dataset"] for record in records} == {"digits"}
+    for record in records:
+        assert f"| {record['backbone']} | run | {record['model']} | 2 |" in markdown
+    assert "image_folder" not in said.out + markdown
+    assert said.out.count("conventional  ") == len(BACKBONES)
+    assert "4 runs; written to" in said.err
+    # A comparison takes no comparison for a run, and repeats itself.
+    before = (outputs / "compare" / "comparison.csv").read_bytes()
+    assert command("stage=compare", f"outputs={outputs}", f"compare.path={outputs}/digits/../digits") == 0
+    assert (outputs / "compare" / "comparison.csv").read_bytes() == before
+    assert "not in the table" not in capsys.readouterr().err
+
+
+def test_unfinished_runs_are_listed(tmp_path, capsys):
+    write_run(tmp_path)
+    (write_run(tmp_path, 1) / "tune" / "metrics.json").unlink()
+    assert command("stage=compare", f"outputs={tmp_path}") == 0
+    reason = "tune: unfinished, with no trial in trials.jsonl"
+    assert f"not in the table: {tmp_path}/digits/cnn/run-seed1: {reason}" in capsys.readouterr().err
+    (aside,) = json.loads((tmp_path / "compare" / "comparison.json").read_text())["not_in_table"]
+    assert aside == {"folder": f"{tmp_path}/digits/cnn/run-seed1", "reason": reason}
+    assert reason in (tmp_path / "compare" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("path", ["gone", "empty", "unfinished"])
+def test_nothing_to_compare_is_a_mistake(tmp_path, capsys, path):
+    (tmp_path / "empty").mkdir()
+    (write_run(tmp_path / "unfinished") / "tune" / "metrics.json").unlink()
+    options = ["stage=compare", f"outputs={tmp_path / 'out'}", f"compare.path={tmp_path / path}"]
+    assert command(*options) == 2
+    said = capsys.readouterr()
+    hint = "run some first, or give the folder that holds theirs as compare.path"
+    expected = {
+        "gone": "is not there: compare.path takes the folder of the runs, such as outputs",
+        "empty": f"holds no run: {hint}",
+        "unfinished": f"holds no finished run, but 1 that cannot take part: {hint}",
+    }
+    assert said.err.splitlines()[-1] == f"{tmp_path / path} {expected[path]}"
+    assert said.out == ""
+    assert not (tmp_path / "out").exists()

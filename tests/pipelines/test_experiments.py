@@ -1,0 +1,59 @@
+"""One experiment of each paper, run for real: random weights, few tiny images, one epoch, two trials."""
+
+import shutil
+
+import pytest
+
+from tascnet.files import read_json, read_jsonl
+from tests.pipelines.commands import command
+
+# Nothing that these leave out differs from the papers.
+MINIATURE = (
+    *("backbone.weights=random", "backbone.size=32", "backbone.resize=32"),
+    *("dataset.train_per_class=8", "dataset.val_per_class=1"),
+    *("trainer.head.epochs=1", "trainer.trial.epochs=1", "trainer.finetune.epochs=1"),
+    *("tune.initial_trials=1", "tune.trials_per_depth=1", "tune.max_trials=2", "name=run"),
+    *("prune.history_epochs=1", "prune.optimise_epochs=1", "prune.retrain_epochs=1"),
+    *("prune.max_iterations=1", "prune.tolerance=1"),
+    *("measure.batch=2", "measure.repeats=3", "measure.warmup=0"),
+)
+
+
+@pytest.fixture
+def caltech(images, tmp_path):
+    """Two classes in the published layout of Caltech-101."""
+    shutil.copytree(images, tmp_path / "caltech" / "101_ObjectCategories")
+    return tmp_path / "caltech"
+
+
+def run(name, caltech, cache, tmp_path):
+    options = [f"dataset.root={caltech}", f"outputs={tmp_path / 'out'}", f"cache_dir={cache}"]
+    assert command(f"experiment={name}", *MINIATURE, *options) == 0
+    (folder,) = (tmp_path / "out").glob("*/*/run-seed0")
+    return folder
+
+
+def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path):
+    folder = run("autotune_resnet50_caltech101", caltech, cache, tmp_path)
+    assert folder.parts[-3:-1] == ("caltech101", "resnet50")
+    assert [entry.name for entry in folder.iterdir()] == ["tune"]
+    trials = read_jsonl(folder / "tune" / "trials.jsonl")
+    assert [(trial["status"], trial["depth"]) for trial in trials] == [("ok", 0), ("ok", 1)]
+    assert {trial["config"]["head.hidden_layers"] for trial in trials} <= {1, 2}
+    known = read_json(folder / "tune" / "identity.json")
+    assert {known[f"trainer.{recipe}.optimizer"] for recipe in ("head", "trial", "finetune")} == {"adagrad"}
+    # An eighth of 16 images, in the network that was handed over too.
+    (winner,) = (folder / "tune" / "state").glob("prefix-*")
+    assert read_json(winner / "record.json")["epochs"]
+    assert known["trainer.finetune.epoch_share"] == 0.125
+
+
+def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path):
+    """Of DenseNet-121 the two transitions alone have more than 128 filters: 256 and 512; 5 % of them go."""
+    folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path)
+    assert sorted(entry.name for entry in folder.iterdir()) == ["prune-published", "tune"]
+    row = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]
+    assert row["removed"] == {"transition2.conv": 12, "transition3.conv": 25}
+    known = read_json(folder / "prune-published" / "identity.json")
+    assert known["trainer.class_weights"] == "balanced"
+    assert (known["trainer.recover.optimizer"], known["trainer.recover.nesterov"]) == ("sgd", True)
