@@ -60,4 +60,6 @@ def gram(parts: Iterable[Tensor]) -> Tensor:
             stop = start + _ROWS
             total[start:stop, :stop].addmm_(columns[start:stop], columns[:stop].T)
     assert total is not None, "a matrix has columns"
-    return total.tril() + total.tril(-1).T
+    # Written over what the blocks on the diagonal have above it.
+    total.tril_()
+    return total.add_(total.tril(-1).T)

@@ -127,10 +127,11 @@ def correlations(moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     rows, total = moment[-1, -1], moment[-1, :-1]
     mean = total / rows
-    covariance = moment[:-1, :-1] / rows - torch.outer(mean, mean)
+    # In place: of thousands of channels each such matrix takes as much memory as a layer.
+    covariance = (moment[:-1, :-1] / rows).addr_(mean, mean, alpha=-1)
     scale = covariance.diagonal().clamp_min(0).sqrt()
     safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return mean, covariance / torch.outer(safe, safe), scale
+    return mean, covariance.div_(safe[:, None]).div_(safe), scale
 
 
 def _pixels(inputs: Tensor, generator: torch.Generator) -> Tensor:

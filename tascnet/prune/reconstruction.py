@@ -98,11 +98,12 @@ class _State:
         cls, layer: nn.Module, indices: Tensor, moment: Tensor, weights: Tensor | None, ridge: float
     ) -> "_State":
         _, correlation, scale = correlations(moment)
-        products = _products(layer, indices, weights) * torch.outer(scale, scale)
-        identity = torch.eye(len(scale), dtype=torch.float64)
-        precision = torch.cholesky_inverse(torch.linalg.cholesky(correlation + ridge * identity))
-        variance = float((products * correlation).sum()) if weights is None else 1.0
-        return cls(precision, products, variance if variance > 0 else 1.0)
+        products = _products(layer, indices, weights).mul_(scale[:, None]).mul_(scale)
+        variance = float(torch.vdot(products.flatten(), correlation.flatten())) if weights is None else 1.0
+        correlation.diagonal().add_(ridge)
+        factor = torch.linalg.cholesky(correlation)
+        del correlation
+        return cls(torch.cholesky_inverse(factor), products, variance if variance > 0 else 1.0)
 
     def costs(self) -> Tensor:
         """`n` errors that go with each channel alone; of no meaning for those that have gone."""
