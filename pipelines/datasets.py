@@ -22,7 +22,8 @@ def check_samples(config: Config) -> None:
     if options.name == "digits":
         return
     if options.name in TEXT_DATASETS:
-        data.find_text_files(options.name, _root(config))
+        if not options.download:
+            data.find_text_files(options.name, _text_root(config))
         return
     if options.name in data.CATALOGUE and options.download and _is_absent(config):
         return
@@ -38,7 +39,10 @@ def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Datas
     """
     options = config.dataset
     if preprocessing is None:
-        return data.load_texts(options.name, _root(config))
+        place = _text_root(config)
+        if options.download and place is not None:
+            data.fetch_texts(options.name, place)
+        return data.load_texts(options.name, place)
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
     folders: dict[str, Any] = {
@@ -97,6 +101,10 @@ def _listing(config: Config) -> data.Listing:
 def _is_absent(config: Config) -> bool:
     place = data.published_place(data.CATALOGUE[config.dataset.name], _root(config), cache_folder(config))
     return data.CATALOGUE[config.dataset.name].find(place) is None
+
+
+def _text_root(config: Config) -> Path | None:
+    return data.text_place(config.dataset.name, _root(config), cache_folder(config))
 
 
 def _root(config: Config) -> Path | None:

@@ -14,6 +14,7 @@ __all__ = [
     "OFFICIAL_TESTS",
     "PRUNE_CRITERIA",
     "PUBLISHED_IMAGES",
+    "PUBLISHED_TEXTS",
     "TEXT_DATASETS",
     "BackboneConfig",
     "BenchmarkConfig",
@@ -48,8 +49,9 @@ ACTIVATIONS = (
     "sigmoid",
 )
 
-# Data sets of texts; the others hold images.
-TEXT_DATASETS = ("movie_review", "subjectivity", "text_lines")
+# Data sets of texts that can be downloaded, and all data sets of texts; the others hold images.
+PUBLISHED_TEXTS = ("movie_review", "subjectivity")
+TEXT_DATASETS = (*PUBLISHED_TEXTS, "text_lines")
 
 # What `prune.criterion` takes beside dotted paths.
 PRUNE_CRITERIA = (
@@ -100,7 +102,7 @@ class DatasetConfig:
     """Where the samples come from, how they are split and augmented."""
 
     name: str = option("digits", choices=("digits", "image_folder", *PUBLISHED_IMAGES, *TEXT_DATASETS))
-    # Folder of the images or texts; None: a published set of images is looked for in <cache_dir>/datasets.
+    # Folder of the images or texts; None: a published data set is looked for in <cache_dir>/datasets.
     root: str | None = None
     # Fetch a published data set to that folder where it is absent.
     download: bool = option(False, cosmetic=True)

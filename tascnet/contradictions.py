@@ -9,6 +9,7 @@ from tascnet.config import (
     OFFICIAL_TESTS,
     PRUNE_CRITERIA,
     PUBLISHED_IMAGES,
+    PUBLISHED_TEXTS,
     TEXT_DATASETS,
     BackboneConfig,
     Config,
@@ -74,8 +75,8 @@ def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
         None,
     )
     yield (
-        data.download and data.name not in PUBLISHED_IMAGES,
-        f"dataset.download fetches {listed(PUBLISHED_IMAGES)}, not dataset={data.name}",
+        data.download and data.name not in (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS),
+        f"dataset.download fetches {listed((*PUBLISHED_IMAGES, *PUBLISHED_TEXTS))}, not dataset={data.name}",
         "leave it out",
     )
     yield (
@@ -141,7 +142,7 @@ def _text_contradictions(config: Config) -> Iterator[Contradiction]:
     data, net, default = config.dataset, config.backbone, BackboneConfig()
     is_text, reads_text = data.name in TEXT_DATASETS, net.name == "textcnn"
     yield (
-        is_text and data.root is None,
+        is_text and data.name not in PUBLISHED_TEXTS and data.root is None,
         f"dataset={data.name} needs the folder of its texts",
         "give it as dataset.root=<folder>",
     )
@@ -204,7 +205,7 @@ def _pretrain_contradictions(config: Config) -> Iterator[Contradiction]:
         f"dataset={data.name} and exclude={name} cannot share samples: one holds texts, the other images",
         "leave exclude out",
     )
-    needs_root = name in ("image_folder", *TEXT_DATASETS)
+    needs_root = name in ("image_folder", "text_lines")
     yield (
         needs_root and config.exclude_root is None,
         f"exclude={name} needs the folder of that data set",

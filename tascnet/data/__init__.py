@@ -25,7 +25,7 @@ from tascnet.data.sources import (
     source_of,
 )
 from tascnet.data.splits import Split, class_weights, split
-from tascnet.data.text import TEXT_FILES, TextDataset, find_text_files, load_texts
+from tascnet.data.text import TEXT_FILES, TextDataset, fetch_texts, find_text_files, load_texts, text_place
 
 __all__ = [
     "CATALOGUE",
@@ -47,6 +47,7 @@ __all__ = [
     "choose_classes",
     "class_weights",
     "decode_image",
+    "fetch_texts",
     "find_text_files",
     "list_csv",
     "list_images",
@@ -62,5 +63,6 @@ __all__ = [
     "sample_digests",
     "source_of",
     "split",
+    "text_place",
     "without_samples",
 ]

@@ -1,6 +1,6 @@
 """Texts with labels: one file a class, one text a line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,24 @@ from numpy.typing import NDArray
 
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
+from tascnet.data.download import RemoteFile, download
+from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
 
-__all__ = ["TEXT_FILES", "TextDataset", "TextFiles", "find_text_files", "load_texts"]
+__all__ = [
+    "TEXT_FILES",
+    "TextDataset",
+    "TextFiles",
+    "fetch_texts",
+    "find_text_files",
+    "load_texts",
+    "text_place",
+]
+
+
+# Where files lie in their root: in it, or in what archives unpack to.
+BELOW = ("", "*/", "*/*/")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,33 +65,47 @@ class TextFiles:
     """Which file holds the texts of which class.
 
     Args:
-        classes: name of the file of each class, in the order of the labels.
+        classes: in the order of the labels, the names that a class's file goes by, the published one first.
         encoding: of all files.
         source: where the texts come from.
         licence: the terms under which they may be used.
+        title: what the data set is called in messages.
+        archive: where the files are published; None: nowhere.
     """
 
-    classes: Mapping[str, str]
+    classes: Mapping[str, tuple[str, ...]]
     encoding: str
     source: str
     licence: str
+    title: str = ""
+    archive: RemoteFile | None = None
 
 
-# Data sets of which published archives hold these files.
+ADDRESS = "https://www.cs.cornell.edu/people/pabo/movie-review-data/"
+# Data sets of which published archives hold these files. The authors give no digests: that of Movie Review is
+# the one that Hugging Face's data sets recorded; the other archive is held against its own checksum alone.
 TEXT_FILES = {
     "movie_review": TextFiles(
-        classes={"negative": "rt-polarity.neg", "positive": "rt-polarity.pos"},
+        classes={"negative": ("rt-polarity.neg",), "positive": ("rt-polarity.pos",)},
         encoding="latin-1",
-        source="Sentence polarity 1.0 (Pang and Lee 2005), "
-        "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        source=f"Sentence polarity 1.0 (Pang and Lee 2005), {ADDRESS}",
         licence="free for research; the sentences are those of Rotten Tomatoes' reviewers",
+        title="Movie Review",
+        archive=RemoteFile(
+            url=f"{ADDRESS}rt-polaritydata.tar.gz",
+            digest="sha256:a05befe52aafda71d458d188a1c54506a998b1308613ba76bbda2e5029409ce9",
+        ),
     ),
     "subjectivity": TextFiles(
-        classes={"objective": "subj.objective", "subjective": "subj.subjective"},
+        classes={
+            "objective": ("plot.tok.gt9.5000", "subj.objective"),
+            "subjective": ("quote.tok.gt9.5000", "subj.subjective"),
+        },
         encoding="latin-1",
-        source="Subjectivity 1.0 (Pang and Lee 2004), "
-        "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        source=f"Subjectivity 1.0 (Pang and Lee 2004), {ADDRESS}",
         licence="free for research; the sentences are those of Rotten Tomatoes' reviewers and of IMDb",
+        title="Subjectivity",
+        archive=RemoteFile(url=f"{ADDRESS}rotten_imdb.tar.gz", digest=None),
     ),
 }
 
@@ -100,7 +128,7 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
         raise DataError(f"{root} is {'a file' if root.exists() else 'missing'}, expected a folder", hint)
     if published is None:
         return _any_files(root, hint)
-    missing = [file for file in published.classes.values() if _place(root, file) is None]
+    missing = [files[0] for files in published.classes.values() if _place(root, files) is None]
     if missing:
         raise DataError(f"{root} has no {' and no '.join(missing)}", hint)
     return published
@@ -119,8 +147,8 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     files = find_text_files(name, root)
     assert root is not None, "a folder has been found in it"
     found = {
-        label: _texts(_place(root, file) or root / file, files.encoding)
-        for label, file in files.classes.items()
+        label: _texts(_place(root, names) or root / names[0], files.encoding)
+        for label, names in files.classes.items()
     }
     names = tuple(found)
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
@@ -136,26 +164,52 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     )
 
 
+def text_place(name: str, root: Path | None, cache_dir: Path) -> Path | None:
+    """Where a data set of texts is looked for: its root, or for a published one a folder in the cache."""
+    return cache_dir / "datasets" / name if root is None and name in TEXT_FILES else root
+
+
+def fetch_texts(name: str, place: Path) -> None:
+    """Download a published data set of texts, unless its files are there.
+
+    Raises:
+        DataError: the archive cannot be fetched, or is not what was published.
+    """
+    published = TEXT_FILES[name]
+    assert published.archive is not None, "what is published is published somewhere"
+    if any(_place(place, files) is None for files in published.classes.values()):
+        download(published.title, [published.archive], place / name, _unpack)
+
+
+def _unpack(archives: Sequence[Path], target: Path) -> None:
+    for archive in archives:
+        check_gzip(archive)
+        unpack_tar(archive, target)
+
+
 def _hint(published: TextFiles | None) -> str:
     if published is None:
         return "set dataset.root to a folder with one .txt file for each class, one text a line"
-    names = " and ".join(published.classes.values())
-    return f"set dataset.root to a folder with {names} (from {published.source.rpartition(', ')[2]})"
+    names = " and ".join(files[0] for files in published.classes.values())
+    assert published.archive is not None, "what is published is published somewhere"
+    return (
+        f"set dataset.root to a folder with {names}, or dataset.download=true to fetch it from "
+        f"{published.archive.url}"
+    )
 
 
 def _any_files(root: Path, hint: str) -> TextFiles:
     paths = sorted(path for path in root.glob("*.txt") if path.is_file() and not path.name.startswith("."))
     if len(paths) < 2:
         raise DataError(f"{root} holds {len(paths)} .txt files, expected at least two, one a class", hint)
-    classes = {path.stem: path.name for path in paths}
+    classes = {path.stem: (path.name,) for path in paths}
     return TextFiles(classes=classes, encoding="utf-8", source=str(root), licence="")
 
 
-def _place(root: Path, file: str) -> Path | None:
-    """Where a file lies: in the folder, or below it as an archive unpacks."""
-    if (root / file).is_file():
-        return root / file
-    return next((path for path in sorted(root.glob(f"*/{file}")) if path.is_file()), None)
+def _place(root: Path, names: Sequence[str]) -> Path | None:
+    """Where a file lies under one of its names: in the folder, or below it as an archive unpacks."""
+    found = (path for name in names for below in BELOW for path in sorted(root.glob(below + name)))
+    return next((path for path in found if path.is_file()), None)
 
 
 def _texts(path: Path, encoding: str) -> list[str]:

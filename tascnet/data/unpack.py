@@ -1,5 +1,6 @@
 """Archives unpacked with suspicion: nothing leaves the folder, and no links or devices are made."""
 
+import gzip
 import shutil
 import tarfile
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import IO
 
 from tascnet.console import track
 
-__all__ = ["unpack_tar"]
+__all__ = ["check_gzip", "unpack_tar"]
+
+CHUNK = 2**20
 
 
 def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "") -> None:
@@ -29,6 +32,18 @@ def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "") -> N
             _extract(tar, member, target, strip)
     if not target.is_dir():
         raise tarfile.ReadError(f"{name} holds no folder {strip}")
+
+
+def check_gzip(path: Path) -> None:
+    """Read a compressed file to its end, where its own checksum lies: unpacking stops before.
+
+    Raises:
+        gzip.BadGzipFile: the checksum is another.
+        EOFError: the file is cut off.
+    """
+    with gzip.open(path) as stream:
+        while stream.read(CHUNK):
+            pass
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, strip: str) -> None:

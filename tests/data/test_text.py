@@ -1,12 +1,27 @@
 """Texts from files, their words, and what a network reads of them."""
 
+import dataclasses
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import torch
 
-from tascnet.data import ImageSource, TokenSource, cached_features, find_text_files, load_texts, source_of
+from tascnet.data import (
+    TEXT_FILES,
+    ImageSource,
+    TokenSource,
+    cached_features,
+    fetch_texts,
+    find_text_files,
+    load_texts,
+    source_of,
+    text_place,
+)
 from tascnet.errors import DataError
 from tascnet.models.text import SPECIAL, TextPreprocessing
+from tests.data.server import serve
 
 
 def write(folder, **files):
@@ -37,6 +52,50 @@ def test_an_archive_may_keep_its_files_one_folder_deeper(reviews, tmp_path):
     for file in reviews.glob("rt-*"):
         file.rename(inner / file.name)
     assert len(load_texts("movie_review", tmp_path / "root")) == 3
+
+
+def archive(**files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def published_at(monkeypatch, name, remote):
+    monkeypatch.setitem(TEXT_FILES, name, dataclasses.replace(TEXT_FILES[name], archive=remote))
+
+
+def test_published_texts_are_fetched_once(monkeypatch, tmp_path):
+    place = text_place("movie_review", None, tmp_path)
+    files = {"rt-polaritydata/rt-polarity.neg": b"bad\n", "rt-polaritydata/rt-polarity.pos": b"good\n"}
+    with serve() as site:
+        published_at(monkeypatch, "movie_review", site.put("rt.tar.gz", archive(**files), "sha256"))
+        for _ in range(2):
+            fetch_texts("movie_review", place)
+        assert site.asked == [("rt.tar.gz", None)]
+    assert load_texts("movie_review", place).texts == ("bad", "good")
+
+
+def test_a_copy_of_ones_own_is_never_fetched(monkeypatch, reviews):
+    with serve() as site:
+        published_at(monkeypatch, "movie_review", site.put("rt.tar.gz", b"", "sha256"))
+        fetch_texts("movie_review", reviews)
+        assert site.asked == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>gone</html>", archive(**{"plot.tok.gt9.5000": b"x\n" * 99})[:-9]]
+)
+def test_without_a_published_digest_a_broken_archive_is_still_refused(content, monkeypatch, tmp_path):
+    with serve() as site:
+        remote = dataclasses.replace(site.put("s.tar.gz", content), digest=None)
+        published_at(monkeypatch, "subjectivity", remote)
+        with pytest.raises(DataError, match="Subjectivity could not be fetched"):
+            fetch_texts("subjectivity", tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_any_file_is_a_class_under_its_stem(tmp_path):
@@ -73,7 +132,7 @@ def test_broken_utf8_names_file_and_line(tmp_path):
         ("text_lines", {"a": "x"}, "holds 1 .txt files"),
         ("text_lines", {"a": "x", "b": " \n"}, r"b\.txt holds no text"),
         ("movie_review", {"a": "x"}, r"has no rt-polarity\.neg and no rt-polarity\.pos: set dataset\.root"),
-        ("subjectivity", {}, r"has no subj\.objective"),
+        ("subjectivity", {}, r"has no plot\.tok\.gt9\.5000 and no quote"),
     ],
 )
 def test_what_is_missing_is_said_in_one_sentence(tmp_path, name, files, says):
