@@ -1,6 +1,5 @@
 """The data set that the config names: looked for before anything is done, loaded, and split."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,6 @@ def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Datas
         "cache_dir": cache_folder(config),
         "unreadable": options.unreadable,
         "limit_gb": config.cache_limit_gb,
-        "workers": os.cpu_count(),
         "classes": options.classes,
     }
     if options.name in data.CATALOGUE:

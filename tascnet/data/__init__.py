@@ -14,6 +14,7 @@ from tascnet.data.folder import load_image_folder
 from tascnet.data.images import load_images
 from tascnet.data.listing import Listing, choose_classes, list_images
 from tascnet.data.overlap import sample_digests, without_samples
+from tascnet.data.pixels import usable_cpus
 from tascnet.data.published import PublishedSet, list_published, load_published, published_place
 from tascnet.data.sources import (
     VIEWS,
@@ -64,5 +65,6 @@ __all__ = [
     "source_of",
     "split",
     "text_place",
+    "usable_cpus",
     "without_samples",
 ]
