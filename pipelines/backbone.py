@@ -10,6 +10,7 @@ from tascnet import data
 from tascnet.config import Config, DatasetConfig, RecipeConfig, TrainerConfig
 from tascnet.files import digest_json
 from tascnet.models import Backbone, HeadSpec, build_backbone, replace_head
+from tascnet.models.head import head_start
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.transfer import build_textcnn, with_vocabulary
 from tascnet.models.weights import read_metadata
@@ -83,6 +84,12 @@ def load_source(config: Config) -> Source:
     return _source(backbone)
 
 
+def _own_dropout(chain: nn.Sequential) -> float:
+    """Of the head, before its classifier."""
+    dropped = [block.p for block in chain[head_start(chain) :] if isinstance(block, nn.Dropout)]
+    return float(dropped[-1]) if dropped else 0.0
+
+
 def _source(backbone: Backbone, vocabulary: tuple[str, ...] = SPECIAL) -> Source:
     return Source(
         chain=backbone.chain,
@@ -137,8 +144,12 @@ def _with_words(source: Source, config: Config, words: tuple[str, ...]) -> Sourc
 
 
 def softmax_network(source: Source, session: Session) -> nn.Sequential:
-    """The pre-trained network with a new softmax layer for the session's classes, on its device."""
-    head = HeadSpec(hidden=(), dropout=0.0)
+    """The pre-trained network with a new softmax layer for the session's classes, on its device.
+
+    A network of texts keeps its dropout: without it the few filters learn their training texts by heart.
+    """
+    is_text = isinstance(session.preprocessing, TextPreprocessing)
+    head = HeadSpec(hidden=(), dropout=_own_dropout(source.chain) if is_text else 0.0)
     return session.place(replace_head(source.chain, head, session.num_classes, seed=session.config.seed))
 
 

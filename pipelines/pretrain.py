@@ -18,7 +18,7 @@ from tascnet.console import output
 from tascnet.files import read_json, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import save
-from tascnet.report import models_table
+from tascnet.report import models_table, pretrain_report
 from tascnet.runs import claim, finished, identity, stage_folder
 
 from .datasets import check_samples, draw_split, load_data
@@ -123,7 +123,7 @@ def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
         "versions": versions(),
         **describe(session),
     }
-    write_json(folder / "metrics.json", metrics)
+    _write(stage, metrics)
     log.info("weights: backbone.weights=%s", folder / WEIGHTS)
 
 
@@ -139,4 +139,10 @@ def _measure_anew(stage: _Stage) -> None:
     metrics = read_json(stage.folder / "metrics.json")
     changed = measured_anew(stage.session, metrics, {"after": stage.folder / "model"})
     if changed is not None:
-        write_json(stage.folder / "metrics.json", changed)
+        _write(stage, changed)
+
+
+def _write(stage: _Stage, metrics: dict[str, Any]) -> None:
+    """The report, then the metrics, which say that the stage is finished."""
+    pretrain_report(stage.folder / "report.html", metrics)
+    write_json(stage.folder / "metrics.json", metrics)

@@ -31,6 +31,9 @@ NEEDED = {
 }
 
 
+TEXTS = ("dataset=text_lines", "dataset.root=/x")
+
+
 @pytest.fixture(scope="module")
 def tree():
     return Tree()
@@ -228,6 +231,23 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
             "trainer.head.nesterov needs a momentum",
         ),
         (["dataset=caltech101", "dataset.root=/x", "backbone=digits_cnn"], "is for digits of 8 x 8 pixels"),
+        (
+            ["dataset=text_lines"],
+            "dataset=text_lines needs the folder of its texts: give it as dataset.root=",
+        ),
+        (["backbone=textcnn"], "backbone=textcnn takes texts, but dataset=digits holds images"),
+        (
+            [*TEXTS, "backbone=resnet20"],
+            "takes images, but dataset=text_lines holds texts: take backbone=textcnn",
+        ),
+        ([*TEXTS, "backbone.size=32"], "backbone.size has no effect with backbone=textcnn"),
+        ([*TEXTS, "dataset.classes=[a,b]"], "not in dataset=text_lines: leave it out"),
+        ([*TEXTS, "tune=autotune"], "knows none of textcnn: take tune=tascnet"),
+        ([*TEXTS, "stage=benchmark"], "stage=benchmark compares on images"),
+        ([*TEXTS, "tune.kernels=[0,3]"], "tune.kernels are 1 or more, not [0, 3]"),
+        (["dataset.max_tokens=9"], "dataset.max_tokens has no effect with dataset=digits"),
+        (["backbone.filters=9"], "backbone.filters has no effect with backbone=digits_cnn"),
+        (["backbone.vectors=/x"], "backbone.vectors has no effect with backbone=digits_cnn"),
         (
             ["dataset.train_per_class=null", "dataset.val_per_class=null", "dataset.train_fraction=0.9"],
             "leave a share for the test split",

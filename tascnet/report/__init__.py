@@ -5,6 +5,7 @@ a line of `trials.jsonl`, an iteration a line of `iterations.jsonl`; a change is
 model of a table, for accuracies in percentage points.
 """
 
+from tascnet.report.pretrain import pretrain_report
 from tascnet.report.prune import prune_report
 from tascnet.report.speed import speed_lines
 from tascnet.report.tables import front_table, insight_lines, layerwise_table, models_table, widths_table
@@ -15,6 +16,7 @@ __all__ = [
     "insight_lines",
     "layerwise_table",
     "models_table",
+    "pretrain_report",
     "prune_report",
     "speed_lines",
     "tune_report",

@@ -1,5 +1,6 @@
 """Stage pretrain: weights that a later tune takes, and samples that it must not have seen."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_what_lies_in_the_targets_validation_and_test_split_is_left_out(stage):
     # 0.1 and 0.1 of 40 sentences of each class, by the target's own config.
     found = read_json(stage / "metrics.json")
     assert (found["exclude"], found["excluded"]) == ("movie_review", 16)
+    assert "16 samples of movie_review" in (stage / "report.html").read_text()
     assert found["models"]["after"].keys() >= {"val_accuracy", "test_accuracy", "flops", "latency_ms"}
 
 
@@ -61,6 +63,16 @@ def test_started_again_it_changes_nothing_and_other_samples_are_refused(options,
     without = [option for option in options if not option.startswith("exclude")]
     assert command(*without) == 2
     assert "the samples that are left out are others" in capsys.readouterr().err
+
+
+def test_a_finished_stage_is_measured_anew_without_training(options, stage, tmp_path, monkeypatch):
+    folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    shutil.copytree(stage, folder)
+    monkeypatch.setattr(pretrain, "pretrain_network", lambda *_: pytest.fail("trained again"))
+    assert command(*options, f"outputs={tmp_path}", "measure.batch=3") == 0
+    found = read_json(folder / "metrics.json")
+    assert found["models"]["after"]["batch"] == 3
+    assert digest_file(folder / FILE) == digest_file(stage / FILE)
 
 
 def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
