@@ -5,7 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tascnet.compare import Aside, Row, as_csv, as_markdown, compare, comparison_table, find_runs, notes
+from tascnet.compare import (
+    Aside,
+    Row,
+    as_csv,
+    as_markdown,
+    compare,
+    comparison_page,
+    comparison_table,
+    find_runs,
+    notes,
+)
 from tascnet.config import Config
 from tascnet.console import output
 from tascnet.errors import RunFolderError
@@ -18,7 +28,7 @@ log = logging.getLogger("tascnet")
 
 
 def run(config: Config) -> None:
-    """Print the table and write it as Markdown, CSV and JSON to `<outputs>/compare`.
+    """Print the table and write it as Markdown, CSV, JSON and a page to `<outputs>/compare`.
 
     Raises:
         RunFolderError: there is no such folder, or no finished run in it.
@@ -37,7 +47,7 @@ def run(config: Config) -> None:
     for note in notes(rows):
         output().print(note, style="dim", markup=False, highlight=False)
     compared = plural(len(runs) - len(doubles), "run")
-    log.info("%s; written to %s as comparison.md, .csv and .json", compared, folder)
+    log.info("%s; written to %s as comparison.md, .csv, .json and .html", compared, folder)
 
 
 def _nothing(path: Path, asides: list[Aside]) -> RunFolderError:
@@ -50,6 +60,7 @@ def _nothing(path: Path, asides: list[Aside]) -> RunFolderError:
 def _write(folder: Path, path: Path, rows: list[Row], asides: list[Aside]) -> None:
     write_text(folder / "comparison.md", as_markdown(rows, asides))
     write_text(folder / "comparison.csv", as_csv(rows))
+    comparison_page(folder / "comparison.html", rows, asides)
     content: dict[str, Any] = {
         "path": str(path),
         "rows": [asdict(row) for row in rows],

@@ -99,7 +99,7 @@ def test_the_table_is_what_the_run_folders_hold(outputs):
                 assert found["deviation"] == pytest.approx(statistics.stdev(changes), abs=1e-12)
 
 
-def test_the_table_is_printed_and_written_in_three_ways(outputs, capsys):
+def test_the_table_is_printed_and_written(outputs, capsys):
     assert command("stage=compare", f"outputs={outputs}", f"compare.path={outputs / 'digits'}") == 0
     said = capsys.readouterr()
     markdown = (outputs / "compare" / "comparison.md").read_text()
@@ -108,7 +108,9 @@ def test_the_table_is_printed_and_written_in_three_ways(outputs, capsys):
     assert {record["dataset"] for record in records} == {"digits"}
     for record in records:
         assert f"| {record['backbone']} | run | {record['model']} | 2 |" in markdown
-    assert "image_folder" not in said.out + markdown
+    page = (outputs / "compare" / "comparison.html").read_text()
+    assert page.count(">conventional</th>") == len(BACKBONES)
+    assert "image_folder" not in said.out + markdown + page
     assert said.out.count("conventional  ") == len(BACKBONES)
     assert "4 runs; written to" in said.err
     # A comparison takes no comparison for a run, and repeats itself.
