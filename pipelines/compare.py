@@ -42,12 +42,14 @@ def run(config: Config) -> None:
     if not rows:
         raise _nothing(path, asides)
     folder = Path(config.outputs) / "compare"
-    _write(folder, path, rows, asides)
+    doubled = {aside.folder for aside in doubles}
+    compared = [run.folder for run in runs if run.folder not in doubled]
+    _write(folder, path, compared, rows, asides)
     output().print(comparison_table(rows))
     for note in notes(rows):
         output().print(note, style="dim", markup=False, highlight=False)
-    compared = plural(len(runs) - len(doubles), "run")
-    log.info("%s; written to %s as comparison.md, .csv, .json and .html", compared, folder)
+    told = plural(len(compared), "run")
+    log.info("%s; written to %s as comparison.md, .csv, .json and .html", told, folder)
 
 
 def _nothing(path: Path, asides: list[Aside]) -> RunFolderError:
@@ -57,12 +59,13 @@ def _nothing(path: Path, asides: list[Aside]) -> RunFolderError:
     return RunFolderError(f"{path} holds no run", hint)
 
 
-def _write(folder: Path, path: Path, rows: list[Row], asides: list[Aside]) -> None:
+def _write(folder: Path, path: Path, compared: list[str], rows: list[Row], asides: list[Aside]) -> None:
     write_text(folder / "comparison.md", as_markdown(rows, asides))
     write_text(folder / "comparison.csv", as_csv(rows))
     comparison_page(folder / "comparison.html", rows, asides)
     content: dict[str, Any] = {
         "path": str(path),
+        "runs": compared,
         "rows": [asdict(row) for row in rows],
         "not_in_table": [asdict(aside) for aside in asides],
         "notes": notes(rows),
