@@ -5,7 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tascnet.compare import Aside, Row, as_csv, as_markdown, compare, comparison_table, find_runs, notes
+from tascnet.compare import (
+    Aside,
+    Row,
+    as_csv,
+    as_markdown,
+    compare,
+    comparison_page,
+    comparison_table,
+    find_runs,
+    notes,
+)
 from tascnet.config import Config
 from tascnet.console import output
 from tascnet.errors import RunFolderError
@@ -18,7 +28,7 @@ log = logging.getLogger("tascnet")
 
 
 def run(config: Config) -> None:
-    """Print the table and write it as Markdown, CSV and JSON to `<outputs>/compare`.
+    """Print the table and write it as Markdown, CSV, JSON and a page to `<outputs>/compare`.
 
     Raises:
         RunFolderError: there is no such folder, or no finished run in it.
@@ -32,12 +42,14 @@ def run(config: Config) -> None:
     if not rows:
         raise _nothing(path, asides)
     folder = Path(config.outputs) / "compare"
-    _write(folder, path, rows, asides)
+    doubled = {aside.folder for aside in doubles}
+    compared = [run.folder for run in runs if run.folder not in doubled]
+    _write(folder, path, compared, rows, asides)
     output().print(comparison_table(rows))
     for note in notes(rows):
         output().print(note, style="dim", markup=False, highlight=False)
-    compared = plural(len(runs) - len(doubles), "run")
-    log.info("%s; written to %s as comparison.md, .csv and .json", compared, folder)
+    told = plural(len(compared), "run")
+    log.info("%s; written to %s as comparison.md, .csv, .json and .html", told, folder)
 
 
 def _nothing(path: Path, asides: list[Aside]) -> RunFolderError:
@@ -47,11 +59,13 @@ def _nothing(path: Path, asides: list[Aside]) -> RunFolderError:
     return RunFolderError(f"{path} holds no run", hint)
 
 
-def _write(folder: Path, path: Path, rows: list[Row], asides: list[Aside]) -> None:
+def _write(folder: Path, path: Path, compared: list[str], rows: list[Row], asides: list[Aside]) -> None:
     write_text(folder / "comparison.md", as_markdown(rows, asides))
     write_text(folder / "comparison.csv", as_csv(rows))
+    comparison_page(folder / "comparison.html", rows, asides)
     content: dict[str, Any] = {
         "path": str(path),
+        "runs": compared,
         "rows": [asdict(row) for row in rows],
         "not_in_table": [asdict(aside) for aside in asides],
         "notes": notes(rows),

@@ -8,7 +8,7 @@ from tascnet.config import TEXT_DATASETS, Config
 from tascnet.models.info import Preprocessing
 from tascnet.runs import cache_folder
 
-__all__ = ["check_samples", "draw_split", "load_data"]
+__all__ = ["check_samples", "draw_split", "load_data", "load_images"]
 
 
 def check_samples(config: Config) -> None:
@@ -36,12 +36,17 @@ def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Datas
         config: the composed config.
         preprocessing: of images, which are decoded for it; None for texts, which are read as they are.
     """
+    if preprocessing is not None:
+        return load_images(config, preprocessing)
+    options, place = config.dataset, _text_root(config)
+    if options.download and place is not None:
+        data.fetch_texts(options.name, place)
+    return data.load_texts(options.name, place)
+
+
+def load_images(config: Config, preprocessing: Preprocessing) -> data.Dataset:
+    """The images that the config names, decoded."""
     options = config.dataset
-    if preprocessing is None:
-        place = _text_root(config)
-        if options.download and place is not None:
-            data.fetch_texts(options.name, place)
-        return data.load_texts(options.name, place)
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
     folders: dict[str, Any] = {

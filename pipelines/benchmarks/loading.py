@@ -28,7 +28,7 @@ from tascnet.errors import ConfigError
 from tascnet.files import digest_json
 from tascnet.models.info import Preprocessing
 
-from ..datasets import load_data
+from ..datasets import load_images
 from ..session import backbone_preprocessing, check_data, resolve_device
 from .journal import Row, benchmark_folder, collect, write_metrics
 from .published import DecodedWhenRead, image_files
@@ -49,7 +49,7 @@ def run(config: Config) -> None:
     resolve_device(config)
     folder = benchmark_folder(config)
     preprocessing = backbone_preprocessing(config.backbone)
-    dataset = load_data(config, preprocessing)
+    dataset = load_images(config, preprocessing)
     if image_files(dataset) is None:
         raise ConfigError(
             f"benchmark=loading decodes image files, but those of dataset={dataset.name} are in none",
@@ -147,7 +147,7 @@ def _cached_epochs(
 ) -> Callable[[], Iterator[Tensor]]:
     """The first epoch opens the data set and finds an empty cache."""
     generator = torch.Generator().manual_seed(config.seed)
-    opened = functools.cache(lambda: load_data(config, preprocessing))
+    opened = functools.cache(lambda: load_images(config, preprocessing))
     return lambda: _batches(config, opened(), preprocessing, generator)
 
 

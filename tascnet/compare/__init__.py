@@ -7,9 +7,10 @@ their seed share a setting. A row of the table is one kind of network (`baseline
 part is put aside, with the reason.
 """
 
+from tascnet.compare.cells import notes
 from tascnet.compare.find import find_runs
 from tascnet.compare.records import FIGURES, Aside, Model, Place, Run, Stage
-from tascnet.compare.show import as_csv, as_markdown, comparison_table, notes
+from tascnet.compare.show import as_csv, as_markdown, comparison_page, comparison_table
 from tascnet.compare.summary import Row, Statistic, compare
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "as_csv",
     "as_markdown",
     "compare",
+    "comparison_page",
     "comparison_table",
     "find_runs",
     "notes",

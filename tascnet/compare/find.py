@@ -39,6 +39,9 @@ def find_runs(path: Path) -> tuple[list[Run], list[Aside]]:
         except Unfit as error:
             asides.append(Aside(folder=str(folder), reason=error.reason))
             continue
+        except OSError as error:
+            asides.append(Aside(folder=str(folder), reason=f"it cannot be read ({error})"))
+            continue
         runs.append(run)
         asides += unfit
     return runs, sorted(asides, key=lambda aside: aside.folder)

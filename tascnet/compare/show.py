@@ -1,95 +1,59 @@
-"""The comparison as a table on the terminal, as Markdown and as CSV."""
+"""The comparison as a table on the terminal, as Markdown, as CSV and as a page."""
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tascnet.compare.records import FIGURES, LATENCIES, Aside, Place
-from tascnet.compare.summary import Row, Statistic
-from tascnet.report import numbers
+from tascnet.compare.cells import (
+    UNPRUNED,
+    USUAL,
+    Cell,
+    headings,
+    notes,
+    numbered,
+    place_text,
+    setting,
+    table_lines,
+)
+from tascnet.compare.records import FIGURES, Aside
+from tascnet.compare.summary import Row
+from tascnet.report.page import write
 from tascnet.words import plural
 
-__all__ = ["as_csv", "as_markdown", "comparison_table", "notes"]
+__all__ = ["as_csv", "as_markdown", "comparison_page", "comparison_table"]
 
-MIXED = "mixed"
-# The reference of every row, and that of an extra line below a pruned network.
-USUAL, UNPRUNED = "conventional", "unpruned"
-# Of the terminal's column: the longest of the words in it.
+# Of the terminal's first column: the longest of its usual words.
 _MODEL_WIDTH = len("reconstruction")
-SHOW: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "val_accuracy": ("val acc.", numbers.percent),
-    "test_accuracy": ("test acc.", numbers.percent),
-    "params": ("params", numbers.count),
-    "flops": ("FLOPs", numbers.count),
-    "size_bytes": ("size", numbers.size),
-    "latency_ms": ("latency batch 1", numbers.milliseconds),
-    "latency_ms_batch": ("latency batch", numbers.milliseconds),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cell:
-    """A mean, its deviation and a change as texts; empty ones are not shown."""
-
-    mean: str = ""
-    deviation: str = ""
-    change: str = ""
-
-
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What the figures of a table mean, and where they must not be compared, in sentences."""
-    lines = [
-        "Mean ± standard deviation over n seeds (n − 1 in the denominator; – for one seed).",
-        "Changes are from the conventional network of the same seed, in the lines `from unpruned` from the "
-        "network that was pruned: means over the seeds, of accuracies in percentage points.",
-        "Pruned and unpruned networks were timed side by side, and so were baseline, conventional and tuned; "
-        "between the two the load of the machine may have changed.",
-    ]
-    places = _places(rows)
-    told = [f"{mark} {_place(place)}" for place, mark in places.items()]
-    if len(places) == 1:
-        lines.append(f"Latency: {_place(next(iter(places)))}.")
-    else:
-        lines.append(
-            f"Latency was measured in different places and is compared within one alone: {'; '.join(told)}."
-        )
-    if any(row.figures[key] is None for row in rows for key in LATENCIES):
-        lines.append(f"{MIXED}: the seeds were measured in different places or batches, so there is no mean.")
-    lines += [
-        f"The seeds of {_title(row)}, {row.model}, had different samples."
-        for row in rows
-        if not row.same_samples
-    ]
-    return lines
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
     """The table for the terminal: mean, deviation and change below each other."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("model", overflow="fold", min_width=_MODEL_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("model", no_wrap=True)
     table.add_column("n", justify="right")
-    for title in _titles(rows):
+    for title in headings(rows):
         table.add_column(title.replace(" ", "\n", 1), justify="right")
-    for _, group in groupby(rows, key=_title):
+    for _, group in groupby(rows, key=setting):
         members = list(group)
         first = members[0]
         table.add_section()
-        table.add_row(Text("\n".join([first.dataset, first.backbone, first.name]), style="bold"))
-        for name, n, cells in _lines(members, _places(rows)):
-            table.add_row(Text(name.replace(": ", ":\n")), n, *map(_stacked, cells))
+        table.add_row(Text(_folded(first.dataset, first.backbone, first.name), style="bold"))
+        for name, n, cells in table_lines(members, numbered(rows)):
+            table.add_row(Text(_folded(*name.split(": ", 1))), n, *map(_stacked, cells))
     return table
 
 
 def as_markdown(rows: Sequence[Row], asides: Sequence[Aside]) -> str:
     """Table, notes and what does not take part, as Markdown."""
-    heads = ["data set", "backbone", "name", "model", "n", *_titles(rows)]
+    heads = ["data set", "backbone", "name", "model", "n", *headings(rows)]
     lines = [
         "# Comparison",
         "",
@@ -97,7 +61,7 @@ def as_markdown(rows: Sequence[Row], asides: Sequence[Aside]) -> str:
         _markdown_row(["---"] * 4 + ["---:"] * (len(heads) - 4)),
     ]
     for row in rows:
-        for name, n, cells in _lines([row], _places(rows)):
+        for name, n, cells in table_lines([row], numbered(rows)):
             lines.append(_markdown_row([row.dataset, row.backbone, row.name, name, n, *map(_inline, cells)]))
     lines += ["", *(f"- {note}" for note in notes(rows))]
     if asides:
@@ -117,6 +81,26 @@ def as_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
+def comparison_page(path: Path, rows: Sequence[Row], asides: Sequence[Aside]) -> None:
+    """Write the table as one page without links to anything, whole or not at all."""
+    settings = [
+        {"title": title, "lines": list(table_lines(list(group), numbered(rows)))}
+        for title, group in groupby(rows, key=setting)
+    ]
+    content: dict[str, Any] = {
+        "stage": "compare",
+        "title": "Comparison of runs",
+        "facts": [plural(len(settings), "setting"), f"{len(asides)} not in the table"],
+        "headings": headings(rows),
+        "settings": settings,
+        "asides": asides,
+        "sentences": notes(rows),
+        # The parts of the other reports that this one has not.
+        **{"headline": None, "columns": [], "models": [], "result": "", "described": {}, "notes": []},
+    }
+    write(path, "compare.html", content)
+
+
 def _record(row: Row) -> dict[str, Any]:
     record: dict[str, Any] = {
         "dataset": row.dataset,
@@ -134,39 +118,16 @@ def _record(row: Row) -> dict[str, Any]:
             change = row.changes.get(reference, {}).get(key)
             record[f"{key}_from_{reference}"] = None if change is None else change.mean
     record["batch"] = " ".join(map(str, row.batches))
-    record["latency_measured_on"] = "; ".join(map(_place, row.places))
+    record["latency_measured_on"] = "; ".join(map(place_text, row.places))
     return record
 
 
-def _lines(rows: Sequence[Row], places: dict[Place, str]) -> Iterator[tuple[str, str, list[_Cell]]]:
-    """Name, n and cells of each row, and the extra line of a pruned one."""
-    for row in rows:
-        reference = row.changes.get(USUAL, {})
-        yield row.model, str(len(row.seeds)), [_cell(row, key, reference.get(key), places) for key in FIGURES]
-        if UNPRUNED in row.changes:
-            unpruned = row.changes[UNPRUNED]
-            yield "from unpruned", "", [_Cell(change=_changed(key, unpruned[key])) for key in FIGURES]
+def _folded(*parts: str) -> str:
+    """Each part on lines of its own, so that no other column gives way to a long name."""
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, _MODEL_WIDTH))
 
 
-def _cell(row: Row, key: str, change: Statistic | None, places: dict[Place, str]) -> _Cell:
-    show, statistic = SHOW[key][1], row.figures[key]
-    marks = [places[place] for place in row.places] if key in LATENCIES and len(places) > 1 else []
-    mark = f" {''.join(marks)}" if marks else ""
-    if statistic is None:
-        return _Cell(mean=MIXED + mark, change=_changed(key, change))
-    deviation = show(statistic.deviation).removesuffix(" ms").removesuffix(" %")
-    return _Cell(mean=show(statistic.mean) + mark, deviation=f"± {deviation}", change=_changed(key, change))
-
-
-def _changed(key: str, change: Statistic | None) -> str:
-    if change is None:
-        return ""
-    if key.endswith("accuracy"):
-        return numbers.points(change.mean, 0.0)
-    return numbers.change(1 + change.mean, 1.0)
-
-
-def _stacked(cell: _Cell) -> Text:
+def _stacked(cell: Cell) -> Text:
     text = Text(cell.mean)
     for part in (cell.deviation, cell.change):
         if part:
@@ -174,30 +135,9 @@ def _stacked(cell: _Cell) -> Text:
     return text
 
 
-def _inline(cell: _Cell) -> str:
+def _inline(cell: Cell) -> str:
     change = f"({cell.change})" if cell.change else ""
     return " ".join(part for part in (cell.mean, cell.deviation, change) if part)
-
-
-def _titles(rows: Sequence[Row]) -> list[str]:
-    batches = sorted({batch for row in rows for batch in row.batches})
-    titles = {key: title for key, (title, _) in SHOW.items()}
-    titles["latency_ms_batch"] += f" {'/'.join(map(str, batches))}"
-    return list(titles.values())
-
-
-def _title(row: Row) -> str:
-    return f"{row.dataset}, {row.backbone}, {row.name}"
-
-
-def _places(rows: Sequence[Row]) -> dict[Place, str]:
-    """A letter in brackets for each place."""
-    places = sorted({place for row in rows for place in row.places})
-    return {place: f"[{number}]" for number, place in enumerate(places, start=1)}
-
-
-def _place(place: Place) -> str:
-    return f"{place.device}, {plural(place.threads, 'thread')}, {place.machine}"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

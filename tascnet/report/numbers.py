@@ -12,6 +12,7 @@ __all__ = [
     "plain",
     "points",
     "size",
+    "spread",
 ]
 
 MISSING = "–"
@@ -46,6 +47,23 @@ def percent(fraction: float | None) -> str:
 def milliseconds(number: float | None) -> str:
     """Three significant digits: `4.21 ms`."""
     return MISSING if number is None else f"{_significant(number)} ms"
+
+
+def spread(deviation: float | None, mean: str) -> str:
+    """A deviation with two significant digits in the unit of the mean, which it leaves out.
+
+    Args:
+        deviation: as a fraction, count, bytes or milliseconds.
+        mean: as `percent`, `count`, `size` or `milliseconds` give it.
+    """
+    if deviation is None:
+        return MISSING
+    unit = mean.partition(" ")[2]
+    scale = (
+        0.01 if unit == "%" else 1.0 if unit == "ms" else 1000.0 ** _PREFIXES.index(unit.removesuffix("B"))
+    )
+    scaled = deviation / scale
+    return f"{scaled:.0f}" if scaled >= 99.5 or scaled == 0 else f"{scaled:.2g}"
 
 
 def duration(seconds: float | None) -> str:

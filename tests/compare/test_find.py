@@ -133,6 +133,16 @@ def test_the_log_says_what_ended_an_unfinished_stage(tmp_path, last, says):
     assert reason(tmp_path) == (expected if says is None else f"{expected} {says}")
 
 
+def test_one_that_cannot_be_read_does_not_end_the_others(tmp_path):
+    tune = write_run(tmp_path) / "tune"
+    (tune / "metrics.json").unlink()
+    (tune / "log.txt").mkdir()
+    write_run(tmp_path, 1)
+    runs, asides = find_runs(tmp_path)
+    assert [run.seed for run in runs] == [1]
+    assert f"it cannot be read ([Errno 21] Is a directory: '{tune / 'log.txt'}')" == asides[0].reason
+
+
 def test_folders_that_look_like_runs(tmp_path):
     write_run(tmp_path)
     (tmp_path / "digits/cnn/empty-seed1").mkdir()

@@ -2,10 +2,19 @@
 
 import csv
 import io
+import re
 
 from rich.console import Console
 
-from tascnet.compare import as_csv, as_markdown, compare, comparison_table, find_runs, notes
+from tascnet.compare import (
+    as_csv,
+    as_markdown,
+    compare,
+    comparison_page,
+    comparison_table,
+    find_runs,
+    notes,
+)
 from tests.compare.folders import write_run
 
 # 400 and 500 of 1000 parameters: 450 ± 71, 55 % fewer; 0.85 and 0.95: 90.0 % ± 7.1 %, 10 points more.
@@ -42,10 +51,10 @@ def test_markdown_has_mean_deviation_and_change(tmp_path):
     assert list(rows) == ["baseline", "conventional", "tuned", "pruned: reconstruction", "from unpruned"]
     assert rows["conventional"]["params"] == "1.00 k ± 0"
     assert rows["tuned"]["n"] == "2"
-    assert rows["tuned"]["params"] == "450 ± 70.7 (−55 %)"
+    assert rows["tuned"]["params"] == "450 ± 71 (−55 %)"
     assert rows["tuned"]["test acc."] == "85.0 % ± 7.1 (+10.0 pp)"
     assert rows["tuned"]["latency batch 16"] == "10.0 ms ± 0 (±0 %)"
-    assert rows["pruned: reconstruction"]["params"] == "225 ± 35.4 (−78 %)"
+    assert rows["pruned: reconstruction"]["params"] == "225 ± 35 (−78 %)"
     assert rows["from unpruned"]["params"] == "(−50 %)"
     assert rows["from unpruned"]["n"] == ""
 
@@ -97,12 +106,15 @@ def test_the_terminal_shows_every_setting_in_eighty_columns(tmp_path):
     text = terminal(rows)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
+    assert all(heading in text for heading in ("batch 1 ", "batch 16"))
+    # No column gives way to a long name.
+    assert text.count("10.0 ms") == len(rows)
     assert text.count("conventional") == 3
     # Mean, deviation and change below each other.
     lines = [line.split() for line in text.splitlines()]
     start = next(number for number, line in enumerate(lines) if line[:1] == ["tuned"])
     assert lines[start][:8] == ["tuned", "2", "80.0", "%", "85.0", "%", "450", "4.00"]
-    assert lines[start + 1][:6] == ["±", "0.0", "±", "7.1", "±", "70.7"]
+    assert lines[start + 1][:6] == ["±", "0", "±", "7.1", "±", "71"]
     assert lines[start + 2][:6] == ["±0", "pp", "+10.0", "pp", "−55", "%"]
 
 
@@ -120,3 +132,15 @@ def test_csv_has_plain_numbers(tmp_path):
     assert records["single", "tuned"]["params_deviation"] == ""
     assert tuned["params_from_unpruned"] == ""
     assert tuned["latency_measured_on"] == "cpu, 2 threads, Chip"
+
+
+def test_the_page_has_the_table_and_no_links(tmp_path):
+    two_seeds(tmp_path)
+    (tmp_path / "digits/cnn/<b>-seed1").mkdir()
+    runs, asides = find_runs(tmp_path)
+    comparison_page(tmp_path / "page.html", compare(runs)[0], asides)
+    text = (tmp_path / "page.html").read_text()
+    assert "<td>85.0 %<small>± 7.1</small><small>+10.0 pp</small></td>" in text
+    assert re.search(r"from unpruned</th><td></td>.*<td><small>−50 %</small></td>", text)
+    assert "cnn/&lt;b&gt;-seed1</th><td>it is empty</td>" in text
+    assert not re.search(r"(?:src|href)\s*=|https?://", text)

@@ -106,3 +106,24 @@ def test_a_count_is_right_to_three_digits(number: float) -> None:
     scale = 1000 ** ["", "k", "M", "G", "T"].index(prefix)
     assert float(figure) * scale == pytest.approx(number, rel=0.00501)
     assert len(figure.replace(".", "")) <= 3
+
+
+@pytest.mark.parametrize(
+    ("deviation", "mean", "text"),
+    [
+        (0.0123, "83.1 %", "1.2"),
+        (849.0, "2.25 k", "0.85"),
+        (39_300, "149 k", "39"),
+        (2_500_000, "1.20 M", "2.5"),
+        (70.7, "450", "71"),
+        (147_000, "497 kB", "147"),
+        (12, "600 B", "12"),
+        (0.00524, "0.0565 ms", "0.0052"),
+        (120.4, "3210 ms", "120"),
+        (99.6, "3210 ms", "100"),
+        (0.0, "1.00 k", "0"),
+        (None, "1.00 k", "–"),
+    ],
+)
+def test_a_deviation_is_in_the_unit_of_the_mean(deviation, mean, text):
+    assert numbers.spread(deviation, mean) == text
