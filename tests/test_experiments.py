@@ -108,3 +108,37 @@ def test_recover_has_no_setting_that_the_experiments_leave_open():
     assert not {key for key in changed & SGD.keys() if getattr(published.trainer.recover, key) != SGD[key]}
     assert changed - SGD.keys() == {"batchnorm"}
     assert published.trainer.recover.batchnorm == "train"
+
+
+def test_every_experiment_of_the_papers_is_there():
+    datasets = list(LABELLED)
+    names = {f"{family}_{b}_{d}" for family in ("autotune", "tascnet") for b in BACKBONES for d in datasets}
+    assert {path.stem for path in EXPERIMENTS.glob("*.yaml")} >= {*names, "tascnet_textcnn_movie_review"}
+
+
+def test_the_experiment_on_text_has_the_published_settings():
+    config = Tree().compose(["experiment=tascnet_textcnn_movie_review", "dataset.root=/data"])
+    assert (config.stage.name, config.backbone.name, config.dataset.name) == (
+        "full",
+        "textcnn",
+        "movie_review",
+    )
+    # Adam, at 0.1, reduced by 0.99 where it stands still.
+    adam = {
+        **{"optimizer": "adamw", "lr": 0.1, "weight_decay": 0.0, "batch_size": 32, "schedule": "plateau"},
+        **{"factor": 0.99, "plateau_patience": 10, "warmup": 0.0, "label_smoothing": 0.0},
+    }
+    trainer = config.trainer
+    recipes = (trainer.head, trainer.trial, trainer.finetune, trainer.recover)
+    assert [has(recipe, adam) for recipe in recipes] == [adam] * 4
+    assert [recipe.epochs for recipe in recipes[:3]] == [50] * 3
+    assert has(config.prune, PRUNE) == PRUNE | {"min_filters": 64}
+    assert config.dataset.train_per_class is None
+    assert (config.dataset.train_fraction, config.dataset.val_fraction) == (0.8, 0.1)
+    tune = config.tune
+    assert (tune.objective, tune.initial_trials, tune.trials_per_depth, tune.tolerance) == (
+        "loss",
+        5,
+        20,
+        0.0,
+    )

@@ -80,8 +80,8 @@ def model(**changes):
         (lambda tune: set_json(tune / "metrics.json", **model(params=None)), "params of 'baseline' is None"),
         (lambda tune: set_json(tune / "metrics.json", **model(flops=True)), "flops of 'baseline' is True"),
         (
-            lambda tune: set_json(tune / "metrics.json", **model(flops=float("nan"))),
-            "flops of 'baseline' is nan",
+            lambda tune: set_json(tune / "metrics.json", **model(flops=float("inf"))),
+            "flops of 'baseline' is inf",
         ),
         (
             lambda tune: set_json(tune / "metrics.json", **model(val_accuracy=83.1)),

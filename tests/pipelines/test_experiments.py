@@ -57,3 +57,20 @@ def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path
     known = read_json(folder / "prune-published" / "identity.json")
     assert known["trainer.class_weights"] == "balanced"
     assert (known["trainer.recover.optimizer"], known["trainer.recover.nesterov"]) == ("sgd", True)
+
+
+def test_tascnet_on_text_tunes_and_prunes_convolutions(cache, tmp_path):
+    """Sentences of two classes in the published files, in Latin-1."""
+    root = tmp_path / "sentences"
+    root.mkdir()
+    for name, word in (("pos", "très bon"), ("neg", "mauvais")):
+        lines = [f"film number {number} is {word} , and long\n" for number in range(40)]
+        (root / f"rt-polarity.{name}").write_bytes("".join(lines).encode("latin-1"))
+    own = [text for text in MINIATURE if not text.startswith(("backbone.", "dataset."))]
+    options = [f"dataset.root={root}", f"outputs={tmp_path / 'out'}", f"cache_dir={cache}"]
+    name = "experiment=tascnet_textcnn_movie_review"
+    assert command(name, *own, *options, "backbone.weights=random") == 0
+    folder = tmp_path / "out" / "movie_review" / "textcnn" / "run-seed0"
+    assert [row["status"] for row in read_jsonl(folder / "tune" / "trials.jsonl")] == ["ok", "ok"]
+    removed = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]["removed"]
+    assert sum(removed.values()) > 0
