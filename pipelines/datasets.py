@@ -6,8 +6,9 @@ from typing import Any
 
 from tascnet import data
 from tascnet.config import TEXT_DATASETS, Config
-from tascnet.errors import ConfigError
+from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
+from tascnet.models.text import TextPreprocessing
 from tascnet.runs import cache_folder
 
 __all__ = ["check_samples", "load_data"]
@@ -28,16 +29,26 @@ def check_samples(config: Config) -> None:
         data.listed_caltech101(_root(config), cache_folder(config))
 
 
-def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Dataset | data.TextDataset:
+def load_data(
+    config: Config, preprocessing: Preprocessing | TextPreprocessing | None
+) -> data.Dataset | data.TextDataset:
     """The data set that the config names.
 
     Args:
         config: the composed config.
-        preprocessing: of images, which are decoded for it; None for texts, which are read as they are.
+        preprocessing: of images, which are decoded for it; texts are read as they are.
+
+    Raises:
+        DataError: the data set is missing or wrong, or holds images where the network takes texts.
     """
     options = config.dataset
-    if preprocessing is None:
+    if options.name in TEXT_DATASETS:
         return data.load_texts(options.name, _root(config))
+    if not isinstance(preprocessing, Preprocessing):
+        raise DataError(
+            f"dataset={options.name} holds images, but the network takes texts",
+            "give a network for this data set",
+        )
     if options.name == "digits":
         return data.load_digits_set(options.digits, preprocessing)
     root = _root(config)
