@@ -84,12 +84,6 @@ def load_source(config: Config) -> Source:
     return _source(backbone)
 
 
-def _own_dropout(chain: nn.Sequential) -> float:
-    """Of the head, before its classifier."""
-    dropped = [block.p for block in chain[head_start(chain) :] if isinstance(block, nn.Dropout)]
-    return float(dropped[-1]) if dropped else 0.0
-
-
 def _source(backbone: Backbone, vocabulary: tuple[str, ...] = SPECIAL) -> Source:
     return Source(
         chain=backbone.chain,
@@ -151,6 +145,12 @@ def softmax_network(source: Source, session: Session) -> nn.Sequential:
     is_text = isinstance(session.preprocessing, TextPreprocessing)
     head = HeadSpec(hidden=(), dropout=_own_dropout(source.chain) if is_text else 0.0)
     return session.place(replace_head(source.chain, head, session.num_classes, seed=session.config.seed))
+
+
+def _own_dropout(chain: nn.Sequential) -> float:
+    """Of the head, before its classifier."""
+    dropped = [block.p for block in chain[head_start(chain) :] if isinstance(block, nn.Dropout)]
+    return float(dropped[-1]) if dropped else 0.0
 
 
 def _pretrained_digits(config: Config) -> Path:

@@ -5,7 +5,9 @@ from typing import Any
 
 from tascnet import data
 from tascnet.config import TEXT_DATASETS, Config
+from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
+from tascnet.models.text import TextPreprocessing
 from tascnet.runs import cache_folder
 
 __all__ = ["check_samples", "draw_split", "load_data", "load_images"]
@@ -29,19 +31,30 @@ def check_samples(config: Config) -> None:
     draw_split(config, data.choose_classes(_listing(config), options.classes))
 
 
-def load_data(config: Config, preprocessing: Preprocessing | None) -> data.Dataset | data.TextDataset:
+def load_data(
+    config: Config, preprocessing: Preprocessing | TextPreprocessing | None
+) -> data.Dataset | data.TextDataset:
     """The data set that the config names.
 
     Args:
         config: the composed config.
-        preprocessing: of images, which are decoded for it; None for texts, which are read as they are.
+        preprocessing: of images, which are decoded for it; texts are read as they are.
+
+    Raises:
+        DataError: the data set is missing or wrong, or holds images where the network takes texts.
     """
-    if preprocessing is not None:
-        return load_images(config, preprocessing)
-    options, place = config.dataset, _text_root(config)
-    if options.download and place is not None:
-        data.fetch_texts(options.name, place)
-    return data.load_texts(options.name, place)
+    options = config.dataset
+    if options.name in TEXT_DATASETS:
+        place = _text_root(config)
+        if options.download and place is not None:
+            data.fetch_texts(options.name, place)
+        return data.load_texts(options.name, place)
+    if not isinstance(preprocessing, Preprocessing):
+        raise DataError(
+            f"dataset={options.name} holds images, but the network takes texts",
+            "give a network for this data set",
+        )
+    return load_images(config, preprocessing)
 
 
 def load_images(config: Config, preprocessing: Preprocessing) -> data.Dataset:

@@ -68,7 +68,13 @@ def run(config: Config) -> None:
         )
     network = random_network(session)
     check_input(network, session)
-    known = identity(config, "pretrain", {"data": session.dataset.fingerprint, "excluded": stage.digest})
+    inputs = {
+        "data": session.dataset.fingerprint,
+        "excluded": stage.digest,
+        # Of the random weights, and of vectors that a file gives.
+        "weights": data.module_digest(network),
+    }
+    known = identity(config, "pretrain", inputs)
     with claim(stage.folder, known, fresh=config.fresh):
         if finished(stage.folder):
             log.info("pretrain is finished in %s; fresh=true starts it over", stage.folder)

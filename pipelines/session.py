@@ -143,7 +143,7 @@ def open_session(
     is_text = config.dataset.name in TEXT_DATASETS
     if preprocessing is None and not is_text:
         preprocessing = backbone_preprocessing(config.backbone)
-    dataset = load_data(config, preprocessing if isinstance(preprocessing, Preprocessing) else None)
+    dataset = load_data(config, preprocessing)
     rows = draw_split(config, dataset)
     if excluded:
         rows = _left(dataset, rows, excluded)

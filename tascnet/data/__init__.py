@@ -1,6 +1,7 @@
 """Data sets decoded once, seeded splits, batches of images or texts, and cached features of a frozen trunk.
 
-Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resizing, `C` classes.
+Symbols: `n` samples, `b` samples of a batch, `c` channels, `R` side after resizing, `C` classes,
+`T` tokens of a text.
 """
 
 from tascnet.data.augment import Augmentation

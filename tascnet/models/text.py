@@ -21,6 +21,8 @@ PADDING, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = (PADDING, UNKNOWN)
 _LONGEST_TEXT = 4096
 _LARGEST_VOCABULARY = 1 << 17
+# In letters; what is longer is no word of a language, and unknown.
+_LONGEST_WORD = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +122,8 @@ def learn_vocabulary(texts: Iterable[str], known: Sequence[str] = SPECIAL) -> tu
     tokenizer.train_from_iterator(texts, trainer)
     numbers = tokenizer.get_vocab()
     present = set(known)
-    new = [word for word in sorted(numbers, key=numbers.__getitem__) if word not in present]
+    ordered = sorted(numbers, key=numbers.__getitem__)
+    new = [word for word in ordered if word not in present and len(word) <= _LONGEST_WORD]
     return (*known, *new)[:_LARGEST_VOCABULARY]
 
 

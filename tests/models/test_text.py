@@ -47,6 +47,7 @@ def test_the_most_frequent_words_come_first_and_known_ones_keep_their_numbers():
     assert learn_vocabulary(texts) == (*SPECIAL, "b", "a", "c", "d")
     assert learn_vocabulary(texts, (*SPECIAL, "z", "c")) == (*SPECIAL, "z", "c", "b", "a", "d")
     assert learn_vocabulary(reversed(texts)) == learn_vocabulary(texts)
+    assert learn_vocabulary(["x" * 100, "y" * 101]) == (*SPECIAL, "x" * 100)
 
 
 def test_texts_become_padded_or_cut_rows_of_numbers():

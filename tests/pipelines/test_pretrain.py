@@ -135,6 +135,19 @@ def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, c
     assert "exclude=movie_review" in said
 
 
+def test_a_class_of_which_nothing_is_left_is_refused(target, source, tmp_path, capsys):
+    reviews = data.load_texts("movie_review", target)
+    rows = session.split_rows(Tree().compose(["dataset=movie_review"]), reviews)
+    held_out = [reviews.texts[row] for row in (*rows.val, *rows.test)]
+    folder = tmp_path / "source"
+    shutil.copytree(source, folder)
+    (folder / "subj.objective").write_text("\n".join(held_out))
+    where = ["dataset=subjectivity", f"dataset.root={folder}", f"outputs={tmp_path}"]
+    assert command("stage=pretrain", *where, "exclude=movie_review", f"exclude_root={target}", *SMALL) == 2
+    said = capsys.readouterr().err
+    assert "without the samples that are excluded class 'objective' of subjectivity is empty" in said
+
+
 def test_images_are_told_by_their_pixels(tmp_path):
     run = ["stage=pretrain", "dataset.digits=[0,5,6]", "exclude=digits", f"outputs={tmp_path}", "name=run"]
     short = ["trainer.pretrain.epochs=1", "measure.repeats=3", "measure.warmup=0", "measure.batch=2"]

@@ -109,6 +109,9 @@ def test_vectors_start_the_embedding(options, tmp_path, capsys):
         "tune.finetune_from=prefix",
     ]
     assert command(*run) == 0
+    moved = path.rename(tmp_path / "moved.txt")
+    assert command(*run, f"backbone.vectors={moved}") == 0
+    moved.rename(path)
     assert "vectors.txt has vectors for 1 of " in capsys.readouterr().err
     model = tascnet.load(tmp_path / "text_lines" / "textcnn" / "run-seed0" / "tune" / "model")
     row = model.preprocessing.vocabulary.index("film")
@@ -123,3 +126,15 @@ def test_broken_utf8_is_one_sentence(options, tmp_path, capsys):
         file.write(b"na\xefve\n")
     assert command("stage=tune", *options, f"dataset.root={folder}", f"outputs={tmp_path}") == 2
     assert f"line 41 of {folder / 'sad.txt'} is no UTF-8" in capsys.readouterr().err
+
+
+def test_a_network_of_texts_is_not_pruned_on_images(run_folder, tmp_path, capsys):
+    source = f"prune.source={run_folder / 'tune' / 'model'}"
+    assert command("stage=prune", source, f"outputs={tmp_path}") == 2
+    assert "dataset=digits holds images, but the network takes texts" in capsys.readouterr().err
+
+
+def test_a_network_of_images_is_not_pruned_on_texts(options, finished, tmp_path, capsys):
+    source = f"prune.source={finished / 'tune' / 'model'}"
+    assert command("stage=prune", *options, source, f"outputs={tmp_path}") == 2
+    assert "text_lines holds texts, but the network takes images" in capsys.readouterr().err
