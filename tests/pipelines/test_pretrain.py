@@ -10,7 +10,7 @@ from tascnet import data
 from tascnet.compose import Tree
 from tascnet.files import digest_file, read_json
 from tascnet.models.weights import build_backbone, read_metadata, read_state
-from tascnet_pipelines import backbone, pretrain, pretraining, session
+from tascnet_pipelines import backbone, datasets, pretrain, pretraining, session
 from tests.pipelines.commands import are_equal, command, contents, metrics, states
 from tests.pipelines.texts import SMALL, write_texts
 
@@ -137,7 +137,7 @@ def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, c
 
 def test_a_class_of_which_nothing_is_left_is_refused(target, source, tmp_path, capsys):
     reviews = data.load_texts("movie_review", target)
-    rows = session.split_rows(Tree().compose(["dataset=movie_review"]), reviews)
+    rows = datasets.draw_split(Tree().compose(["dataset=movie_review"]), reviews)
     held_out = [reviews.texts[row] for row in (*rows.val, *rows.test)]
     folder = tmp_path / "source"
     shutil.copytree(source, folder)
@@ -218,7 +218,7 @@ def test_no_sentence_of_the_targets_validation_or_test_split_is_seen(shared, tmp
     seen = {digest for part in parts for digest in data.sample_digests(opened.dataset, part.rows)}
     # An independent look: the words as they stand in the files, in which both are split already.
     reviews = data.load_texts("movie_review", roots["movie_review"])
-    rows = session.split_rows(Tree().compose(["dataset=movie_review"]), reviews)
+    rows = datasets.draw_split(Tree().compose(["dataset=movie_review"]), reviews)
     held_out = {" ".join(reviews.texts[row].lower().split()) for row in (*rows.val, *rows.test)}
     taken = {" ".join(opened.dataset.texts[row].lower().split()) for part in parts for row in part.rows}
     assert not seen & unseen
