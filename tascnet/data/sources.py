@@ -99,8 +99,13 @@ class ImageSource:
         return torch.from_numpy(np.asarray(self.dataset.pixels[self.rows[rows.cpu().numpy()]]))
 
     def _normalise(self, crops: Tensor) -> Tensor:
-        scaled = crops.float().div(255).sub_(self._mean).div_(self._std)
-        return scaled.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        """Takes `b x size x size x c`; values of its own that are floats are changed in place."""
+        count, side, _, channels = crops.shape
+        # Mean and deviation repeated along a row of pixels, so that whole rows are computed at once.
+        rows = crops.float().reshape(count, side, side * channels)
+        rows.div_(255).sub_(self._mean.repeat(side)).div_(self._std.repeat(side))
+        scaled = rows.view(count, side, side, channels).permute(0, 3, 1, 2)
+        return scaled.contiguous(memory_format=torch.channels_last)
 
 
 class FeatureSource:
