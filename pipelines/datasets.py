@@ -1,6 +1,5 @@
 """The data set that the config names: looked for before anything is done, loaded, and split."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ def load_data(config: Config, preprocessing: Preprocessing) -> data.Dataset:
         "cache_dir": cache_folder(config),
         "unreadable": options.unreadable,
         "limit_gb": config.cache_limit_gb,
-        "workers": os.cpu_count(),
         "classes": options.classes,
     }
     if options.name in data.CATALOGUE:

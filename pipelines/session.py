@@ -21,6 +21,7 @@ from .datasets import check_samples, draw_split, load_data
 
 __all__ = [
     "Session",
+    "backbone_preprocessing",
     "check_data",
     "check_input",
     "open_session",

@@ -13,6 +13,7 @@ from tascnet.data.digits import load_digits_set
 from tascnet.data.folder import load_image_folder
 from tascnet.data.images import load_images
 from tascnet.data.listing import Listing, choose_classes, list_images
+from tascnet.data.pixels import usable_cpus
 from tascnet.data.published import PublishedSet, list_published, load_published, published_place
 from tascnet.data.sources import VIEWS, FeatureSource, ImageSource, Source
 from tascnet.data.splits import Split, class_weights, split
@@ -44,4 +45,5 @@ __all__ = [
     "prefix_digests",
     "published_place",
     "split",
+    "usable_cpus",
 ]

@@ -98,11 +98,9 @@ def _scaled(images: Tensor, size: int, augmentation: Augmentation, flipped: Tens
     height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
     reach = 1 + 2 * augmentation.pad / images.shape[1]
     centres = torch.linspace(-1, 1, size) * (size - 1) / size
-    xs = (
-        centres * torch.where(flipped, -width, width)[:, None]
-        + ((2 * draws[1] - 1) * (reach - width))[:, None]
-    )
-    ys = centres * height[:, None] + ((2 * draws[0] - 1) * (reach - height))[:, None]
+    middle_x, middle_y = (2 * draws[1] - 1) * (reach - width), (2 * draws[0] - 1) * (reach - height)
+    xs = centres * torch.where(flipped, -width, width)[:, None] + middle_x[:, None]
+    ys = centres * height[:, None] + middle_y[:, None]
     crops = torch.empty(len(images), size, size, images.shape[3])
     # A few at a time, so that what is made on the way stays in the processor's cache.
     for start in range(0, len(images), AT_A_TIME):

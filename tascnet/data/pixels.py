@@ -22,7 +22,7 @@ from tascnet.data.listing import ImageFile, Listing
 from tascnet.files import digest_json, read_json, write_json
 from tascnet.models.info import Preprocessing
 
-__all__ = ["Decoded", "decoded_images"]
+__all__ = ["Decoded", "decoded_images", "usable_cpus"]
 
 FORMAT = 2
 # Images in work for each worker; more would pile up in memory when the disk is slow.
@@ -189,7 +189,7 @@ def _decode(
         return _outcome(file, known, listing, preprocessing)
 
     name = f"{digest_json([file.identity for file in listing.files])}.npy"
-    outcomes = _in_order(outcome, listing.files, workers or _cpus())
+    outcomes = _in_order(outcome, listing.files, workers or usable_cpus())
     failures: dict[str, UnreadableImage] = {}
     found = _Found()
     tracked = track(outcomes, "decode images", len(listing.files))
@@ -269,5 +269,6 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers
         pool.shutdown(cancel_futures=True)
 
 
-def _cpus() -> int:
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

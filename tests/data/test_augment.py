@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from tascnet.data.augment import Augmentation, augment, centre_crop
 from tascnet.errors import ConfigError
@@ -33,6 +36,26 @@ def test_shifts_are_windows_of_the_edge_padded_image(side, pad, flip, seed):
     straight, mirrored = windows(images[0].numpy(), side - 2, pad)
     allowed = straight | mirrored if flip else straight
     assert all(crop.numpy().tobytes() in allowed for crop in out)
+
+
+@pytest.mark.parametrize("pad", [0, 3])
+def test_scaled_crops_are_those_of_affine_grids(pad):
+    """The usual way: one matrix an image, whose grid torch makes."""
+    images = torch.randint(0, 256, (9, 14, 14, 3), generator=seeded(1), dtype=torch.uint8)
+    out = augment(images, 10, Augmentation(min_scale=0.3, pad=pad), seeded(2))
+    draws = torch.rand(5, 9, generator=seeded(2))
+    area, ratio = 0.3 + 0.7 * draws[3], torch.exp((2 * draws[4] - 1) * math.log(4 / 3))
+    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
+    reach = 1 + 2 * pad / 14
+    theta = torch.zeros(9, 2, 3)
+    theta[:, 0, 0] = torch.where(draws[0] < 0.5, -width, width)
+    theta[:, 0, 2] = (2 * draws[2] - 1) * (reach - width)
+    theta[:, 1, 1] = height
+    theta[:, 1, 2] = (2 * draws[1] - 1) * (reach - height)
+    grid = functional.affine_grid(theta, [9, 3, 10, 10], align_corners=False)
+    maps = images.permute(0, 3, 1, 2).float()
+    expected = functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(out, expected.permute(0, 2, 3, 1), atol=1e-3, rtol=0)
 
 
 def test_every_window_and_both_directions_occur():
