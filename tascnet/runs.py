@@ -96,7 +96,7 @@ def identity(config: Config, stage: str, inputs: Mapping[str, Any]) -> dict[str,
     for recipe in RECIPES[stage]:
         values |= _options(getattr(config.trainer, recipe), f"trainer.{recipe}")
     # Digests among the inputs say what lies in these places, wherever it has been moved.
-    del values["dataset.root"]
+    del values["dataset.root"], values["dataset.csv"]
     if config.backbone.weights not in ("pretrained", "random"):
         del values["backbone.weights"]
     return values | {f"input.{name}": value for name, value in inputs.items()}

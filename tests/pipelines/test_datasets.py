@@ -4,6 +4,7 @@ import pytest
 
 from tascnet.compose import Tree
 from tascnet.errors import DataError
+from tascnet.runs import identity
 from tascnet_pipelines.datasets import check_samples
 from tascnet_pipelines.session import open_session
 from tests.data.test_published import cifar10, stanford_dogs
@@ -64,6 +65,13 @@ def test_a_csv_of_files_and_labels_takes_the_place_of_class_folders(tmp_path, im
     assert listed.class_names == ("CAT", "DOG")
     assert (listed.paths, listed.labels.tolist()) == (folders.paths, folders.labels.tolist())
     assert (listed.pixels == folders.pixels).all()
+
+
+def test_a_list_that_moved_is_the_same_run(tmp_path):
+    options = ["dataset=image_folder", "dataset.root=/x"]
+    one, other = (composed(tmp_path, *options, f"dataset.csv=/{name}.csv") for name in ("a", "b"))
+    assert identity(one, "tune", {"data": "d"}) == identity(other, "tune", {"data": "d"})
+    assert identity(one, "tune", {"data": "d"}) != identity(one, "tune", {"data": "e"})
 
 
 def test_a_label_that_is_no_class_is_found_before_anything_is_decoded(tmp_path, images):

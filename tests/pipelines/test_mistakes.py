@@ -3,13 +3,16 @@
 import io
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 import tascnet
+from tascnet.data import CATALOGUE
 from tascnet.models import write_weights
 from tascnet.models.archive import save
+from tests.data.server import serve
 from tests.models.networks import original
 from tests.pipelines.commands import TINY, command, contents
 
@@ -105,6 +108,38 @@ def test_a_corrupt_image_is_named(refused, photos, content):
     said = refused(*folder_options(photos))
     assert "3.png" in said
     assert "dataset.unreadable=skip" in said
+
+
+def test_a_list_with_a_wrong_line_is_answered_by_its_number(refused, photos, tmp_path):
+    lines = "file,label\ncat/0.png,cat\ndog/0.png,dog\n"
+    (tmp_path / "list.csv").write_bytes(lines.encode() + b"dog/1.png,d\xf6g\n")
+    own = f"dataset.csv={tmp_path / 'list.csv'}"
+    assert refused(*folder_options(photos, own)).startswith(
+        f"line 4 of {tmp_path / 'list.csv'} is not valid UTF-8"
+    )
+    (tmp_path / "list.csv").write_text(lines + "dog/11.png,dog\n")
+    assert "names dog/11.png, which is not there" in refused(*folder_options(photos, own))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_train_lacks_is_named(refused, photos, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "ready" / part)
+    shutil.rmtree(tmp_path / "ready" / "train" / "dog")
+    (tmp_path / "ready" / "train" / "emu").mkdir()
+    (tmp_path / "ready" / "train" / "emu" / "0.png").write_bytes(photo())
+    assert "class 'dog' is in" in refused(*folder_options(tmp_path / "ready"))
+
+
+def test_the_download_that_does_not_succeed_is_one_sentence(refused, tmp_path, monkeypatch):
+    with serve() as site:
+        gone = site.put("images.tar", b"")
+        site.files.clear()
+        own = replace(CATALOGUE["stanford_dogs"], files=(gone,))
+        monkeypatch.setitem(CATALOGUE, "stanford_dogs", own)
+        options = ["dataset=stanford_dogs", "dataset.download=true", f"dataset.root={tmp_path / 'dogs'}"]
+        said = refused("stage=tune", "backbone=resnet20", "backbone.weights=random", *options)
+    assert said.startswith(f"Stanford Dogs could not be fetched from {gone.url} to {tmp_path / 'dogs'}")
 
 
 def test_weights_of_another_architecture(refused, tmp_path):
