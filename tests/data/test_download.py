@@ -52,6 +52,16 @@ def test_a_file_arrives_once_and_whole(algorithm, site, tmp_path):
     assert site.asked == [("a.bin", None)]
 
 
+def test_progress_is_told_in_megabytes_from_where_it_goes_on(site, tmp_path, caplog):
+    remote = site.put("a.bin", bytes(3_000_000))
+    (tmp_path / "a.bin.part").write_bytes(bytes(1_000_000))
+    with caplog.at_level("INFO", logger="tascnet"):
+        fetch(remote, tmp_path)
+    first, last = caplog.messages
+    assert first == "download a.bin (MB): 3 steps"
+    assert last.startswith("download a.bin (MB): 3/3, done in")
+
+
 def test_after_a_cut_the_next_start_asks_for_the_rest(site, tmp_path):
     remote, site.cut = site.put("a.bin", BYTES), 4000
     with pytest.raises(OSError, match=r"the connection was lost after 0\.0 of 0\.0 MB of a\.bin"):

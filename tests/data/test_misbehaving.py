@@ -1,12 +1,16 @@
 import re
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
+import tascnet
 from tascnet.check import check_config
 from tascnet.config import BackboneConfig, Config, DatasetConfig
 from tascnet.errors import TascnetError
+from tascnet.models.archive import save
 from tascnet_pipelines.datasets import check_samples
 from tascnet_pipelines.session import open_session
 from tests.data.misbehaving import HAPPENS, MISBEHAVIOURS, PAGE, good, page
@@ -81,7 +85,11 @@ def test_an_image_half_as_large_as_a_bomb_is_used_without_a_warning(root, monkey
 def test_names_of_classes_are_as_they_were_written(root):
     (entry,) = [entry for entry in MISBEHAVIOURS if "other letters" in entry.name]
     entry.make(root)
-    assert opened(root).dataset.class_names == ("dog", "grüne Katze 猫")
+    session = opened(root)
+    assert session.dataset.class_names == ("dog", "grüne Katze 猫")
+    chain = nn.Sequential(OrderedDict(flatten=nn.Flatten(), classifier=nn.Linear(3 * 8 * 8, 2)))
+    save(root.parent / "model", chain, session.model_info("random", ""))
+    assert tascnet.load(root.parent / "model").class_names == ("dog", "grüne Katze 猫")
 
 
 def test_twins_are_told_by_every_run_and_those_of_one_class_by_none(root, said):
