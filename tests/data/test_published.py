@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +201,30 @@ def test_cifar10_is_resized_like_any_image_and_cached(tiny, tmp_path, monkeypatc
     monkeypatch.setattr("tascnet.data.pixels.square_pixels", lambda *_: pytest.fail("resized again"))
     again = load_published(CIFAR10, tmp_path, tiny, cache_dir=tmp_path / "cache")
     assert again.fingerprint == dataset.fingerprint
+
+
+def as_python_2_wrote_it(pixels, labels):
+    """A batch in the opcodes of the published files: texts of bytes, and numpy's names of 2009."""
+    text = lambda value: b"U" + bytes([len(value)]) + value  # noqa: E731
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN"
+    dtype += 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    shape = b"K" + bytes([len(pixels)]) + b"M" + struct.pack("<H", 3072) + b"\x86"
+    content = pixels.tobytes()
+    state = b"(K\x01" + shape + dtype + b"\x89T" + struct.pack("<i", len(content)) + content + b"tb"
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + text(b"data") + array + state + text(b"labels") + numbers + b"u."
+
+
+def test_batches_in_the_published_form_are_read(tmp_path):
+    folder = cifar10(tmp_path / "cifar-10-batches-py")
+    batch = as_python_2_wrote_it(cifar_pixels(2), [0, 1, 1, 0])
+    assert (pickle.loads(batch, encoding="latin1")["data"] == cifar_pixels(2)).all()
+    plain = Preprocessing(size=32, resize=32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    modern = load_published(CIFAR10, tmp_path, plain, cache_dir=tmp_path / "cache")
+    (folder / "data_batch_3").write_bytes(batch)
+    published = load_published(CIFAR10, tmp_path, plain, cache_dir=tmp_path / "cache")
+    assert published.fingerprint == modern.fingerprint
 
 
 class Wicked:
