@@ -21,17 +21,18 @@ class Listed(ImageFolder):  # type: ignore[misc]
 
     def __init__(self, dataset: data.Dataset, transform: Callable[[Image.Image], Any]) -> None:
         assert dataset.folder is not None
-        self.listed = dataset
+        # Not the data set itself: its pixels would be copied to every process.
+        self.names, self.paths = list(dataset.class_names), dataset.paths
+        self.labels = dataset.labels.tolist()
         super().__init__(str(dataset.folder), transform)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """The names of the classes, and their labels."""
-        names = list(self.listed.class_names)
-        return names, {name: label for label, name in enumerate(names)}
+        return self.names, {name: label for label, name in enumerate(self.names)}
 
     def make_dataset(self, directory: str | Path, *_: Any, **__: Any) -> list[tuple[str, int]]:
         """The path and the label of each file."""
-        rows = zip(self.listed.paths, self.listed.labels.tolist(), strict=True)
+        rows = zip(self.paths, self.labels, strict=True)
         return [(str(Path(directory) / path), label) for path, label in rows]
 
 
