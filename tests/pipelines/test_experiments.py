@@ -69,7 +69,9 @@ def test_tascnet_on_text_tunes_and_prunes_convolutions(cache, tmp_path):
     own = [text for text in MINIATURE if not text.startswith(("backbone.", "dataset."))]
     options = [f"dataset.root={root}", f"outputs={tmp_path / 'out'}", f"cache_dir={cache}"]
     name = "experiment=tascnet_textcnn_movie_review"
-    assert command(name, *own, *options, "backbone.weights=random") == 0
+    # One depth is all there is: its convolutions.
+    more = ["backbone.weights=random", "tune.trials_per_depth=2"]
+    assert command(name, *own, *options, *more) == 0
     folder = tmp_path / "out" / "movie_review" / "textcnn" / "run-seed0"
     assert [row["status"] for row in read_jsonl(folder / "tune" / "trials.jsonl")] == ["ok", "ok"]
     removed = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]["removed"]
