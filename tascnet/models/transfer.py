@@ -101,21 +101,27 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
     found: dict[str, Tensor] = {}
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            word, *numbers = line.rstrip().split(" ")
             # word2vec's text format begins with the numbers of words and of dimensions.
-            if number == 1 and len(numbers) == 1:
+            if number == 1 and len(line.split()) == 2:
                 continue
-            # GloVe's own files have words with spaces.
-            word, numbers = " ".join([word, *numbers[:-width]]), numbers[-width:]
-            if len(numbers) != width or (number == 1 and " " in word):
-                raise ConfigError(
-                    f"line {number} of {path} holds {len(line.split()) - 1} numbers, but vectors of "
-                    f"backbone.embedding_width={width} are expected",
-                    f"give backbone.embedding_width={len(line.split()) - 1}, or a file of other vectors",
-                )
+            word, numbers = _entry(line, width, path, number)
             if (key := normalise(word)) in wanted and key not in found:
                 found[key] = _vector(numbers, path, number)
     return found
+
+
+def _entry(line: str, width: int, path: Path, number: int) -> tuple[str, list[str]]:
+    """A line's word and numbers; GloVe's own files have words with spaces, though not the first."""
+    parts = line.rstrip().split(" ")
+    word, numbers = " ".join(parts[:-width]), parts[-width:]
+    if not word or (number == 1 and " " in word):
+        came = len(parts) - 1
+        raise ConfigError(
+            f"line {number} of {path} holds {came} numbers, but vectors of "
+            f"backbone.embedding_width={width} are expected",
+            f"give backbone.embedding_width={came}, or a file of other vectors",
+        )
+    return word, numbers
 
 
 def _vector(numbers: Sequence[str], path: Path, line: int) -> Tensor:

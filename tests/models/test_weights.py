@@ -13,7 +13,7 @@ from torch import nn
 
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.models.chains.custom import find_factory
-from tascnet.models.weights import build_backbone, read_state, write_weights
+from tascnet.models.weights import build_backbone, original_keys, read_metadata, read_state, write_weights
 from tests.models.networks import original
 
 
@@ -269,3 +269,25 @@ def test_custom_factories_are_checked(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=word):
             build_backbone("custom", weights="random", factory=factory)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "resnet20", "digits_cnn"])
+def test_written_weights_have_the_original_layout_and_are_read_back(tmp_path: Path, name: str) -> None:
+    chain = build_backbone(name, weights="random", num_classes=3, seed=1).chain
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, chain, original_keys(name, 3, 3), {"note": "ours"})
+    assert read_metadata(path) == {"note": "ours"}
+    if name not in ("resnet20", "digits_cnn"):
+        assert set(read_state(path)) == set(original(name, 3).state_dict())
+    again = build_backbone(name, weights=path)
+    assert again.num_classes == 3
+    assert same_weights(again.chain, chain)
+
+
+def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
+    chain = build_backbone("digits_cnn", weights="random").chain
+    for name in ("a", "b"):
+        write_weights(
+            tmp_path / f"{name}.safetensors", chain, None, {"one": [1, 2], "two": "x", "three": None}
+        )
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
