@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,8 @@ log = logging.getLogger("tascnet")
 
 # Seconds between two plain lines of one progress.
 LINE_EVERY = 20.0
+# Log lines that wait for a file.
+UNFILED = 1000
 
 Item = TypeVar("Item")
 
@@ -113,9 +116,19 @@ def track(iterable: Iterable[Item], description: str, total: float | None = None
 
 
 class _Handler(logging.Handler):
-    """Log lines on stderr, above the progress bars where there are any."""
+    """Log lines on stderr, above the progress bars where there are any.
+
+    Those that no file has taken yet are kept: a run says much of its data before it has a folder.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unfiled: deque[logging.LogRecord] = deque(maxlen=UNFILED)
+        self.open_files = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self.open_files:
+            self.unfiled.append(record)
         try:
             style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}.get(
                 record.levelname, ""
@@ -126,19 +139,37 @@ class _Handler(logging.Handler):
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Let the logger `tascnet` write plain sentences to stderr; a second call changes the level alone."""
+    """Let the logger `tascnet` write plain sentences to stderr, and begin a run: files get its lines alone.
+
+    A second call changes the level and does not add a second writer.
+    """
     log.setLevel(level)
-    if not any(isinstance(handler, _Handler) for handler in log.handlers):
+    handlers = _handlers()
+    if not handlers:
         log.addHandler(_Handler())
+    for handler in handlers:
+        handler.unfiled.clear()
+
+
+def _handlers() -> list[_Handler]:
+    return [handler for handler in log.handlers if isinstance(handler, _Handler)]
 
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append the log lines within this context to a file, with the time of each, and what ends it early."""
+    """Append the log lines within this context to a file, with the time of each, and what ends it early.
+
+    Before them come the lines that this run has said since `set_up_logging` and no file has.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    writers = _handlers()
+    for writer in writers:
+        while writer.unfiled:
+            handler.handle(writer.unfiled.popleft())
+        writer.open_files += 1
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -146,6 +177,8 @@ def log_file(path: Path) -> Iterator[None]:
         handler.handle(_ending(error))
         raise
     finally:
+        for writer in writers:
+            writer.open_files -= 1
         log.removeHandler(handler)
         handler.close()
 

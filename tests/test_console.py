@@ -94,6 +94,23 @@ def test_log_file_gets_the_lines_of_its_context_alone(tmp_path):
     assert lines[0].endswith("INFO within")
 
 
+def test_log_file_begins_with_what_the_run_has_said_before(tmp_path):
+    before = list(console.log.handlers)
+    try:
+        console.set_up_logging()
+        console.log.info("of the run before")
+        console.set_up_logging()
+        console.log.info("5 images are left out")
+        for name, said in (("tune", "trial 0"), ("prune", "iteration 1")):
+            with console.log_file(tmp_path / name):
+                console.log.info(said)
+    finally:
+        console.log.handlers[:] = before
+    tune, prune = ((tmp_path / name).read_text().splitlines() for name in ("tune", "prune"))
+    assert [line.partition(" INFO ")[2] for line in tune] == ["5 images are left out", "trial 0"]
+    assert [line.partition(" INFO ")[2] for line in prune] == ["iteration 1"]
+
+
 def ended_by(error, path):
     with pytest.raises(type(error)), console.log_file(path):
         raise error
