@@ -1,6 +1,7 @@
 """Mistakes on the command line, found before torch is imported and answered with one sentence."""
 
 import math
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass
@@ -19,6 +20,8 @@ __all__ = ["check_config", "check_overrides", "normalise"]
 
 # Sections whose keys are the user's own.
 OPEN = ("backbone.options",)
+# How quoted values, lists, mappings, interpolations and functions begin.
+BEYOND_PLAIN = re.compile(r"""\s*(['"\[{$]|\w+\()""")
 # Sweeps are composed value by value up to this many values an option.
 SWEEP_VALUES = 100
 HELP = "python -m tascnet --help lists all options"
@@ -55,7 +58,15 @@ def check_overrides(
 
 
 def normalise(override: str) -> str:
-    """An override of a key of the user's own (`backbone.options.depth=3`) in the form that Hydra takes."""
+    """An override in the form that Hydra takes.
+
+    Keys of the user's own (`backbone.options.depth=3`) are added, and values that hold `=`, such as the path
+    of a run whose name tells its options, are quoted.
+    """
+    key, _, value = override.partition("=")
+    if "=" in value and not BEYOND_PLAIN.match(value):
+        escaped = value.replace('"', '\\"')
+        override = f'{key}="{escaped}"'
     bare = override.lstrip("+")
     return f"++{bare}" if bare.startswith(tuple(f"{name}." for name in OPEN)) else override
 

@@ -288,6 +288,20 @@ def test_options_of_a_custom_factory_are_open(tree, prefix):
     assert composed(tree, override)[0].backbone.options == {"depth": 3}
 
 
+@pytest.mark.parametrize("path", ["outputs/tascnet-a=1,b=2-seed0/w.pth", 'a="b"', "x=(1)"])
+def test_a_value_may_hold_equals_signs(tree, path):
+    assert composed(tree, normalise(f"backbone.weights={path}"))[0].backbone.weights == path
+    factory = composed(tree, normalise(f"backbone.options.path={path}"))[0]
+    assert factory.backbone.options == {"path": path}
+
+
+@pytest.mark.parametrize(
+    "override", ['name="a=b"', "name='a=b'", "backbone.options={a: 1}", "tune.kernels=[3]"]
+)
+def test_what_is_quoted_or_more_than_a_text_stays_as_it_is(override):
+    assert normalise(override).lstrip("+") == override
+
+
 def test_a_folder_of_the_users_own_adds_choices(tmp_path):
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "leaves.yaml").write_text("name: image_folder\nroot: /leaves\n")
