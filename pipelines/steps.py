@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from tascnet.data import Dataset
 from tascnet.files import read_json, write_json
 from tascnet.measure import describe_device, measure_models
 from tascnet.models.archive import load, save
@@ -119,7 +120,22 @@ def describe(session: Session) -> dict[str, Any]:
     """What a report says of where its figures come from."""
     return {
         "dataset": session.dataset.name,
+        "samples": _samples(session),
         "backbone": session.config.backbone.name,
         "machine": describe_device(session.device),
         "measure": asdict(session.config.measure),
+    }
+
+
+def _samples(session: Session) -> dict[str, Any]:
+    """How many there are, where they come from, and on what terms."""
+    dataset = session.dataset
+    return {
+        "classes": session.num_classes,
+        "train": len(session.train),
+        "val": len(session.val),
+        "test": len(session.test),
+        "skipped": len(dataset.skipped) if isinstance(dataset, Dataset) else 0,
+        "source": dataset.source,
+        "licence": dataset.licence,
     }

@@ -73,7 +73,21 @@ def _facts(metrics: Row) -> list[str]:
         facts.append(f"seed {metrics['seed']}")
     if metrics.get("seconds") is not None:
         facts.append(numbers.duration(metrics["seconds"]))
-    return facts
+    return [*facts, *_samples(metrics.get("samples"))]
+
+
+def _samples(samples: Row | None) -> list[str]:
+    """Number, source and licence of the samples, as far as they are known."""
+    if samples is None:
+        return []
+    counts = ", ".join(
+        f"{samples[key]:,} {name}"
+        for key, name in (("train", "training"), ("val", "validation"), ("test", "test"))
+    )
+    facts = [f"{samples['classes']:,} classes; {counts} samples"]
+    if samples["skipped"]:
+        facts.append(f"{samples['skipped']:,} files left out as unreadable")
+    return [*facts, *(f"{key}: {samples[key]}" for key in ("source", "licence") if samples[key])]
 
 
 def stop_fact(metrics: Row) -> list[str]:

@@ -28,6 +28,15 @@ METRICS: dict[str, Any] = {
     "neutral_config": NEUTRAL,
     "dataset": "<flowers & 'co'>",
     "backbone": "vgg16",
+    "samples": {
+        "classes": 102,
+        "train": 2040,
+        "val": 1020,
+        "test": 5129,
+        "skipped": 3,
+        "source": "the garden",
+        "licence": "CC BY 4.0",
+    },
     "seed": 3,
     "seconds": 245.0,
     "versions": {"torch": "2.6.0"},
@@ -126,7 +135,9 @@ def test_tune_says_what_was_found(tmp_path: Path) -> None:
     kind, cells = page.row("after")
     assert kind == "chosen"
     assert cells[1:] == ["87.0 %+6.0 pp", "86.0 %+6.0 pp", "1.50 M−25 %", "78.0 M−25 %"]
-    for fact in ("seed 3", "4 min 05 s", "3 trials, 1 failed", "torch 2.6.0"):
+    samples = "102 classes; 2,040 training, 1,020 validation, 5,129 test samples"
+    data = (samples, "3 files left out as unreadable", "source: the garden", "licence: CC BY 4.0")
+    for fact in ("seed 3", "4 min 05 s", "3 trials, 1 failed", "torch 2.6.0", *data):
         assert fact in page.text
 
 
