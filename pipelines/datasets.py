@@ -65,6 +65,7 @@ def load_images(config: Config, preprocessing: Preprocessing) -> data.Dataset:
     folders: dict[str, Any] = {
         "cache_dir": cache_folder(config),
         "unreadable": options.unreadable,
+        "keep": options.keep_pixels,
         "limit_gb": config.cache_limit_gb,
         "classes": options.classes,
     }

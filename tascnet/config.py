@@ -125,6 +125,9 @@ class DatasetConfig:
     train_fraction: float = option(0.7, minimum=0.0, maximum=1.0)
     val_fraction: float = option(0.15, minimum=0.0, maximum=1.0)
     unreadable: str = option("refuse", choices=("refuse", "skip"))
+    # Decoded and resized images are kept in the cache, so that no later epoch decodes: always, never (all are
+    # decoded whenever they are read), or if they fit (cache_limit_gb, the disk).
+    keep_pixels: str = option("auto", choices=("auto", "always", "never"), cosmetic=True)
     # Texts are padded or cut to so many tokens; FLOPs are counted at this length.
     max_tokens: int = option(64, minimum=1, maximum=4096)
     # Augmentation of fine-tuning from images.

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from tascnet.models.info import Preprocessing
 from ..datasets import load_images
 from ..session import backbone_preprocessing, check_data, resolve_device
 from .journal import Row, benchmark_folder, collect, write_metrics
-from .published import DecodedWhenRead, image_files
+from .published import image_files, when_read
 from .torchvision_loader import torchvision_loader
 
 __all__ = ["run", "summarise"]
@@ -184,7 +183,7 @@ def _batches(
 def _uncached(dataset: data.Dataset, preprocessing: Preprocessing) -> data.Dataset:
     files = image_files(dataset)
     assert files is not None
-    return replace(dataset, pixels=cast(Any, DecodedWhenRead(files, preprocessing, workers())))
+    return when_read(dataset, files, preprocessing, workers())
 
 
 def _augmentation(config: Config) -> data.Augmentation:

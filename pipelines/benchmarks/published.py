@@ -1,10 +1,8 @@
 """Samples as published trials read them: decoded and sent through the frozen network at every epoch."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,30 +12,7 @@ from torch import Tensor, nn
 from tascnet import data
 from tascnet.models.info import Preprocessing
 
-__all__ = ["DecodedWhenRead", "ThroughTrunk", "from_files", "image_files"]
-
-
-class DecodedWhenRead:
-    """Pixels of image files, in place of a data set's array: decoded anew whenever rows are read.
-
-    Args:
-        files: one for each row.
-        preprocessing: of the pixels, as in the array.
-        workers: threads that decode.
-    """
-
-    def __init__(self, files: Sequence[Path], preprocessing: Preprocessing, workers: int) -> None:
-        self.files, self.preprocessing, self.workers = list(files), preprocessing, workers
-        side = preprocessing.resize
-        self.shape = (len(self.files), side, side, preprocessing.channels)
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pixels of the rows, `b x R x R x c`."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            return np.stack(list(pool.map(self._decode, rows)))
-
-    def _decode(self, row: int) -> NDArray[np.uint8]:
-        return data.decode_image(self.files[row], self.preprocessing)
+__all__ = ["ThroughTrunk", "from_files", "image_files", "when_read"]
 
 
 class ThroughTrunk:
@@ -85,8 +60,7 @@ def from_files(images: data.SampleSource, files: Sequence[Path] | None, count: i
     places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     dataset = images.dataset
     if files is not None:
-        pixels = DecodedWhenRead(files, images.preprocessing, torch.get_num_threads())
-        dataset = replace(dataset, pixels=cast(Any, pixels))
+        dataset = when_read(dataset, files, images.preprocessing, torch.get_num_threads())
     return data.ImageSource(dataset, images.rows[places], images.preprocessing)
 
 
@@ -95,3 +69,16 @@ def image_files(dataset: data.Dataset | data.TextDataset) -> list[Path] | None:
     if isinstance(dataset, data.TextDataset) or dataset.folder is None:
         return None
     return [dataset.folder / path for path in dataset.paths]
+
+
+def when_read(
+    dataset: data.Dataset, files: Sequence[Path], preprocessing: Preprocessing, workers: int
+) -> data.Dataset:
+    """The data set with images that are decoded from `files`, one for each row, whenever they are read."""
+
+    def decode(row: int) -> NDArray[np.uint8]:
+        return data.decode_image(files[row], preprocessing)
+
+    side = preprocessing.resize
+    shape = (len(files), side, side, preprocessing.channels)
+    return replace(dataset, pixels=data.DecodedWhenRead(decode, shape, workers))

@@ -28,6 +28,7 @@ from tascnet.data.sources import (
 )
 from tascnet.data.splits import Split, class_weights, split
 from tascnet.data.text import TEXT_FILES, TextDataset, fetch_texts, find_text_files, load_texts, text_place
+from tascnet.data.when_read import DecodedWhenRead
 
 __all__ = [
     "CATALOGUE",
@@ -35,6 +36,7 @@ __all__ = [
     "VIEWS",
     "Augmentation",
     "Dataset",
+    "DecodedWhenRead",
     "FeatureSource",
     "ImageSource",
     "Listing",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tascnet.data.when_read import DecodedWhenRead
 from tascnet.files import digest_json
 
 __all__ = ["Dataset", "content_fingerprint", "digest_array"]
@@ -21,7 +22,7 @@ class Dataset:
         name: what the data set is called in tables.
         class_names: one name for each class, in the order of the labels.
         labels: class indices, `n`, int64.
-        pixels: images, `n x R x R x c`, uint8; often a read-only memory map.
+        pixels: images, `n x R x R x c`, uint8; often a read-only memory map, or decoded when they are read.
         fingerprint: digest of class names, labels and pixels, and of `parts` where there are any.
         skipped: relative paths of files that could not be read and were left out.
         source: where the images come from.
@@ -35,7 +36,7 @@ class Dataset:
     name: str
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | DecodedWhenRead
     fingerprint: str
     skipped: tuple[str, ...] = ()
     source: str = ""

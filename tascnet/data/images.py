@@ -10,6 +10,7 @@ from tascnet.console import log
 from tascnet.data.dataset import Dataset, content_fingerprint
 from tascnet.data.listing import NAMED, ImageFile, Listing, choose_classes
 from tascnet.data.pixels import Decoded, decoded_images
+from tascnet.data.when_read import DecodedWhenRead
 from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
 
@@ -22,6 +23,7 @@ def load_images(
     *,
     cache_dir: Path,
     unreadable: str = "refuse",
+    keep: str = "auto",
     limit_gb: float | None = None,
     workers: int | None = None,
     classes: Sequence[str] | None = None,
@@ -36,6 +38,7 @@ def load_images(
         preprocessing: gives the side `R` after resizing, the interpolation and the channels `c`.
         cache_dir: the pixels are kept in its folder `pixels`.
         unreadable: what happens if files cannot be read: `refuse` or `skip`.
+        keep: whether pixels are kept: `always`, `never`, or `auto`: if they fit.
         limit_gb: gigabytes that the pixels may take; None: no limit.
         workers: threads that decode; None: one for each CPU.
         classes: names of those that are taken; None: all.
@@ -44,11 +47,12 @@ def load_images(
         licence: the terms under which they may be used.
 
     Returns:
-        Samples in the order of the listing, pixels `n x R x R x c` as a read-only memory map.
+        Samples in the order of the listing, pixels `n x R x R x c` as a read-only memory map, or decoded
+        whenever they are read.
 
     Raises:
         DataError: if images cannot be read, or a class is not there.
-        BudgetError: if the pixels would take more than the limit allows.
+        BudgetError: if the pixels are always to be kept, and would take more than the limit allows.
         ConfigError: if `unreadable` is neither `refuse` nor `skip`.
     """
     if unreadable not in ("refuse", "skip"):
@@ -56,7 +60,9 @@ def load_images(
             f"dataset.unreadable is {unreadable!r}, expected refuse or skip", "set it to one of them"
         )
     listing = choose_classes(listing, classes)
-    decoded = decoded_images(listing, preprocessing, cache_dir=cache_dir, limit_gb=limit_gb, workers=workers)
+    decoded = decoded_images(
+        listing, preprocessing, cache_dir=cache_dir, keep=keep, limit_gb=limit_gb, workers=workers
+    )
     if decoded.failures:
         _judge(listing, decoded.failures, unreadable)
     files = [file for file in listing.files if file.path not in decoded.failures]
@@ -109,7 +115,9 @@ def _named(texts: Sequence[str]) -> str:
     return ("; ".join(texts[:NAMED]) + more).encode("utf-8", "backslashreplace").decode()
 
 
-def _all_classes(listing: Listing, decoded: Decoded, files: Sequence[ImageFile]) -> NDArray[np.uint8]:
+def _all_classes(
+    listing: Listing, decoded: Decoded, files: Sequence[ImageFile]
+) -> NDArray[np.uint8] | DecodedWhenRead:
     """The pixels, if every class has at least one image that could be read."""
     present = {file.label for file in files}
     lost = [name for index, name in enumerate(listing.class_names) if index not in present]

@@ -6,6 +6,7 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +16,12 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from tascnet.console import track
+from tascnet.console import log, track
 from tascnet.data.arrays import make_room, open_array, write_array
 from tascnet.data.decode import UnreadableImage, channel_mode, decode_image, square_pixels
 from tascnet.data.listing import ImageFile, Listing
+from tascnet.data.when_read import DecodedWhenRead
+from tascnet.errors import BudgetError, DataError
 from tascnet.files import digest_json, read_json, write_json
 from tascnet.models.info import Preprocessing
 
@@ -37,14 +40,14 @@ class Decoded:
     """The pixels of all readable files of a listing, and why the others could not be read.
 
     Args:
-        pixels: `n x R x R x c`, uint8, one row for each path that is not in `failures`, in their order;
-            None if none could be read.
+        pixels: `n x R x R x c`, uint8, one row for each path that is not in `failures`, in their order, as a
+            memory map or decoded when they are read; None if none could be read.
         failures: reason for each unreadable path.
         digest: digest of the pixels.
         same: rows with equal pixels, in groups of two and more.
     """
 
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[np.uint8] | DecodedWhenRead | None
     failures: dict[str, str]
     digest: str
     same: tuple[tuple[int, ...], ...]
@@ -90,17 +93,20 @@ def decoded_images(
     preprocessing: Preprocessing,
     *,
     cache_dir: Path,
+    keep: str = "auto",
     limit_gb: float | None = None,
     workers: int | None = None,
 ) -> Decoded:
     """Decode the files of a listing, or read what an earlier run decoded.
 
-    A file is decoded again only if its path, size or time changed.
+    A file is decoded again only if its path, size or time changed, or where pixels are not kept: then all are
+    decoded once to find those that cannot be read, and again whenever they are.
 
     Args:
         listing: the files.
         preprocessing: side after resizing, interpolation and channels.
         cache_dir: the pixels are kept in its folder `pixels`.
+        keep: `always`, `never`, or `auto`: if they fit.
         limit_gb: gigabytes that this folder may take; None: no limit.
         workers: threads that decode; None: one for each CPU.
 
@@ -108,15 +114,25 @@ def decoded_images(
         Pixels and failures.
 
     Raises:
-        BudgetError: if the pixels would take more than the limit or the disk allows.
+        BudgetError: if the pixels are always to be kept, and would take more than the limit or the disk
+            allows.
         ConfigError: if neither one nor three channels are asked for.
     """
     channel_mode(preprocessing.channels)
+    workers = workers or usable_cpus()
+    if keep == "never":
+        return _decode_when_read(listing, preprocessing, workers)
     store = cache_dir / "pixels" / _key(listing.root, preprocessing)
     index = _read_index(store)
-    return _complete(store, index, listing) or _decode(
-        store, index, listing, preprocessing, limit_gb, workers
-    )
+    try:
+        return _complete(store, index, listing) or _decode(
+            store, index, listing, preprocessing, limit_gb, workers
+        )
+    except BudgetError as error:
+        if keep == "always":
+            raise
+        log.warning("%s: images are decoded whenever they are read, which is slower", error.message)
+        return _decode_when_read(listing, preprocessing, workers)
 
 
 def _key(root: Path, preprocessing: Preprocessing) -> str:
@@ -172,7 +188,7 @@ def _decode(
     listing: Listing,
     preprocessing: Preprocessing,
     limit_gb: float | None,
-    workers: int | None,
+    workers: int,
 ) -> Decoded:
     known = _known(store, index)
     row_shape = (preprocessing.resize, preprocessing.resize, preprocessing.channels)
@@ -189,19 +205,54 @@ def _decode(
         return _outcome(file, known, listing, preprocessing)
 
     name = f"{digest_json([file.identity for file in listing.files])}.npy"
-    outcomes = _in_order(outcome, listing.files, workers or usable_cpus())
     failures: dict[str, UnreadableImage] = {}
     found = _Found()
-    tracked = track(outcomes, "decode images", len(listing.files))
-    with warnings.catch_warnings():
-        # Pillow warns of images half as large as those that it refuses.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        chunks = _readable(listing.files, tracked, failures, found)
+    with _quiet_bombs():
+        chunks = _readable(listing.files, _in_order(outcome, listing.files, workers), failures, found)
         rows = write_array(store / name, row_shape, np.uint8, chunks)
     _write_index(store, name, found, listing, failures)
     reasons = {path: failure.reason for path, failure in failures.items()}
     pixels = open_array(store / name, rows) if rows else None
     return Decoded(pixels=pixels, failures=reasons, digest=found.digest, same=found.same)
+
+
+def _decode_when_read(listing: Listing, preprocessing: Preprocessing, workers: int) -> Decoded:
+    """Nothing is kept but what tells the images apart."""
+    failures: dict[str, UnreadableImage] = {}
+    found = _Found()
+
+    def outcome(file: ImageFile) -> NDArray[np.uint8] | UnreadableImage:
+        return _outcome(file, _Known(), listing, preprocessing)
+
+    with _quiet_bombs():
+        for _ in _readable(listing.files, _in_order(outcome, listing.files, workers), failures, found):
+            pass
+    files = [file for file in listing.files if file.path not in failures]
+
+    def decode(row: int) -> NDArray[np.uint8]:
+        pixels = outcome(files[row])
+        if isinstance(pixels, UnreadableImage):
+            raise DataError(
+                f"{files[row].path} in {listing.root} was readable and is no more ({pixels.reason})",
+                "put it back, or start again",
+            )
+        return pixels
+
+    shape = (len(files), preprocessing.resize, preprocessing.resize, preprocessing.channels)
+    return Decoded(
+        pixels=DecodedWhenRead(decode, shape, workers) if files else None,
+        failures={path: failure.reason for path, failure in failures.items()},
+        digest=found.digest,
+        same=found.same,
+    )
+
+
+@contextmanager
+def _quiet_bombs() -> Iterator[None]:
+    """Pillow warns of images half as large as those that it refuses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _outcome(
@@ -226,7 +277,8 @@ def _readable(
     found: _Found,
 ) -> Iterator[NDArray[np.uint8]]:
     """The pixels of readable files, `1 x R x R x c`; the others are noted in `failures`."""
-    for file, outcome in zip(files, outcomes, strict=True):
+    files = list(files)
+    for file, outcome in zip(files, track(outcomes, "decode images", len(files)), strict=True):
         if isinstance(outcome, UnreadableImage):
             failures[file.path] = outcome
         else:

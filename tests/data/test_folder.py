@@ -188,9 +188,45 @@ def test_not_one_readable_image(tiny, tmp_path):
 def test_size_is_estimated_before_anything_is_decoded(image_folder, tiny, tmp_path, decoded_paths):
     # 6 images of 8 x 8 x 3 bytes are 1152 bytes.
     with pytest.raises(BudgetError, match=r"6 decoded images .* cache_limit_gb="):
-        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", limit_gb=1151e-9)
+        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", keep="always", limit_gb=1151e-9)
     assert decoded_paths == []
-    load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", limit_gb=1152e-9)
+    load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", keep="always", limit_gb=1152e-9)
+
+
+def same_samples(one, other):
+    rows = np.array([4, 0, 4])
+    np.testing.assert_array_equal(one.pixels[rows], other.pixels[rows])
+    np.testing.assert_array_equal(one.pixels[3], other.pixels[3])
+    return one.pixels.shape == other.pixels.shape and one.fingerprint == other.fingerprint
+
+
+def test_pixels_that_are_not_kept_are_the_same(image_folder, tiny, tmp_path, decoded_paths):
+    (image_folder / "cat" / "broken.png").write_bytes(b"none")
+    options = {"unreadable": "skip", "workers": 2}
+    kept = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", **options)
+    when_read = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "none", keep="never", **options)
+    assert not (tmp_path / "none").exists()
+    decoded_paths.clear()
+    assert same_samples(kept, when_read)
+    assert len(decoded_paths) == 4
+    assert when_read.skipped == kept.skipped == ("cat/broken.png",)
+
+
+def test_pixels_that_do_not_fit_are_decoded_when_they_are_read(image_folder, tiny, tmp_path, said):
+    kept = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    assert said == []
+    when_read = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "other", limit_gb=1151e-9)
+    assert same_samples(kept, when_read)
+    assert len(said) == 1
+    assert "6 decoded images" in said[0]
+    assert "images are decoded whenever they are read" in said[0]
+
+
+def test_an_image_that_is_gone_when_it_is_read_is_named(image_folder, tiny, tmp_path):
+    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path, keep="never")
+    (image_folder / dataset.paths[0]).unlink()
+    with pytest.raises(DataError, match=f"^{dataset.paths[0]} in .* was readable and is no more"):
+        dataset.pixels[np.array([0])]
 
 
 def test_listing_passes_over_what_is_no_image(image_folder):

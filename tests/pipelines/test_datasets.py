@@ -1,6 +1,7 @@
 """Options of data sets, on the command line's own configs."""
 
 import pytest
+import torch
 
 from tascnet.compose import Tree
 from tascnet.errors import DataError
@@ -80,3 +81,16 @@ def test_a_label_that_is_no_class_is_found_before_anything_is_decoded(tmp_path, 
     with pytest.raises(DataError, match=r"line 2 of .* has the unknown label 'dgo': did you mean 'dog'"):
         check_samples(composed(tmp_path, *options, "dataset.classes=[cat,dog]"))
     assert not (tmp_path / "out").exists()
+
+
+def test_pixels_are_kept_as_the_option_says(tmp_path, images):
+    options = ["dataset=image_folder", f"dataset.root={images}", "dataset.train_fraction=0.4"]
+    places = [tmp_path / "out" / "cache" / "pixels"]
+    sessions = {}
+    for keep in ("never", "auto"):
+        sessions[keep] = open_session(composed(tmp_path, *options, f"dataset.keep_pixels={keep}"))
+        assert all(place.exists() for place in places) == (keep == "auto")
+    one, other = (session.train.batch(torch.arange(2), None) for session in sessions.values())
+    assert one.equal(other)
+    known = [identity(session.config, "tune", {}) for session in sessions.values()]
+    assert known[0] == known[1]
