@@ -155,4 +155,9 @@ def _checked(vocabulary: Any) -> tuple[str, ...]:
         raise ConfigError(
             f"the vocabulary has {len(vocabulary)} words, but at most {_LARGEST_VOCABULARY} are expected"
         )
+    try:
+        "".join(vocabulary).encode()
+    except UnicodeEncodeError as error:
+        letter = error.object[error.start]
+        raise ConfigError(f"the vocabulary holds {letter!a}, but words in Unicode are expected") from error
     return tuple(vocabulary)
