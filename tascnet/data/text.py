@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
-from tascnet.data.download import RemoteFile, download
+from tascnet.data.download import RemoteFile, download, lacking
 from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
@@ -128,7 +128,7 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
         raise DataError(f"{root} is {'a file' if root.exists() else 'missing'}, expected a folder", hint)
     if published is None:
         return _any_files(root, hint)
-    missing = [files[0] for files in published.classes.values() if _place(root, files) is None]
+    missing = _missing(root, published)
     if missing:
         raise DataError(f"{root} has no {' and no '.join(missing)}", hint)
     return published
@@ -173,12 +173,16 @@ def fetch_texts(name: str, place: Path) -> None:
     """Download a published data set of texts, unless its files are there.
 
     Raises:
-        DataError: the archive cannot be fetched, or is not what was published.
+        DataError: the archive cannot be fetched, or is not what was published, or its folder exists
+            without the files.
     """
     published = TEXT_FILES[name]
     assert published.archive is not None, "what is published is published somewhere"
-    if any(_place(place, files) is None for files in published.classes.values()):
+    if _missing(place, published):
         download(published.title, [published.archive], place / name, _unpack)
+        missing = _missing(place, published)
+        if missing:
+            raise lacking(place / name, missing)
 
 
 def _unpack(archives: Sequence[Path], target: Path) -> None:
@@ -204,6 +208,10 @@ def _any_files(root: Path, hint: str) -> TextFiles:
         raise DataError(f"{root} holds {len(paths)} .txt files, expected at least two, one a class", hint)
     classes = {path.stem: (path.name,) for path in paths}
     return TextFiles(classes=classes, encoding="utf-8", source=str(root), licence="")
+
+
+def _missing(root: Path, published: TextFiles) -> list[str]:
+    return [files[0] for files in published.classes.values() if _place(root, files) is None]
 
 
 def _place(root: Path, names: Sequence[str]) -> Path | None:

@@ -79,6 +79,17 @@ def test_published_texts_are_fetched_once(monkeypatch, tmp_path):
     assert load_texts("movie_review", place).texts == ("bad", "good")
 
 
+def test_a_folder_without_the_texts_is_not_fetched_over(monkeypatch, tmp_path):
+    (tmp_path / "movie_review").mkdir()
+    (tmp_path / "movie_review" / "rt-polarity.neg").write_text("bad")
+    with serve() as site:
+        published_at(monkeypatch, "movie_review", site.put("rt.tar.gz", b"", "sha256"))
+        says = r"movie_review exists but lacks rt-polarity\.pos: move it away"
+        with pytest.raises(DataError, match=says):
+            fetch_texts("movie_review", tmp_path)
+        assert site.asked == []
+
+
 def test_a_copy_of_ones_own_is_never_fetched(monkeypatch, reviews):
     with serve() as site:
         published_at(monkeypatch, "movie_review", site.put("rt.tar.gz", b"", "sha256"))
