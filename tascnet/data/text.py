@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
 from tascnet.data.download import RemoteFile, download, lacking
+from tascnet.data.listing import check_text
 from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
@@ -118,7 +120,8 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
         root: the folder that holds the files, itself or in a folder below it.
 
     Raises:
-        DataError: the root or a file is missing, or there are fewer than two classes.
+        DataError: the root or a file is missing, there are fewer than two classes, a class has two files,
+            or its name is no text.
     """
     published = TEXT_FILES.get(name)
     hint = _hint(published)
@@ -203,10 +206,17 @@ def _hint(published: TextFiles | None) -> str:
 
 
 def _any_files(root: Path, hint: str) -> TextFiles:
-    paths = sorted(path for path in root.glob("*.txt") if path.is_file() and not path.name.startswith("."))
+    entries = (path for path in root.iterdir() if path.suffix.lower() == ".txt")
+    paths = sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
     if len(paths) < 2:
         raise DataError(f"{root} holds {len(paths)} .txt files, expected at least two, one a class", hint)
-    classes = {path.stem: (path.name,) for path in paths}
+    classes: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        check_text(path.name, f"the name of a class file in {root}")
+        if path.stem in classes:
+            twin = classes[path.stem][0]
+            raise DataError(f"{root} holds {twin} and {path.name}, expected one file a class", "join them")
+        classes[path.stem] = (path.name,)
     return TextFiles(classes=classes, encoding="utf-8", source=str(root), licence="")
 
 
@@ -216,7 +226,8 @@ def _missing(root: Path, published: TextFiles) -> list[str]:
 
 def _place(root: Path, names: Sequence[str]) -> Path | None:
     """Where a file lies under one of its names: in the folder, or below it as an archive unpacks."""
-    found = (path for name in names for below in BELOW for path in sorted(root.glob(below + name)))
+    patterns = [below + escape(name) for name in names for below in BELOW]
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
     return next((path for path in found if path.is_file()), None)
 
 

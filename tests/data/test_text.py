@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,6 +116,28 @@ def test_any_file_is_a_class_under_its_stem(tmp_path):
     dataset = load_texts("text_lines", tmp_path)
     assert dataset.class_names == ("so so", "übel")
     assert dataset.texts == ("eh", "grässlich", "schlimm")
+
+
+def test_a_files_name_may_end_in_capitals_and_hold_signs(tmp_path):
+    (tmp_path / "b.TXT").write_text("two")
+    write(tmp_path, **{"a?": "one", "a1": "other", ".hidden": "none"})
+    dataset = load_texts("text_lines", tmp_path)
+    assert dataset.class_names == ("a1", "a?", "b")
+    assert dataset.texts == ("other", "one", "two")
+
+
+def test_two_files_of_one_class_are_refused(tmp_path):
+    (tmp_path / "b.TXT").write_text("two")
+    with pytest.raises(DataError, match=r"holds b\.TXT and b\.txt, expected one file a class"):
+        load_texts("text_lines", write(tmp_path, a="one", b="two"))
+
+
+def test_a_class_name_that_is_not_utf8_is_refused_and_shown(tmp_path):
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.txt")).write_text("one")
+    with pytest.raises(
+        DataError, match=r"class file in \S+ is not valid UTF-8 \(\\udcff\\udcfe\.txt\): rename"
+    ):
+        load_texts("text_lines", write(tmp_path, a="one", b="two"))
 
 
 def test_empty_lines_are_counted_and_named(tmp_path, said):
