@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
 from tascnet.data.download import RemoteFile, download, lacking
-from tascnet.data.listing import check_text
+from tascnet.data.listing import NAMED, check_text
 from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
+from tascnet.models.text import normalise
 
 __all__ = [
     "TEXT_FILES",
@@ -29,6 +31,8 @@ __all__ = [
 
 # Where files lie in their root: in it, or in what archives unpack to.
 BELOW = ("", "*/", "*/*/")
+# Letters of a text that messages show.
+SHOWN = 60
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,6 +144,8 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
 def load_texts(name: str, root: Path | None) -> TextDataset:
     """The texts of a data set, in the order of classes and lines; empty lines are no texts.
 
+    Texts of the same words in several classes are told in the log.
+
     Args:
         name: one of `TEXT_FILES`, or any other name for a folder of `.txt` files, one a class.
         root: the folder that holds the files.
@@ -156,6 +162,7 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     names = tuple(found)
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
     texts = tuple(text for of_class in found.values() for text in of_class)
+    _tell_twins(root, found)
     return TextDataset(
         name=name,
         class_names=names,
@@ -165,6 +172,23 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
         source=files.source,
         licence=files.licence,
     )
+
+
+def _tell_twins(root: Path, found: Mapping[str, Sequence[str]]) -> None:
+    """Say which texts are in several classes; one of these labels is wrong, but nobody knows which."""
+    classes: dict[str, list[str]] = {}
+    for label, texts in found.items():
+        for words in dict.fromkeys(map(normalise, texts)):
+            classes.setdefault(words, []).append(label)
+    twins = [(words, labels) for words, labels in classes.items() if len(labels) > 1]
+    if twins:
+        shown = [f"{shorten(words, SHOWN)!r} in {' and '.join(labels)}" for words, labels in twins[:NAMED]]
+        more = f"; and {len(twins) - NAMED} more" if len(twins) > NAMED else ""
+        verb = "text is" if len(twins) == 1 else "texts are"
+        log.warning(
+            "%d %s in more than one class of %s (%s): used as they are; remove those that are labelled wrong",
+            *(len(twins), verb, root, "; ".join(shown) + more),
+        )
 
 
 def text_place(name: str, root: Path | None, cache_dir: Path) -> Path | None:

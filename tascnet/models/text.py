@@ -67,6 +67,10 @@ class TextPreprocessing:
         rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_tokens)
 
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts have more than `T` tokens, so that `encode` leaves out their end."""
+        return sum(bool(row.overflowing) for row in self._tokenizer.encode_batch(list(texts)))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON content."""
         return {"max_tokens": self.max_tokens, "vocabulary": list(self.vocabulary)}

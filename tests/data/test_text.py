@@ -145,6 +145,22 @@ def test_empty_lines_are_counted_and_named(tmp_path, said):
     assert said == [f"{tmp_path / 'a.txt'}: 2 empty lines are passed over"]
 
 
+def test_texts_of_the_same_words_in_two_classes_are_counted_and_named(tmp_path, said):
+    dataset = load_texts("text_lines", write(tmp_path, a="So so.\nbad\nbad", b="so SO .\nfine", c="hm"))
+    assert len(dataset) == 6
+    assert said == [
+        f"1 text is in more than one class of {tmp_path} ('so so .' in a and b): used as they are; remove "
+        "those that are labelled wrong"
+    ]
+
+
+def test_of_many_texts_in_two_classes_the_first_are_named(tmp_path, said):
+    lines = "\n".join(["word " * 40, *"abcd"])
+    load_texts("text_lines", write(tmp_path, a=lines, b=lines))
+    assert "5 texts are in more than one class" in said[0]
+    assert "word [...]' in a and b; 'a' in a and b; 'b' in a and b; and 2 more)" in said[0]
+
+
 def test_the_fingerprint_knows_texts_and_labels_but_no_place(tmp_path):
     here, there, other = (tmp_path / name for name in ("here", "there", "other"))
     for folder in (here, there, other):

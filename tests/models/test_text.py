@@ -61,6 +61,12 @@ def test_texts_become_padded_or_cut_rows_of_numbers():
     assert words.encode([]).shape == (0, 3)
 
 
+def test_texts_that_lose_their_end_are_counted():
+    words = TextPreprocessing(max_tokens=3, vocabulary=(*SPECIAL, "a"))
+    assert words.count_cut(["a a a", "a x a a", "", "it's", "it's a"]) == 2
+    assert words.count_cut([]) == 0
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
