@@ -21,6 +21,7 @@ from tascnet.report import models_table, prune_report, speed_lines, widths_table
 from tascnet.runs import budget, claim, finished, identity
 
 from .estimate import print_iteration_estimate
+from .pruning.blocks import removable_blocks
 from .pruning.iteration import iterate, latency_of, unpruned_row
 from .pruning.journal import Row, judge_rows, read_rows, replayed, with_verdict
 from .pruning.sensitivity import known_sensitivities, sensitivities
@@ -47,7 +48,7 @@ def run(config: Config) -> None:
         metrics = read_json(stage.folder / "metrics.json")
         output().print(widths_table(*_widths(metrics["widths"])))
         output().print(models_table(metrics["models"]))
-        for line in speed_lines(metrics["models"]):
+        for line in speed_lines(metrics["models"], metrics.get("removable_blocks", 0)):
             log.info(line)
 
 
@@ -113,6 +114,7 @@ def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> No
         "iterations": len(rows) - 1,
         "kept_iteration": kept,
         "stopped": reason,
+        "removable_blocks": 0 if config.prune.blocks else len(removable_blocks(stage, after)),
         "tolerance": config.prune.tolerance,
         "widths": widths,
         "budget": budget(config, "prune"),

@@ -149,6 +149,8 @@ def open_session(
         rows = _left(dataset, rows, excluded)
     if preprocessing is None:
         preprocessing = _text_preprocessing(config, dataset, rows, vocabulary)
+    if isinstance(dataset, data.TextDataset) and isinstance(preprocessing, TextPreprocessing):
+        _tell_cut(dataset, preprocessing)
     augmentation = data.Augmentation(
         flip=config.dataset.flip, min_scale=config.dataset.min_scale, pad=config.dataset.pad
     )
@@ -201,6 +203,15 @@ def _text_preprocessing(
     words = learn_vocabulary((dataset.texts[row] for row in rows.train), known)
     log.info("vocabulary: %d words, %d of them new to the network", len(words), len(words) - len(known))
     return TextPreprocessing(max_tokens=config.dataset.max_tokens, vocabulary=words)
+
+
+def _tell_cut(dataset: data.TextDataset, preprocessing: TextPreprocessing) -> None:
+    cut = preprocessing.count_cut(dataset.texts)
+    if cut:
+        log.info(
+            "%d of %d texts of %s are longer than the %d tokens of dataset.max_tokens and lose their end",
+            *(cut, len(dataset), dataset.name, preprocessing.max_tokens),
+        )
 
 
 def example_input(preprocessing: Preprocessing | TextPreprocessing) -> Tensor:

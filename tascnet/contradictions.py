@@ -157,18 +157,29 @@ def _text_contradictions(config: Config) -> Iterator[Contradiction]:
         f"dataset.max_tokens has no effect with dataset={data.name}",
         "leave it out",
     )
+    for key in ("unreadable", "flip", "min_scale", "pad"):
+        yield (
+            is_text and getattr(data, key) != getattr(DatasetConfig(), key),
+            f"dataset.{key} has no effect with dataset={data.name}",
+            "leave it out",
+        )
     for key in ("embedding_width", "filters", "vectors"):
         yield (
             not reads_text and getattr(net, key) != getattr(default, key),
             f"backbone.{key} has no effect with backbone={net.name}",
             "leave it out, or take backbone=textcnn",
         )
-    for key in ("size", "resize", "mean", "std", "interpolation"):
+    for key in ("size", "resize", "mean", "std", "interpolation", "options"):
         yield (
             reads_text and getattr(net, key) != getattr(default, key),
             f"backbone.{key} has no effect with backbone=textcnn",
             "leave it out",
         )
+    yield (
+        reads_text and config.prune.blocks,
+        "prune.blocks has no effect with backbone=textcnn, which has no residual blocks",
+        "leave it out",
+    )
     yield (
         reads_text and config.tune.space == "autotune",
         "tune.space=autotune makes layers of images anew and knows none of textcnn",

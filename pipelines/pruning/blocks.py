@@ -15,13 +15,19 @@ from .cut import cut
 from .ranks import Inputs
 from .stage import PruneStage, first_block
 
-__all__ = ["cheaper_block"]
+__all__ = ["cheaper_block", "removable_blocks"]
 
 log = logging.getLogger("tascnet")
 
 # Training samples on which the loss is compared.
 SAMPLES = 256
 REPEATS, SECONDS = 40, 30.0
+
+
+def removable_blocks(stage: PruneStage, network: nn.Sequential) -> list[str]:
+    """Names of the blocks that may change and that the network fits together without."""
+    blocks = list(network.named_children())[first_block(stage) :]
+    return [name for name, block in blocks if is_removable(block)]
 
 
 def cheaper_block(
@@ -48,9 +54,7 @@ def cheaper_block(
     Returns:
         The block's name; None where the filters are the better bargain.
     """
-    first = first_block(stage)
-    blocks = list(network.named_children())[first:]
-    names = [name for name, block in blocks if is_removable(block) and name not in excluded]
+    names = [name for name in removable_blocks(stage, network) if name not in excluded]
     candidates = {name: copy.deepcopy(without_blocks(network, {name})[0]) for name in names}
     if not candidates:
         return None

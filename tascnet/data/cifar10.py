@@ -19,6 +19,7 @@ __all__ = ["CIFAR10"]
 
 FOLDER = "cifar-10-batches-py"
 TRAIN, TEST, META = tuple(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"
+HOLDS = (META, *TRAIN, TEST)
 SIDE = 32
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]  # type: ignore[index]
@@ -42,7 +43,7 @@ class _Plain(pickle.Unpickler):
 
 
 def _find(root: Path) -> Path | None:
-    return below(root, FOLDER, "cifar10", holds=(META, *TRAIN, TEST))
+    return below(root, FOLDER, "cifar10", holds=HOLDS)
 
 
 def _unpack(archives: Sequence[Path], target: Path) -> None:
@@ -114,6 +115,7 @@ CIFAR10 = PublishedSet(
     ),
     folder=FOLDER,
     find=_find,
+    holds=HOLDS,
     unpack=_unpack,
     listing=_listing,
     official_test=True,

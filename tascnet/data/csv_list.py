@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from os.path import normpath
 from pathlib import Path
 
 from tascnet.data.listing import Listing, image_file
@@ -35,10 +36,13 @@ def list_csv(path: Path, root: Path | None = None, classes: Sequence[str] | None
     folder = path.parent if root is None else root
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
+    known: dict[str, int] = {}
     for number, file, label in _lines(path):
         _check(path, number, file, label, folder, classes)
-        if file in lines:
-            raise _wrong(path, number, f"names {file} again, after line {lines[file]}", "keep one of them")
+        # One file may be written in several ways, such as ./a.png and a.png.
+        before = known.setdefault(normpath(folder / file), number)
+        if before != number:
+            raise _wrong(path, number, f"names {file} again, after line {before}", "keep one of them")
         labels[file], lines[file] = label, number
     names = sorted(set(labels.values()))
     _check_names(path, names, labels, lines)

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 from tascnet.console import log, progress
 from tascnet.errors import DataError
 
-__all__ = ["RemoteFile", "Unpack", "download", "fetch"]
+__all__ = ["RemoteFile", "Unpack", "download", "fetch", "lacking"]
 
 CHUNK = 2**20
 MB = 1e6
@@ -77,17 +77,25 @@ def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpa
         DataError: an archive cannot be fetched, or is not what was published.
     """
     place, scratch = target.parent, target.parent / SCRATCH
-    log.info("download %s from %s to %s", title, files[0].url, place)
     try:
         place.mkdir(parents=True, exist_ok=True)
         with _alone(place):
             if not target.exists():
+                log.info("download %s from %s to %s", title, files[0].url, place)
                 _land(files, scratch, target, unpack)
     except (*BROKEN, OSError, HTTPException) as error:
         raise DataError(
             f"{title} could not be fetched from {files[0].url} to {place} ({' '.join(str(error).split())})",
             "try again, which goes on where it stopped, or unpack it by hand and set dataset.root to it",
         ) from error
+
+
+def lacking(target: Path, names: Sequence[str]) -> DataError:
+    """What to raise where the folder of a download was there, and what it must hold is not."""
+    return DataError(
+        f"{target} exists but lacks {' and '.join(names) or 'the published files'}",
+        "move it away, and it is fetched anew",
+    )
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:

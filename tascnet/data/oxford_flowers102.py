@@ -15,11 +15,12 @@ __all__ = ["OXFORD_FLOWERS102"]
 
 FOLDER = "flowers-102"
 LABELS, SETS, IMAGES = "imagelabels.mat", "setid.mat", "jpg"
+HOLDS = (IMAGES, LABELS, SETS)
 ADDRESS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
 
 
 def _find(root: Path) -> Path | None:
-    return below(root, FOLDER, "oxford_flowers102", holds=(IMAGES, LABELS, SETS))
+    return below(root, FOLDER, "oxford_flowers102", holds=HOLDS)
 
 
 def _unpack(archives: Sequence[Path], target: Path) -> None:
@@ -67,6 +68,7 @@ OXFORD_FLOWERS102 = PublishedSet(
     ),
     folder=FOLDER,
     find=_find,
+    holds=HOLDS,
     unpack=_unpack,
     listing=_listing,
     official_test=True,

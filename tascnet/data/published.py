@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.data.dataset import Dataset
-from tascnet.data.download import RemoteFile, Unpack, download
+from tascnet.data.download import RemoteFile, Unpack, download, lacking
 from tascnet.data.images import load_images
 from tascnet.data.listing import Listing, without_parts
 from tascnet.errors import DataError
@@ -29,6 +29,7 @@ class PublishedSet:
         find: gives that folder, at or below the place that is asked for; None: it is not there.
         unpack: fills the folder from the archives.
         listing: the images in the folder and their classes, none of them opened.
+        holds: what the folder must hold to be found.
         official_test: whether it comes with a test split; the listing then gives every file to a split.
     """
 
@@ -41,6 +42,7 @@ class PublishedSet:
     find: Callable[[Path], Path | None]
     unpack: Unpack
     listing: Callable[[Path], Listing]
+    holds: tuple[str, ...] = ()
     official_test: bool = False
 
 
@@ -71,7 +73,10 @@ def load_published(
     """
     place = published_place(published, root, cache_dir)
     if fetch and published.find(place) is None:
-        download(published.title, published.files, place / published.folder, published.unpack)
+        folder = place / published.folder
+        download(published.title, published.files, folder, published.unpack)
+        if published.find(place) is None:
+            raise lacking(folder, [name for name in published.holds if not (folder / name).exists()])
     return load_images(
         list_published(published, root, cache_dir, official_test=official_test),
         preprocessing,

@@ -15,11 +15,12 @@ __all__ = ["STANFORD_DOGS"]
 FOLDER = "stanford_dogs"
 IMAGES = "Images"
 LISTS = {"train": "train_list.mat", "test": "test_list.mat"}
+HOLDS = (IMAGES, *LISTS.values())
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 
 
 def _find(root: Path) -> Path | None:
-    return below(root, FOLDER, holds=(IMAGES, *LISTS.values()))
+    return below(root, FOLDER, holds=HOLDS)
 
 
 def _unpack(archives: Sequence[Path], target: Path) -> None:
@@ -63,6 +64,7 @@ STANFORD_DOGS = PublishedSet(
     ),
     folder=FOLDER,
     find=_find,
+    holds=HOLDS,
     unpack=_unpack,
     listing=_listing,
     official_test=True,

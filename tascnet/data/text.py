@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
-from tascnet.data.download import RemoteFile, download
+from tascnet.data.download import RemoteFile, download, lacking
+from tascnet.data.listing import NAMED, check_text
 from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
+from tascnet.models.text import normalise
 
 __all__ = [
     "TEXT_FILES",
@@ -27,6 +31,8 @@ __all__ = [
 
 # Where files lie in their root: in it, or in what archives unpack to.
 BELOW = ("", "*/", "*/*/")
+# Letters of a text that messages show.
+SHOWN = 60
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +124,8 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
         root: the folder that holds the files, itself or in a folder below it.
 
     Raises:
-        DataError: the root or a file is missing, or there are fewer than two classes.
+        DataError: the root or a file is missing, there are fewer than two classes, a class has two files,
+            or its name is no text.
     """
     published = TEXT_FILES.get(name)
     hint = _hint(published)
@@ -128,7 +135,7 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
         raise DataError(f"{root} is {'a file' if root.exists() else 'missing'}, expected a folder", hint)
     if published is None:
         return _any_files(root, hint)
-    missing = [files[0] for files in published.classes.values() if _place(root, files) is None]
+    missing = _missing(root, published)
     if missing:
         raise DataError(f"{root} has no {' and no '.join(missing)}", hint)
     return published
@@ -136,6 +143,8 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
 
 def load_texts(name: str, root: Path | None) -> TextDataset:
     """The texts of a data set, in the order of classes and lines; empty lines are no texts.
+
+    Texts of the same words in several classes are told in the log.
 
     Args:
         name: one of `TEXT_FILES`, or any other name for a folder of `.txt` files, one a class.
@@ -153,6 +162,7 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     names = tuple(found)
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
     texts = tuple(text for of_class in found.values() for text in of_class)
+    _tell_twins(root, found)
     return TextDataset(
         name=name,
         class_names=names,
@@ -164,6 +174,23 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     )
 
 
+def _tell_twins(root: Path, found: Mapping[str, Sequence[str]]) -> None:
+    """Say which texts are in several classes; one of these labels is wrong, but nobody knows which."""
+    classes: dict[str, list[str]] = {}
+    for label, texts in found.items():
+        for words in dict.fromkeys(map(normalise, texts)):
+            classes.setdefault(words, []).append(label)
+    twins = [(words, labels) for words, labels in classes.items() if len(labels) > 1]
+    if twins:
+        shown = [f"{shorten(words, SHOWN)!r} in {' and '.join(labels)}" for words, labels in twins[:NAMED]]
+        more = f"; and {len(twins) - NAMED} more" if len(twins) > NAMED else ""
+        verb = "text is" if len(twins) == 1 else "texts are"
+        log.warning(
+            "%d %s in more than one class of %s (%s): used as they are; remove those that are labelled wrong",
+            *(len(twins), verb, root, "; ".join(shown) + more),
+        )
+
+
 def text_place(name: str, root: Path | None, cache_dir: Path) -> Path | None:
     """Where a data set of texts is looked for: its root, or for a published one a folder in the cache."""
     return cache_dir / "datasets" / name if root is None and name in TEXT_FILES else root
@@ -173,12 +200,16 @@ def fetch_texts(name: str, place: Path) -> None:
     """Download a published data set of texts, unless its files are there.
 
     Raises:
-        DataError: the archive cannot be fetched, or is not what was published.
+        DataError: the archive cannot be fetched, or is not what was published, or its folder exists
+            without the files.
     """
     published = TEXT_FILES[name]
     assert published.archive is not None, "what is published is published somewhere"
-    if any(_place(place, files) is None for files in published.classes.values()):
+    if _missing(place, published):
         download(published.title, [published.archive], place / name, _unpack)
+        missing = _missing(place, published)
+        if missing:
+            raise lacking(place / name, missing)
 
 
 def _unpack(archives: Sequence[Path], target: Path) -> None:
@@ -199,16 +230,28 @@ def _hint(published: TextFiles | None) -> str:
 
 
 def _any_files(root: Path, hint: str) -> TextFiles:
-    paths = sorted(path for path in root.glob("*.txt") if path.is_file() and not path.name.startswith("."))
+    entries = (path for path in root.iterdir() if path.suffix.lower() == ".txt")
+    paths = sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
     if len(paths) < 2:
         raise DataError(f"{root} holds {len(paths)} .txt files, expected at least two, one a class", hint)
-    classes = {path.stem: (path.name,) for path in paths}
+    classes: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        check_text(path.name, f"the name of a class file in {root}")
+        if path.stem in classes:
+            twin = classes[path.stem][0]
+            raise DataError(f"{root} holds {twin} and {path.name}, expected one file a class", "join them")
+        classes[path.stem] = (path.name,)
     return TextFiles(classes=classes, encoding="utf-8", source=str(root), licence="")
+
+
+def _missing(root: Path, published: TextFiles) -> list[str]:
+    return [files[0] for files in published.classes.values() if _place(root, files) is None]
 
 
 def _place(root: Path, names: Sequence[str]) -> Path | None:
     """Where a file lies under one of its names: in the folder, or below it as an archive unpacks."""
-    found = (path for name in names for below in BELOW for path in sorted(root.glob(below + name)))
+    patterns = [below + escape(name) for name in names for below in BELOW]
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
     return next((path for path in found if path.is_file()), None)
 
 

@@ -15,6 +15,7 @@ from tascnet.files import digest_file, read_json, write_json, write_whole
 from tascnet.models.chains.custom import call_factory
 from tascnet.models.describe import construct, describe
 from tascnet.models.info import ModelInfo
+from tascnet.models.text import TextPreprocessing
 
 __all__ = ["load", "save"]
 
@@ -143,7 +144,26 @@ def _construct(architecture: _Architecture, factory: Callable[..., nn.Sequential
         model = construct(architecture.tree, original)
     if not isinstance(model, nn.Sequential):
         raise ArchiveError(f"the saved model is a {type(model).__name__}, but a chain is expected", _HINT)
+    _check_input(model, architecture.info)
     return model
+
+
+def _check_input(model: nn.Module, info: ModelInfo) -> None:
+    """A network of texts begins with a vector for each word of its vocabulary, one of images does not."""
+    first = next(module for module in model.modules() if not module._modules)
+    reads_texts, is_text = isinstance(first, nn.Embedding), isinstance(info.preprocessing, TextPreprocessing)
+    if reads_texts != is_text:
+        kind, other = ("texts", "images") if reads_texts else ("images", "texts")
+        raise ArchiveError(f"the saved model takes {kind}, but its preprocessing gives {other}", _HINT)
+    if not isinstance(first, nn.Embedding) or not isinstance(info.preprocessing, TextPreprocessing):
+        return
+    words = len(info.preprocessing.vocabulary)
+    if words != first.num_embeddings:
+        raise ArchiveError(
+            f"the vocabulary of the saved model has {words} words, but its network has vectors for "
+            f"{first.num_embeddings}",
+            _HINT,
+        )
 
 
 def _read_weights(path: Path, model: nn.Module, architecture: _Architecture) -> dict[str, Tensor]:

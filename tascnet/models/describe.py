@@ -292,6 +292,10 @@ def _check(kind: str, args: Mapping[str, Any], path: str) -> None:
     for name, value in args.items():
         if not checks[name](value) or (isinstance(value, float) and not math.isfinite(value)):
             raise _wrong(path, f"has an impossible {name} of a {kind}: {str(value)[:80]}")
+    # torch only asserts it.
+    padding = args.get("padding_idx")
+    if padding is not None and padding >= args["num_embeddings"]:
+        raise _wrong(path, f"has an impossible padding_idx of a {kind}: {padding}")
 
 
 def _children(tree: Tree, path: str) -> Iterator[tuple[str, Any, str]]:

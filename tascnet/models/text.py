@@ -67,6 +67,10 @@ class TextPreprocessing:
         rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_tokens)
 
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts have more than `T` tokens, so that `encode` leaves out their end."""
+        return sum(bool(row.overflowing) for row in self._tokenizer.encode_batch(list(texts)))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON content."""
         return {"max_tokens": self.max_tokens, "vocabulary": list(self.vocabulary)}
@@ -155,4 +159,9 @@ def _checked(vocabulary: Any) -> tuple[str, ...]:
         raise ConfigError(
             f"the vocabulary has {len(vocabulary)} words, but at most {_LARGEST_VOCABULARY} are expected"
         )
+    try:
+        "".join(vocabulary).encode()
+    except UnicodeEncodeError as error:
+        letter = error.object[error.start]
+        raise ConfigError(f"the vocabulary holds {letter!a}, but words in Unicode are expected") from error
     return tuple(vocabulary)

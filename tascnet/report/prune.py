@@ -23,8 +23,8 @@ def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Se
     Args:
         path: the page.
         metrics: content of `metrics.json`: models (before, after), seed, seconds, versions; and, where
-            present, tolerance, kept_iteration, stopped (why), dataset, backbone, machine. Without
-            kept_iteration the last iteration inside the tolerance is taken for it.
+            present, tolerance, kept_iteration, stopped (why), removable_blocks, dataset, backbone, machine.
+            Without kept_iteration the last iteration inside the tolerance is taken for it.
         iterations: rows of `iterations.jsonl`, 0 being the unpruned network.
         widths: rows of layer, before and after.
     """
@@ -34,7 +34,7 @@ def prune_report(path: Path, metrics: Row, iterations: Sequence[Row], widths: Se
     changed = [row for row in widths if row["before"] != row["after"]]
     content = page("prune", metrics, result="after", against="before", described=_MODELS)
     content["facts"] += [_iterations_fact(iterations), *stop_fact(metrics)]
-    content["speed"] = speed_lines(metrics.get("models", {}))
+    content["speed"] = speed_lines(metrics.get("models", {}), metrics.get("removable_blocks", 0))
     content["sensitivity"] = _sensitivity(metrics.get("sensitivity"))
     content["plot"] = _iterations_figure(iterations, metrics.get("tolerance"), kept)
     content["iterations"] = [_iteration(row, kept) for row in iterations]

@@ -12,11 +12,12 @@ _NEEDED = {"flops", "latency_ms", "latency_ms_batch", "batch"}
 _NOTHING = 0.02
 
 
-def speed_lines(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def speed_lines(models: Mapping[str, Mapping[str, Any]], removable_blocks: int = 0) -> list[str]:
     """How far FLOPs and time have fallen from `before` to `after`, and that they disagree where they do.
 
     Args:
         models: records with flops, latency_ms, latency_ms_batch and batch.
+        removable_blocks: how many blocks `prune.blocks=true` could still take out.
 
     Returns:
         One or two sentences; none where something was not measured.
@@ -37,8 +38,11 @@ def speed_lines(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if 1 - flops > _NOTHING and 1 - ratio < _AGREEMENT * (1 - flops)
     ]
     if slow:
+        advice = "Narrower layers hardly save it."
+        if removable_blocks:
+            advice = "Fewer blocks save it (prune.blocks=true), narrower layers hardly do."
         lines.append(
             f"FLOPs and clock disagree at {' and '.join(slow)}: calls and memory take the time, not "
-            "arithmetic. Fewer layers save it (prune.blocks=true), narrower ones hardly do."
+            f"arithmetic. {advice}"
         )
     return lines

@@ -67,6 +67,8 @@ def test_labels_with_spaces_commas_and_other_letters(photos):
         (BARE + "photos/2.png\n", "line 4 of .* has 1 columns, expected 2"),
         (BARE + "photos/2.png,cat,1\n", "line 4 of .* has 3 columns, expected 2"),
         (BARE + "photos/0.png,dog\n", r"line 4 of .* names photos/0\.png again, after line 2"),
+        (BARE + "./photos/0.png,dog\n", r"line 4 of .* names \./photos/0\.png again, after line 2"),
+        (BARE + "photos/../photos//0.png,cat\n", r"line 4 of .* again, after line 2"),
         (BARE + "photos/2.png,Cat\n", "line 4 of .* has label 'Cat', others 'cat'"),
         (BARE + '"photos/2.png,cat\n', "line 4 of .* is broken"),
         (BARE.encode() + b"photos/2.png,caf\xe9\n", "line 4 of .* is not valid UTF-8"),

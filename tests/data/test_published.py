@@ -297,6 +297,22 @@ def test_downloaded_archives_give_the_same_as_a_local_copy(name, site, tiny, tmp
     assert local.fingerprint == fetched.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("oxford_flowers102", "flowers-102 exists but lacks imagelabels.mat and setid.mat: move it away"),
+        ("caltech101", "101_ObjectCategories exists but lacks the published files: move it away"),
+    ],
+)
+def test_what_is_there_in_part_is_not_fetched_over(name, says, tiny, tmp_path):
+    if name == "oxford_flowers102":
+        (tmp_path / "flowers-102" / "jpg").mkdir(parents=True)
+    else:
+        (tmp_path / "101_ObjectCategories").write_text("a file")
+    with pytest.raises(DataError, match=says):
+        load_published(CATALOGUE[name], tmp_path, tiny, cache_dir=tmp_path / "cache", fetch=True)
+
+
 def test_addresses_and_digests_are_those_of_torchvision():
     from torchvision.datasets import caltech
 

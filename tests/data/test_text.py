@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,17 @@ def test_published_texts_are_fetched_once(monkeypatch, tmp_path):
     assert load_texts("movie_review", place).texts == ("bad", "good")
 
 
+def test_a_folder_without_the_texts_is_not_fetched_over(monkeypatch, tmp_path):
+    (tmp_path / "movie_review").mkdir()
+    (tmp_path / "movie_review" / "rt-polarity.neg").write_text("bad")
+    with serve() as site:
+        published_at(monkeypatch, "movie_review", site.put("rt.tar.gz", b"", "sha256"))
+        says = r"movie_review exists but lacks rt-polarity\.pos: move it away"
+        with pytest.raises(DataError, match=says):
+            fetch_texts("movie_review", tmp_path)
+        assert site.asked == []
+
+
 def test_a_copy_of_ones_own_is_never_fetched(monkeypatch, reviews):
     with serve() as site:
         published_at(monkeypatch, "movie_review", site.put("rt.tar.gz", b"", "sha256"))
@@ -105,9 +118,47 @@ def test_any_file_is_a_class_under_its_stem(tmp_path):
     assert dataset.texts == ("eh", "grässlich", "schlimm")
 
 
+def test_a_files_name_may_end_in_capitals_and_hold_signs(tmp_path):
+    (tmp_path / "b.TXT").write_text("two")
+    write(tmp_path, **{"a?": "one", "a1": "other", ".hidden": "none"})
+    dataset = load_texts("text_lines", tmp_path)
+    assert dataset.class_names == ("a1", "a?", "b")
+    assert dataset.texts == ("other", "one", "two")
+
+
+def test_two_files_of_one_class_are_refused(tmp_path):
+    (tmp_path / "b.TXT").write_text("two")
+    with pytest.raises(DataError, match=r"holds b\.TXT and b\.txt, expected one file a class"):
+        load_texts("text_lines", write(tmp_path, a="one", b="two"))
+
+
+def test_a_class_name_that_is_not_utf8_is_refused_and_shown(tmp_path):
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.txt")).write_text("one")
+    with pytest.raises(
+        DataError, match=r"class file in \S+ is not valid UTF-8 \(\\udcff\\udcfe\.txt\): rename"
+    ):
+        load_texts("text_lines", write(tmp_path, a="one", b="two"))
+
+
 def test_empty_lines_are_counted_and_named(tmp_path, said):
     load_texts("text_lines", write(tmp_path, a="one\n\n \ntwo\n", b="three\n"))
     assert said == [f"{tmp_path / 'a.txt'}: 2 empty lines are passed over"]
+
+
+def test_texts_of_the_same_words_in_two_classes_are_counted_and_named(tmp_path, said):
+    dataset = load_texts("text_lines", write(tmp_path, a="So so.\nbad\nbad", b="so SO .\nfine", c="hm"))
+    assert len(dataset) == 6
+    assert said == [
+        f"1 text is in more than one class of {tmp_path} ('so so .' in a and b): used as they are; remove "
+        "those that are labelled wrong"
+    ]
+
+
+def test_of_many_texts_in_two_classes_the_first_are_named(tmp_path, said):
+    lines = "\n".join(["word " * 40, *"abcd"])
+    load_texts("text_lines", write(tmp_path, a=lines, b=lines))
+    assert "5 texts are in more than one class" in said[0]
+    assert "word [...]' in a and b; 'a' in a and b; 'b' in a and b; and 2 more)" in said[0]
 
 
 def test_the_fingerprint_knows_texts_and_labels_but_no_place(tmp_path):

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tascnet
-from tascnet.errors import ConfigError, WeightsError
+from tascnet.errors import ArchiveError, ConfigError, WeightsError
 from tascnet.measure import complexity
 from tascnet.models import MaxOverTime, ModelInfo, TextPreprocessing, write_weights
 from tascnet.models.archive import save
@@ -59,6 +59,12 @@ def test_texts_become_padded_or_cut_rows_of_numbers():
         [1, 1, 1],
     ]
     assert words.encode([]).shape == (0, 3)
+
+
+def test_texts_that_lose_their_end_are_counted():
+    words = TextPreprocessing(max_tokens=3, vocabulary=(*SPECIAL, "a"))
+    assert words.count_cut(["a a a", "a x a a", "", "it's", "it's a"]) == 2
+    assert words.count_cut([]) == 0
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,42 @@ def test_a_saved_network_of_texts_takes_raw_texts_again(tmp_path):
     assert loaded(tokens).equal(chain(tokens))
     content = json.loads((tmp_path / "model" / "architecture.json").read_text())
     assert content["info"]["preprocessing"]["vocabulary"] == list(words)
+
+
+def words_of(content):
+    return content["info"]["preprocessing"]["vocabulary"]
+
+
+def embedding_of(content):
+    return content["chain"]["children"]["embedding"]["args"]
+
+
+IMAGES = {"size": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: embedding_of(c).update(padding_idx=10**6), "impossible padding_idx of a Embedding: 1000"),
+        (lambda c: embedding_of(c).update(padding_idx=9), "impossible padding_idx of a Embedding: 9"),
+        (lambda c: words_of(c).pop(), "has 8 words, but its network has vectors for 9: save"),
+        (lambda c: words_of(c).append("h"), "has 10 words, but its network has vectors for 9"),
+        (lambda c: words_of(c).append("\udcff"), r"holds '\\udcff', but words in Unicode are expected"),
+        (lambda c: c["info"].update(preprocessing=IMAGES), "takes texts, but its preprocessing gives images"),
+        (
+            lambda c: c["chain"]["children"].pop("embedding"),
+            "takes images, but its preprocessing gives texts",
+        ),
+    ],
+)
+def test_a_network_of_texts_that_was_tampered_with_is_one_sentence(change, says, tmp_path):
+    save(tmp_path, network(), info((*SPECIAL, *"abcdefg")))
+    content = json.loads((tmp_path / "architecture.json").read_text())
+    change(content)
+    (tmp_path / "architecture.json").write_text(json.dumps(content))
+    with pytest.raises(ArchiveError, match=says) as caught:
+        tascnet.load(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_known_words_keep_their_vectors_and_the_rest_of_the_network():

@@ -329,7 +329,10 @@ def test_a_block_that_adds_nothing_goes_before_any_filter(prune, tuned):
     pruned = tascnet.load(folder / "model")
     assert [name for name, _ in pruned.named_children()] == [name for name, _ in known.named_children()]
     assert complexity(pruned, EXAMPLE).flops == row["flops"] < journal(folder)[0]["flops"]
-    assert "block" not in journal(prune("filters", *own))[1]
+    assert read_json(folder / "metrics.json")["removable_blocks"] == 0
+    folder = prune("filters", *own)
+    assert "block" not in journal(folder)[1]
+    assert read_json(folder / "metrics.json")["removable_blocks"] == 1
     # A tolerance that nothing keeps: the block is not tried again, the filters are.
     strict = ("prune.blocks=true", "trainer.recover.lr=10", "prune.tolerance=0", "prune.max_iterations=2")
     rows = journal(prune("strict", *[option for option in own if option != ONE], *strict))
