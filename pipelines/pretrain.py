@@ -45,12 +45,6 @@ class _Stage:
     def digest(self) -> str | None:
         return held_out_digest(self.unseen) if self.unseen else None
 
-    @property
-    def excluded(self) -> int:
-        """How many samples were left out."""
-        session = self.session
-        return len(session.dataset) - len(session.train) - len(session.val) - len(session.test)
-
 
 def run(config: Config) -> None:
     """Run stage `pretrain`, or go on with it, or say that it is finished."""
@@ -60,9 +54,8 @@ def run(config: Config) -> None:
     stage = _Stage(session=session, folder=stage_folder(config, "pretrain"), unseen=unseen)
     if config.exclude is not None:
         log.info(
-            "%d of %d samples of %s lie in the validation or test split of %s and are left out",
-            stage.excluded,
-            len(session.dataset),
+            "%d samples of %s lie in the validation or test split of %s and are left out",
+            session.excluded,
             session.dataset.name,
             config.exclude,
         )
@@ -121,7 +114,7 @@ def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
         "models": {"after": _figures(stage, session.place(trained))},
         "weights": WEIGHTS,
         "exclude": session.config.exclude,
-        "excluded": stage.excluded,
+        "excluded": stage.session.excluded,
         "best_epoch": record["best_epoch"],
         "epochs": record["epochs"],
         "seconds": record["seconds"] + time.perf_counter() - measuring,

@@ -160,6 +160,27 @@ def test_images_are_told_by_their_pixels(tmp_path):
     assert are_equal(source.chain.state_dict(), states(folder / "model"))
 
 
+def test_what_a_ready_split_leaves_unused_is_not_counted(images, tmp_path):
+    """Two files of each class are used for training and one for validation; two lie in the target's test."""
+    for part, first, last in (("train", 0, 6), ("test", 6, 9)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "split" / part / name
+            folder.mkdir(parents=True)
+            for number in range(first, last):
+                shutil.copy(images / name / f"{number:02d}.png", folder)
+    config = Tree().compose(
+        [
+            *("dataset=image_folder", f"dataset.root={tmp_path / 'split'}", "backbone=resnet18"),
+            *("dataset.train_per_class=2", "dataset.val_per_class=1", f"outputs={tmp_path}"),
+            *("backbone.size=32", "backbone.resize=32"),
+        ]
+    )
+    whole = session.open_session(config)
+    unseen = data.sample_digests(whole.dataset, whole.test.rows[:2])
+    assert whole.excluded == 0
+    assert session.open_session(config, excluded=unseen).excluded == 2
+
+
 def test_weights_have_the_keys_of_the_original_layout(images, tmp_path):
     small = ["backbone=resnet18", "backbone.size=32", "backbone.resize=32", "trainer.pretrain.epochs=1"]
     root = ["dataset=image_folder", f"dataset.root={images}", f"outputs={tmp_path}", "name=run"]
