@@ -13,8 +13,9 @@ from torch import nn
 
 from tascnet import data
 from tascnet.compose import Tree
-from tascnet.config import TEXT_DATASETS, Config
+from tascnet.config import PUBLISHED_IMAGES, PUBLISHED_TEXTS, TEXT_DATASETS, Config
 from tascnet.console import output
+from tascnet.errors import ConfigError, DataError
 from tascnet.files import read_json, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import save
@@ -87,15 +88,33 @@ def held_out(config: Config) -> list[str]:
     """
     if config.exclude is None:
         return []
-    target = replace(
-        config,
-        dataset=replace(Tree().compose([f"dataset={config.exclude}"]).dataset, root=config.exclude_root),
-    )
-    check_samples(target)
     is_text = config.exclude in TEXT_DATASETS
-    dataset = load_data(target, None if is_text else backbone_preprocessing(config.backbone))
-    rows = draw_split(target, dataset)
+    target = _target(config, config.exclude)
+    try:
+        check_samples(target)
+        dataset = load_data(target, None if is_text else backbone_preprocessing(config.backbone))
+        rows = draw_split(target, dataset)
+    except (ConfigError, DataError) as error:
+        raise _of_target(error, config.exclude) from error
     return data.sample_digests(dataset, (*rows.val, *rows.test))
+
+
+def _target(config: Config, name: str) -> Config:
+    """The config with the data set whose samples are left out; what may be downloaded, may be of both."""
+    published = name in (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS)
+    own = Tree().compose([f"dataset={name}"]).dataset
+    download = published and config.dataset.download
+    return replace(config, dataset=replace(own, root=config.exclude_root, download=download))
+
+
+def _of_target(error: ConfigError | DataError, name: str) -> ConfigError | DataError:
+    """An error about the data set whose samples are left out, with the options that are its own."""
+    hint = None if error.hint is None else _own_options(error.hint)
+    return type(error)(f"exclude={name}: {_own_options(error.message)}", hint)
+
+
+def _own_options(text: str) -> str:
+    return text.replace("dataset.root", "exclude_root")
 
 
 def _pretrain(stage: _Stage, network: nn.Sequential) -> None:

@@ -224,6 +224,36 @@ def test_mistakes_are_one_sentence(overrides, says, tmp_path, capsys):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("where", [None, "file", "empty", "gone"])
+def test_mistakes_about_the_excluded_data_set_name_its_own_options(where, source, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    root = [] if where is None else [f"exclude_root={tmp_path / where}"]
+    run = ["stage=pretrain", "dataset=subjectivity", f"dataset.root={source}", f"outputs={tmp_path}", *SMALL]
+    assert command(*run, "exclude=movie_review", *root) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "exclude=movie_review: " in said
+    assert "set exclude_root to a folder with rt-polarity.neg and rt-polarity.pos" in said
+    assert "dataset.root" not in said
+
+
+def test_the_excluded_data_set_is_downloaded_too(source, tmp_path, monkeypatch):
+    """Also for a data set that is not published itself."""
+    fetched = []
+
+    def fetch(_, place):
+        fetched.append(place)
+        write_texts(place, ("rt-polarity.pos", "rt-polarity.neg"))
+
+    monkeypatch.setattr(data, "fetch_texts", fetch)
+    (tmp_path / "own").mkdir()
+    for number, name in enumerate(("subj.objective", "subj.subjective")):
+        shutil.copy(source / name, tmp_path / "own" / f"{number}.txt")
+    run = ["stage=pretrain", "dataset=text_lines", f"dataset.root={tmp_path / 'own'}", f"outputs={tmp_path}"]
+    assert command(*run, "backbone=textcnn", "exclude=movie_review", "dataset.download=true", *SMALL) == 0
+    assert fetched == [tmp_path / "cache" / "datasets" / "movie_review"]
+
+
 @pytest.mark.realdata
 def test_no_sentence_of_the_targets_validation_or_test_split_is_seen(shared, tmp_path):
     roots = {name: shared / "data" / name for name in ("subjectivity", "movie_review")}
