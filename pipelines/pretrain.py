@@ -46,6 +46,12 @@ class _Stage:
     def digest(self) -> str | None:
         return held_out_digest(self.unseen) if self.unseen else None
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a later run must know of the weights."""
+        config = self.session.config
+        return {"dataset": config.dataset.name, "exclude": config.exclude, "held_out": self.digest}
+
 
 def run(config: Config) -> None:
     """Run stage `pretrain`, or go on with it, or say that it is finished."""
@@ -127,7 +133,7 @@ def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
 
     trained, record = once(folder / "state" / "network", info, train, session.factory)
     save(folder / "model", trained, info)
-    write_source(folder / WEIGHTS, trained, session, stage.digest)
+    write_source(folder / WEIGHTS, trained, session, stage.origin)
     measuring = time.perf_counter()
     metrics = {
         "models": {"after": _figures(stage, session.place(trained))},

@@ -80,7 +80,8 @@ def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
     assert command(*without, f"outputs={tmp_path}") == 0
     folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
     assert read_json(folder / "metrics.json")["excluded"] == 0
-    assert "held_out" not in read_metadata(folder / FILE)
+    known = read_metadata(folder / FILE)["pretrained_on"]
+    assert known == {"dataset": "subjectivity", "exclude": None, "held_out": None}
     assert digest_file(folder / FILE) != digest_file(stage / FILE)
 
 
@@ -125,14 +126,36 @@ def test_a_later_tune_takes_the_weights_with_their_words(stage, target, tmp_path
     pretrained = read_state(stage / FILE)["embedding.weight"]
     assert tuned.embedding.weight[: len(source_words)].equal(pretrained)
     assert "of another split" not in said
+    assert "nothing says" not in said
     assert FILE in tuned.info.weights
 
 
 def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, capsys):
     assert tune(target, stage, tmp_path, "seed=1", "tune.max_trials=1") == 0
     said = capsys.readouterr().err
-    assert "left out the validation and test samples of another split" in said
+    assert "left out the validation and test samples of another split of movie_review" in said
     assert "exclude=movie_review" in said
+
+
+def test_weights_made_for_another_data_set_are_told_of_and_not_warned_of(
+    stage, source, target, tmp_path, capsys
+):
+    """Nobody knows whether they share samples; those of the data set that they were trained on are known."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in ("rt-polarity.pos", "rt-polarity.neg"):
+        shutil.copy(target / name, folder / f"{name}.txt")
+    weights = f"backbone.weights={stage / FILE}"
+    own = [f"outputs={tmp_path}", *SMALL, "tune.max_trials=1", weights]
+    texts = ["dataset=text_lines", f"dataset.root={folder}", "backbone=textcnn"]
+    assert command("stage=tune", *texts, *own) == 0
+    said = capsys.readouterr().err
+    assert "nothing says whether text_lines shares samples with subjectivity" in said
+    assert "of another split" not in said
+    assert command("stage=tune", "dataset=subjectivity", f"dataset.root={source}", *own) == 0
+    said = capsys.readouterr().err
+    assert "nothing says" not in said
+    assert "of another split" not in said
 
 
 def test_a_class_of_which_nothing_is_left_is_refused(target, source, tmp_path, capsys):
