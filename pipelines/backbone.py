@@ -17,7 +17,7 @@ from tascnet.models.weights import read_metadata
 from tascnet.runs import cache_folder
 
 from .pretraining import (
-    HELD_OUT,
+    ORIGIN,
     held_out_digest,
     known_vectors,
     pretrain_network,
@@ -110,18 +110,25 @@ def open_run(config: Config) -> tuple[Source, Session]:
 
 
 def _check_held_out(session: Session) -> None:
-    """Warn where weights were made without the test samples of another split than this one."""
-    weights = Path(session.config.backbone.weights).expanduser()
-    known = read_metadata(weights).get(HELD_OUT) if weights.is_file() else None
+    """Say where weights of stage pretrain may have seen samples that this run is judged by."""
+    weights, name = Path(session.config.backbone.weights).expanduser(), session.config.dataset.name
+    known = read_metadata(weights).get(ORIGIN) if weights.is_file() else None
     if known is None:
         return
+    if known["exclude"] != name:
+        if known["dataset"] != name:
+            log.info(
+                "nothing says whether %s shares samples with %s, on which %s were trained; exclude=%s at "
+                "stage=pretrain leaves them out",
+                *(name, known["dataset"], weights, name),
+            )
+        return
     rows = (*session.val.rows, *session.test.rows)
-    if known != held_out_digest(data.sample_digests(session.dataset, rows)):
+    if known["held_out"] != held_out_digest(data.sample_digests(session.dataset, rows)):
         log.warning(
-            "%s has left out the validation and test samples of another split than this one: test accuracy "
-            "may flatter; pre-train with this seed, data set and exclude=%s",
-            weights,
-            session.config.dataset.name,
+            "%s have left out the validation and test samples of another split of %s than this one: test "
+            "accuracy may flatter; pre-train with this seed and exclude=%s",
+            *(weights, name, name),
         )
 
 

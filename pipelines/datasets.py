@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tascnet import data
-from tascnet.config import TEXT_DATASETS, Config
+from tascnet.config import PUBLISHED_TEXTS, TEXT_DATASETS, Config
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 from tascnet.models.text import TextPreprocessing
@@ -23,7 +23,7 @@ def check_samples(config: Config) -> None:
     if options.name == "digits":
         return
     if options.name in TEXT_DATASETS:
-        if not options.download:
+        if not (options.download and options.name in PUBLISHED_TEXTS):
             data.find_text_files(options.name, _text_root(config))
         return
     if options.name in data.CATALOGUE and options.download and _is_absent(config):
@@ -46,7 +46,7 @@ def load_data(
     options = config.dataset
     if options.name in TEXT_DATASETS:
         place = _text_root(config)
-        if options.download and place is not None:
+        if options.download and options.name in PUBLISHED_TEXTS and place is not None:
             data.fetch_texts(options.name, place)
         return data.load_texts(options.name, place)
     if not isinstance(preprocessing, Preprocessing):

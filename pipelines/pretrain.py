@@ -13,8 +13,9 @@ from torch import nn
 
 from tascnet import data
 from tascnet.compose import Tree
-from tascnet.config import TEXT_DATASETS, Config
+from tascnet.config import PUBLISHED_IMAGES, PUBLISHED_TEXTS, TEXT_DATASETS, Config
 from tascnet.console import output
+from tascnet.errors import ConfigError, DataError
 from tascnet.files import read_json, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import save
@@ -46,10 +47,10 @@ class _Stage:
         return held_out_digest(self.unseen) if self.unseen else None
 
     @property
-    def excluded(self) -> int:
-        """How many samples were left out."""
-        session = self.session
-        return len(session.dataset) - len(session.train) - len(session.val) - len(session.test)
+    def origin(self) -> dict[str, Any]:
+        """What a later run must know of the weights."""
+        config = self.session.config
+        return {"dataset": config.dataset.name, "exclude": config.exclude, "held_out": self.digest}
 
 
 def run(config: Config) -> None:
@@ -60,9 +61,8 @@ def run(config: Config) -> None:
     stage = _Stage(session=session, folder=stage_folder(config, "pretrain"), unseen=unseen)
     if config.exclude is not None:
         log.info(
-            "%d of %d samples of %s lie in the validation or test split of %s and are left out",
-            stage.excluded,
-            len(session.dataset),
+            "%d samples of %s lie in the validation or test split of %s and are left out",
+            session.excluded,
             session.dataset.name,
             config.exclude,
         )
@@ -94,15 +94,33 @@ def held_out(config: Config) -> list[str]:
     """
     if config.exclude is None:
         return []
-    target = replace(
-        config,
-        dataset=replace(Tree().compose([f"dataset={config.exclude}"]).dataset, root=config.exclude_root),
-    )
-    check_samples(target)
     is_text = config.exclude in TEXT_DATASETS
-    dataset = load_data(target, None if is_text else backbone_preprocessing(config.backbone))
-    rows = draw_split(target, dataset)
+    target = _target(config, config.exclude)
+    try:
+        check_samples(target)
+        dataset = load_data(target, None if is_text else backbone_preprocessing(config.backbone))
+        rows = draw_split(target, dataset)
+    except (ConfigError, DataError) as error:
+        raise _of_target(error, config.exclude) from error
     return data.sample_digests(dataset, (*rows.val, *rows.test))
+
+
+def _target(config: Config, name: str) -> Config:
+    """The config with the data set whose samples are left out; what may be downloaded, may be of both."""
+    published = name in (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS)
+    own = Tree().compose([f"dataset={name}"]).dataset
+    download = published and config.dataset.download
+    return replace(config, dataset=replace(own, root=config.exclude_root, download=download))
+
+
+def _of_target(error: ConfigError | DataError, name: str) -> ConfigError | DataError:
+    """An error about the data set whose samples are left out, with the options that are its own."""
+    hint = None if error.hint is None else _own_options(error.hint)
+    return type(error)(f"exclude={name}: {_own_options(error.message)}", hint)
+
+
+def _own_options(text: str) -> str:
+    return text.replace("dataset.root", "exclude_root")
 
 
 def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
@@ -115,13 +133,13 @@ def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
 
     trained, record = once(folder / "state" / "network", info, train, session.factory)
     save(folder / "model", trained, info)
-    write_source(folder / WEIGHTS, trained, session, stage.digest)
+    write_source(folder / WEIGHTS, trained, session, stage.origin)
     measuring = time.perf_counter()
     metrics = {
         "models": {"after": _figures(stage, session.place(trained))},
         "weights": WEIGHTS,
         "exclude": session.config.exclude,
-        "excluded": stage.excluded,
+        "excluded": stage.session.excluded,
         "best_epoch": record["best_epoch"],
         "epochs": record["epochs"],
         "seconds": record["seconds"] + time.perf_counter() - measuring,

@@ -1,7 +1,7 @@
 """Training a network from random weights on a source task, and the weight file that it leaves."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tascnet.train import FitResult
 from .session import Session, recipe
 
 __all__ = [
-    "HELD_OUT",
+    "ORIGIN",
     "held_out_digest",
     "known_vectors",
     "pretrain_network",
@@ -28,8 +28,8 @@ __all__ = [
 
 log = logging.getLogger("tascnet")
 
-# Key of the metadata that says which samples the network has not seen.
-HELD_OUT = "held_out"
+# Key of the metadata of stage pretrain: on which data set, and which samples the network has not seen.
+ORIGIN = "pretrained_on"
 
 
 def random_network(session: Session) -> nn.Sequential:
@@ -74,17 +74,20 @@ def pretrain_network(session: Session, network: nn.Sequential, **options: Any) -
     return session.fit(network, recipe(session.config.trainer.pretrain), **options)
 
 
-def write_source(path: Path, network: nn.Sequential, session: Session, held_out: str | None = None) -> None:
+def write_source(
+    path: Path, network: nn.Sequential, session: Session, origin: Mapping[str, Any] | None = None
+) -> None:
     """Write weights that `backbone.weights=<path>` takes: in the original layout, with the words they know.
 
     Args:
         path: the `.safetensors` file.
         network: of the session's backbone.
         session: what it was trained on.
-        held_out: `held_out_digest` of the samples that were left out.
+        origin: of stage pretrain: `dataset`, and `exclude` and `held_out`, the data set whose samples were
+            left out and their `held_out_digest`, or None.
     """
     words = session.preprocessing
-    metadata: dict[str, Any] = {} if held_out is None else {HELD_OUT: held_out}
+    metadata: dict[str, Any] = {} if origin is None else {ORIGIN: dict(origin)}
     channels = 0
     if isinstance(words, TextPreprocessing):
         metadata[VOCABULARY] = words.vocabulary

@@ -51,6 +51,7 @@ class Session:
         views: names of the fixed views that trials train on.
         class_weights: weight of each class in the loss, or None.
         cache: folder of decoded images, features and weights shared by runs.
+        excluded: how many samples of the splits were left out.
     """
 
     config: Config
@@ -63,6 +64,7 @@ class Session:
     views: tuple[str, ...]
     class_weights: Tensor | None
     cache: Path
+    excluded: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -144,9 +146,8 @@ def open_session(
     if preprocessing is None and not is_text:
         preprocessing = backbone_preprocessing(config.backbone)
     dataset = load_data(config, preprocessing)
-    rows = draw_split(config, dataset)
-    if excluded:
-        rows = _left(dataset, rows, excluded)
+    drawn = draw_split(config, dataset)
+    rows = _left(dataset, drawn, excluded) if excluded else drawn
     if preprocessing is None:
         preprocessing = _text_preprocessing(config, dataset, rows, vocabulary)
     if isinstance(dataset, data.TextDataset) and isinstance(preprocessing, TextPreprocessing):
@@ -177,7 +178,12 @@ def open_session(
         views=("plain", "flipped") if config.dataset.flip and not is_text else ("plain",),
         class_weights=weights,
         cache=cache_folder(config),
+        excluded=_count(drawn) - _count(rows),
     )
+
+
+def _count(rows: data.Split) -> int:
+    return len(rows.train) + len(rows.val) + len(rows.test)
 
 
 def _left(

@@ -104,7 +104,7 @@ class DatasetConfig:
     name: str = option("digits", choices=("digits", "image_folder", *PUBLISHED_IMAGES, *TEXT_DATASETS))
     # Folder of the images or texts; None: a published data set is looked for in <cache_dir>/datasets.
     root: str | None = None
-    # Fetch a published data set to that folder where it is absent.
+    # Fetch a published data set to that folder where it is absent, and that of `exclude` to its own.
     download: bool = option(False, cosmetic=True)
     # The test split that a data set comes with is the test split; train and validation are drawn from the
     # other images. False: all three are drawn.

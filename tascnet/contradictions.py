@@ -54,6 +54,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
 
 def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
     data = config.dataset
+    published = (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS)
     yield (
         data.name == "image_folder" and data.root is None and data.csv is None,
         f"dataset={data.name} needs the folder of its images",
@@ -75,8 +76,8 @@ def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
         None,
     )
     yield (
-        data.download and data.name not in (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS),
-        f"dataset.download fetches {listed((*PUBLISHED_IMAGES, *PUBLISHED_TEXTS))}, not dataset={data.name}",
+        data.download and data.name not in published and config.exclude not in published,
+        f"dataset.download fetches {listed(published)}, not dataset={data.name}",
         "leave it out",
     )
     yield (

@@ -80,7 +80,8 @@ def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
     assert command(*without, f"outputs={tmp_path}") == 0
     folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
     assert read_json(folder / "metrics.json")["excluded"] == 0
-    assert "held_out" not in read_metadata(folder / FILE)
+    known = read_metadata(folder / FILE)["pretrained_on"]
+    assert known == {"dataset": "subjectivity", "exclude": None, "held_out": None}
     assert digest_file(folder / FILE) != digest_file(stage / FILE)
 
 
@@ -125,14 +126,36 @@ def test_a_later_tune_takes_the_weights_with_their_words(stage, target, tmp_path
     pretrained = read_state(stage / FILE)["embedding.weight"]
     assert tuned.embedding.weight[: len(source_words)].equal(pretrained)
     assert "of another split" not in said
+    assert "nothing says" not in said
     assert FILE in tuned.info.weights
 
 
 def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, capsys):
     assert tune(target, stage, tmp_path, "seed=1", "tune.max_trials=1") == 0
     said = capsys.readouterr().err
-    assert "left out the validation and test samples of another split" in said
+    assert "left out the validation and test samples of another split of movie_review" in said
     assert "exclude=movie_review" in said
+
+
+def test_weights_made_for_another_data_set_are_told_of_and_not_warned_of(
+    stage, source, target, tmp_path, capsys
+):
+    """Nobody knows whether they share samples; those of the data set that they were trained on are known."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for name in ("rt-polarity.pos", "rt-polarity.neg"):
+        shutil.copy(target / name, folder / f"{name}.txt")
+    weights = f"backbone.weights={stage / FILE}"
+    own = [f"outputs={tmp_path}", *SMALL, "tune.max_trials=1", weights]
+    texts = ["dataset=text_lines", f"dataset.root={folder}", "backbone=textcnn"]
+    assert command("stage=tune", *texts, *own) == 0
+    said = capsys.readouterr().err
+    assert "nothing says whether text_lines shares samples with subjectivity" in said
+    assert "of another split" not in said
+    assert command("stage=tune", "dataset=subjectivity", f"dataset.root={source}", *own) == 0
+    said = capsys.readouterr().err
+    assert "nothing says" not in said
+    assert "of another split" not in said
 
 
 def test_a_class_of_which_nothing_is_left_is_refused(target, source, tmp_path, capsys):
@@ -158,6 +181,27 @@ def test_images_are_told_by_their_pixels(tmp_path):
     source = build_backbone("digits_cnn", weights=folder / FILE, channels=1)
     assert source.num_classes == 3
     assert are_equal(source.chain.state_dict(), states(folder / "model"))
+
+
+def test_what_a_ready_split_leaves_unused_is_not_counted(images, tmp_path):
+    """Two files of each class are used for training and one for validation; two lie in the target's test."""
+    for part, first, last in (("train", 0, 6), ("test", 6, 9)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "split" / part / name
+            folder.mkdir(parents=True)
+            for number in range(first, last):
+                shutil.copy(images / name / f"{number:02d}.png", folder)
+    config = Tree().compose(
+        [
+            *("dataset=image_folder", f"dataset.root={tmp_path / 'split'}", "backbone=resnet18"),
+            *("dataset.train_per_class=2", "dataset.val_per_class=1", f"outputs={tmp_path}"),
+            *("backbone.size=32", "backbone.resize=32"),
+        ]
+    )
+    whole = session.open_session(config)
+    unseen = data.sample_digests(whole.dataset, whole.test.rows[:2])
+    assert whole.excluded == 0
+    assert session.open_session(config, excluded=unseen).excluded == 2
 
 
 def test_weights_have_the_keys_of_the_original_layout(images, tmp_path):
@@ -201,6 +245,36 @@ def test_mistakes_are_one_sentence(overrides, says, tmp_path, capsys):
     stage = [] if any(text.startswith("stage=") for text in overrides) else ["stage=pretrain"]
     assert command(*stage, *overrides, f"outputs={tmp_path}") == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", [None, "file", "empty", "gone"])
+def test_mistakes_about_the_excluded_data_set_name_its_own_options(where, source, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    root = [] if where is None else [f"exclude_root={tmp_path / where}"]
+    run = ["stage=pretrain", "dataset=subjectivity", f"dataset.root={source}", f"outputs={tmp_path}", *SMALL]
+    assert command(*run, "exclude=movie_review", *root) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "exclude=movie_review: " in said
+    assert "set exclude_root to a folder with rt-polarity.neg and rt-polarity.pos" in said
+    assert "dataset.root" not in said
+
+
+def test_the_excluded_data_set_is_downloaded_too(source, tmp_path, monkeypatch):
+    """Also for a data set that is not published itself."""
+    fetched = []
+
+    def fetch(_, place):
+        fetched.append(place)
+        write_texts(place, ("rt-polarity.pos", "rt-polarity.neg"))
+
+    monkeypatch.setattr(data, "fetch_texts", fetch)
+    (tmp_path / "own").mkdir()
+    for number, name in enumerate(("subj.objective", "subj.subjective")):
+        shutil.copy(source / name, tmp_path / "own" / f"{number}.txt")
+    run = ["stage=pretrain", "dataset=text_lines", f"dataset.root={tmp_path / 'own'}", f"outputs={tmp_path}"]
+    assert command(*run, "backbone=textcnn", "exclude=movie_review", "dataset.download=true", *SMALL) == 0
+    assert fetched == [tmp_path / "cache" / "datasets" / "movie_review"]
 
 
 @pytest.mark.realdata
