@@ -195,6 +195,7 @@ def test_cfg_and_help_show_options_and_run_nothing(ran, capsys):
     text = capsys.readouterr().out
     assert "backbone: custom, densenet121" in text
     assert "max_trials" in text
+    assert "python -m tascnet stage=pretrain" in text
     assert entry.main(["--cfg", "job", "tune.max_trials=5"]) == 0
     assert "max_trials: 5" in capsys.readouterr().out
     assert ran == []

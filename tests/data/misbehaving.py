@@ -1,7 +1,8 @@
 """Inputs that misbehave: how each is made, what happens, and by which rule.
 
 The tests go through this list, and `python -m tests.data.misbehaving` writes it into docs/data.md as a table.
-Each is made beside four good images of `cat` and four of `dog`, which are 12 x 10 pixels.
+Each is made beside four good images of `cat` and four of `dog`, which are 12 x 10 pixels, or beside four good
+texts of each, which have three words.
 """
 
 import io
@@ -9,7 +10,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+TEXTS_BEGIN, TEXTS_END = "<!-- table of texts -->\n", "<!-- end of table of texts -->\n"
 
 Options = Mapping[str, Any]
 
@@ -29,7 +31,7 @@ class Misbehaviour:
 
     Args:
         name: what it is.
-        make: spoils a good folder of classes; gives further options of `dataset`.
+        make: spoils a good folder of classes or of texts; gives further options of `dataset`.
         outcome: `used`; `skipped`: refused, and with `dataset.unreadable=skip` left out; `refused`.
         rule: what happens, in one sentence.
         says: what the sentence or the log holds, a regular expression; empty: nothing is said.
@@ -490,6 +492,98 @@ MISBEHAVIOURS = (
     ),
 )
 
+
+def good_texts(root: Path) -> Path:
+    """Two classes of four texts, three words each."""
+    root.mkdir(parents=True)
+    for name in ("cat", "dog"):
+        lines = [f"a {name} {number}\n" for number in ("one", "two", "three", "four")]
+        (root / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+    return root
+
+
+def more(data: bytes) -> Callable[[Path], None]:
+    """Adds bytes to the texts of class cat."""
+
+    def make(root: Path) -> None:
+        with open(root / "cat.txt", "ab") as file:
+            file.write(data)
+
+    return make
+
+
+def text_file(name: bytes, data: bytes) -> Callable[[Path], None]:
+    """Adds a file of these bytes."""
+
+    def make(root: Path) -> None:
+        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(data)
+
+    return make
+
+
+def one_text_file(root: Path) -> None:
+    (root / "dog.txt").unlink()
+
+
+TEXT_MISBEHAVIOURS = (
+    Misbehaviour(
+        name="empty lines",
+        make=more(b"\n \t\na new text\n"),
+        outcome="used",
+        rule="They are no texts: they are counted in the log and passed over.",
+        says=r"cat\.txt: 2 empty lines are passed over",
+    ),
+    Misbehaviour(
+        name="bytes that are no UTF-8",
+        make=more(b"caf\xe9\n"),
+        outcome="refused",
+        rule="The file, the line and the place in it are named; nothing is guessed.",
+        says=r"line 5 of .*cat\.txt is no UTF-8 \(byte 0xe9 at place 4\)",
+    ),
+    Misbehaviour(
+        name="file without a text",
+        make=text_file(b"eel.txt", b"\n\n"),
+        outcome="refused",
+        rule="The file is named.",
+        says=r"eel\.txt holds no text",
+    ),
+    Misbehaviour(
+        name="text of more than `dataset.max_tokens` words",
+        make=more(b"a text of five words\n"),
+        outcome="used",
+        rule="It loses its end; the log tells how many texts do.",
+        says=r"1 of 9 texts of text_lines are longer than the 4 tokens of dataset\.max_tokens",
+    ),
+    Misbehaviour(
+        name="the same text in two classes",
+        make=more(b"A DOG  tw\xc3\xb3\n"),
+        outcome="used",
+        rule="Texts of the same words are counted and named in the log; all are used.",
+        says=r"1 text is in more than one class of .* \('a dog two' in cat and dog\): used as they are",
+    ),
+    Misbehaviour(
+        name="one file alone",
+        make=one_text_file,
+        outcome="refused",
+        rule="There is nothing to tell apart.",
+        says=r"holds 1 \.txt files, expected at least two",
+    ),
+    Misbehaviour(
+        name="two files of one class",
+        make=text_file(b"cat.TXT", b"one\n"),
+        outcome="refused",
+        rule="Capitals in `.txt` do not count, so that both would be the same class.",
+        says=r"holds cat\.TXT and cat\.txt, expected one file a class",
+    ),
+    Misbehaviour(
+        name="name of a file that is not UTF-8",
+        make=text_file(b"\xff.txt", b"one\n"),
+        outcome="refused",
+        rule="The class could be written into no model; the name is shown with its bytes.",
+        says=r"the name of a class file in .* is not valid UTF-8 \(\\udcff\.txt\)",
+    ),
+)
+
 HAPPENS = {
     "used": "used",
     "skipped": "refused; left out with `skip`",
@@ -497,16 +591,21 @@ HAPPENS = {
 }
 
 
-def table() -> str:
-    """The list as a table in Markdown."""
-    rows = [f"| {entry.name} | {HAPPENS[entry.outcome]} | {entry.rule} |" for entry in MISBEHAVIOURS]
+def table(entries: Sequence[Misbehaviour]) -> str:
+    """A list as a table in Markdown."""
+    rows = [f"| {entry.name} | {HAPPENS[entry.outcome]} | {entry.rule} |" for entry in entries]
     return "\n".join(["| input | what happens | rule |", "|---|---|---|", *rows]) + "\n"
 
 
 def page(text: str) -> str:
-    """The page with the table in its place."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + table() + END + rest.partition(END)[2]
+    """The page with the tables in their places."""
+    for begin, end, entries in (
+        (BEGIN, END, MISBEHAVIOURS),
+        (TEXTS_BEGIN, TEXTS_END, TEXT_MISBEHAVIOURS),
+    ):
+        before, _, rest = text.partition(begin)
+        text = before + begin + table(entries) + end + rest.partition(end)[2]
+    return text
 
 
 if __name__ == "__main__":

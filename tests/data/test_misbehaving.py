@@ -13,7 +13,15 @@ from tascnet.errors import TascnetError
 from tascnet.models.archive import save
 from tascnet_pipelines.datasets import check_samples
 from tascnet_pipelines.session import open_session
-from tests.data.misbehaving import HAPPENS, MISBEHAVIOURS, PAGE, good, page
+from tests.data.misbehaving import (
+    HAPPENS,
+    MISBEHAVIOURS,
+    PAGE,
+    TEXT_MISBEHAVIOURS,
+    good,
+    good_texts,
+    page,
+)
 
 
 @pytest.fixture
@@ -58,6 +66,42 @@ def test_it_ends_as_the_list_says(entry, root, said):
     if entry.colour is not None:
         (row,) = [row for row, path in enumerate(dataset.paths) if "/odd" in path]
         assert (dataset.pixels[row] == entry.colour).all()
+
+
+def opened_texts(root, **options):
+    config = Config(
+        dataset=DatasetConfig(name="text_lines", root=str(root), max_tokens=4, **options),
+        backbone=BackboneConfig(name="textcnn", weights="random"),
+        outputs=str(root.parent / "out"),
+        device="cpu",
+    )
+    check_config(config)
+    check_samples(config)
+    return open_session(config)
+
+
+@pytest.mark.parametrize("entry", TEXT_MISBEHAVIOURS, ids=lambda entry: entry.name.replace(" ", "_"))
+def test_texts_end_as_the_list_says(entry, tmp_path, caplog):
+    root = good_texts(tmp_path / "texts")
+    entry.make(root)
+    caplog.set_level("INFO", logger="tascnet")
+    if entry.outcome == "refused":
+        with pytest.raises(TascnetError, match=entry.says) as caught:
+            opened_texts(root)
+        assert "\n" not in str(caught.value)
+        str(caught.value).encode("utf-8")
+        return
+    session = opened_texts(root)
+    splits = [session.train.rows, session.val.rows, session.test.rows]
+    assert sorted(np.concatenate(splits)) == list(range(entry.samples))
+    assert len([record for record in caplog.records if re.search(entry.says, record.getMessage())]) == 1
+
+
+def test_of_good_texts_nothing_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", logger="tascnet")
+    opened_texts(good_texts(tmp_path / "texts"))
+    # The vocabulary and the sizes of the splits.
+    assert len(caplog.records) == 2
 
 
 def test_a_turned_image_is_upright(root):
@@ -113,8 +157,9 @@ def test_unreadable_files_with_odd_names_can_be_told(root, said):
 
 
 def test_the_list_tells_each_input_once_by_one_sentence():
-    assert len({entry.name for entry in MISBEHAVIOURS}) == len(MISBEHAVIOURS)
-    for entry in MISBEHAVIOURS:
+    entries = (*MISBEHAVIOURS, *TEXT_MISBEHAVIOURS)
+    assert len({entry.name for entry in entries}) == len(entries)
+    for entry in entries:
         assert entry.outcome in HAPPENS
         assert re.fullmatch(r"[A-Z].*\.", entry.rule)
         assert entry.says or entry.outcome == "used"
@@ -123,4 +168,4 @@ def test_the_list_tells_each_input_once_by_one_sentence():
 def test_the_page_holds_the_list():
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(text), "python -m tests.data.misbehaving writes it anew"
-    assert all(f"| {entry.name} |" in text for entry in MISBEHAVIOURS)
+    assert all(f"| {entry.name} |" in text for entry in (*MISBEHAVIOURS, *TEXT_MISBEHAVIOURS))

@@ -41,6 +41,10 @@ def test_words_are_lower_case_without_accents_and_split_at_punctuation():
     assert normalise("it's a cliche, ISN'T it ?") == normalise("It's a CLICHÉ,\tisn't  it?")
 
 
+def test_han_text_is_split_into_characters():
+    assert normalise("Grüne 猫犬だ") == "grune 猫 犬 た"
+
+
 def test_the_most_frequent_words_come_first_and_known_ones_keep_their_numbers():
     texts = ["b a b", "c B", "a d"]
     # b three times, a twice, c and d once.
