@@ -127,7 +127,8 @@ def _check_held_out(session: Session) -> None:
     if known["held_out"] != held_out_digest(data.sample_digests(session.dataset, rows)):
         log.warning(
             "%s have left out the validation and test samples of another split of %s than this one: test "
-            "accuracy may flatter; pre-train with this seed and exclude=%s",
+            "accuracy may flatter; pre-train with this seed and exclude=%s, and give its split as "
+            "exclude_options where it is not that of conf/dataset/",
             *(weights, name, name),
         )
 

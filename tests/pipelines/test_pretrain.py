@@ -237,6 +237,7 @@ def test_the_source_task_of_the_digits_goes_through_the_same_code(monkeypatch, t
         (["exclude=movie_review"], "one holds texts, the other images"),
         (["exclude=image_folder"], "give it as exclude_root=<folder>"),
         (["exclude_root=/x"], "exclude_root has no effect"),
+        (["exclude_options.val_per_class=2"], "exclude_options have no effect without a data set"),
         (["backbone.weights=/x.pth"], "backbone.weights has no effect"),
         (["exclude=image_folder", "exclude_root=/nowhere"], "/nowhere is missing, expected a folder"),
     ],
@@ -275,6 +276,52 @@ def test_the_excluded_data_set_is_downloaded_too(source, tmp_path, monkeypatch):
     run = ["stage=pretrain", "dataset=text_lines", f"dataset.root={tmp_path / 'own'}", f"outputs={tmp_path}"]
     assert command(*run, "backbone=textcnn", "exclude=movie_review", "dataset.download=true", *SMALL) == 0
     assert fetched == [tmp_path / "cache" / "datasets" / "movie_review"]
+
+
+def test_the_excluded_data_set_has_options_of_its_own(options, target, tmp_path, capsys):
+    """Half of the target's sentences are held out, and a tune on that very split is not warned."""
+    fractions = {"train_fraction": 0.5, "val_fraction": 0.2}
+    own = [f"exclude_options.{key}={value}" for key, value in fractions.items()]
+    assert command(*options, f"outputs={tmp_path}", *own) == 0
+    stage = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    assert read_json(stage / "metrics.json")["excluded"] == 40
+    same = [f"dataset.{key}={value}" for key, value in fractions.items()]
+    assert tune(target, stage, tmp_path, "tune.max_trials=1", *same) == 0
+    assert "of another split" not in capsys.readouterr().err
+    assert tune(target, stage, tmp_path, "tune.max_trials=1", "fresh=true") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of another split" in said
+    assert "give its split as exclude_options" in said
+
+
+def test_counts_of_the_excluded_data_set_give_way_to_its_own_options(tmp_path):
+    config = ["stage=pretrain", "exclude=digits", "exclude_options.digits=[5,6]", f"outputs={tmp_path}"]
+
+    def unseen(*options):
+        return len(pretrain.held_out(Tree().compose([*config, *options])))
+
+    counts = ["exclude_options.train_per_class=25", "exclude_options.val_per_class=5"]
+    assert unseen(*counts) == 182 + 181 - 2 * 25
+    # Half of each class, rounded to even.
+    assert unseen("exclude_options.train_fraction=0.5") == 182 + 181 - 91 - 90
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["train_per_clas=3"], "there is no option exclude_options.train_per_clas"),
+        (["train_per_class=0"], "exclude_options.train_per_class is at least 1"),
+        (["val_fraction=half"], "exclude_options.val_fraction takes"),
+        (["unreadable=never"], "exclude_options.unreadable has no choice 'never'"),
+        (["train_per_class=170"], "exclude=digits: class '5' has 182 samples, expected at least"),
+        (["train_fraction=0.9", "val_fraction=0.1"], "exclude_options.train_fraction + exclude_options.val_"),
+        (["official_test=true"], "leave exclude_options.official_test out"),
+    ],
+)
+def test_mistakes_in_options_of_the_excluded_data_set(overrides, says, tmp_path, capsys):
+    own = [f"exclude_options.{text}" for text in overrides]
+    assert command("stage=pretrain", "exclude=digits", *own, f"outputs={tmp_path}") == 2
+    assert says in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.realdata
