@@ -133,8 +133,9 @@ def _backbone_contradictions(config: Config) -> Iterator[Contradiction]:
     )
     source = set(config.dataset.source_digits)
     target = set(range(10)) if config.dataset.digits is None else set(config.dataset.digits)
+    has_source = net.name == "digits_cnn" and net.weights == "pretrained" and config.stage.name != "pretrain"
     yield (
-        net.name == "digits_cnn" and net.weights == "pretrained" and bool(source & target),
+        has_source and bool(source & target),
         f"dataset.source_digits and dataset.digits share {sorted(source & target)}: the network would be "
         "tested on images that it was pre-trained on",
         "take other digits, or backbone.weights=random",
