@@ -130,6 +130,15 @@ def test_a_later_tune_takes_the_weights_with_their_words(stage, target, tmp_path
     assert FILE in tuned.info.weights
 
 
+def test_a_file_of_vectors_wins_over_the_weights_and_is_told_so(stage, target, tmp_path, capsys):
+    words = tascnet.load(stage / "model").preprocessing.vocabulary
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(f"{word} {'0.5 ' * 8}\n" for word in (*words[2:5], "elsewhere")))
+    assert tune(target, stage, tmp_path, "tune.max_trials=1", f"backbone.vectors={path}") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"3 words take their vectors from the file, {len(words) - 5} keep theirs, 0 start anew" in said
+
+
 def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, capsys):
     assert tune(target, stage, tmp_path, "seed=1", "tune.max_trials=1") == 0
     said = capsys.readouterr().err
