@@ -20,7 +20,7 @@ from tascnet.contradictions import dataset_contradictions
 from tascnet.errors import ConfigError, DataError
 from tascnet.files import read_json, write_json
 from tascnet.measure import size_bytes, versions
-from tascnet.models.archive import save
+from tascnet.models.archive import load, save
 from tascnet.report import models_table, pretrain_report
 from tascnet.runs import claim, finished, identity, stage_folder
 
@@ -80,6 +80,7 @@ def run(config: Config) -> None:
     with claim(stage.folder, known, fresh=config.fresh):
         if finished(stage.folder):
             log.info("pretrain is finished in %s; fresh=true starts it over", stage.folder)
+            _write_missing(stage)
             _measure_anew(stage)
         else:
             _pretrain(stage, network)
@@ -172,6 +173,16 @@ def _figures(stage: _Stage, network: nn.Sequential) -> dict[str, Any]:
     (costs,) = measure(stage.session, {"after": network}).values()
     size = size_bytes(stage.folder / "model")
     return {**judge(stage.session, network), **costs, "size_bytes": size}
+
+
+def _write_missing(stage: _Stage) -> None:
+    """Write the weights of a finished stage again where their file is gone."""
+    path = stage.folder / WEIGHTS
+    if not path.exists():
+        write_source(
+            path, load(stage.folder / "model", factory=stage.session.factory), stage.session, stage.origin
+        )
+        log.info("written again from model/: backbone.weights=%s", path)
 
 
 def _measure_anew(stage: _Stage) -> None:

@@ -75,6 +75,15 @@ def test_a_finished_stage_is_measured_anew_without_training(options, stage, tmp_
     assert digest_file(folder / FILE) == digest_file(stage / FILE)
 
 
+def test_weights_that_are_gone_are_written_again_from_the_model(options, stage, tmp_path, monkeypatch):
+    folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    shutil.copytree(stage, folder)
+    (folder / FILE).unlink()
+    monkeypatch.setattr(pretrain, "pretrain_network", lambda *_: pytest.fail("trained again"))
+    assert command(*options, f"outputs={tmp_path}") == 0
+    assert contents(folder) == contents(stage)
+
+
 def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
     without = [option for option in options if not option.startswith("exclude")]
     assert command(*without, f"outputs={tmp_path}") == 0
