@@ -1,6 +1,7 @@
 """The pre-trained network that a run starts from."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -127,7 +128,8 @@ def _check_held_out(session: Session) -> None:
     if known["held_out"] != held_out_digest(data.sample_digests(session.dataset, rows)):
         log.warning(
             "%s have left out the validation and test samples of another split of %s than this one: test "
-            "accuracy may flatter; pre-train with this seed and exclude=%s",
+            "accuracy may flatter; pre-train with this seed and exclude=%s, and give its split as "
+            "exclude_options where it is not that of conf/dataset/",
             *(weights, name, name),
         )
 
@@ -136,12 +138,18 @@ def _with_words(source: Source, config: Config, words: tuple[str, ...]) -> Sourc
     """A network of texts with a vector for each of `words`."""
     vectors = known_vectors(config, words)
     chain = with_vocabulary(source.chain, source.vocabulary, words, vectors=vectors, seed=config.seed)
-    log.info(
-        "vocabularies: %d words keep their vectors, %d start anew",
-        len(source.vocabulary) - len(SPECIAL),
-        len(words) - len(source.vocabulary),
-    )
+    log.info("vocabularies: %s", _origins(source.vocabulary, words, vectors))
     return replace(source, chain=chain, vocabulary=words, digest=data.module_digest(chain))
+
+
+def _origins(known: Collection[str], words: Collection[str], vectors: Collection[str]) -> str:
+    """How many words have which vectors: the file of `backbone.vectors` wins over the weights."""
+    own = set(words) - set(SPECIAL)
+    given = own & set(vectors)
+    kept = own & set(known) - given
+    from_file = f"{len(given)} words take their vectors from the file, " if vectors else ""
+    who = "keep theirs" if vectors else "words keep their vectors"
+    return f"{from_file}{len(kept)} {who}, {len(own - given - kept)} start anew"
 
 
 def softmax_network(source: Source, session: Session) -> nn.Sequential:

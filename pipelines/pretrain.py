@@ -4,8 +4,9 @@ What lies in the validation or test split of the data set that the network is to
 """
 
 import logging
+import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import nn
 
 from tascnet import data
 from tascnet.compose import Tree
-from tascnet.config import PUBLISHED_IMAGES, PUBLISHED_TEXTS, TEXT_DATASETS, Config
+from tascnet.config import PUBLISHED_IMAGES, PUBLISHED_TEXTS, TEXT_DATASETS, Config, ExcludeConfig
 from tascnet.console import output
+from tascnet.contradictions import dataset_contradictions
 from tascnet.errors import ConfigError, DataError
 from tascnet.files import read_json, write_json
 from tascnet.measure import size_bytes, versions
-from tascnet.models.archive import save
+from tascnet.models.archive import load, save
 from tascnet.report import models_table, pretrain_report
 from tascnet.runs import claim, finished, identity, stage_folder
 
@@ -78,6 +80,7 @@ def run(config: Config) -> None:
     with claim(stage.folder, known, fresh=config.fresh):
         if finished(stage.folder):
             log.info("pretrain is finished in %s; fresh=true starts it over", stage.folder)
+            _write_missing(stage)
             _measure_anew(stage)
         else:
             _pretrain(stage, network)
@@ -87,7 +90,7 @@ def run(config: Config) -> None:
 def held_out(config: Config) -> list[str]:
     """Digests of the samples in the validation and test split of `exclude`; none without it.
 
-    The split is that of the data set's own config and the run's seed.
+    The split is that of the data set's own config, of `exclude_options` and of the run's seed.
 
     Raises:
         TascnetError: the data set is missing or unreadable.
@@ -97,7 +100,7 @@ def held_out(config: Config) -> list[str]:
     is_text = config.exclude in TEXT_DATASETS
     target = _target(config, config.exclude)
     try:
-        check_samples(target)
+        _check(target)
         dataset = load_data(target, None if is_text else backbone_preprocessing(config.backbone))
         rows = draw_split(target, dataset)
     except (ConfigError, DataError) as error:
@@ -110,7 +113,18 @@ def _target(config: Config, name: str) -> Config:
     published = name in (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS)
     own = Tree().compose([f"dataset={name}"]).dataset
     download = published and config.dataset.download
-    return replace(config, dataset=replace(own, root=config.exclude_root, download=download))
+    given = {key: value for key, value in asdict(config.exclude_options).items() if value is not None}
+    if "train_fraction" in given or "val_fraction" in given:
+        own = replace(own, train_per_class=None, val_per_class=None)
+    dataset = replace(own, root=config.exclude_root, download=download, **given)
+    return replace(config, dataset=dataset)
+
+
+def _check(target: Config) -> None:
+    for wrong, message, hint in dataset_contradictions(target):
+        if wrong:
+            raise ConfigError(message, hint)
+    check_samples(target)
 
 
 def _of_target(error: ConfigError | DataError, name: str) -> ConfigError | DataError:
@@ -120,7 +134,10 @@ def _of_target(error: ConfigError | DataError, name: str) -> ConfigError | DataE
 
 
 def _own_options(text: str) -> str:
-    return text.replace("dataset.root", "exclude_root")
+    """`text` with the options of the excluded data set in place of those of `dataset`."""
+    own = "|".join(entry.name for entry in fields(ExcludeConfig))
+    text = text.replace("dataset.root", "exclude_root")
+    return re.sub(rf"\bdataset\.({own})\b", r"exclude_options.\1", text)
 
 
 def _pretrain(stage: _Stage, network: nn.Sequential) -> None:
@@ -156,6 +173,16 @@ def _figures(stage: _Stage, network: nn.Sequential) -> dict[str, Any]:
     (costs,) = measure(stage.session, {"after": network}).values()
     size = size_bytes(stage.folder / "model")
     return {**judge(stage.session, network), **costs, "size_bytes": size}
+
+
+def _write_missing(stage: _Stage) -> None:
+    """Write the weights of a finished stage again where their file is gone."""
+    path = stage.folder / WEIGHTS
+    if not path.exists():
+        write_source(
+            path, load(stage.folder / "model", factory=stage.session.factory), stage.session, stage.origin
+        )
+        log.info("written again from model/: backbone.weights=%s", path)
 
 
 def _measure_anew(stage: _Stage) -> None:

@@ -233,7 +233,7 @@ def _check_bounds(key: str, entry: Field[Any], value: Any) -> None:
         if isinstance(item, float) and not math.isfinite(item):
             raise ConfigError(f"{key} takes a finite number, not {item}")
     choices, low, high = (entry.metadata.get(name) for name in ("choices", "minimum", "maximum"))
-    if choices is not None and value not in choices:
+    if choices is not None and value is not None and value not in choices:
         likely = closest(str(value), choices)
         hint = f"did you mean {key}={likely}?" if likely else f"it takes {listed(choices)}"
         raise ConfigError(f"{key} has no choice {value!r}", hint)

@@ -21,6 +21,7 @@ __all__ = [
     "CompareConfig",
     "Config",
     "DatasetConfig",
+    "ExcludeConfig",
     "MeasureConfig",
     "PruneConfig",
     "RecipeConfig",
@@ -136,6 +137,25 @@ class DatasetConfig:
     min_scale: float = option(1.0, minimum=0.05, maximum=1.0)
     # Pixels of edge padding before a random crop.
     pad: int = option(0, minimum=0)
+
+
+@dataclass
+class ExcludeConfig:
+    """What differs from its file in conf/dataset/ for the data set that `exclude` names; None: nothing does.
+
+    The options are those of `dataset` that say which samples there are and how they are split; a fraction
+    takes the place of the file's counts.
+    """
+
+    official_test: bool | None = None
+    csv: str | None = None
+    classes: list[str] | None = None
+    digits: list[int] | None = None
+    train_per_class: int | None = option(None, minimum=1)
+    val_per_class: int | None = option(None, minimum=1)
+    train_fraction: float | None = option(None, minimum=0.0, maximum=1.0)
+    val_fraction: float | None = option(None, minimum=0.0, maximum=1.0)
+    unreadable: str | None = option(None, choices=("refuse", "skip"))
 
 
 @dataclass
@@ -441,9 +461,11 @@ class Config:
     name: str | None = None
     seed: int = option(0, minimum=0, maximum=10**9)
     # stage=pretrain: the data set that the network is to move to; samples that lie in its validation or test
-    # split, by this seed and its own file in conf/dataset/, are left out. exclude_root: its folder.
+    # split, by this seed and its own file in conf/dataset/, are left out. exclude_root: its folder;
+    # exclude_options: what differs from its file.
     exclude: str | None = None
     exclude_root: str | None = None
+    exclude_options: ExcludeConfig = field(default_factory=ExcludeConfig)
     outputs: str = "outputs"
     # Decoded images, features and weights shared by runs; None: <outputs>/cache.
     cache_dir: str | None = None

@@ -14,12 +14,13 @@ from tascnet.config import (
     BackboneConfig,
     Config,
     DatasetConfig,
+    ExcludeConfig,
     PruneConfig,
     TuneConfig,
 )
 from tascnet.words import closest, listed
 
-__all__ = ["Contradiction", "contradictions"]
+__all__ = ["Contradiction", "contradictions", "dataset_contradictions"]
 
 # Whether the rule is broken, what is wrong, and what to do.
 Contradiction = tuple[bool, str, str | None]
@@ -30,7 +31,7 @@ HISTORY_OPTIONS = ("history", "phase_lr", "regulariser", "regulariser_weight")
 
 def contradictions(config: Config) -> Iterator[Contradiction]:
     """Each rule that options must keep between them: whether it is broken, what is wrong, and what to do."""
-    yield from _dataset_contradictions(config)
+    yield from dataset_contradictions(config)
     yield from _backbone_contradictions(config)
     yield from _text_contradictions(config)
     yield from _pretrain_contradictions(config)
@@ -52,7 +53,8 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield unsafe, f"name={config.name!r} cannot name a folder", "use at most 120 letters, digits and ._=,+-"
 
 
-def _dataset_contradictions(config: Config) -> Iterator[Contradiction]:
+def dataset_contradictions(config: Config) -> Iterator[Contradiction]:
+    """The rules that the options of a data set must keep, and of each what `contradictions` gives."""
     data = config.dataset
     published = (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS)
     yield (
@@ -131,8 +133,9 @@ def _backbone_contradictions(config: Config) -> Iterator[Contradiction]:
     )
     source = set(config.dataset.source_digits)
     target = set(range(10)) if config.dataset.digits is None else set(config.dataset.digits)
+    has_source = net.name == "digits_cnn" and net.weights == "pretrained" and config.stage.name != "pretrain"
     yield (
-        net.name == "digits_cnn" and net.weights == "pretrained" and bool(source & target),
+        has_source and bool(source & target),
         f"dataset.source_digits and dataset.digits share {sorted(source & target)}: the network would be "
         "tested on images that it was pre-trained on",
         "take other digits, or backbone.weights=random",
@@ -219,9 +222,14 @@ def _pretrain_contradictions(config: Config) -> Iterator[Contradiction]:
     )
     needs_root = name in ("image_folder", "text_lines")
     yield (
-        needs_root and config.exclude_root is None,
+        needs_root and config.exclude_root is None and config.exclude_options.csv is None,
         f"exclude={name} needs the folder of that data set",
         "give it as exclude_root=<folder>",
+    )
+    yield (
+        name is None and config.exclude_options != ExcludeConfig(),
+        "exclude_options have no effect without a data set to exclude",
+        "add exclude=<data set>, or leave them out",
     )
     yield (
         config.exclude_root is not None and (name is None or name == "digits"),

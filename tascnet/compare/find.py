@@ -23,7 +23,8 @@ def find_runs(path: Path) -> tuple[list[Run], list[Aside]]:
 
     Returns:
         The runs with at least one finished stage, and what does not take part, with the reason; both sorted
-        by folder. Folders called benchmark, cache, compare and multirun hold no runs.
+        by folder. Folders called benchmark, cache, compare and multirun hold no runs, nor does one with
+        nothing but a finished pre-training, which is not compared.
 
     Raises:
         RunFolderError: there is no such folder.
@@ -57,13 +58,20 @@ def _candidates(folder: Path, asides: list[Aside]) -> Iterator[Path]:
         asides.append(Aside(folder=str(folder), reason=f"it cannot be read ({error.strerror})"))
         return
     if looks_like_run:
-        yield folder
+        if not _is_pretraining(below):
+            yield folder
         return
     if any(entry.name in MARKS for entry in entries):
         asides.append(Aside(folder=str(folder), reason="it holds metrics, but is no stage of a run"))
     for entry in below:
         if entry.name not in BESIDE and not entry.name.startswith("."):
             yield from _candidates(entry, asides)
+
+
+def _is_pretraining(folders: list[Path]) -> bool:
+    """Whether a finished stage pretrain is the only stage among the folders of a run."""
+    finished = any(entry.name == "pretrain" and (entry / "metrics.json").exists() for entry in folders)
+    return finished and not any(parse_stage_name(entry.name) for entry in folders)
 
 
 def _is_stage(folder: Path) -> bool:

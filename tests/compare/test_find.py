@@ -161,6 +161,16 @@ def test_folders_that_look_like_runs(tmp_path):
     }
 
 
+def test_a_finished_pretraining_is_no_run_and_one_beside_a_search_takes_nothing_away(tmp_path):
+    for folder in (tmp_path / "digits/cnn/pre-seed1", write_run(tmp_path)):
+        (folder / "pretrain").mkdir(parents=True)
+        (folder / "pretrain" / "metrics.json").write_text("{}")
+    runs, asides = find_runs(tmp_path)
+    assert [run.name for run in runs] == ["run"]
+    assert asides == []
+    assert find_runs(tmp_path / "digits/cnn/pre-seed1") == ([], [])
+
+
 def test_stages_of_different_runs_in_one_folder(tmp_path):
     folder = write_run(tmp_path)
     other = write_run(tmp_path / "other", backbone="vgg", prune={})

@@ -75,6 +75,15 @@ def test_a_finished_stage_is_measured_anew_without_training(options, stage, tmp_
     assert digest_file(folder / FILE) == digest_file(stage / FILE)
 
 
+def test_weights_that_are_gone_are_written_again_from_the_model(options, stage, tmp_path, monkeypatch):
+    folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    shutil.copytree(stage, folder)
+    (folder / FILE).unlink()
+    monkeypatch.setattr(pretrain, "pretrain_network", lambda *_: pytest.fail("trained again"))
+    assert command(*options, f"outputs={tmp_path}") == 0
+    assert contents(folder) == contents(stage)
+
+
 def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
     without = [option for option in options if not option.startswith("exclude")]
     assert command(*without, f"outputs={tmp_path}") == 0
@@ -130,6 +139,15 @@ def test_a_later_tune_takes_the_weights_with_their_words(stage, target, tmp_path
     assert FILE in tuned.info.weights
 
 
+def test_a_file_of_vectors_wins_over_the_weights_and_is_told_so(stage, target, tmp_path, capsys):
+    words = tascnet.load(stage / "model").preprocessing.vocabulary
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(f"{word} {'0.5 ' * 8}\n" for word in (*words[2:5], "elsewhere")))
+    assert tune(target, stage, tmp_path, "tune.max_trials=1", f"backbone.vectors={path}") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"3 words take their vectors from the file, {len(words) - 5} keep theirs, 0 start anew" in said
+
+
 def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, capsys):
     assert tune(target, stage, tmp_path, "seed=1", "tune.max_trials=1") == 0
     said = capsys.readouterr().err
@@ -172,9 +190,10 @@ def test_a_class_of_which_nothing_is_left_is_refused(target, source, tmp_path, c
 
 
 def test_images_are_told_by_their_pixels(tmp_path):
+    # The network starts from random weights: a digit of its usual source task may be among them.
     run = ["stage=pretrain", "dataset.digits=[0,5,6]", "exclude=digits", f"outputs={tmp_path}", "name=run"]
     short = ["trainer.pretrain.epochs=1", "measure.repeats=3", "measure.warmup=0", "measure.batch=2"]
-    assert command(*run, *short, "backbone.weights=random") == 0
+    assert command(*run, *short) == 0
     folder = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "pretrain"
     # All but 20 of the target's 182 fives and 181 sixes are validation or test samples; no two are equal.
     assert read_json(folder / "metrics.json")["excluded"] == 182 - 20 + 181 - 20
@@ -237,6 +256,7 @@ def test_the_source_task_of_the_digits_goes_through_the_same_code(monkeypatch, t
         (["exclude=movie_review"], "one holds texts, the other images"),
         (["exclude=image_folder"], "give it as exclude_root=<folder>"),
         (["exclude_root=/x"], "exclude_root has no effect"),
+        (["exclude_options.val_per_class=2"], "exclude_options have no effect without a data set"),
         (["backbone.weights=/x.pth"], "backbone.weights has no effect"),
         (["exclude=image_folder", "exclude_root=/nowhere"], "/nowhere is missing, expected a folder"),
     ],
@@ -275,6 +295,52 @@ def test_the_excluded_data_set_is_downloaded_too(source, tmp_path, monkeypatch):
     run = ["stage=pretrain", "dataset=text_lines", f"dataset.root={tmp_path / 'own'}", f"outputs={tmp_path}"]
     assert command(*run, "backbone=textcnn", "exclude=movie_review", "dataset.download=true", *SMALL) == 0
     assert fetched == [tmp_path / "cache" / "datasets" / "movie_review"]
+
+
+def test_the_excluded_data_set_has_options_of_its_own(options, target, tmp_path, capsys):
+    """Half of the target's sentences are held out, and a tune on that very split is not warned."""
+    fractions = {"train_fraction": 0.5, "val_fraction": 0.2}
+    own = [f"exclude_options.{key}={value}" for key, value in fractions.items()]
+    assert command(*options, f"outputs={tmp_path}", *own) == 0
+    stage = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
+    assert read_json(stage / "metrics.json")["excluded"] == 40
+    same = [f"dataset.{key}={value}" for key, value in fractions.items()]
+    assert tune(target, stage, tmp_path, "tune.max_trials=1", *same) == 0
+    assert "of another split" not in capsys.readouterr().err
+    assert tune(target, stage, tmp_path, "tune.max_trials=1", "fresh=true") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of another split" in said
+    assert "give its split as exclude_options" in said
+
+
+def test_counts_of_the_excluded_data_set_give_way_to_its_own_options(tmp_path):
+    config = ["stage=pretrain", "exclude=digits", "exclude_options.digits=[5,6]", f"outputs={tmp_path}"]
+
+    def unseen(*options):
+        return len(pretrain.held_out(Tree().compose([*config, *options])))
+
+    counts = ["exclude_options.train_per_class=25", "exclude_options.val_per_class=5"]
+    assert unseen(*counts) == 182 + 181 - 2 * 25
+    # Half of each class, rounded to even.
+    assert unseen("exclude_options.train_fraction=0.5") == 182 + 181 - 91 - 90
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["train_per_clas=3"], "there is no option exclude_options.train_per_clas"),
+        (["train_per_class=0"], "exclude_options.train_per_class is at least 1"),
+        (["val_fraction=half"], "exclude_options.val_fraction takes"),
+        (["unreadable=never"], "exclude_options.unreadable has no choice 'never'"),
+        (["train_per_class=170"], "exclude=digits: class '5' has 182 samples, expected at least"),
+        (["train_fraction=0.9", "val_fraction=0.1"], "exclude_options.train_fraction + exclude_options.val_"),
+        (["official_test=true"], "leave exclude_options.official_test out"),
+    ],
+)
+def test_mistakes_in_options_of_the_excluded_data_set(overrides, says, tmp_path, capsys):
+    own = [f"exclude_options.{text}" for text in overrides]
+    assert command("stage=pretrain", "exclude=digits", *own, f"outputs={tmp_path}") == 2
+    assert says in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.realdata
