@@ -10,15 +10,16 @@ from torch import nn
 from tascnet import data
 from tascnet.config import Config, DatasetConfig, RecipeConfig, TrainerConfig
 from tascnet.files import digest_json
-from tascnet.models import Backbone, HeadSpec, build_backbone, replace_head
+from tascnet.models import HeadSpec, replace_head
 from tascnet.models.head import head_start
 from tascnet.models.text import SPECIAL, TextPreprocessing
-from tascnet.models.transfer import build_textcnn, with_vocabulary
+from tascnet.models.transfer import with_vocabulary
 from tascnet.models.weights import read_metadata
 from tascnet.runs import cache_folder
 
 from .pretraining import (
     ORIGIN,
+    build,
     held_out_digest,
     known_vectors,
     pretrain_network,
@@ -62,30 +63,10 @@ def load_source(config: Config) -> Source:
         WeightsError: the weights are missing, unreadable or of another architecture.
         ConfigError: the backbone is unknown or the user's factory does not give a chain.
     """
-    options = config.backbone
-    if options.name == "textcnn":
-        text, vocabulary = build_textcnn(
-            weights=options.weights,
-            embedding_width=options.embedding_width,
-            filters=options.filters,
-            seed=config.seed,
-        )
-        return _source(text, vocabulary)
-    weights: str | Path = options.weights
-    if options.name == "digits_cnn" and options.weights == "pretrained":
+    weights: str | Path = config.backbone.weights
+    if config.backbone.name == "digits_cnn" and weights == "pretrained":
         weights = _pretrained_digits(config)
-    backbone = build_backbone(
-        options.name,
-        weights=weights,
-        factory=options.factory,
-        options=options.options,
-        channels=len(options.mean),
-        seed=config.seed,
-    )
-    return _source(backbone)
-
-
-def _source(backbone: Backbone, vocabulary: tuple[str, ...] = SPECIAL) -> Source:
+    backbone, vocabulary = build(config, weights)
     return Source(
         chain=backbone.chain,
         weights=backbone.source["weights"],

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tascnet.config import Config
 from tascnet.files import digest_json
-from tascnet.models import build_backbone, write_weights
+from tascnet.models import Backbone, build_backbone, write_weights
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.transfer import VOCABULARY, build_textcnn, read_vectors, with_vocabulary
 from tascnet.models.weights import original_keys
@@ -19,6 +19,7 @@ from .session import Session, recipe
 
 __all__ = [
     "ORIGIN",
+    "build",
     "held_out_digest",
     "known_vectors",
     "pretrain_network",
@@ -35,26 +36,46 @@ ORIGIN = "pretrained_on"
 def random_network(session: Session) -> nn.Sequential:
     """The config's backbone for the session's classes and words, with weights drawn by the run's seed."""
     config, words = session.config, session.preprocessing
-    options = config.backbone
+    backbone, known = build(config, "random", num_classes=session.num_classes)
     if not isinstance(words, TextPreprocessing):
-        return build_backbone(
-            options.name,
-            weights="random",
-            factory=options.factory,
-            options=options.options,
-            channels=words.channels,
-            num_classes=session.num_classes,
+        return backbone.chain
+    vectors = known_vectors(config, words.vocabulary)
+    return with_vocabulary(backbone.chain, known, words.vocabulary, vectors=vectors, seed=config.seed)
+
+
+def build(
+    config: Config, weights: str | Path, *, num_classes: int | None = None
+) -> tuple[Backbone, tuple[str, ...]]:
+    """The config's backbone with some weights, and the words that it knows.
+
+    Args:
+        config: the composed config.
+        weights: as `backbone.weights` takes them.
+        num_classes: outputs where no weight file tells; None: as published.
+
+    Raises:
+        WeightsError: the weights are missing, unreadable or of another architecture.
+        ConfigError: the backbone is unknown or the user's factory does not give a chain.
+    """
+    options = config.backbone
+    if options.name == "textcnn":
+        return build_textcnn(
+            weights=weights,
+            embedding_width=options.embedding_width,
+            filters=options.filters,
+            num_classes=num_classes,
             seed=config.seed,
-        ).chain
-    text, _ = build_textcnn(
-        weights="random",
-        embedding_width=options.embedding_width,
-        filters=options.filters,
-        num_classes=session.num_classes,
+        )
+    backbone = build_backbone(
+        options.name,
+        weights=weights,
+        factory=options.factory,
+        options=options.options,
+        channels=len(options.mean),
+        num_classes=num_classes,
         seed=config.seed,
     )
-    vectors = known_vectors(config, words.vocabulary)
-    return with_vocabulary(text.chain, SPECIAL, words.vocabulary, vectors=vectors, seed=config.seed)
+    return backbone, SPECIAL
 
 
 def known_vectors(config: Config, words: Collection[str]) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from tascnet.console import log
 from tascnet.data.dataset import Dataset, content_fingerprint
-from tascnet.data.listing import NAMED, ImageFile, Listing, choose_classes
+from tascnet.data.listing import ImageFile, Listing, choose_classes
 from tascnet.data.pixels import Decoded, decoded_images
+from tascnet.data.twins import named, warn_of_twins
 from tascnet.data.when_read import DecodedWhenRead
 from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
@@ -67,7 +68,7 @@ def load_images(
         _judge(listing, decoded.failures, unreadable)
     files = [file for file in listing.files if file.path not in decoded.failures]
     pixels = _all_classes(listing, decoded, files)
-    _tell_twins(listing, files, decoded.same)
+    warn_of_twins("image", listing.root, _twins(files, decoded.same))
     labels = np.array([file.label for file in files], dtype=np.int64)
     parts = tuple(file.part for file in files) if listing.parts else ()
     return Dataset(
@@ -87,9 +88,9 @@ def load_images(
 
 def _judge(listing: Listing, failures: dict[str, str], unreadable: str) -> None:
     """Refuse unreadable files, or say that they are left out."""
-    named = _named([f"{path}: {reason}" for path, reason in failures.items()])
+    listed = named([f"{path}: {reason}" for path, reason in failures.items()])
     verb = "is not readable" if len(failures) == 1 else "are not readable"
-    message = f"{len(failures)} of {len(listing.files)} images in {listing.root} {verb} ({named})"
+    message = f"{len(failures)} of {len(listing.files)} images in {listing.root} {verb} ({listed})"
     if unreadable == "refuse":
         raise DataError(
             message, "mend or delete what is named, or set dataset.unreadable=skip to leave it out"
@@ -97,22 +98,10 @@ def _judge(listing: Listing, failures: dict[str, str], unreadable: str) -> None:
     log.warning("%s: left out", message)
 
 
-def _tell_twins(listing: Listing, files: Sequence[ImageFile], same: Sequence[Sequence[int]]) -> None:
-    """Say which images are in several classes; one of these labels is wrong, but nobody knows which."""
+def _twins(files: Sequence[ImageFile], same: Sequence[Sequence[int]]) -> list[str]:
+    """The paths of equal images in several classes."""
     twins = [group for group in same if len({files[row].label for row in group}) > 1]
-    if twins:
-        named = _named([" = ".join(files[row].path for row in group) for group in twins])
-        verb = "image is" if len(twins) == 1 else "images are"
-        log.warning(
-            "%d %s in more than one class of %s (%s): used as they are; remove those that are labelled wrong",
-            *(len(twins), verb, listing.root, named),
-        )
-
-
-def _named(texts: Sequence[str]) -> str:
-    """The first of them, and how many more there are; bytes of names that are no UTF-8 are shown as such."""
-    more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-    return ("; ".join(texts[:NAMED]) + more).encode("utf-8", "backslashreplace").decode()
+    return [" = ".join(files[row].path for row in group) for group in twins]
 
 
 def _all_classes(

@@ -39,7 +39,29 @@ class Source(Protocol):
         """Inputs of the rows: plain without a generator, else augmented by it."""
 
 
-class ImageSource:
+class _Rows:
+    """Some rows of a data set and their labels."""
+
+    def __init__(self, dataset: Dataset | TextDataset, rows: NDArray[np.int64]) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self._labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
+        self._num_classes = len(dataset.class_names)
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, `n`, int64."""
+        return self._labels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set."""
+        return self._num_classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class ImageSource(_Rows):
     """Normalised images of some rows of a data set.
 
     Args:
@@ -60,26 +82,12 @@ class ImageSource:
         augmentation: Augmentation | None = None,
     ) -> None:
         _check_pixels(dataset, preprocessing)
+        super().__init__(dataset, rows)
         self.dataset = dataset
-        self.rows = np.asarray(rows, dtype=np.int64)
         self.preprocessing = preprocessing
         self.augmentation = augmentation
-        self._labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
         self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32)
         self._std = torch.tensor(preprocessing.std, dtype=torch.float32)
-
-    @property
-    def labels(self) -> Tensor:
-        """Class indices, `n`, int64."""
-        return self._labels
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the data set."""
-        return len(self.dataset.class_names)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
@@ -110,7 +118,7 @@ class ImageSource:
         return scaled.contiguous(memory_format=torch.channels_last)
 
 
-class TokenSource:
+class TokenSource(_Rows):
     """Texts of some rows of a data set as the numbers of their words.
 
     Args:
@@ -122,24 +130,10 @@ class TokenSource:
     def __init__(
         self, dataset: TextDataset, rows: NDArray[np.int64], preprocessing: TextPreprocessing
     ) -> None:
+        super().__init__(dataset, rows)
         self.dataset = dataset
-        self.rows = np.asarray(rows, dtype=np.int64)
         self.preprocessing = preprocessing
-        self._labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
         self._tokens = preprocessing.encode([dataset.texts[row] for row in self.rows])
-
-    @property
-    def labels(self) -> Tensor:
-        """Class indices, `n`, int64."""
-        return self._labels
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the data set."""
-        return len(self.dataset.class_names)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Numbers of words `b x T`, int64; texts are not augmented."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
 from tascnet.data.download import RemoteFile, download, lacking
-from tascnet.data.listing import NAMED, check_text
+from tascnet.data.listing import check_text
+from tascnet.data.twins import warn_of_twins
 from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
@@ -162,7 +163,7 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     names = tuple(found)
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
     texts = tuple(text for of_class in found.values() for text in of_class)
-    _tell_twins(root, found)
+    warn_of_twins("text", root, _twins(found))
     return TextDataset(
         name=name,
         class_names=names,
@@ -174,21 +175,14 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
     )
 
 
-def _tell_twins(root: Path, found: Mapping[str, Sequence[str]]) -> None:
-    """Say which texts are in several classes; one of these labels is wrong, but nobody knows which."""
+def _twins(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """The beginnings of texts of the same words in several classes."""
     classes: dict[str, list[str]] = {}
     for label, texts in found.items():
         for words in dict.fromkeys(map(normalise, texts)):
             classes.setdefault(words, []).append(label)
     twins = [(words, labels) for words, labels in classes.items() if len(labels) > 1]
-    if twins:
-        shown = [f"{shorten(words, SHOWN)!r} in {' and '.join(labels)}" for words, labels in twins[:NAMED]]
-        more = f"; and {len(twins) - NAMED} more" if len(twins) > NAMED else ""
-        verb = "text is" if len(twins) == 1 else "texts are"
-        log.warning(
-            "%d %s in more than one class of %s (%s): used as they are; remove those that are labelled wrong",
-            *(len(twins), verb, root, "; ".join(shown) + more),
-        )
+    return [f"{shorten(words, SHOWN)!r} in {' and '.join(labels)}" for words, labels in twins]
 
 
 def text_place(name: str, root: Path | None, cache_dir: Path) -> Path | None:
