@@ -1,9 +1,13 @@
 """Light augmentation of a whole batch at once: crops, shifts and flips."""
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,7 +17,6 @@ __all__ = ["Augmentation", "augment", "centre_crop"]
 
 # Aspect ratios of random crops lie between 1 / MAX_RATIO and MAX_RATIO.
 MAX_RATIO = 4 / 3
-AT_A_TIME = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +61,51 @@ def augment(images: Tensor, size: int, augmentation: Augmentation, generator: to
         generator: source of randomness, on the CPU.
 
     Returns:
-        `b x size x size x c`, not shared: uint8 from shifts, float32 in 0 to 255 from scaled crops.
+        `b x size x size x c`, uint8, not shared with `images`.
     """
     draws = torch.rand(5, len(images), generator=generator)
-    flipped = (draws[0] < 0.5) & augmentation.flip
-    if augmentation.min_scale == 1:
-        return _shifted(images, size, augmentation.pad, flipped, draws[1:3])
-    return _scaled(images, size, augmentation, flipped, draws[1:])
-
-
-def _shifted(images: Tensor, size: int, pad: int, flipped: Tensor, draws: Tensor) -> Tensor:
-    padded = _edge_padded(images, pad)
-    span = padded.shape[1] - size
-    ys, xs = (draws * (span + 1)).long().clamp(max=span)
-    # All windows as a view, of which each image copies one: far faster than to gather pixel by pixel.
-    windows = padded.unfold(1, size, 1).unfold(2, size, 1).permute(0, 1, 2, 4, 5, 3)
-    crops = windows[torch.arange(len(images)), ys, xs]
-    crops[flipped] = crops[flipped].flip(2)
+    flips = (draws[0] < 0.5) & augmentation.flip
+    heights, widths = _extents(images.shape[1], size, augmentation.min_scale, draws[3:])
+    padded = _edge_padded(images, augmentation.pad)
+    tops, lefts = _starts(draws[1], padded.shape[1] - heights), _starts(draws[2], padded.shape[1] - widths)
+    crops = _cropped(padded, torch.stack([tops, lefts, heights, widths], dim=1), size)
+    # One by one: far faster than to gather and scatter bytes.
+    for row in flips.nonzero().flatten().tolist():
+        crops[row] = crops[row].flip(1)
     return crops
+
+
+def _cropped(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """One box of each image, `b x 4` (top, left, height, width), as `b x size x size x c`."""
+    crops = images.new_empty(len(images), size, size, images.shape[3])
+    windows = [
+        image[top : top + height, left : left + width]
+        for image, (top, left, height, width) in zip(images.numpy(), boxes.tolist(), strict=True)
+    ]
+    # Torch resizes bytes several times as fast as floats, but on one core only.
+    resizing = any(window.shape[:2] != (size, size) for window in windows)
+    threads = torch.get_num_threads() if resizing else 1
+    share = max(1, math.ceil(len(windows) / threads))
+    parts = [windows[start : start + share] for start in range(0, len(windows), share)]
+    with ThreadPoolExecutor(threads) as pool:
+        # A pool starts its threads when work comes: with one part there is none.
+        list((pool.map if len(parts) > 1 else map)(_resize, parts, crops.split(share)))
+    return crops
+
+
+def _resize(windows: Sequence[NDArray[np.uint8]], crops: Tensor) -> None:
+    """Resize windows, each `h x w x c`, into `crops`, `b x size x size x c`.
+
+    Copies are numpy's, which leaves the other cores alone.
+    """
+    size = crops.shape[1]
+    for window, crop in zip(windows, crops.numpy(), strict=True):
+        if window.shape != crop.shape:
+            # Channels last, for which torch has its fast way with bytes.
+            maps = torch.from_numpy(np.ascontiguousarray(window))[None].permute(0, 3, 1, 2)
+            resized = functional.interpolate(maps, (size, size), mode="bilinear", antialias=True)
+            window = resized.permute(0, 2, 3, 1)[0].numpy()
+        np.copyto(crop, window)
 
 
 def _edge_padded(images: Tensor, pad: int) -> Tensor:
@@ -91,27 +121,16 @@ def _edge_padded(images: Tensor, pad: int) -> Tensor:
     return padded
 
 
-def _scaled(images: Tensor, size: int, augmentation: Augmentation, flipped: Tensor, draws: Tensor) -> Tensor:
-    area = augmentation.min_scale + (1 - augmentation.min_scale) * draws[2]
-    ratio = torch.exp((2 * draws[3] - 1) * math.log(MAX_RATIO))
-    # Extents and centres in grid_sample's coordinates: the image spans -1 to 1.
-    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
-    reach = 1 + 2 * augmentation.pad / images.shape[1]
-    centres = torch.linspace(-1, 1, size) * (size - 1) / size
-    middle_x, middle_y = (2 * draws[1] - 1) * (reach - width), (2 * draws[0] - 1) * (reach - height)
-    xs = centres * torch.where(flipped, -width, width)[:, None] + middle_x[:, None]
-    ys = centres * height[:, None] + middle_y[:, None]
-    crops = torch.empty(len(images), size, size, images.shape[3])
-    # A few at a time, so that what is made on the way stays in the processor's cache.
-    for start in range(0, len(images), AT_A_TIME):
-        rows = slice(start, start + AT_A_TIME)
-        crops[rows] = _sampled(images[rows], xs[rows], ys[rows])
-    return crops
+def _extents(side: int, size: int, min_scale: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Heights and widths of random crops in pixels, as torchvision's `RandomResizedCrop` has them."""
+    if min_scale == 1:
+        return torch.full(draws.shape[1:], size), torch.full(draws.shape[1:], size)
+    area = min_scale + (1 - min_scale) * draws[0]
+    ratio = torch.exp((2 * draws[1] - 1) * math.log(MAX_RATIO))
+    height, width = side * (area / ratio).sqrt(), side * (area * ratio).sqrt()
+    return height.round().long().clamp(1, side), width.round().long().clamp(1, side)
 
 
-def _sampled(images: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Bilinear samples of `b x R x R x c` images where rows `ys` and columns `xs`, both `b x size`, cross."""
-    grid = torch.stack(torch.broadcast_tensors(xs[:, None, :], ys[:, :, None]), dim=-1)
-    maps = images.permute(0, 3, 1, 2).float()
-    crops = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return crops.permute(0, 2, 3, 1)
+def _starts(draws: Tensor, spans: Tensor) -> Tensor:
+    """Numbers from 0 to `spans`, all as likely."""
+    return torch.minimum((draws * (spans + 1)).long(), spans)
