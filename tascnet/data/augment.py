@@ -1,13 +1,9 @@
 """Light augmentation of a whole batch at once: crops, shifts and flips."""
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -68,44 +64,13 @@ def augment(images: Tensor, size: int, augmentation: Augmentation, generator: to
     heights, widths = _extents(images.shape[1], size, augmentation.min_scale, draws[3:])
     padded = _edge_padded(images, augmentation.pad)
     tops, lefts = _starts(draws[1], padded.shape[1] - heights), _starts(draws[2], padded.shape[1] - widths)
-    crops = _cropped(padded, torch.stack([tops, lefts, heights, widths], dim=1), size)
-    # One by one: far faster than to gather and scatter bytes.
-    for row in flips.nonzero().flatten().tolist():
-        crops[row] = crops[row].flip(1)
-    return crops
-
-
-def _cropped(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """One box of each image, `b x 4` (top, left, height, width), as `b x size x size x c`."""
+    boxes = torch.stack([tops, lefts, heights, widths, flips.long()], dim=1).tolist()
     crops = images.new_empty(len(images), size, size, images.shape[3])
-    windows = [
-        image[top : top + height, left : left + width]
-        for image, (top, left, height, width) in zip(images.numpy(), boxes.tolist(), strict=True)
-    ]
-    # Torch resizes bytes several times as fast as floats, but on one core only.
-    resizing = any(window.shape[:2] != (size, size) for window in windows)
-    threads = torch.get_num_threads() if resizing else 1
-    share = max(1, math.ceil(len(windows) / threads))
-    parts = [windows[start : start + share] for start in range(0, len(windows), share)]
-    with ThreadPoolExecutor(threads) as pool:
-        # A pool starts its threads when work comes: with one part there is none.
-        list((pool.map if len(parts) > 1 else map)(_resize, parts, crops.split(share)))
+    # One by one: far faster than to gather bytes, and torch resizes one image as fast as many.
+    for image, crop, (top, left, height, width, flip) in zip(padded, crops, boxes, strict=True):
+        window = _resized(image[top : top + height, left : left + width], size)
+        crop.copy_(window.flip(1) if flip else window)
     return crops
-
-
-def _resize(windows: Sequence[NDArray[np.uint8]], crops: Tensor) -> None:
-    """Resize windows, each `h x w x c`, into `crops`, `b x size x size x c`.
-
-    Copies are numpy's, which leaves the other cores alone.
-    """
-    size = crops.shape[1]
-    for window, crop in zip(windows, crops.numpy(), strict=True):
-        if window.shape != crop.shape:
-            # Channels last, for which torch has its fast way with bytes.
-            maps = torch.from_numpy(np.ascontiguousarray(window))[None].permute(0, 3, 1, 2)
-            resized = functional.interpolate(maps, (size, size), mode="bilinear", antialias=True)
-            window = resized.permute(0, 2, 3, 1)[0].numpy()
-        np.copyto(crop, window)
 
 
 def _edge_padded(images: Tensor, pad: int) -> Tensor:
@@ -134,3 +99,13 @@ def _extents(side: int, size: int, min_scale: float, draws: Tensor) -> tuple[Ten
 def _starts(draws: Tensor, spans: Tensor) -> Tensor:
     """Numbers from 0 to `spans`, all as likely."""
     return torch.minimum((draws * (spans + 1)).long(), spans)
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """An image `h x w x c` as `size x size x c`."""
+    if image.shape[:2] == (size, size):
+        return image
+    # Channels last, for which torch has its fast way with bytes.
+    maps = image.contiguous()[None].permute(0, 3, 1, 2)
+    resized = functional.interpolate(maps, (size, size), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1)[0]

@@ -54,16 +54,6 @@ def test_scaled_crops_are_those_of_torchvision(pad, channels):
         assert (straight.flip(2) if draw[0] < 0.5 else straight).equal(expected)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_scaled_crops_do_not_depend_on_the_number_of_threads(monkeypatch, count):
-    images = torch.randint(0, 256, (count, 14, 14, 3), generator=seeded(1), dtype=torch.uint8)
-    crops = []
-    for threads in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        crops.append(augment(images, 10, Augmentation(min_scale=0.3), seeded(2)))
-    assert crops[0].equal(crops[1])
-
-
 def test_every_window_and_both_directions_occur():
     out = augment(ramp(2000, 5), 4, Augmentation(flip=True, pad=1), seeded())
     straight, mirrored = windows(ramp(1, 5)[0].numpy(), 4, 1)
