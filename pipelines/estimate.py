@@ -11,6 +11,7 @@ from tascnet.measure.state import input_for
 from tascnet.tune import Space
 
 from .session import Session
+from .tuning.finetune import fine_tunings, origin_of
 
 __all__ = ["print_estimate", "print_iteration_estimate"]
 
@@ -45,7 +46,8 @@ def print_estimate(
     views = len(session.views)
     caching = (samples * views + val) * trunk * (depth + 1)
     trial = _training(trainer.trial, samples, val, tail)
-    fits = 3 if options.finetune_from == "best" else 2
+    # One more for the network that is compared with, unless fine-tuning begins there.
+    fits = fine_tunings(options) + (origin_of(options) != "conventional")
     tuning = fits * _training(trainer.finetune, samples, val, trunk + tail)
     if trials is None:
         trials = round((options.max_seconds or 0.0) / trial)

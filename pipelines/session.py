@@ -1,7 +1,7 @@
 """What every stage starts from: device, data, network, and where its files go."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,18 @@ class Session:
         """`model` on the device, channels_last."""
         model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
+
+    def sample(self, count: int) -> data.SampleSource:
+        """Plain training samples, drawn by the seed and at most `count`."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        chosen = torch.randperm(len(self.train), generator=generator)[:count]
+        return data.source_of(self.dataset, self.train.rows[chosen], self.preprocessing)
+
+    def sample_batches(self, count: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+        """Such samples and their labels in batches on the device."""
+        sample = self.sample(count)
+        for rows in torch.arange(len(sample)).split(size):
+            yield sample.batch(rows, None).to(self.device), sample.labels[rows].to(self.device)
 
     def fit(
         self,

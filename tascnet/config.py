@@ -323,8 +323,15 @@ class TuneConfig:
     # one; 0: none does. Of account with algorithm=bo, freeze=search and objective accuracy or constrained.
     slim_every: int = option(3, minimum=0)
     # The winner. Trials this close to the best compete by size; None: one binomial standard error.
-    tolerance: float | None = option(None, minimum=0.0, maximum=1.0)
-    finetune_from: str = option("best", choices=("prefix", "all", "best"))
+    tolerance: float | None = option(0.02, minimum=0.0, maximum=1.0)
+    # Where fine-tuning of the winner begins. conventional: at the network fine-tuned as usual, which
+    # takes on the winner's structure and teaches it; prefix and all: at the trained trial, from its own first
+    # trained block or from the first of all; best: the better of the two; auto: conventional where the winner
+    # is the pre-trained network made smaller (tune=tascnet, no grown head), else best.
+    finetune_from: str = option("auto", choices=("auto", "conventional", "best", "all", "prefix"))
+    # Weight of the distillation loss from the conventionally fine-tuned network; 0: none.
+    distill: float = option(0.8, minimum=0.0, maximum=1.0)
+    distill_temperature: float = option(2.0, minimum=0.1)
     # Element type of cached features.
     cache_dtype: str = option("float16", choices=("float16", "float32"))
 

@@ -366,6 +366,23 @@ def _algorithm_contradictions(config: Config) -> Iterator[Contradiction]:
             f"tune.slim_every has no effect with tune.{key}={value}",
             "leave it out",
         )
+    is_narrower = tune.space == "tascnet" and tune.head == "new" and not layerwise
+    yield (
+        tune.finetune_from == "conventional" and not is_narrower,
+        "tune.finetune_from=conventional needs the pre-trained network made smaller, which only "
+        "tune.space=tascnet with tune.head=new and tune.freeze=search looks for",
+        "take tune.finetune_from=auto",
+    )
+    teaches = tune.finetune_from in ("auto", "conventional") and tune.space == "tascnet" and not layerwise
+    for key, holds, needs in (
+        ("distill", teaches and tune.head != "grow", "tune.finetune_from=conventional"),
+        ("distill_temperature", tune.distill > 0, "tune.distill above 0"),
+    ):
+        yield (
+            not holds and getattr(tune, key) != getattr(default, key),
+            f"tune.{key} has no effect without {needs}",
+            f"add {needs}",
+        )
     for key in ("stop_epoch", "stop_trials"):
         yield (
             tune.early_stop == "none" and getattr(tune, key) != getattr(default, key),

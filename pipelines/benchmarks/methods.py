@@ -27,6 +27,7 @@ from tascnet.runs import run_folder, stage_folder
 from .. import tune
 from ..backbone import load_source, softmax_network
 from ..session import check_data, open_session, resolve_device
+from ..tuning.finetune import fine_tunings
 from ..tuning.space import discover
 from ..tuning.stage import TuneStage
 from .conventional import fine_tune_all
@@ -165,12 +166,12 @@ def _row(config: Config, method: str, usual: Row) -> Row:
     if method == LONG:
         epochs = int(left / usual["finetune_seconds"] * usual["epochs"])
         return fine_tune_all(replace(config, name=LONG), max(epochs, usual["epochs"]))
-    fits = 2 if config.tune.finetune_from == "best" else 1
+    fits = fine_tunings(method_config(config, method, left).tune)
     seconds = left - fits * usual["finetune_seconds"]
     if seconds <= 0:
         raise ConfigError(
-            f"{fits} fine-tunings take {fits * usual['finetune_seconds']:.0f} seconds, which leaves none for "
-            f"a search within benchmark.seconds={config.benchmark.seconds:g}",
+            f"{fits:.2g} fine-tunings take {fits * usual['finetune_seconds']:.0f} seconds, which leaves none "
+            f"for a search within benchmark.seconds={config.benchmark.seconds:g}",
             "raise it, or lower trainer.finetune.epochs",
         )
     own = method_config(config, method, seconds)
@@ -210,7 +211,9 @@ def _figures(folder: Path) -> Row:
     metrics = read_json(folder / "metrics.json")
     trials = read_jsonl(folder / "trials.jsonl")
     steps = [path.parent for path in (folder / "state").glob("*/record.json")]
-    own = [read_json(step / "record.json")["seconds"] for step in steps if not step.name.startswith(USUAL)]
+    # The network to compare with belongs to the method where fine-tuning began at it.
+    others = () if metrics["finetuned_from"] == USUAL else (USUAL,)
+    own = [read_json(step / "record.json")["seconds"] for step in steps if not step.name.startswith(others)]
     return {
         **{name: metrics["models"]["after"][name] for name in FIGURES},
         "seconds": sum(trial["seconds"] for trial in trials) + sum(own),

@@ -60,7 +60,7 @@ def cheaper_block(
         return None
     filters = copy.deepcopy(network)
     cut(stage, filters, groups, chosen, measured=measured)
-    sample, device = stage.sample(SAMPLES), stage.session.device
+    sample, device = stage.session.sample(SAMPLES), stage.session.device
     loss = evaluate(network, sample, device=device).loss
     everything = {"": filters, **candidates}
     times = compare_latency(

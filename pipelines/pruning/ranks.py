@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from tascnet import data
 from tascnet.errors import ConfigError
 from tascnet.files import write_whole
 from tascnet.models.surgery import CRITERIA, GRADIENTS, WidthGroup, all_channel_scores, consumer_inputs
@@ -41,7 +39,6 @@ HISTORY = "history.safetensors"
 SAMPLES = 1024
 # Samples whose gradients are squared one by one.
 SINGLE_SAMPLES = 128
-BATCH = 32
 
 Inputs = dict[str, dict[str, Tensor]]
 
@@ -140,13 +137,13 @@ def measure_inputs(
 ) -> tuple[Inputs, Moments]:
     """Where each consumer reads the groups' channels, and the second moments of what it reads there."""
     inputs = consumer_inputs(network, stage.session.example, groups)
-    batches = (images for images, _ in _batches(stage, stage.sample(SAMPLES)))
+    batches = (images for images, _ in class_batches(stage))
     return inputs, input_moments(network.eval(), inputs, batches, seed=stage.config.seed)
 
 
 def class_batches(stage: PruneStage) -> Iterator[tuple[Tensor, Tensor]]:
     """Plain training images and their labels, for criteria that read gradients."""
-    return _batches(stage, stage.sample(SAMPLES))
+    return stage.session.sample_batches(SAMPLES)
 
 
 def _by_history(
@@ -212,8 +209,8 @@ def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup])
         return all_channel_scores(network, example, groups, criterion, seed)
     importance = criterion if criterion in CRITERIA else find_importance(criterion)
     squares = GRADIENTS.get(criterion) == "squares"
-    sample = stage.sample(SINGLE_SAMPLES if squares else SAMPLES)
-    with loss_gradients(network, _batches(stage, sample), squares=squares):
+    batches = stage.session.sample_batches(SINGLE_SAMPLES if squares else SAMPLES)
+    with loss_gradients(network, batches, squares=squares):
         try:
             return all_channel_scores(network, example, groups, importance, seed)
         # A user's own criterion may fail in any way, and may end itself.
@@ -224,10 +221,3 @@ def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup])
                 f"prune.criterion={criterion} failed with {type(error).__name__}: {error}",
                 "correct it; debug=true shows where it fails",
             ) from error
-
-
-def _batches(stage: PruneStage, sample: data.SampleSource) -> Iterator[tuple[Tensor, Tensor]]:
-    """Plain images and labels on the device."""
-    device = stage.session.device
-    for rows in torch.arange(len(sample)).split(BATCH):
-        yield sample.batch(rows, None).to(device), sample.labels[rows].to(device)

@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
-from tascnet import data
 from tascnet.config import Config
 from tascnet.errors import ConfigError
 from tascnet.files import read_json
@@ -83,13 +81,6 @@ class PruneStage:
     def once(self, name: str, work: Work) -> tuple[nn.Sequential, dict[str, Any]]:
         """The network and record of a step, which is done if it has not been."""
         return once(self.state(name), self.info, work, self.session.factory)
-
-    def sample(self, count: int) -> data.SampleSource:
-        """Plain training samples, drawn by the seed and at most `count`."""
-        session = self.session
-        generator = torch.Generator().manual_seed(session.config.seed)
-        chosen = torch.randperm(len(session.train), generator=generator)[:count]
-        return data.source_of(session.dataset, session.train.rows[chosen], session.preprocessing)
 
 
 def open_stage(config: Config, source: Path) -> PruneStage:

@@ -1,26 +1,38 @@
 """Fine-tuning from images: the winner of a search, and the network that it is compared with."""
 
 import copy
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from tascnet.config import TuneConfig
 from tascnet.files import digest_json
-from tascnet.train import freeze_before
-from tascnet.tune import Trial
+from tascnet.models.head import head_start
+from tascnet.models.surgery import WidthGroup
+from tascnet.models.surgery.rebuild import shape_after
+from tascnet.prune import hand_over
+from tascnet.train import Distillation, freeze_before, reestimate_batchnorm
+from tascnet.tune import CandidateBuilder, Trial
+from tascnet.tune.build import is_grown
+from tascnet.tune.discover import HIDDEN_LAYERS
 from tascnet.tune.space import FIRST_TRAINED
 
 from ..session import recipe
-from ..steps import fit_record
+from ..steps import fit_record, join
 from .space import Search
 from .stage import CHECKPOINT, TuneStage
 from .trials import train_candidate
 
-__all__ = ["FineTuned", "conventional", "fine_tune", "freeze"]
+__all__ = ["FineTuned", "conventional", "fine_tune", "fine_tunings", "freeze", "origin_of"]
+
+# Samples on which channels are compared before some of them go.
+SAMPLES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +43,8 @@ class FineTuned:
         network: the network.
         first_trained: index of its first trained block.
         frozen: layers in that block that stayed as they were.
-        origin: where training began: `prefix` (the trial's own first trained block) or `all`.
+        origin: where training began: `conventional`, or at the trial with its own first trained block
+            (`prefix`) or the first of all (`all`).
     """
 
     network: nn.Sequential
@@ -40,15 +53,49 @@ class FineTuned:
     origin: str
 
 
+def fine_tunings(options: TuneConfig) -> float:
+    """How many trainings of the whole network from images the winner takes; a teacher adds a third of one."""
+    if origin_of(options) == "conventional":
+        return 2 + (1 / 3 if options.distill else 0)
+    return 2 if origin_of(options) == "best" else 1
+
+
 def fine_tune(search: Search, winner: Trial) -> FineTuned:
     """A trial's network fine-tuned from images, from where `tune.finetune_from` says."""
+    wanted = origin_of(search.stage.config.tune, has_grown=is_grown(winner.config))
+    if wanted == "conventional":
+        return _from_conventional(search, winner)
+    return _from_trial(search, winner, wanted)
+
+
+def origin_of(options: TuneConfig, *, has_grown: bool = False) -> str:
+    """Where fine-tuning begins: at the conventional network where the winner is a smaller one of its kind."""
+    if options.finetune_from != "auto":
+        return options.finetune_from
+    is_narrower = options.space == "tascnet" and options.freeze == "search" and options.head != "grow"
+    return "conventional" if is_narrower and not has_grown else "best"
+
+
+def _from_conventional(search: Search, winner: Trial) -> FineTuned:
+    """The conventionally fine-tuned network takes on the winner's structure, and teaches it."""
     stage = search.stage
-    # Settings of deeper units may join the space later; they do not change this network.
-    neutral = search.space.neutral(int(winner.config[FIRST_TRAINED]))
-    own = {name: value for name, value in winner.config.items() if value != neutral[name]}
-    key = digest_json({**own, FIRST_TRAINED: winner.config[FIRST_TRAINED]})[:8]
+    options = stage.config.tune
+    usual = stage.session.place(conventional(stage, search.chain, 0)[0])
+    key = _key(search, winner)
+    start, _ = stage.once(f"handed-over-{key}", partial(_hand_over, search, winner, usual))
+    teacher = None
+    if options.distill:
+        teacher = Distillation(teacher=usual, weight=options.distill, temperature=options.distill_temperature)
+    description = "fine-tune from conventional"
+    work = partial(_fit_images, stage, start, 0, (), description=description, distillation=teacher)
+    network, _ = stage.once(f"taught-{key}", work)
+    return FineTuned(network=network, first_trained=0, frozen=(), origin="conventional")
+
+
+def _from_trial(search: Search, winner: Trial, wanted: str) -> FineTuned:
+    stage = search.stage
+    key = _key(search, winner)
     start, record = stage.once(f"winner-{key}", partial(_repeat_trial, search, winner))
-    wanted = stage.config.tune.finetune_from
     starts = {"prefix": (int(record["first_trained"]), tuple(record["frozen"])), "all": (0, ())}
     found = {}
     for name in starts if wanted == "best" else [wanted]:
@@ -57,6 +104,13 @@ def fine_tune(search: Search, winner: Trial) -> FineTuned:
     chosen = max(found, key=lambda name: found[name][1]["val_accuracy"])
     first_trained, frozen = starts[chosen]
     return FineTuned(network=found[chosen][0], first_trained=first_trained, frozen=frozen, origin=chosen)
+
+
+def _key(search: Search, winner: Trial) -> str:
+    # Settings of deeper units may join the space later; they do not change this network.
+    neutral = search.space.neutral(int(winner.config[FIRST_TRAINED]))
+    own = {name: value for name, value in winner.config.items() if value != neutral[name]}
+    return digest_json({**own, FIRST_TRAINED: winner.config[FIRST_TRAINED]})[:8]
 
 
 def conventional(stage: TuneStage, chain: nn.Sequential, first_trained: int) -> tuple[nn.Sequential, Path]:
@@ -71,6 +125,57 @@ def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = (
     freeze_before(network, first_trained)
     for name in frozen:
         network.get_submodule(name).requires_grad_(False)
+
+
+def _hand_over(
+    search: Search, winner: Trial, usual: nn.Sequential, folder: Path
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """A fine-tuned network with the winner's structure; what goes hands over to what stays."""
+    session = search.stage.session
+    started = time.perf_counter()
+
+    def keep(
+        tail: nn.Sequential, cut: int, groups: Sequence[WidthGroup], widths: Mapping[str, int]
+    ) -> dict[str, list[int]]:
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for inputs, labels in session.sample_batches(SAMPLES):
+                with torch.no_grad():
+                    features = usual[:cut](inputs)
+                yield features, labels
+
+        probe = shape_after(usual[:cut], session.example)
+        return hand_over(tail, probe, groups, widths, batches, seed=session.config.seed)
+
+    candidate = CandidateBuilder(
+        usual,
+        search.space,
+        session.example,
+        num_classes=session.num_classes,
+        seed=session.config.seed,
+        hand_over=keep,
+    )(winner.config)
+    network = session.place(join(usual[: candidate.cut], candidate.tail))
+    if candidate.first_changed is not None:
+        first = candidate.cut + candidate.first_changed
+        reestimate_batchnorm(network, session.train, first_block=first, device=session.device)
+    if winner.config[HIDDEN_LAYERS]:
+        network = _with_trained_head(search.stage, network, folder)
+    return network, {"seconds": time.perf_counter() - started}
+
+
+def _with_trained_head(stage: TuneStage, network: nn.Sequential, folder: Path) -> nn.Sequential:
+    """Train a new head on the cached features of the rest: large gradients would spoil what is there."""
+    cut = head_start(network)
+    features = stage.features(network, cut)
+    head = network[cut:].requires_grad_(True)
+    stage.session.fit(
+        head,
+        recipe(stage.config.trainer.head),
+        features=features,
+        checkpoint=folder / CHECKPOINT,
+        description="head",
+    )
+    return join(network[:cut], head)
 
 
 def _repeat_trial(search: Search, winner: Trial, folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:
@@ -91,6 +196,7 @@ def _fit_images(
     folder: Path,
     *,
     description: str,
+    distillation: Distillation | None = None,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A copy of `start` trained from images, from block `first_trained` on but for the layers `frozen`."""
     session = stage.session
@@ -102,5 +208,6 @@ def _fit_images(
         first_trained=first_trained,
         checkpoint=folder / CHECKPOINT,
         description=description,
+        distillation=distillation,
     )
     return network, {"first_trained": first_trained, **fit_record(result)}

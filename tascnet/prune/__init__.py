@@ -16,6 +16,7 @@ from tascnet.prune.allocate import Limits, allocate
 from tascnet.prune.costs import WidthCosts
 from tascnet.prune.fold import Moments, fold_into, input_moments
 from tascnet.prune.gradients import loss_gradients, output_gradients
+from tascnet.prune.handover import hand_over
 from tascnet.prune.history import FilterHistory
 from tascnet.prune.importance import find_importance
 from tascnet.prune.merge import average_into
@@ -57,6 +58,7 @@ __all__ = [
     "fold_into",
     "fold_pairs",
     "gradient_ratio",
+    "hand_over",
     "input_moments",
     "landed",
     "loss_gradients",

@@ -6,7 +6,7 @@ trains; the cut is the index of the first block of that unit in the chain.
 """
 
 from tascnet.tune.autotune import discover_autotune
-from tascnet.tune.build import Candidate, CandidateBuilder, build_candidate
+from tascnet.tune.build import Candidate, CandidateBuilder, HandOver, build_candidate
 from tascnet.tune.cost import Cost, CostModel
 from tascnet.tune.discover import discover_units
 from tascnet.tune.encoding import decode, encode
@@ -31,6 +31,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "Goal",
+    "HandOver",
     "Insight",
     "Limits",
     "Observation",

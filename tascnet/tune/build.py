@@ -1,7 +1,7 @@
 """A configuration's network: the tail of the chain, changed by surgery, with inherited weights."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,7 +26,13 @@ from tascnet.models.surgery.rebuild import shape_after
 from tascnet.tune.discover import DROPOUT, GROWN, HIDDEN_LAYERS, NEURONS, NORM, TAIL_LR
 from tascnet.tune.space import FIRST_TRAINED, Choice, Configuration, Space
 
-__all__ = ["Candidate", "CandidateBuilder", "build_candidate", "is_grown", "with_head_of"]
+__all__ = ["Candidate", "CandidateBuilder", "HandOver", "build_candidate", "is_grown", "with_head_of"]
+
+# Given a tail, its cut, its groups that become narrower and their new widths: lets the channels that stay
+# speak for the others, in place, and gives those that stay, by group.
+HandOver: TypeAlias = Callable[
+    [nn.Sequential, int, Sequence[WidthGroup], Mapping[str, int]], Mapping[str, list[int]]
+]
 
 # What the coupled layers of a tail depend on: the cut, the blocks removed, and whether the head has grown.
 _Start: TypeAlias = tuple[int, frozenset[str], bool]
@@ -68,6 +74,7 @@ class CandidateBuilder:
         classifier: the pre-trained classification layer, where the head may grow on it; copied.
         magnitude: root-mean-square of that layer's outputs on the training data.
         seed: of the weights of new layers, and of random importance.
+        hand_over: chooses the channels that stay, in place of `importance`.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class CandidateBuilder:
         classifier: nn.Linear | None = None,
         magnitude: float | None = None,
         seed: int = 0,
+        hand_over: HandOver | None = None,
     ) -> None:
         self._chain = chain
         self._space = space
@@ -90,6 +98,7 @@ class CandidateBuilder:
         self._classifier = classifier
         self._magnitude = magnitude
         self._seed = seed
+        self._hand_over = hand_over
         self._probes: dict[int, Tensor] = {}
         self._groups: dict[_Start, dict[str, WidthGroup]] = {}
         self._scores: dict[_Start, dict[str, Tensor]] = {}
@@ -165,8 +174,12 @@ class CandidateBuilder:
                 f"the group '{min(missing)}' cannot be made narrower in the tail that is trained"
             )
         groups = [self._groups[start][name] for name in wanted]
-        scores = self._scores_of(tail, start, groups)
-        narrow(tail, features, {name: _most_important(scores[name], n) for name, n in wanted.items()})
+        if self._hand_over is not None:
+            keep = self._hand_over(tail, start[0], groups, wanted)
+        else:
+            scores = self._scores_of(tail, start, groups)
+            keep = {name: _most_important(scores[name], n) for name, n in wanted.items()}
+        narrow(tail, features, keep)
         return [group.first_block for group in groups]
 
     def _scores_of(self, tail: nn.Sequential, start: _Start, groups: list[WidthGroup]) -> dict[str, Tensor]:

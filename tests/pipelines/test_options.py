@@ -27,24 +27,38 @@ def small_chain(num_classes: int, width: int = 16) -> nn.Sequential:
 def test_where_fine_tuning_starts_changes_what_is_trained(finished, cache, tmp_path):
     """`best` takes from `prefix` and `all` the one of the higher validation accuracy."""
     outcomes = {}
-    for name in ("prefix", "all"):
+    for name in ("prefix", "all", "best"):
         run = tmp_path / name / "digits" / "digits_cnn" / "run-seed0"
         options = [*TINY, f"outputs={tmp_path / name}", f"cache_dir={cache}", "name=run", "stage=tune"]
         assert command(*options, f"tune.finetune_from={name}") == 0
         outcomes[name] = read_json(run / "tune" / "metrics.json")
-        assert outcomes[name]["finetuned_from"] == name
         before, after = states(run / "tune" / "state" / "baseline"), states(run / "tune" / "model")
-        assert torch.equal(before["conv1.weight"], after["conv1.weight"]) is (name == "prefix")
+        was_whole = outcomes[name]["finetuned_from"] == "all"
+        assert torch.equal(before["conv1.weight"], after["conv1.weight"]) is not was_whole
     rows = {name: outcome["models"]["after"] for name, outcome in outcomes.items()}
     assert rows["all"]["trainable_params"] == rows["all"]["params"] == rows["prefix"]["params"]
     assert rows["prefix"]["trainable_params"] < rows["prefix"]["params"]
-    best = metrics(finished / "tune")
-    higher = max(rows, key=lambda name: rows[name]["val_accuracy"])
-    assert best["finetuned_from"] == higher
-    assert (
-        best["models"]["after"]
-        == metrics(tmp_path / higher / "digits/digits_cnn/run-seed0/tune")["models"]["after"]
-    )
+    higher = max(("prefix", "all"), key=lambda name: rows[name]["val_accuracy"])
+    assert [outcomes[name]["finetuned_from"] for name in outcomes] == ["prefix", "all", higher]
+    same = ("val_accuracy", "test_accuracy", "params", "trainable_params")
+    assert {name: rows["best"][name] for name in same} == {name: rows[higher][name] for name in same}
+
+
+def test_the_conventional_network_hands_over_and_teaches(finished, cache, tmp_path):
+    """The default begins at it; without distillation another network of the same shape comes out."""
+    tuned = metrics(finished / "tune")
+    assert tuned["finetuned_from"] == "conventional"
+    assert tuned["models"]["after"]["params"] < tuned["models"]["conventional"]["params"]
+    assert tuned["models"]["conventional"]["trainable_params"] == tuned["models"]["conventional"]["params"]
+    (start,) = (finished / "tune" / "state").glob("handed-over-*")
+    usual = states(finished / "tune" / "state" / "conventional-0")
+    unchanged = [name for name, value in states(start).items() if torch.equal(value, usual[name])]
+    assert "conv1.weight" in unchanged
+    options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "name=run", "stage=tune", "tune.distill=0"]
+    assert command(*options) == 0
+    alone = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "tune"
+    assert are_equal(states(start), states(next((alone / "state").glob("handed-over-*"))))
+    assert not are_equal(states(finished / "tune" / "model"), states(alone / "model"))
 
 
 def test_each_way_of_merging_gives_another_network_of_the_same_widths(tuned, cache):

@@ -53,7 +53,7 @@ POINTS = (
     # Three trials are journalled.
     "append:trials.jsonl:4",
     # Fine-tuning has one epoch in its checkpoint.
-    "rename:tune/state/all-:2",
+    "rename:tune/state/taught-:2",
     "rename:tune/model/architecture.json:1",
     "rename:tune/metrics.json:1",
     # The first iteration has an epoch of retraining.
@@ -171,7 +171,7 @@ def test_killed_from_outside_during_the_search(finished, tmp_path, cache):
 
 
 def test_torn_journals_lose_their_last_line_alone(finished, copied, cache):
-    unfinish(copied / "tune", "winner-*", "prefix-*")
+    unfinish(copied / "tune", "handed-over-*", "taught-*")
     unfinish(copied / "prune", "iteration-002-*")
     for journal in (copied / "tune" / "trials.jsonl", copied / "prune" / "iterations.jsonl"):
         tear_last_line(journal)
