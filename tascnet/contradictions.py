@@ -284,6 +284,7 @@ def _search_contradictions(config: Config) -> Iterator[Contradiction]:
             yield name not in names, f"tune.{key} has no choice {name!r}", hint
     yield from _goal_contradictions(config)
     yield from _algorithm_contradictions(config)
+    yield from _finetune_contradictions(config)
 
 
 def _goal_contradictions(config: Config) -> Iterator[Contradiction]:
@@ -366,28 +367,32 @@ def _algorithm_contradictions(config: Config) -> Iterator[Contradiction]:
             f"tune.slim_every has no effect with tune.{key}={value}",
             "leave it out",
         )
-    is_narrower = tune.space == "tascnet" and tune.head == "new" and not layerwise
-    yield (
-        tune.finetune_from == "conventional" and not is_narrower,
-        "tune.finetune_from=conventional needs the pre-trained network made smaller, which only "
-        "tune.space=tascnet with tune.head=new and tune.freeze=search looks for",
-        "take tune.finetune_from=auto",
-    )
-    teaches = tune.finetune_from in ("auto", "conventional") and tune.space == "tascnet" and not layerwise
-    for key, holds, needs in (
-        ("distill", teaches and tune.head != "grow", "tune.finetune_from=conventional"),
-        ("distill_temperature", tune.distill > 0, "tune.distill above 0"),
-    ):
-        yield (
-            not holds and getattr(tune, key) != getattr(default, key),
-            f"tune.{key} has no effect without {needs}",
-            f"add {needs}",
-        )
     for key in ("stop_epoch", "stop_trials"):
         yield (
             tune.early_stop == "none" and getattr(tune, key) != getattr(default, key),
             f"tune.{key} has no effect with tune.early_stop=none",
             "add tune.early_stop=median",
+        )
+
+
+def _finetune_contradictions(config: Config) -> Iterator[Contradiction]:
+    tune, default = config.tune, TuneConfig()
+    is_narrower = tune.space == "tascnet" and tune.head != "grow" and tune.freeze == "search"
+    yield (
+        tune.finetune_from == "conventional" and not (is_narrower and tune.head == "new"),
+        "tune.finetune_from=conventional needs the pre-trained network made smaller, which only "
+        "tune.space=tascnet with tune.head=new and tune.freeze=search looks for",
+        "take tune.finetune_from=auto",
+    )
+    teaches = is_narrower and tune.finetune_from in ("auto", "conventional")
+    for key, holds, needs in (
+        ("distill", teaches, "a conventional network that teaches (tune.finetune_from)"),
+        ("distill_temperature", teaches and tune.distill > 0, "tune.distill above 0"),
+    ):
+        yield (
+            not holds and getattr(tune, key) != getattr(default, key),
+            f"tune.{key} has no effect without {needs}",
+            "leave it out",
         )
 
 

@@ -197,6 +197,22 @@ def test_mistakes_are_named(tree, override, says, prefix):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["tune.finetune_from=all", "tune.distill=0.5"], "tune.distill has no effect without"),
+        (["tune=autotune", "tune.distill=0.5"], "tune.distill has no effect without"),
+        (["tune.distill=0", "tune.distill_temperature=3"], "has no effect without tune.distill above 0"),
+        (["tune.finetune_from=all", "tune.distill_temperature=3"], "tune.distill_temperature has no effect"),
+        (["tune.head=grow", "tune.finetune_from=conventional"], "tune.finetune_from=conventional needs"),
+        (["tune=autotune", "tune.finetune_from=conventional"], "tune.finetune_from=conventional needs"),
+        (["tune.freeze=layerwise", "tune.finetune_from=conventional"], "take tune.finetune_from=auto"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(tree, overrides, says):
+    assert says in refused(tree, *overrides)
+
+
+@pytest.mark.parametrize(
     ("override", "says"),
     [
         ("+tune.pateince=3", "did you mean tune.patience?"),
