@@ -92,10 +92,10 @@ def _prune(stage: PruneStage) -> None:
         reason = verdict.reason
     assert reason is not None, "the loop ends with a reason"
     log.info("pruning ended after %d iterations: %s", len(rows) - 1, reason)
-    _hand_over(stage, with_verdict(rows, verdict), verdict.keep, reason)
+    _deliver(stage, with_verdict(rows, verdict), verdict.keep, reason)
 
 
-def _hand_over(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> None:
+def _deliver(stage: PruneStage, rows: list[Row], kept: int, reason: str) -> None:
     """Save and measure the kept network, and read the test split for it and for the unpruned one."""
     measuring = time.perf_counter()
     session, config = stage.session, stage.config

@@ -35,6 +35,9 @@ __all__ = [
 
 log = logging.getLogger("tascnet")
 
+# Samples that networks are compared on go through them in batches of this size.
+SAMPLE_BATCH = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -100,10 +103,10 @@ class Session:
         chosen = torch.randperm(len(self.train), generator=generator)[:count]
         return data.source_of(self.dataset, self.train.rows[chosen], self.preprocessing)
 
-    def sample_batches(self, count: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Such samples and their labels in batches on the device."""
         sample = self.sample(count)
-        for rows in torch.arange(len(sample)).split(size):
+        for rows in torch.arange(len(sample)).split(SAMPLE_BATCH):
             yield sample.batch(rows, None).to(self.device), sample.labels[rows].to(self.device)
 
     def fit(

@@ -1,6 +1,6 @@
 """Stage one: learn the configuration of the deeper layers, then fine-tune the winner.
 
-Baseline, search, fine-tuning, conventional fine-tuning, measurement, report: in this order, each
+Baseline, search, conventional fine-tuning, fine-tuning of the winner, measurement, report, each
 done once and read back when the stage is started again. `tune.pick=<trial>` fine-tunes another trial
 of a finished search, in a folder of its own.
 """
@@ -158,7 +158,7 @@ def _tune(stage: TuneStage) -> None:
             name: str(models[name][1].relative_to(stage.folder)) for name in ("baseline", "conventional")
         },
     }
-    _hand_over(search, study, winner, models, facts)
+    _deliver(search, study, winner, models, facts)
 
 
 def _baseline(stage: TuneStage) -> nn.Sequential:
@@ -181,7 +181,7 @@ def _baseline(stage: TuneStage) -> nn.Sequential:
     return session.place(stage.once("baseline", train)[0])
 
 
-def _hand_over(search: Search, study: Study, winner: Trial, models: Models, facts: dict[str, Any]) -> None:
+def _deliver(search: Search, study: Study, winner: Trial, models: Models, facts: dict[str, Any]) -> None:
     """Measure, write metrics and report; the test split is read here."""
     stage = search.stage
     measuring = time.perf_counter()

@@ -281,6 +281,7 @@ class TuneConfig:
     remove_blocks: bool = True
     # Learning rates of a trial, as multiples of trainer.trial.lr.
     lr_factors: list[float] = field(default_factory=lambda: [1.0])
+    # Which pre-trained channels a narrower trial inherits.
     importance: str = option("magnitude", choices=("magnitude", "fpgm", "random"))
 
     # The dense head. new: on the features before the pre-trained classification layer; grow: on that layer,
@@ -334,6 +335,11 @@ class TuneConfig:
     distill_temperature: float = option(2.0, minimum=0.1)
     # Element type of cached features.
     cache_dtype: str = option("float16", choices=("float16", "float32"))
+
+    @property
+    def looks_for_narrower(self) -> bool:
+        """Whether the winner is the pre-trained network made smaller, unless a searched head has grown."""
+        return self.space == "tascnet" and self.freeze == "search" and self.head != "grow"
 
 
 @dataclass

@@ -377,14 +377,13 @@ def _algorithm_contradictions(config: Config) -> Iterator[Contradiction]:
 
 def _finetune_contradictions(config: Config) -> Iterator[Contradiction]:
     tune, default = config.tune, TuneConfig()
-    is_narrower = tune.space == "tascnet" and tune.head != "grow" and tune.freeze == "search"
     yield (
-        tune.finetune_from == "conventional" and not (is_narrower and tune.head == "new"),
+        tune.finetune_from == "conventional" and not (tune.looks_for_narrower and tune.head == "new"),
         "tune.finetune_from=conventional needs the pre-trained network made smaller, which only "
         "tune.space=tascnet with tune.head=new and tune.freeze=search looks for",
         "take tune.finetune_from=auto",
     )
-    teaches = is_narrower and tune.finetune_from in ("auto", "conventional")
+    teaches = tune.looks_for_narrower and tune.finetune_from in ("auto", "conventional")
     for key, holds, needs in (
         ("distill", teaches, "a conventional network that teaches (tune.finetune_from)"),
         ("distill_temperature", teaches and tune.distill > 0, "tune.distill above 0"),

@@ -4,8 +4,9 @@ Every row but the conventional ones is a run of stage `tune` with the options of
 of its own. `conventional` fine-tunes all layers by `trainer.finetune`, which is how every method ends;
 `conventional_long` does so for as many epochs as fit. What a method may spend on its search is the number
 of seconds less those of the softmax layer and of its fine-tunings, as long as `conventional` took for
-them. A trial that has begun is finished. Pixels, and the features before the units that are searched, are
-computed beforehand and shared: no method pays for them.
+them; the conventional network counts where a method's fine-tuning begins at it. A trial that has begun is
+finished. Pixels, and the features before the units that are searched, are computed beforehand and shared:
+no method pays for them.
 """
 
 import copy
@@ -18,7 +19,7 @@ from typing import Any
 
 from tascnet.check import check_config
 from tascnet.compose import Tree
-from tascnet.config import Config
+from tascnet.config import Config, TuneConfig
 from tascnet.console import output
 from tascnet.errors import BudgetError, ConfigError
 from tascnet.files import digest_json, read_json, read_jsonl
@@ -72,13 +73,20 @@ def run(config: Config) -> None:
 def method_config(config: Config, method: str, seconds: float) -> Config:
     """The config of a method's run, with so many seconds for its search.
 
+    Options of a teacher are left out where the method has none.
+
     Raises:
         ConfigError: the options of the method and those of the run contradict each other.
     """
     tree = Tree()
     base = [f"dataset={config.dataset.name}", f"backbone={config.backbone.name}"]
     own = with_preset(config, tree.compose(base), tree.compose([*base, *METHODS[method]]))
-    own = replace(own, name=method, tune=replace(own.tune, max_seconds=seconds))
+    tune = replace(own.tune, max_seconds=seconds)
+    if not tune.looks_for_narrower:
+        plain = TuneConfig()
+        tune = replace(tune, distill=plain.distill, distill_temperature=plain.distill_temperature)
+        tune = replace(tune, finetune_from="auto" if tune.finetune_from == USUAL else tune.finetune_from)
+    own = replace(own, name=method, tune=tune)
     check_config(own)
     return own
 
@@ -141,6 +149,8 @@ def _check(config: Config) -> None:
             f"tune={config.tune.name} would hold for all methods, but each brings its own preset",
             "leave it out; benchmark.methods chooses the methods",
         )
+    for method in [name for name in config.benchmark.methods if name in METHODS]:
+        method_config(config, method, config.benchmark.seconds)
     check_data(config)
 
 
@@ -166,7 +176,7 @@ def _row(config: Config, method: str, usual: Row) -> Row:
     if method == LONG:
         epochs = int(left / usual["finetune_seconds"] * usual["epochs"])
         return fine_tune_all(replace(config, name=LONG), max(epochs, usual["epochs"]))
-    fits = fine_tunings(method_config(config, method, left).tune)
+    fits = fine_tunings(method_config(config, method, config.benchmark.seconds).tune)
     seconds = left - fits * usual["finetune_seconds"]
     if seconds <= 0:
         raise ConfigError(
@@ -195,8 +205,8 @@ def _share_features(config: Config) -> None:
 
 
 def _share_comparison(config: Config, own: Config) -> None:
-    """Take over the networks that a run compares with, where another of the seed trained the same ones."""
-    for method in METHODS:
+    """Take over the conventional networks of a run, where another of the seed trained the same ones."""
+    for method in [name for name in config.benchmark.methods if name in METHODS]:
         known = method_config(config, method, config.benchmark.seconds)
         if method == own.name or known.trainer != own.trainer:
             continue
@@ -207,16 +217,19 @@ def _share_comparison(config: Config, own: Config) -> None:
 
 
 def _figures(folder: Path) -> Row:
-    """What a finished stage `tune` gave, and the seconds of its method, without its comparison's."""
+    """What a finished stage `tune` gave, and the seconds of its method.
+
+    A conventional network that it is only compared with does not count.
+    """
     metrics = read_json(folder / "metrics.json")
     trials = read_jsonl(folder / "trials.jsonl")
     steps = [path.parent for path in (folder / "state").glob("*/record.json")]
-    # The network to compare with belongs to the method where fine-tuning began at it.
-    others = () if metrics["finetuned_from"] == USUAL else (USUAL,)
-    own = [read_json(step / "record.json")["seconds"] for step in steps if not step.name.startswith(others)]
+    start = f"{USUAL}-0" if metrics["finetuned_from"] == USUAL else None
+    own = [step for step in steps if step.name == start or not step.name.startswith(USUAL)]
     return {
         **{name: metrics["models"]["after"][name] for name in FIGURES},
-        "seconds": sum(trial["seconds"] for trial in trials) + sum(own),
+        "seconds": sum(trial["seconds"] for trial in trials)
+        + sum(read_json(step / "record.json")["seconds"] for step in own),
         "trials": len(trials),
         "stopped": metrics["stopped"],
         "config": metrics["best_config"],

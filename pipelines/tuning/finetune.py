@@ -1,6 +1,7 @@
 """Fine-tuning from images: the winner of a search, and the network that it is compared with."""
 
 import copy
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tascnet import data
 from tascnet.config import TuneConfig
 from tascnet.files import digest_json
 from tascnet.models.head import head_start
 from tascnet.models.surgery import WidthGroup
-from tascnet.models.surgery.rebuild import shape_after
 from tascnet.prune import hand_over
 from tascnet.train import Distillation, freeze_before, reestimate_batchnorm
 from tascnet.tune import CandidateBuilder, Trial
@@ -23,7 +24,7 @@ from tascnet.tune.build import is_grown
 from tascnet.tune.discover import HIDDEN_LAYERS
 from tascnet.tune.space import FIRST_TRAINED
 
-from ..session import recipe
+from ..session import Session, recipe
 from ..steps import fit_record, join
 from .space import Search
 from .stage import CHECKPOINT, TuneStage
@@ -72,8 +73,7 @@ def origin_of(options: TuneConfig, *, has_grown: bool = False) -> str:
     """Where fine-tuning begins: at the conventional network where the winner is a smaller one of its kind."""
     if options.finetune_from != "auto":
         return options.finetune_from
-    is_narrower = options.space == "tascnet" and options.freeze == "search" and options.head != "grow"
-    return "conventional" if is_narrower and not has_grown else "best"
+    return "conventional" if options.looks_for_narrower and not has_grown else "best"
 
 
 def _from_conventional(search: Search, winner: Trial) -> FineTuned:
@@ -82,7 +82,7 @@ def _from_conventional(search: Search, winner: Trial) -> FineTuned:
     options = stage.config.tune
     usual = stage.session.place(conventional(stage, search.chain, 0)[0])
     key = _key(search, winner)
-    start, _ = stage.once(f"handed-over-{key}", partial(_hand_over, search, winner, usual))
+    start, _ = stage.once(f"narrowed-{key}", partial(_narrowed, search, winner, usual))
     teacher = None
     if options.distill:
         teacher = Distillation(teacher=usual, weight=options.distill, temperature=options.distill_temperature)
@@ -127,15 +127,20 @@ def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = (
         network.get_submodule(name).requires_grad_(False)
 
 
-def _hand_over(
+def _narrowed(
     search: Search, winner: Trial, usual: nn.Sequential, folder: Path
 ) -> tuple[nn.Sequential, dict[str, Any]]:
-    """A fine-tuned network with the winner's structure; what goes hands over to what stays."""
-    session = search.stage.session
+    """A fine-tuned network with the winner's structure; channels that go hand over to those that stay."""
+    stage, session = search.stage, search.stage.session
     started = time.perf_counter()
 
     def keep(
-        tail: nn.Sequential, cut: int, groups: Sequence[WidthGroup], widths: Mapping[str, int]
+        tail: nn.Sequential,
+        cut: int,
+        example: Tensor,
+        groups: Sequence[WidthGroup],
+        widths: Mapping[str, int],
+        first_changed: int | None,
     ) -> dict[str, list[int]]:
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for inputs, labels in session.sample_batches(SAMPLES):
@@ -143,8 +148,9 @@ def _hand_over(
                     features = usual[:cut](inputs)
                 yield features, labels
 
-        probe = shape_after(usual[:cut], session.example)
-        return hand_over(tail, probe, groups, widths, batches, seed=session.config.seed)
+        if first_changed is not None:
+            _measure_norms(session, join(usual[:cut], tail), cut + first_changed)
+        return hand_over(tail, example, groups, widths, batches, seed=session.config.seed)
 
     candidate = CandidateBuilder(
         usual,
@@ -156,26 +162,43 @@ def _hand_over(
     )(winner.config)
     network = session.place(join(usual[: candidate.cut], candidate.tail))
     if candidate.first_changed is not None:
-        first = candidate.cut + candidate.first_changed
-        reestimate_batchnorm(network, session.train, first_block=first, device=session.device)
-    if winner.config[HIDDEN_LAYERS]:
-        network = _with_trained_head(search.stage, network, folder)
-    return network, {"seconds": time.perf_counter() - started}
+        _measure_norms(session, network, candidate.cut + candidate.first_changed)
+    seconds = time.perf_counter() - started
+    if not winner.config[HIDDEN_LAYERS]:
+        return network, {"seconds": seconds}
+    network, head = _with_trained_head(stage, network, folder)
+    return network, {"head": head, "seconds": seconds + head["seconds"]}
 
 
-def _with_trained_head(stage: TuneStage, network: nn.Sequential, folder: Path) -> nn.Sequential:
-    """Train a new head on the cached features of the rest: large gradients would spoil what is there."""
-    cut = head_start(network)
-    features = stage.features(network, cut)
+def _measure_norms(session: Session, network: nn.Sequential, first_block: int) -> None:
+    reestimate_batchnorm(network, session.train, first_block=first_block, device=session.device)
+
+
+def _with_trained_head(
+    stage: TuneStage, network: nn.Sequential, folder: Path
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """Train a new head on the features of the rest first: large gradients would spoil what is there."""
+    session, cut = stage.session, head_start(network)
+    trunk = network[:cut].eval()
+    options: dict[str, Any] = {
+        # No other network has these features.
+        "folder": folder / "features",
+        "trunk_digest": data.module_digest(trunk),
+        "dtype": stage.config.tune.cache_dtype,
+        "limit_gb": stage.config.cache_limit_gb,
+        "device": session.device,
+    }
+    train = data.cached_features(trunk, session.train, views=session.views, **options)
+    val = data.cached_features(trunk, session.val, beside=(train,), **options)
     head = network[cut:].requires_grad_(True)
-    stage.session.fit(
-        head,
-        recipe(stage.config.trainer.head),
-        features=features,
-        checkpoint=folder / CHECKPOINT,
-        description="head",
-    )
-    return join(network[:cut], head)
+    steps = recipe(stage.config.trainer.head)
+    try:
+        result = session.fit(
+            head, steps, features=(train, val), checkpoint=folder / CHECKPOINT, description="head"
+        )
+    finally:
+        shutil.rmtree(folder / "features", ignore_errors=True)
+    return join(trunk, head), fit_record(result)
 
 
 def _repeat_trial(search: Search, winner: Trial, folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:

@@ -66,7 +66,7 @@ def augment(images: Tensor, size: int, augmentation: Augmentation, generator: to
     tops, lefts = _starts(draws[1], padded.shape[1] - heights), _starts(draws[2], padded.shape[1] - widths)
     boxes = torch.stack([tops, lefts, heights, widths, flips.long()], dim=1).tolist()
     crops = images.new_empty(len(images), size, size, images.shape[3])
-    # One by one: far faster than to gather bytes, and torch resizes one image as fast as many.
+    # One by one: for photographs far faster than to gather bytes, and torch resizes one as fast as many.
     for image, crop, (top, left, height, width, flip) in zip(padded, crops, boxes, strict=True):
         window = _resized(image[top : top + height, left : left + width], size)
         crop.copy_(window.flip(1) if flip else window)
@@ -87,7 +87,7 @@ def _edge_padded(images: Tensor, pad: int) -> Tensor:
 
 
 def _extents(side: int, size: int, min_scale: float, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Heights and widths of random crops in pixels, as torchvision's `RandomResizedCrop` has them."""
+    """Heights and widths of random crops, drawn as by torchvision's `RandomResizedCrop`, but clamped."""
     if min_scale == 1:
         return torch.full(draws.shape[1:], size), torch.full(draws.shape[1:], size)
     area = min_scale + (1 - min_scale) * draws[0]

@@ -109,7 +109,7 @@ class ImageSource(_Rows):
         return torch.from_numpy(np.asarray(self.dataset.pixels[self.rows[rows.cpu().numpy()]]))
 
     def _normalise(self, crops: Tensor) -> Tensor:
-        """Takes `b x size x size x c`; values of its own that are floats are changed in place."""
+        """Takes `b x size x size x c`, uint8."""
         count, side, _, channels = crops.shape
         # Mean and deviation repeated along a row of pixels, so that whole rows are computed at once.
         rows = crops.float().reshape(count, side, side * channels)

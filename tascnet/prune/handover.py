@@ -27,7 +27,7 @@ def hand_over(
         model: the network or its tail; set to eval mode.
         example: one sample as its first block takes it.
         groups: some of `width_groups(model, example)`.
-        widths: by group, channels that stay.
+        widths: by group, channels that stay; fewer than there are.
         batches: gives inputs and labels on the network's device, the same ones at every call.
         seed: of the pixels that count.
 
@@ -40,9 +40,8 @@ def hand_over(
     moments = input_moments(model, inputs, (samples for samples, _ in batches()), seed=seed)
     readers = {name for consumers in inputs.values() for name in consumers}
     weights = output_gradients(model, sorted(readers), batches())
-    narrower = [group for group in groups if widths[group.name] < group.width]
-    keep = {group.name: list(range(group.width)) for group in groups}
-    for group in narrower:
+    keep = {}
+    for group in groups:
         count = group.width - widths[group.name]
         ranking = rank_by_reconstruction(
             model, inputs[group.name], moments[group.name], count, weights=weights

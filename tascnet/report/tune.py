@@ -25,6 +25,7 @@ _MODELS = {
     "conventional": "fine-tuned at the pre-trained widths",
     "after": "fine-tuned winner of the search",
 }
+_TAUGHT = "the conventional network, made smaller as the winner of the search is, and taught by it"
 _STATUSES = {"failed": "failed", "stopped": "stopped early", "infeasible": "infeasible"}
 _COSTS = {"flops": "FLOPs", "params": "params", "latency_ms": "latency"}
 
@@ -43,7 +44,9 @@ def tune_report(path: Path, metrics: Row, trials: Sequence[Row]) -> None:
     """
     neutral, best = metrics.get("neutral_config") or {}, metrics.get("best_config") or {}
     winner = metrics.get("winner", _trial_of(trials, best))
-    content = page("tune", metrics, result="after", against="conventional", described=_MODELS)
+    is_taught = metrics.get("finetuned_from") == "conventional"
+    described = {**_MODELS, "after": _TAUGHT} if is_taught else _MODELS
+    content = page("tune", metrics, result="after", against="conventional", described=described)
     content["facts"] += [_trials_fact(trials), *_goal_fact(metrics), *stop_fact(metrics)]
     content["plots"] = _search_plots(metrics, trials, winner)
     content["loss"] = metrics.get("objective") == "loss"

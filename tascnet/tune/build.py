@@ -1,9 +1,9 @@
 """A configuration's network: the tail of the chain, changed by surgery, with inherited weights."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,6 @@ from tascnet.tune.discover import DROPOUT, GROWN, HIDDEN_LAYERS, NEURONS, NORM, 
 from tascnet.tune.space import FIRST_TRAINED, Choice, Configuration, Space
 
 __all__ = ["Candidate", "CandidateBuilder", "HandOver", "build_candidate", "is_grown", "with_head_of"]
-
-# Given a tail, its cut, its groups that become narrower and their new widths: lets the channels that stay
-# speak for the others, in place, and gives those that stay, by group.
-HandOver: TypeAlias = Callable[
-    [nn.Sequential, int, Sequence[WidthGroup], Mapping[str, int]], Mapping[str, list[int]]
-]
 
 # What the coupled layers of a tail depend on: the cut, the blocks removed, and whether the head has grown.
 _Start: TypeAlias = tuple[int, frozenset[str], bool]
@@ -59,6 +53,30 @@ class Candidate:
     frozen: tuple[str, ...] = ()
 
 
+class HandOver(Protocol):
+    """Chooses the channels that stay, and may let them speak for the others."""
+
+    def __call__(
+        self,
+        tail: nn.Sequential,
+        cut: int,
+        example: Tensor,
+        groups: Sequence[WidthGroup],
+        widths: Mapping[str, int],
+        first_changed: int | None,
+    ) -> Mapping[str, list[int]]:
+        """Change what reads the groups, in place, and give the channels that stay, by group.
+
+        Args:
+            tail: the blocks from `cut` on, with the configuration's blocks, kernels and activations.
+            cut: index in the chain of the tail's first block.
+            example: one sample as the tail takes it.
+            groups: those that become narrower.
+            widths: by group, channels that stay.
+            first_changed: index in `tail` of the first block whose structure or input was changed so far.
+        """
+
+
 class CandidateBuilder:
     """Builds the candidates of one space, and remembers what they have in common.
 
@@ -74,7 +92,7 @@ class CandidateBuilder:
         classifier: the pre-trained classification layer, where the head may grow on it; copied.
         magnitude: root-mean-square of that layer's outputs on the training data.
         seed: of the weights of new layers, and of random importance.
-        hand_over: chooses the channels that stay, in place of `importance`.
+        hand_over: chooses the channels that stay, in place of `importance`, which is then not asked.
     """
 
     def __init__(
@@ -107,7 +125,8 @@ class CandidateBuilder:
         """Copy the tail that a configuration trains and give it the configuration's structure.
 
         Blocks that are not kept go whole, with the activation after their sum: what enters them has been
-        through the one before. Narrower groups keep their most important channels, larger kernels get zeros
+        through the one before. Narrower groups keep their most important channels, or those that `hand_over`
+        gives, which sees the tail with its other changes made; larger kernels get zeros
         around their weights, smaller ones keep the centre, and without hidden layers the given softmax
         layer stays, with its weights.
 
@@ -128,8 +147,12 @@ class CandidateBuilder:
         if is_grown(config):
             tail = self._with_head(tail, config)
         start = (cut, removed, is_grown(config))
-        changed += self._narrow(tail, start, [c for c in changes if c.what == "width"], config)
-        changed += _change_layers(tail, changes, removed, config)
+        if self._hand_over is not None:
+            changed += _change_layers(tail, changes, removed, config)
+        widths = [choice for choice in changes if choice.what == "width"]
+        changed += self._narrow(tail, start, widths, config, min(changed, default=None))
+        if self._hand_over is None:
+            changed += _change_layers(tail, changes, removed, config)
         if not is_grown(config):
             tail = self._with_head(tail, config)
         if is_grown(config) or config[HIDDEN_LAYERS]:
@@ -160,7 +183,12 @@ class CandidateBuilder:
         )
 
     def _narrow(
-        self, tail: nn.Sequential, start: _Start, choices: Sequence[Choice], config: Configuration
+        self,
+        tail: nn.Sequential,
+        start: _Start,
+        choices: Sequence[Choice],
+        config: Configuration,
+        first_changed: int | None,
     ) -> list[int]:
         """Make groups narrower; gives the indices of their first blocks."""
         if not choices:
@@ -175,7 +203,7 @@ class CandidateBuilder:
             )
         groups = [self._groups[start][name] for name in wanted]
         if self._hand_over is not None:
-            keep = self._hand_over(tail, start[0], groups, wanted)
+            keep = self._hand_over(tail, start[0], features, groups, wanted, first_changed)
         else:
             scores = self._scores_of(tail, start, groups)
             keep = {name: _most_important(scores[name], n) for name, n in wanted.items()}

@@ -30,7 +30,6 @@ SHORT = (
     "tune.trials_per_depth=1",
     "tune.max_trials=2",
     "tune.tolerance=1",
-    "tune.finetune_from=prefix",
     "prune.max_iterations=1",
     "prune.history_epochs=1",
     "prune.optimise_epochs=1",

@@ -175,6 +175,10 @@ def test_whether_the_head_is_grown_can_be_searched(search):
         "tune.head=search", "tune.algorithm=random", "tune.max_trials=8", "tune.trials_per_depth=8"
     )
     assert {trial["config"]["head.grown"] for trial in trials(folder)} == {0, 1}
+    # A grown head is fine-tuned from its trial: the conventional network has none.
+    has_grown = read_json(folder / "metrics.json")["best_config"]["head.grown"]
+    origin = read_json(folder / "metrics.json")["finetuned_from"]
+    assert (origin == "conventional") is not bool(has_grown)
 
 
 @pytest.mark.parametrize("skip", ["keep", "drop"])

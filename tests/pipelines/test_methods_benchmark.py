@@ -6,7 +6,7 @@ from rich.console import Console
 
 from tascnet.compose import Tree
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl
+from tascnet.files import append_jsonl, read_json, read_jsonl, write_json
 from tascnet_pipelines.benchmarks import methods
 from tests.pipelines.commands import TINY, contents
 
@@ -57,9 +57,31 @@ def test_a_search_gets_what_fine_tuning_leaves(start, fits, monkeypatch):
     assert taken == [pytest.approx(100.0 - 10.0 - fits * 20.0)]
 
 
-def test_too_few_seconds_are_refused():
+@pytest.mark.parametrize("seconds", [50, 5])
+def test_too_few_seconds_are_refused(seconds):
     with pytest.raises(ConfigError, match=r"2\.3 fine-tunings take 47 seconds"):
-        methods._row(composed("benchmark.seconds=50"), "tascnet", USUAL)
+        methods._row(composed(f"benchmark.seconds={seconds}"), "tascnet", USUAL)
+
+
+def test_methods_without_a_teacher_leave_its_options_out():
+    config = composed("tune.distill=0.5", "tune.finetune_from=conventional")
+    own = {method: methods.method_config(config, method, 60.0).tune for method in methods.METHODS}
+    assert (own["tascnet"].distill, own["tascnet"].finetune_from) == (0.5, "conventional")
+    for method in ("autotune", "grow", "layerwise"):
+        assert (own[method].distill, own[method].finetune_from) == (0.8, "auto")
+
+
+@pytest.mark.parametrize(("origin", "seconds"), [("conventional", 1 + 2 + 4 + 8), ("best", 1 + 2 + 4)])
+def test_the_conventional_network_counts_where_fine_tuning_begins_at_it(tmp_path, origin, seconds):
+    steps = {"baseline": 2.0, "taught-abc": 4.0, "conventional-0": 8.0, "conventional-7": 16.0}
+    for name, took in steps.items():
+        (tmp_path / "state" / name).mkdir(parents=True)
+        write_json(tmp_path / "state" / name / "record.json", {"seconds": took})
+    append_jsonl(tmp_path / "trials.jsonl", {"seconds": 1.0})
+    after = dict.fromkeys(methods.FIGURES, 0)
+    metrics = {"models": {"after": after}, "finetuned_from": origin, "stopped": "", "best_config": {}}
+    write_json(tmp_path / "metrics.json", metrics)
+    assert methods._figures(tmp_path)["seconds"] == seconds
 
 
 @pytest.mark.parametrize(("seconds", "epochs"), [(100, 36), (20, 8)])

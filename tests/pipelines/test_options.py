@@ -50,15 +50,29 @@ def test_the_conventional_network_hands_over_and_teaches(finished, cache, tmp_pa
     assert tuned["finetuned_from"] == "conventional"
     assert tuned["models"]["after"]["params"] < tuned["models"]["conventional"]["params"]
     assert tuned["models"]["conventional"]["trainable_params"] == tuned["models"]["conventional"]["params"]
-    (start,) = (finished / "tune" / "state").glob("handed-over-*")
+    (start,) = (finished / "tune" / "state").glob("narrowed-*")
     usual = states(finished / "tune" / "state" / "conventional-0")
     unchanged = [name for name, value in states(start).items() if torch.equal(value, usual[name])]
     assert "conv1.weight" in unchanged
     options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "name=run", "stage=tune", "tune.distill=0"]
     assert command(*options) == 0
     alone = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "tune"
-    assert are_equal(states(start), states(next((alone / "state").glob("handed-over-*"))))
+    assert are_equal(states(start), states(next((alone / "state").glob("narrowed-*"))))
     assert not are_equal(states(finished / "tune" / "model"), states(alone / "model"))
+
+
+def test_a_new_head_learns_before_the_rest_does(cache, tmp_path):
+    options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "name=run", "stage=tune"]
+    assert command(*options, "tune.hidden_layers=[1]", "tune.neurons=[16]", "tune.max_trials=2") == 0
+    run = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "tune"
+    assert metrics(run)["finetuned_from"] == "conventional"
+    (narrowed,) = (run / "state").glob("narrowed-*")
+    record = read_json(narrowed / "record.json")
+    assert record["head"]["val_accuracy"] > 0.4
+    assert record["seconds"] > record["head"]["seconds"] > 0
+    assert not (narrowed / "features").exists()
+    after = states(run / "model")
+    assert any(value.shape[0] == 16 for name, value in after.items() if name.endswith("weight"))
 
 
 def test_each_way_of_merging_gives_another_network_of_the_same_widths(tuned, cache):

@@ -53,6 +53,7 @@ POINTS = (
     # Three trials are journalled.
     "append:trials.jsonl:4",
     # Fine-tuning has one epoch in its checkpoint.
+    "rename:tune/state/narrowed-:1",
     "rename:tune/state/taught-:2",
     "rename:tune/model/architecture.json:1",
     "rename:tune/metrics.json:1",
@@ -171,7 +172,7 @@ def test_killed_from_outside_during_the_search(finished, tmp_path, cache):
 
 
 def test_torn_journals_lose_their_last_line_alone(finished, copied, cache):
-    unfinish(copied / "tune", "handed-over-*", "taught-*")
+    unfinish(copied / "tune", "narrowed-*", "taught-*")
     unfinish(copied / "prune", "iteration-002-*")
     for journal in (copied / "tune" / "trials.jsonl", copied / "prune" / "iterations.jsonl"):
         tear_last_line(journal)
