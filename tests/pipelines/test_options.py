@@ -63,16 +63,22 @@ def test_the_conventional_network_hands_over_and_teaches(finished, cache, tmp_pa
 
 def test_a_new_head_learns_before_the_rest_does(cache, tmp_path):
     options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "name=run", "stage=tune"]
-    assert command(*options, "tune.hidden_layers=[1]", "tune.neurons=[16]", "tune.max_trials=2") == 0
-    run = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "tune"
-    assert metrics(run)["finetuned_from"] == "conventional"
-    (narrowed,) = (run / "state").glob("narrowed-*")
-    record = read_json(narrowed / "record.json")
+    options += ["tune.neurons=[16]", "tune.algorithm=random", "tune.max_trials=6", "tune.trials_per_depth=6"]
+    assert command(*options) == 0
+    search = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "tune"
+    rows = read_jsonl(search / "trials.jsonl")
+    trial = next(row["trial"] for row in rows if row["config"]["head.hidden_layers"] == 1)
+    assert command(*options, f"tune.pick={trial}") == 0
+    picked = search.parent / f"tune-pick{trial}"
+    assert metrics(picked)["finetuned_from"] == "conventional"
+    record = next(
+        found
+        for found in (read_json(path) for path in (search / "state").glob("narrowed-*/record.json"))
+        if "head" in found
+    )
     assert record["head"]["val_accuracy"] > 0.4
     assert record["seconds"] > record["head"]["seconds"] > 0
-    assert not (narrowed / "features").exists()
-    after = states(run / "model")
-    assert any(value.shape[0] == 16 for name, value in after.items() if name.endswith("weight"))
+    assert not list((search / "state").glob("narrowed-*/features"))
 
 
 def test_each_way_of_merging_gives_another_network_of_the_same_widths(tuned, cache):
