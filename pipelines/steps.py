@@ -9,19 +9,33 @@ from typing import Any
 
 from torch import nn
 
+from tascnet import data
 from tascnet.data import Dataset
 from tascnet.files import read_json, write_json
 from tascnet.measure import describe_device, measure_models
 from tascnet.models.archive import load, save
+from tascnet.models.head import head_start
 from tascnet.models.info import ModelInfo
 from tascnet.train import FitResult, evaluate
 
-from .session import Session
+from .session import Session, recipe
 
-__all__ = ["describe", "fit_record", "join", "judge", "measure", "measured_anew", "once"]
+__all__ = [
+    "CHECKPOINT",
+    "describe",
+    "fit_record",
+    "join",
+    "judge",
+    "measure",
+    "measured_anew",
+    "once",
+    "train_head",
+]
 
 log = logging.getLogger("tascnet")
 
+# What an interrupted training goes on from, in the folder of its step.
+CHECKPOINT = "fit.pt"
 # What the options of `measure` can change in a model's figures.
 LATENCIES = (
     "latency_ms",
@@ -72,6 +86,42 @@ def fit_record(result: FitResult) -> dict[str, Any]:
 def join(trunk: nn.Sequential, tail: nn.Sequential) -> nn.Sequential:
     """One chain of the blocks of two, under their names."""
     return nn.Sequential(OrderedDict([*trunk.named_children(), *tail.named_children()]))
+
+
+def train_head(
+    session: Session, network: nn.Sequential, features: Path, folder: Path, description: str
+) -> tuple[nn.Sequential, dict[str, Any]]:
+    """Train a network's head alone, on the cached features of the rest.
+
+    Args:
+        session: data, device and options; `trainer.head` is the recipe.
+        network: on the device.
+        features: folder of the cached features.
+        folder: where an interrupted training goes on from.
+        description: of the progress bar.
+
+    Returns:
+        The network, and the training as a record.
+    """
+    cut = head_start(network)
+    trunk, head = network[:cut].eval(), network[cut:].requires_grad_(True)
+    options: dict[str, Any] = {
+        "folder": features,
+        "trunk_digest": data.module_digest(trunk),
+        "dtype": session.config.tune.cache_dtype,
+        "limit_gb": session.config.cache_limit_gb,
+        "device": session.device,
+    }
+    train = data.cached_features(trunk, session.train, views=session.views, **options)
+    val = data.cached_features(trunk, session.val, beside=(train,), **options)
+    result = session.fit(
+        head,
+        recipe(session.config.trainer.head),
+        features=(train, val),
+        checkpoint=folder / CHECKPOINT,
+        description=description,
+    )
+    return join(trunk, head), fit_record(result)
 
 
 def judge(session: Session, model: nn.Module) -> dict[str, float]:

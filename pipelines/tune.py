@@ -28,11 +28,11 @@ from tascnet.tune import Study, Trial
 from .backbone import open_run, softmax_network
 from .estimate import print_estimate
 from .session import Session, check_data, check_input, recipe
-from .steps import describe, fit_record, join, judge, measure, measured_anew
+from .steps import CHECKPOINT, describe, fit_record, join, judge, measure, measured_anew
 from .tuning.finding import findings, print_findings
 from .tuning.finetune import conventional, fine_tune, freeze
 from .tuning.space import Search, most_trials, open_search
-from .tuning.stage import CHECKPOINT, TuneStage
+from .tuning.stage import TuneStage
 from .tuning.trials import no_winner, run_search
 
 __all__ = ["run"]

@@ -7,20 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from tascnet import data
 from tascnet.config import Config
 from tascnet.measure import complexity
-from tascnet.models.head import head_start
 from tascnet.runs import run_folder
 from tascnet.train import freeze_before
 
 from ..backbone import load_source, softmax_network
-from ..session import Session, open_session, recipe
-from ..steps import fit_record, join, judge, once
+from ..session import open_session, recipe
+from ..steps import CHECKPOINT, fit_record, judge, once, train_head
 
 __all__ = ["fine_tune_all"]
-
-CHECKPOINT = "fit.pt"
 
 
 def fine_tune_all(config: Config, epochs: int | None = None) -> dict[str, Any]:
@@ -50,10 +46,10 @@ def fine_tune_all(config: Config, epochs: int | None = None) -> dict[str, Any]:
         )
         return network, fit_record(result)
 
-    def train_head(place: Path) -> tuple[nn.Sequential, dict[str, Any]]:
-        return _train_head(session, chain, place)
+    def train_softmax(place: Path) -> tuple[nn.Sequential, dict[str, Any]]:
+        return train_head(session, chain, session.cache / "features", place, "softmax layer")
 
-    baseline, first = once(folder / "baseline", info, train_head, session.factory)
+    baseline, first = once(folder / "baseline", info, train_softmax, session.factory)
     network, second = once(folder / f"all-{settings.epochs}", info, train_all, session.factory)
     cost = complexity(network, session.example)
     return {
@@ -65,28 +61,3 @@ def fine_tune_all(config: Config, epochs: int | None = None) -> dict[str, Any]:
         "finetune_seconds": second["seconds"],
         "seconds": first["seconds"] + second["seconds"],
     }
-
-
-def _train_head(session: Session, chain: nn.Sequential, folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:
-    """Train the softmax layer alone, on cached features."""
-    cut = head_start(chain)
-    trunk, tail = chain[:cut].eval(), chain[cut:].requires_grad_(True)
-    options: dict[str, Any] = {
-        "folder": session.cache / "features",
-        "trunk_digest": data.module_digest(trunk),
-        "dtype": session.config.tune.cache_dtype,
-        "limit_gb": session.config.cache_limit_gb,
-        "device": session.device,
-    }
-    features = (
-        data.cached_features(trunk, session.train, views=session.views, **options),
-        data.cached_features(trunk, session.val, **options),
-    )
-    result = session.fit(
-        tail,
-        recipe(session.config.trainer.head),
-        features=features,
-        checkpoint=folder / CHECKPOINT,
-        description="softmax layer",
-    )
-    return join(chain[:cut], tail), fit_record(result)

@@ -149,9 +149,14 @@ def _check(config: Config) -> None:
             f"tune={config.tune.name} would hold for all methods, but each brings its own preset",
             "leave it out; benchmark.methods chooses the methods",
         )
-    for method in [name for name in config.benchmark.methods if name in METHODS]:
+    for method in _searches(config):
         method_config(config, method, config.benchmark.seconds)
     check_data(config)
+
+
+def _searches(config: Config) -> list[str]:
+    """The methods asked for that run stage `tune`."""
+    return [name for name in config.benchmark.methods if name in METHODS]
 
 
 def _settings(config: Config) -> str:
@@ -206,7 +211,7 @@ def _share_features(config: Config) -> None:
 
 def _share_comparison(config: Config, own: Config) -> None:
     """Take over the conventional networks of a run, where another of the seed trained the same ones."""
-    for method in [name for name in config.benchmark.methods if name in METHODS]:
+    for method in _searches(config):
         known = method_config(config, method, config.benchmark.seconds)
         if method == own.name or known.trainer != own.trainer:
             continue

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tascnet import data
 from tascnet.config import TuneConfig
 from tascnet.files import digest_json
-from tascnet.models.head import head_start
 from tascnet.models.surgery import WidthGroup
 from tascnet.prune import hand_over
 from tascnet.train import Distillation, freeze_before, reestimate_batchnorm
@@ -25,9 +23,9 @@ from tascnet.tune.discover import HIDDEN_LAYERS
 from tascnet.tune.space import FIRST_TRAINED
 
 from ..session import Session, recipe
-from ..steps import fit_record, join
+from ..steps import CHECKPOINT, fit_record, join, train_head
 from .space import Search
-from .stage import CHECKPOINT, TuneStage
+from .stage import TuneStage
 from .trials import train_candidate
 
 __all__ = ["FineTuned", "conventional", "fine_tune", "fine_tunings", "freeze", "origin_of"]
@@ -131,7 +129,7 @@ def _narrowed(
     search: Search, winner: Trial, usual: nn.Sequential, folder: Path
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """A fine-tuned network with the winner's structure; channels that go hand over to those that stay."""
-    stage, session = search.stage, search.stage.session
+    session = search.stage.session
     started = time.perf_counter()
 
     def keep(
@@ -166,39 +164,17 @@ def _narrowed(
     seconds = time.perf_counter() - started
     if not winner.config[HIDDEN_LAYERS]:
         return network, {"seconds": seconds}
-    network, head = _with_trained_head(stage, network, folder)
+    # Large gradients of a new head would spoil what is there. No other network has these features.
+    features = folder / "features"
+    try:
+        network, head = train_head(session, network, features, folder, "head")
+    finally:
+        shutil.rmtree(features, ignore_errors=True)
     return network, {"head": head, "seconds": seconds + head["seconds"]}
 
 
 def _measure_norms(session: Session, network: nn.Sequential, first_block: int) -> None:
     reestimate_batchnorm(network, session.train, first_block=first_block, device=session.device)
-
-
-def _with_trained_head(
-    stage: TuneStage, network: nn.Sequential, folder: Path
-) -> tuple[nn.Sequential, dict[str, Any]]:
-    """Train a new head on the features of the rest first: large gradients would spoil what is there."""
-    session, cut = stage.session, head_start(network)
-    trunk = network[:cut].eval()
-    options: dict[str, Any] = {
-        # No other network has these features.
-        "folder": folder / "features",
-        "trunk_digest": data.module_digest(trunk),
-        "dtype": stage.config.tune.cache_dtype,
-        "limit_gb": stage.config.cache_limit_gb,
-        "device": session.device,
-    }
-    train = data.cached_features(trunk, session.train, views=session.views, **options)
-    val = data.cached_features(trunk, session.val, beside=(train,), **options)
-    head = network[cut:].requires_grad_(True)
-    steps = recipe(stage.config.trainer.head)
-    try:
-        result = session.fit(
-            head, steps, features=(train, val), checkpoint=folder / CHECKPOINT, description="head"
-        )
-    finally:
-        shutil.rmtree(folder / "features", ignore_errors=True)
-    return join(trunk, head), fit_record(result)
 
 
 def _repeat_trial(search: Search, winner: Trial, folder: Path) -> tuple[nn.Sequential, dict[str, Any]]:

@@ -15,9 +15,8 @@ from ..backbone import Source
 from ..session import Session
 from ..steps import once
 
-__all__ = ["CHECKPOINT", "Features", "TuneStage"]
+__all__ = ["Features", "TuneStage"]
 
-CHECKPOINT = "fit.pt"
 
 # Of the training and of the validation samples.
 Features = tuple[data.FeatureSource, data.FeatureSource]

@@ -39,13 +39,12 @@ class Source(Protocol):
         """Inputs of the rows: plain without a generator, else augmented by it."""
 
 
-class _Rows:
-    """Some rows of a data set and their labels."""
+class _Labelled:
+    """Labels of samples, and of how many classes they are."""
 
-    def __init__(self, dataset: Dataset | TextDataset, rows: NDArray[np.int64]) -> None:
-        self.rows = np.asarray(rows, dtype=np.int64)
-        self._labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
-        self._num_classes = len(dataset.class_names)
+    def __init__(self, labels: Tensor, num_classes: int) -> None:
+        self._labels = labels
+        self._num_classes = num_classes
 
     @property
     def labels(self) -> Tensor:
@@ -54,8 +53,17 @@ class _Rows:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the data set."""
+        """Number of classes."""
         return self._num_classes
+
+
+class _Rows(_Labelled):
+    """Some rows of a data set and their labels."""
+
+    def __init__(self, dataset: Dataset | TextDataset, rows: NDArray[np.int64]) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        labels = torch.from_numpy(dataset.labels[self.rows].astype(np.int64))
+        super().__init__(labels, len(dataset.class_names))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -171,7 +179,7 @@ def source_of(
     )
 
 
-class FeatureSource:
+class FeatureSource(_Labelled):
     """Cached features under one or more views of the same samples.
 
     Args:
@@ -193,19 +201,8 @@ class FeatureSource:
                 raise DataError(
                     f"view {view!r} has {len(features)} samples, expected {len(labels)} as the labels"
                 )
+        super().__init__(labels, num_classes)
         self.views = dict(views)
-        self._labels = labels
-        self._num_classes = num_classes
-
-    @property
-    def labels(self) -> Tensor:
-        """Class indices, `n`, int64."""
-        return self._labels
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self._num_classes
 
     @property
     def shape(self) -> tuple[int, ...]:
