@@ -94,8 +94,10 @@ class ImageSource(_Rows):
         self.dataset = dataset
         self.preprocessing = preprocessing
         self.augmentation = augmentation
-        self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32)
-        self._std = torch.tensor(preprocessing.std, dtype=torch.float32)
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
+        # Repeated along a row of pixels, so that whole rows are computed at once.
+        self._scale = (1 / (255 * std)).float().repeat(preprocessing.size)
+        self._shift = (-mean / std).float().repeat(preprocessing.size)
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
@@ -119,9 +121,8 @@ class ImageSource(_Rows):
     def _normalise(self, crops: Tensor) -> Tensor:
         """Takes `b x size x size x c`, uint8."""
         count, side, _, channels = crops.shape
-        # Mean and deviation repeated along a row of pixels, so that whole rows are computed at once.
         rows = crops.float().reshape(count, side, side * channels)
-        rows.div_(255).sub_(self._mean.repeat(side)).div_(self._std.repeat(side))
+        torch.addcmul(self._shift, rows, self._scale, out=rows)
         scaled = rows.view(count, side, side, channels).permute(0, 3, 1, 2)
         return scaled.contiguous(memory_format=torch.channels_last)
 

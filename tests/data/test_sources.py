@@ -21,7 +21,10 @@ def test_plain_batches_equal_torchvisions_transforms(noise_set, tiny):
     )
     batch = source.batch(torch.tensor([2, 0]), None)
     for image, row in zip(batch, (5, 7), strict=True):
-        assert image.equal(reference(Image.fromarray(dataset.pixels[row])))
+        # One multiplication and addition, where torchvision divides, subtracts and divides.
+        torch.testing.assert_close(
+            image, reference(Image.fromarray(dataset.pixels[row])), atol=1e-6, rtol=1e-6, check_stride=False
+        )
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert source.labels.tolist() == [1, 0, 1]
