@@ -37,6 +37,8 @@ log = logging.getLogger("tascnet")
 
 # Samples that networks are compared on go through them in batches of this size.
 SAMPLE_BATCH = 32
+# So many samples, where activations are compared and criteria read gradients.
+MEASURED = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ class Session:
         chosen = torch.randperm(len(self.train), generator=generator)[:count]
         return data.source_of(self.dataset, self.train.rows[chosen], self.preprocessing)
 
-    def sample_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample_batches(self, count: int = MEASURED) -> Iterator[tuple[Tensor, Tensor]]:
         """Such samples and their labels in batches on the device."""
         sample = self.sample(count)
         for rows in torch.arange(len(sample)).split(SAMPLE_BATCH):

@@ -20,8 +20,7 @@ from tascnet.prune import (
     find_importance,
     input_moments,
     loss_gradients,
-    output_gradients,
-    rank_by_reconstruction,
+    rank_all_by_reconstruction,
     rank_pairs,
     rank_scores,
 )
@@ -35,8 +34,6 @@ __all__ = ["HISTORY", "Inputs", "Ranks", "class_batches", "measure_inputs", "ran
 log = logging.getLogger("tascnet")
 
 HISTORY = "history.safetensors"
-# Samples over which activations are compared, and whose gradients criteria read.
-SAMPLES = 1024
 # Samples whose gradients are squared one by one.
 SINGLE_SAMPLES = 128
 
@@ -107,14 +104,8 @@ def rank_without_history(
     if criterion == "reconstruction":
         inputs, moments = measured = measure_inputs(stage, network, groups)
         limits = _limits(stage, most)
-        readers = {name for consumers in inputs.values() for name in consumers}
-        weights = output_gradients(network.eval(), sorted(readers), class_batches(stage))
-        rankings = {
-            g.name: rank_by_reconstruction(
-                network, inputs[g.name], moments[g.name], max(1, limits.most(g.width)), weights=weights
-            )
-            for g in groups
-        }
+        counts = {group.name: max(1, limits.most(group.width)) for group in groups}
+        rankings = rank_all_by_reconstruction(network, inputs, moments, counts, class_batches(stage))
         return Ranks(network=network, groups=groups, rankings=rankings, measured=measured)
     scores = _scores(stage, network, groups)
     silent = [group.name for group in groups if group.name not in scores]
@@ -143,7 +134,7 @@ def measure_inputs(
 
 def class_batches(stage: PruneStage) -> Iterator[tuple[Tensor, Tensor]]:
     """Plain training images and their labels, for criteria that read gradients."""
-    return stage.session.sample_batches(SAMPLES)
+    return stage.session.sample_batches()
 
 
 def _by_history(
@@ -209,7 +200,7 @@ def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup])
         return all_channel_scores(network, example, groups, criterion, seed)
     importance = criterion if criterion in CRITERIA else find_importance(criterion)
     squares = GRADIENTS.get(criterion) == "squares"
-    batches = stage.session.sample_batches(SINGLE_SAMPLES if squares else SAMPLES)
+    batches = stage.session.sample_batches(SINGLE_SAMPLES) if squares else class_batches(stage)
     with loss_gradients(network, batches, squares=squares):
         try:
             return all_channel_scores(network, example, groups, importance, seed)

@@ -30,9 +30,6 @@ from .trials import train_candidate
 
 __all__ = ["FineTuned", "conventional", "fine_tune", "fine_tunings", "freeze", "origin_of"]
 
-# Samples on which channels are compared before some of them go.
-SAMPLES = 1024
-
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:
@@ -141,7 +138,7 @@ def _narrowed(
         first_changed: int | None,
     ) -> dict[str, list[int]]:
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for inputs, labels in session.sample_batches(SAMPLES):
+            for inputs, labels in session.sample_batches():
                 with torch.no_grad():
                     features = usual[:cut](inputs)
                 yield features, labels

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from tascnet.models.surgery import WidthGroup, consumer_inputs
 from tascnet.prune.fold import fold_into, input_moments
-from tascnet.prune.gradients import output_gradients
-from tascnet.prune.reconstruction import rank_by_reconstruction
+from tascnet.prune.reconstruction import rank_all_by_reconstruction
 
 __all__ = ["hand_over"]
 
@@ -38,14 +37,11 @@ def hand_over(
     model.eval()
     inputs = consumer_inputs(model, example, groups)
     moments = input_moments(model, inputs, (samples for samples, _ in batches()), seed=seed)
-    readers = {name for consumers in inputs.values() for name in consumers}
-    weights = output_gradients(model, sorted(readers), batches())
+    counts = {group.name: group.width - widths[group.name] for group in groups}
+    rankings = rank_all_by_reconstruction(model, inputs, moments, counts, batches())
     keep = {}
     for group in groups:
-        count = group.width - widths[group.name]
-        ranking = rank_by_reconstruction(
-            model, inputs[group.name], moments[group.name], count, weights=weights
-        )
-        fold_into(model, inputs[group.name], moments[group.name], ranking.order)
-        keep[group.name] = sorted(set(range(group.width)) - set(ranking.order))
+        gone = rankings[group.name].order
+        fold_into(model, inputs[group.name], moments[group.name], gone)
+        keep[group.name] = sorted(set(range(group.width)) - set(gone))
     return keep

@@ -1,21 +1,46 @@
 """Which channels the next layers miss least, once the others speak for them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from tascnet.prune.filters import gram
 from tascnet.prune.fold import RIDGE, correlations
+from tascnet.prune.gradients import output_gradients
 from tascnet.prune.ranking import Ranking
 
-__all__ = ["rank_by_reconstruction"]
+__all__ = ["rank_all_by_reconstruction", "rank_by_reconstruction"]
 
 # Channels that go between two updates of the statistics, as a share of the group: one at a time is exact,
 # and slow for thousands of channels.
 _CHUNK = 1 / 64
 # Outputs of a consumer whose weights are taken to float64 at a time.
 _OUTPUTS = 256
+
+
+def rank_all_by_reconstruction(
+    model: nn.Module,
+    inputs: Mapping[str, Mapping[str, Tensor]],
+    moments: Mapping[str, Mapping[str, Tensor]],
+    counts: Mapping[str, int],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> dict[str, Ranking]:
+    """`rank_by_reconstruction` of several groups, errors weighed by what they cost the loss.
+
+    Args:
+        model: the network or its tail; set to eval mode.
+        inputs: by group, what its consumers read, from `consumer_inputs`.
+        moments: by group, from `input_moments`.
+        counts: by group, channels to rank.
+        batches: inputs and labels on the network's device.
+    """
+    readers = sorted({name for group in counts for name in inputs[group]})
+    weights = output_gradients(model.eval(), readers, batches)
+    return {
+        group: rank_by_reconstruction(model, inputs[group], moments[group], count, weights=weights)
+        for group, count in counts.items()
+    }
 
 
 @torch.no_grad()
