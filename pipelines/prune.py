@@ -23,7 +23,7 @@ from tascnet.runs import budget, claim, finished, identity
 from .estimate import print_iteration_estimate
 from .pruning.blocks import removable_blocks
 from .pruning.iteration import iterate, latency_of, unpruned_row
-from .pruning.journal import Row, judge_rows, read_rows, replayed, with_verdict
+from .pruning.journal import Row, judge_rows, read_rows, replayed, with_missed_goals, with_verdict
 from .pruning.sensitivity import known_sensitivities, sensitivities
 from .pruning.source import check_source, source_digest, source_folder
 from .pruning.stage import PruneStage, eligible_groups, open_stage, train
@@ -57,7 +57,8 @@ def _open(config: Config) -> PruneStage:
     check_data(config)
     stage = open_stage(config, source_folder(config))
     check_source(stage.session, stage.info, stage.source, stage.folder)
-    eligible_groups(stage, stage.before, refuse=True)
+    has_blocks = config.prune.blocks and bool(removable_blocks(stage, stage.before))
+    eligible_groups(stage, stage.before, refuse=not has_blocks)
     if config.prune.criterion not in PRUNE_CRITERIA:
         find_importance(config.prune.criterion)
     return stage
@@ -91,6 +92,7 @@ def _prune(stage: PruneStage) -> None:
         rows.append(row)
         reason = verdict.reason
     assert reason is not None, "the loop ends with a reason"
+    reason = with_missed_goals(reason, rows, verdict.keep, options)
     log.info("pruning ended after %d iterations: %s", len(rows) - 1, reason)
     _deliver(stage, with_verdict(rows, verdict), verdict.keep, reason)
 

@@ -16,7 +16,7 @@ from .journal import Row, lands
 from .ranks import Ranks
 from .stage import PruneStage
 
-__all__ = ["cost_model", "may_remove", "plan_amounts"]
+__all__ = ["FLOAT_BYTES", "cost_model", "may_remove", "plan_amounts"]
 
 # Bytes of a parameter in a saved model.
 FLOAT_BYTES = 4

@@ -2,17 +2,14 @@
 
 import copy
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 
 from torch import nn
 
 from tascnet.measure import compare_latency
-from tascnet.models.surgery import WidthGroup, is_removable, without_blocks
-from tascnet.prune import Moments, Ranking
+from tascnet.models.surgery import is_removable, without_blocks
 from tascnet.train import evaluate, reestimate_batchnorm
 
-from .cut import cut
-from .ranks import Inputs
 from .stage import PruneStage, first_block
 
 __all__ = ["cheaper_block", "removable_blocks"]
@@ -22,6 +19,8 @@ log = logging.getLogger("tascnet")
 # Training samples on which the loss is compared.
 SAMPLES = 256
 REPEATS, SECONDS = 40, 30.0
+# Share of the network's time below which a difference tells nothing.
+NOISE = 0.01
 
 
 def removable_blocks(stage: PruneStage, network: nn.Sequential) -> list[str]:
@@ -33,36 +32,34 @@ def removable_blocks(stage: PruneStage, network: nn.Sequential) -> list[str]:
 def cheaper_block(
     stage: PruneStage,
     network: nn.Sequential,
-    groups: list[WidthGroup],
-    chosen: Mapping[str, Ranking],
-    measured: tuple[Inputs, Moments] | None,
+    filters: nn.Sequential | None,
     excluded: Collection[str] = (),
+    is_too_small: Callable[[nn.Sequential], bool] = lambda _: False,
 ) -> str | None:
     """The block whose removal raises the loss least for each millisecond, where the filters raise it more.
 
-    All candidates are judged alike: cut from a copy, batch-norm measured anew, loss on the same training
-    samples, time for one sample side by side.
+    All candidates are judged alike: batch-norm measured anew, loss on the same training samples, time for
+    one sample side by side. Time that is lost in the noise counts as `NOISE` of the network's.
 
     Args:
         stage: what the steps share.
         network: on the device.
-        groups: those that would lose filters.
-        chosen: by group, what would go.
-        measured: what `measure_inputs` gave for this network, if it did.
+        filters: the network without the filters that would go instead; None: none can.
         excluded: blocks whose removal from this network has been taken back.
+        is_too_small: whether a network is beyond a goal; such a one is passed over where filters can go.
 
     Returns:
-        The block's name; None where the filters are the better bargain.
+        The block's name; None where the filters are the better bargain, or there is no block.
     """
     names = [name for name in removable_blocks(stage, network) if name not in excluded]
     candidates = {name: copy.deepcopy(without_blocks(network, {name})[0]) for name in names}
+    if filters is not None:
+        candidates = {name: cut for name, cut in candidates.items() if not is_too_small(cut)}
     if not candidates:
         return None
-    filters = copy.deepcopy(network)
-    cut(stage, filters, groups, chosen, measured=measured)
     sample, device = stage.session.sample(SAMPLES), stage.session.device
     loss = evaluate(network, sample, device=device).loss
-    everything = {"": filters, **candidates}
+    everything = candidates if filters is None else {"": filters, **candidates}
     times = compare_latency(
         {"now": network, **everything}, stage.session.example, repeats=REPEATS, max_seconds=SECONDS
     )
@@ -70,12 +67,12 @@ def cheaper_block(
     for name, candidate in everything.items():
         candidate.requires_grad_(True)
         reestimate_batchnorm(candidate, sample, device=device)
-        saved = times["now"].median_ms - times[name].median_ms
-        if saved > 0:
-            rise = max(evaluate(candidate, sample, device=device).loss - loss, 0.0)
-            # Of those that cost nothing the one that saves most.
-            prices[name] = (rise / saved, -saved)
-    best = min(prices, key=lambda name: prices[name], default="")
+        now = times["now"].median_ms
+        saved = max(now - times[name].median_ms, NOISE * now)
+        rise = max(evaluate(candidate, sample, device=device).loss - loss, 0.0)
+        # Of those that cost nothing the one that saves most.
+        prices[name] = (rise / saved, -saved)
+    best = min(prices, key=lambda name: prices[name])
     told = ", ".join(f"{name or 'the filters'} {price:.3g}" for name, (price, _) in prices.items())
     log.info("loss for each millisecond saved: %s", told)
     return best or None

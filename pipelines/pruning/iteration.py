@@ -1,8 +1,9 @@
 """One iteration of stage `prune`: what goes, optimisation phase, removal, retraining."""
 
+import copy
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from tascnet.train import evaluate, freeze_before, reestimate_batchnorm
 from tascnet.words import plural
 
 from ..steps import fit_record
-from .amounts import cost_model, may_remove, plan_amounts
-from .blocks import cheaper_block
+from .amounts import FLOAT_BYTES, cost_model, may_remove, plan_amounts
+from .blocks import cheaper_block, removable_blocks
 from .cut import cut
-from .journal import Row, land_on, state_name
+from .journal import Row, land_on, lands, state_name
 from .ranks import HISTORY, Ranks, rank, write_history
 from .rounding import rounding
 from .stage import PruneStage, eligible_groups, train
@@ -82,21 +83,21 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
         The journal's row without `inside`; or None and why, when no group can give up filters.
     """
     started = time.perf_counter()
-    network = stage.read(rows[start])
-    groups = eligible_groups(stage, network)
-    round_to = rounding(stage)
-    stuck = may_remove(stage, {group.name: group.width for group in groups}, round_to)
-    if stuck is not None:
-        return None, stuck
-    ranks = rank(stage, rows[start], network, groups)
-    plan = _new_plan(stage, ranks, rows, start, step, round_to)
-    if not plan.remove:
-        return None, plan.reason or "the criterion gives up no filter"
+    network = stage.session.place(stage.read(rows[start]))
     excluded = [row["block"] for row in rows[1:] if row["from"] == start and row.get("block")]
+    ranks, plan = _what_goes(stage, network, rows, start, step)
+    if not plan.remove and not (
+        stage.config.prune.blocks and set(removable_blocks(stage, network)) - set(excluded)
+    ):
+        return None, plan.reason or "the criterion gives up no filter"
     number, name = len(rows), state_name(rows, start, plan.remove, excluded)
+    work = partial(_cut_and_recover, stage, ranks, plan, excluded, _goal_check(stage, rows, start))
     taken, where = sum(plan.remove.values()), len(plan.remove)
-    log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
-    network, record = stage.once(name, partial(_cut_and_recover, stage, ranks, plan, excluded))
+    if taken:
+        log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
+    else:
+        log.info("iteration %d takes a block: %s", number, plan.reason)
+    network, record = stage.once(name, work)
     costs = _costs(stage, stage.session.place(network), stage.state(name))
     _tell(number, record, costs)
     return {
@@ -104,13 +105,38 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
         "from": start,
         "step": step,
         "state": name,
-        "landed": land_on(stage.config.prune) if plan.has_landed else None,
+        "landed": land_on(stage.config.prune) if plan.has_landed and not record.get("block") else None,
         **{key: record[key] for key in RECORDED if key in record},
         **costs,
         "removed": {} if record.get("block") else plan.remove,
         "pending": rows[start]["pending"] if record.get("block") else plan.pending,
         "seconds": time.perf_counter() - started,
     }, None
+
+
+def _what_goes(
+    stage: PruneStage, network: nn.Sequential, rows: list[Row], start: int, step: float
+) -> tuple[Ranks, IterationPlan]:
+    """In which order filters go and how many; with a reason where none can."""
+    groups, round_to = eligible_groups(stage, network), rounding(stage)
+    stuck = may_remove(stage, {group.name: group.width for group in groups}, round_to)
+    if stuck is not None:
+        nothing = Ranks(network=network, groups=[], rankings={})
+        return nothing, IterationPlan(remove={}, pending={}, reason=stuck)
+    ranks = rank(stage, rows[start], network, groups)
+    return ranks, _new_plan(stage, ranks, rows, start, step, round_to)
+
+
+def _goal_check(stage: PruneStage, rows: list[Row], start: int) -> Callable[[nn.Sequential], bool]:
+    """Says of a network cut from the one of a row whether it reaches a goal that filters can land on."""
+
+    def reaches(network: nn.Sequential) -> bool:
+        cost = complexity(network, stage.session.example)
+        size = rows[start]["size_bytes"] - FLOAT_BYTES * (rows[start]["params"] - cost.params)
+        costs = {"flops": cost.flops, "params": cost.params, "size_bytes": size}
+        return lands(costs, rows[0], stage.config.prune)
+
+    return reaches
 
 
 def _new_plan(
@@ -156,24 +182,33 @@ def _tell(number: int, record: Mapping[str, Any], costs: Mapping[str, Any]) -> N
 
 
 def _cut_and_recover(
-    stage: PruneStage, ranks: Ranks, plan: IterationPlan, excluded: list[str], folder: Path
+    stage: PruneStage,
+    ranks: Ranks,
+    plan: IterationPlan,
+    excluded: list[str],
+    is_too_small: Callable[[nn.Sequential], bool],
+    folder: Path,
 ) -> tuple[nn.Sequential, dict[str, Any]]:
     """Optimisation phase, removal, retraining."""
     options, device = stage.config.prune, stage.session.device
     network, history = ranks.network, ranks.history
     groups, chosen = ranks.first(plan.remove)
-    first = min(group.first_block for group in groups)
     goes_on = history if options.history == "continue" else None
     facts: dict[str, Any] = {}
     epochs = options.retrain_epochs
-    if options.criterion == "history":
+    if options.criterion == "history" and chosen:
         facts = _optimise(stage, ranks, chosen, folder, goes_on)
     else:
         epochs += options.history_epochs + options.optimise_epochs
     block = None
     if options.blocks:
-        block = cheaper_block(stage, network, groups, chosen, ranks.measured, excluded)
+        filters = None
+        if chosen:
+            filters, seen = copy.deepcopy(network), copy.deepcopy(history)
+            cut(stage, filters, groups, chosen, history=seen, measured=ranks.measured)
+        block = cheaper_block(stage, network, filters, excluded, is_too_small)
     if block is None:
+        first = min(group.first_block for group in groups)
         cut(stage, network, groups, chosen, history=history, measured=ranks.measured)
     else:
         log.info("the block %s goes, and no filters", block)

@@ -7,7 +7,7 @@ from typing import Any
 from tascnet.config import PruneConfig
 from tascnet.errors import RunFolderError
 from tascnet.files import digest_json, read_jsonl
-from tascnet.prune import Goals, IterationResult, Verdict, decide
+from tascnet.prune import Goals, IterationResult, Verdict, decide, missed_goals
 
 __all__ = [
     "Row",
@@ -18,6 +18,7 @@ __all__ = [
     "read_rows",
     "replayed",
     "state_name",
+    "with_missed_goals",
     "with_verdict",
 ]
 
@@ -100,11 +101,24 @@ def with_verdict(rows: Sequence[Row], verdict: Verdict) -> list[Row]:
 
 def judge_rows(rows: Sequence[Row], options: PruneConfig) -> Verdict:
     """Which iterations are inside the tolerance, which one to keep, and whether to stop."""
+    history = _results(rows)
+    return decide(history, tolerance=options.tolerance, goals=goals(options), retries=options.retries)
+
+
+def with_missed_goals(reason: str, rows: Sequence[Row], kept: int, options: PruneConfig) -> str:
+    """Why the loop ended, and how far the kept network is from the goals, if it has reached none."""
+    history = _results(rows)
+    missed = missed_goals(history[0], history[kept], goals(options))
+    return reason if missed is None else f"{reason}; no goal is reached: {missed}"
+
+
+def _results(rows: Sequence[Row]) -> list[IterationResult]:
+    """The rows as decisions need them."""
     seconds = 0.0
-    history = []
+    results = []
     for row in rows:
         seconds += row["seconds"]
-        history.append(
+        results.append(
             IterationResult(
                 iteration=row["iteration"],
                 val_accuracy=row["val_accuracy"],
@@ -113,9 +127,10 @@ def judge_rows(rows: Sequence[Row], options: PruneConfig) -> Verdict:
                 size_bytes=row["size_bytes"],
                 latency_ms=row.get("latency_ms"),
                 seconds=seconds,
+                is_block=bool(row.get("block")),
             )
         )
-    return decide(history, tolerance=options.tolerance, goals=goals(options), retries=options.retries)
+    return results
 
 
 def goals(options: PruneConfig) -> Goals:

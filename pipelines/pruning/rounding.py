@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 
 from torch import nn
 
@@ -17,10 +18,12 @@ __all__ = ["rounding"]
 log = logging.getLogger("tascnet")
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
-# Share of each group that goes from the networks that are timed.
+# Share of each group that goes from the networks that are timed, before rounding.
 SHARE = 0.3
-# Multiples this much slower for each FLOP than the fastest are as good: the finest of them is taken.
-SLACK = 0.03
+# So finely shares are fitted, so that all networks have about the same FLOPs.
+HALVINGS = 12
+# Multiples that save this much less time for each FLOP than the best are as good: the finest is taken.
+SLACK = 0.05
 REPEATS, SECONDS = 30, 20.0
 
 
@@ -36,27 +39,51 @@ def rounding(stage: PruneStage) -> int:
 
 
 def _measured(stage: PruneStage) -> dict[str, object]:
-    """Milliseconds for each GFLOP of networks narrowed to different multiples, timed side by side."""
+    """Milliseconds saved for each GFLOP saved by narrowing to different multiples, timed side by side.
+
+    All networks have about the FLOPs that they have without rounding: else the coarsest multiple, which
+    leaves most, would look fastest wherever the time is not that of the FLOPs.
+    """
     groups = eligible_groups(stage, stage.before)
     costs = WidthCosts(stage.before, stage.session.example, [group.name for group in groups])
-    networks, flops = {}, {}
+    goal = costs(_counts(groups, SHARE, 1))[1]
+    networks, saved = {"whole": stage.before}, {}
     for multiple in MULTIPLES:
-        counts = {g.name: removable(g.width, int(g.width * SHARE), multiple, 1) for g in groups}
+        counts = _nearest(groups, multiple, lambda counts: costs(counts)[1], goal)
         if any(counts.values()):
-            networks[multiple] = _narrowed(stage, groups, counts)
-            flops[multiple] = costs(counts)[1]
-    names = {str(multiple): network for multiple, network in networks.items()}
-    timed = compare_latency(names, stage.session.example, repeats=REPEATS, max_seconds=SECONDS)
-    paces = {m: timed[str(m)].median_ms / flops[m] * 1e9 for m in networks}
-    best = min(paces.values(), default=0.0)
-    chosen = min((m for m, pace in paces.items() if pace <= best * (1 + SLACK)), default=1)
+            networks[str(multiple)] = _narrowed(stage, groups, counts)
+            saved[multiple] = (costs.flops - costs(counts)[1]) / 1e9
+    timed = compare_latency(networks, stage.session.example, repeats=REPEATS, max_seconds=SECONDS)
+    whole = timed["whole"].median_ms
+    gains = {m: (whole - timed[str(m)].median_ms) / gflops for m, gflops in saved.items()}
+    best = max(gains.values(), default=0.0)
+    # Where narrowing saves no time at all, none is better than any other.
+    chosen = min((m for m, gain in gains.items() if gain >= best * (1 - SLACK)), default=1) if best > 0 else 1
     log.info(
-        "prune.round_to=auto: %s ms for each GFLOP with multiples of %s; widths become multiples of %d",
-        ", ".join(f"{pace:.3g}" for pace in paces.values()),
-        ", ".join(map(str, paces)),
+        "prune.round_to=auto: %s ms saved for each GFLOP with multiples of %s; widths become multiples of %d",
+        ", ".join(f"{gain:.3g}" for gain in gains.values()),
+        ", ".join(map(str, gains)),
         chosen,
     )
-    return {"round_to": chosen, "ms_per_gflop": {str(m): pace for m, pace in paces.items()}}
+    return {"round_to": chosen, "saved_ms_per_gflop": {str(m): gain for m, gain in gains.items()}}
+
+
+def _counts(groups: list[WidthGroup], share: float, multiple: int) -> dict[str, int]:
+    """Filters that go from each group, its width left a multiple."""
+    return {g.name: removable(g.width, int(g.width * share), multiple, 1) for g in groups}
+
+
+def _nearest(
+    groups: list[WidthGroup], multiple: int, flops: Callable[[dict[str, int]], float], goal: float
+) -> dict[str, int]:
+    """The cut to a multiple whose FLOPs are nearest to a goal."""
+    low, high = 0.0, 1.0
+    tried = [_counts(groups, SHARE, multiple)]
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        tried.append(_counts(groups, middle, multiple))
+        low, high = (low, middle) if flops(tried[-1]) <= goal else (middle, high)
+    return min(tried, key=lambda counts: abs(flops(counts) - goal))
 
 
 def _narrowed(stage: PruneStage, groups: list[WidthGroup], counts: dict[str, int]) -> nn.Sequential:

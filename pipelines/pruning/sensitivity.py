@@ -4,6 +4,9 @@ import copy
 import logging
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tascnet.console import track
 from tascnet.data import source_of
 from tascnet.files import read_json, write_json
@@ -14,7 +17,7 @@ from .cut import cut
 from .ranks import measure_inputs, rank_without_history
 from .stage import PruneStage, eligible_groups
 
-__all__ = ["known_sensitivities", "sensitivities"]
+__all__ = ["evenly", "known_sensitivities", "sensitivities"]
 
 log = logging.getLogger("tascnet")
 
@@ -45,11 +48,14 @@ def known_sensitivities(stage: PruneStage) -> bool:
     return stage.state(FILE).exists()
 
 
+def evenly(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """So many rows, evenly spaced: of every class some, as rows are in the order of the classes."""
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
+
+
 def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
     session, device = stage.session, stage.session.device
-    # Every so many, so that all classes are among them.
-    rows = session.val.rows[:: max(1, len(session.val) // samples)][:samples]
-    sample = source_of(session.dataset, rows, session.preprocessing)
+    sample = source_of(session.dataset, evenly(session.val.rows, samples), session.preprocessing)
     network = stage.before
     groups = eligible_groups(stage, network)
     ranks = rank_without_history(stage, network, groups, most=max(SHARES))

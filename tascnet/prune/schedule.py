@@ -15,6 +15,7 @@ __all__ = [
     "Verdict",
     "decide",
     "landed",
+    "missed_goals",
     "plan_iteration",
     "plan_step",
     "removable",
@@ -65,6 +66,7 @@ class IterationResult:
         size_bytes: of its saved weights.
         latency_ms: for one sample; None where it was not measured.
         seconds: since the loop began, earlier runs included.
+        is_block: whether a whole block went, and no filters.
     """
 
     iteration: int
@@ -74,6 +76,7 @@ class IterationResult:
     seconds: float
     size_bytes: int = 0
     latency_ms: float | None = None
+    is_block: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,14 +243,34 @@ def _inside(history: Sequence[IterationResult], tolerance: float) -> tuple[bool,
     return tuple(inside)
 
 
-def _goal_reached(first: IterationResult, last: IterationResult, goals: Goals) -> str | None:
-    """Which goal the last iteration has reached, in words."""
-    shares = (
+def missed_goals(first: IterationResult, kept: IterationResult, goals: Goals) -> str | None:
+    """How far a network is from the goals, in words; None where it has reached one, or there is none."""
+    if _goal_reached(first, kept, goals) is not None:
+        return None
+    missed = [
+        f"{name} are {now / before:.1%} of the unpruned network's, not {share:.1%}"
+        for name, share, now, before in _shares(first, kept, goals)
+        if share is not None
+    ]
+    if goals.latency_ms is not None and kept.latency_ms is not None:
+        missed.append(f"latency is {kept.latency_ms:.3g} ms for one sample, not {goals.latency_ms:g}")
+    return ", ".join(missed) or None
+
+
+def _shares(
+    first: IterationResult, last: IterationResult, goals: Goals
+) -> tuple[tuple[str, float | None, float, float], ...]:
+    """What the goals that are shares are called, which share each is, and the costs now and at first."""
+    return (
         ("FLOPs", goals.flops, last.flops, first.flops),
         ("parameters", goals.params, last.params, first.params),
-        ("the saved size", goals.size, last.size_bytes, first.size_bytes),
+        ("saved bytes", goals.size, last.size_bytes, first.size_bytes),
     )
-    for name, share, now, before in shares:
+
+
+def _goal_reached(first: IterationResult, last: IterationResult, goals: Goals) -> str | None:
+    """Which goal the last iteration has reached, in words."""
+    for name, share, now, before in _shares(first, last, goals):
         if share is not None and now <= share * before:
             return f"{name} reached {now / before:.1%} of the unpruned network's"
     if goals.latency_ms is not None and last.latency_ms is not None and last.latency_ms <= goals.latency_ms:
@@ -274,7 +297,8 @@ def decide(
     """Whether to go on after the last iteration, from which network, and in which steps.
 
     An iteration that falls below the tolerance is taken back: the next one starts from the last network
-    inside it, with half the step, until `retries` in a row have failed.
+    inside it, with half the step, until `retries` in a row have failed. A block that is taken back is no
+    step that failed: no smaller one follows from it.
 
     Args:
         history: all iterations in order, the unpruned network first.
@@ -286,12 +310,14 @@ def decide(
         The verdict; where several reasons hold, the tolerance comes first, then the goals in their order.
     """
     inside = _inside(history, tolerance)
-    failed = next((n for n, is_inside in enumerate(reversed(inside)) if is_inside), len(inside))
+    outside = [result for result, is_inside in zip(history, inside, strict=True) if not is_inside]
+    since = next((n for n, is_inside in enumerate(reversed(inside)) if is_inside), len(inside))
+    failed = sum(not result.is_block for result in outside[len(outside) - since :])
     if failed > retries:
         smaller = f" in each of {failed} steps, the last of them the smallest" if retries else ""
         reason: str | None = f"validation accuracy fell more than {tolerance:g} below the best{smaller}"
     else:
-        reached = None if failed else _goal_reached(history[0], history[-1], goals)
+        reached = None if since else _goal_reached(history[0], history[-1], goals)
         reason = reached or _spent(history[-1], goals)
     kept = max(position for position, is_inside in enumerate(inside) if is_inside)
     return Verdict(
@@ -300,5 +326,5 @@ def decide(
         keep=history[kept].iteration,
         inside=inside,
         best=max(result.val_accuracy for result in history),
-        step=0.5 ** (len(inside) - sum(inside)),
+        step=0.5 ** sum(not result.is_block for result in outside),
     )

@@ -1,6 +1,7 @@
 """How much goes in each step, and when the loop ends."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from tascnet.prune import (
     StepPlan,
     decide,
     landed,
+    missed_goals,
     plan_iteration,
     plan_step,
 )
@@ -181,7 +183,7 @@ def test_a_raised_tolerance_reopens_the_loop() -> None:
     [
         ({"flops": 0.8}, "FLOPs reached 80.0%"),
         ({"params": 0.9}, "parameters reached 90.0%"),
-        ({"size": 0.94}, "saved size reached 94.0%"),
+        ({"size": 0.94}, "saved bytes reached 94.0%"),
         ({"latency_ms": 6.0}, "latency reached 6 ms"),
         ({"max_iterations": 2}, "2 iterations"),
         ({"max_seconds": 120.0}, "120 seconds"),
@@ -212,6 +214,28 @@ def test_an_iteration_below_the_tolerance_is_tried_again_from_the_last_good_one_
     # One that holds counts anew, and the step stays small.
     verdict = decide(runs(0.90, 0.89, 0.80, 0.885, 0.80), tolerance=0.02, goals=Goals(), retries=1)
     assert (verdict.stop, verdict.keep, verdict.step) == (False, 3, 0.25)
+
+
+def test_a_block_that_is_taken_back_is_no_failed_step() -> None:
+    good, bad = runs(0.90, 0.80)
+    block = replace(bad, is_block=True)
+    verdict = decide([good, block, block], tolerance=0.02, goals=Goals(flops=0.99), retries=0)
+    assert (verdict.stop, verdict.keep, verdict.step) == (False, 0, 1.0)
+    verdict = decide([good, block, bad, block], tolerance=0.02, goals=Goals(), retries=1)
+    assert (verdict.stop, verdict.keep, verdict.step) == (False, 0, 0.5)
+    assert decide([good, block, bad, block, bad], tolerance=0.02, goals=Goals(), retries=1).stop
+
+
+def test_missed_goals_are_told_with_what_was_reached() -> None:
+    first, now = runs(0.9, 0.9)
+    assert missed_goals(first, now, Goals()) is None
+    assert missed_goals(first, now, Goals(flops=0.9, params=0.5)) is None
+    said = missed_goals(first, now, Goals(flops=0.8, params=0.5, latency_ms=1.5))
+    assert said is not None
+    assert "FLOPs are 90.0%" in said
+    assert "not 80.0%" in said
+    assert "parameters are 95.0%" in said
+    assert "7 ms for one sample, not 1.5" in said
 
 
 def test_a_goal_that_only_a_bad_network_reaches_is_not_reached() -> None:
