@@ -97,21 +97,34 @@ def _check_held_out(session: Session) -> None:
     known = read_metadata(weights).get(ORIGIN) if weights.is_file() else None
     if known is None:
         return
-    if known["exclude"] != name:
-        if known["dataset"] != name:
-            log.info(
-                "nothing says whether %s shares samples with %s, on which %s were trained; exclude=%s at "
-                "stage=pretrain leaves them out",
-                *(name, known["dataset"], weights, name),
-            )
+    if name not in (known["exclude"], known["dataset"]):
+        log.info(
+            "nothing says whether %s shares samples with %s, on which %s were trained; exclude=%s at "
+            "stage=pretrain leaves them out",
+            *(name, known["dataset"], weights, name),
+        )
         return
-    rows = (*session.val.rows, *session.test.rows)
-    if known["held_out"] != held_out_digest(data.sample_digests(session.dataset, rows)):
+    resize = getattr(session.preprocessing, "resize", None)
+    if known.get("resize", resize) != resize:
+        log.info(
+            "whether %s have seen validation or test samples of %s cannot be told, as they learnt from "
+            "images of another size: the same backbone.resize would tell",
+            *(weights, name),
+        )
+        return
+    digest = held_out_digest(data.sample_digests(session.dataset, (*session.val.rows, *session.test.rows)))
+    if known["exclude"] == name and known["held_out"] != digest:
         log.warning(
             "%s have left out the validation and test samples of another split of %s than this one: test "
             "accuracy may flatter; pre-train with this seed and exclude=%s, and give its split as "
             "exclude_options where it is not that of conf/dataset/",
             *(weights, name, name),
+        )
+    if known["exclude"] != name and known.get("own_held_out", digest) != digest:
+        log.warning(
+            "%s were trained on another split of %s than this one: they have seen samples that this run is "
+            "tested on, and test accuracy flatters; pre-train with this seed and split",
+            *(weights, name),
         )
 
 

@@ -51,8 +51,16 @@ class _Stage:
     @property
     def origin(self) -> dict[str, Any]:
         """What a later run must know of the weights."""
-        config = self.session.config
-        return {"dataset": config.dataset.name, "exclude": config.exclude, "held_out": self.digest}
+        config, session = self.session.config, self.session
+        rows = draw_split(config, session.dataset)
+        own = data.sample_digests(session.dataset, (*rows.val, *rows.test))
+        return {
+            "dataset": config.dataset.name,
+            "exclude": config.exclude,
+            "held_out": self.digest,
+            "own_held_out": held_out_digest(own),
+            "resize": getattr(session.preprocessing, "resize", None),
+        }
 
 
 def run(config: Config) -> None:
