@@ -85,7 +85,8 @@ def known_vectors(config: Config, words: Collection[str]) -> dict[str, Tensor]:
         return {}
     path = Path(options.vectors).expanduser()
     vectors = read_vectors(path, words, options.embedding_width)
-    log.info("%s has vectors for %d of %d words", path.name, len(vectors), len(words))
+    told = log.info if vectors else log.warning
+    told("%s has vectors for %d of %d words", path.name, len(vectors), len(words))
     return vectors
 
 

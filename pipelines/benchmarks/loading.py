@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from tascnet import data
-from tascnet.config import Config
+from tascnet.config import TEXT_DATASETS, Config
 from tascnet.console import output
 from tascnet.errors import ConfigError
 from tascnet.files import digest_json
@@ -35,6 +35,8 @@ from .torchvision_loader import torchvision_loader
 
 __all__ = ["run", "summarise"]
 
+# Data sets that come as arrays or texts.
+IN_NO_FILES = ("digits", "cifar10", *TEXT_DATASETS)
 WAYS = ("cached", "uncached", "torchvision")
 
 
@@ -44,16 +46,17 @@ def run(config: Config) -> None:
     Raises:
         ConfigError: the data set has no image files.
     """
+    if config.dataset.name in IN_NO_FILES:
+        raise _no_files(config.dataset.name)
+    # Cached is what is timed: where the pixels do not fit there is nothing to compare.
+    config = replace(config, dataset=replace(config.dataset, keep_pixels="always"))
     check_data(config)
     resolve_device(config)
     folder = benchmark_folder(config)
     preprocessing = backbone_preprocessing(config.backbone)
     dataset = load_images(config, preprocessing)
     if image_files(dataset) is None:
-        raise ConfigError(
-            f"benchmark=loading decodes image files, but those of dataset={dataset.name} are in none",
-            "take dataset=image_folder or a data set of photographs",
-        )
+        raise _no_files(dataset.name)
     keys = [
         {"way": way, "repetition": repetition, "settings": _settings(config, dataset)}
         for repetition in range(config.benchmark.seeds)
@@ -65,6 +68,13 @@ def run(config: Config) -> None:
     pixels = compare_pixels(dataset, preprocessing, config.benchmark.images)
     write_metrics(folder, rows, summary, pixels=pixels, workers=workers())
     output().print(loading_table(summary, pixels))
+
+
+def _no_files(name: str) -> ConfigError:
+    return ConfigError(
+        f"benchmark=loading decodes image files, but those of dataset={name} are in none",
+        "take dataset=image_folder or a data set of photographs",
+    )
 
 
 def workers() -> int:

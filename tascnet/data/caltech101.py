@@ -7,12 +7,13 @@ from pathlib import Path
 
 from tascnet.data.download import RemoteFile
 from tascnet.data.listing import Listing, list_images
-from tascnet.data.published import PublishedSet, below
+from tascnet.data.published import PublishedSet, below, with_missing_told
 from tascnet.data.unpack import unpack_tar
 
 __all__ = ["CALTECH101"]
 
 FOLDER = "101_ObjectCategories"
+CLASSES = 101
 NO_CLASS = "BACKGROUND_Google"
 # A folder that holds one of these is taken for the folder of categories under another name.
 TELLING = (NO_CLASS, "accordion", "airplanes", "yin_yang")
@@ -34,7 +35,7 @@ def _unpack(archives: Sequence[Path], target: Path) -> None:
 
 
 def _listing(folder: Path) -> Listing:
-    return list_images(folder, exclude=(NO_CLASS,))
+    return with_missing_told(list_images(folder, exclude=(NO_CLASS,)), CLASSES)
 
 
 # Address and digest as in torchvision's Caltech101.

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tascnet.data.download import RemoteFile
 from tascnet.data.listing import Listing, list_images
-from tascnet.data.published import PublishedSet, below
+from tascnet.data.published import PublishedSet, below, with_missing_told
 from tascnet.data.unpack import unpack_tar
 
 __all__ = ["CALTECH256"]
 
 FOLDER = "256_ObjectCategories"
+CLASSES = 256
 NO_CLASS = "257.clutter"
 # A folder that holds one of these is taken for the folder of categories under another name.
 TELLING = (NO_CLASS, "001.ak47", "256.toad")
@@ -28,7 +29,7 @@ def _unpack(archives: Sequence[Path], target: Path) -> None:
 
 def _listing(folder: Path) -> Listing:
     """Folders within categories are what the collectors left behind and hold none of the published images."""
-    listing = list_images(folder, exclude=(NO_CLASS,), nested=False)
+    listing = with_missing_told(list_images(folder, exclude=(NO_CLASS,), nested=False), CLASSES)
     return replace(listing, class_names=tuple(name.partition(".")[2] or name for name in listing.class_names))
 
 

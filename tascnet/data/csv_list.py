@@ -96,13 +96,21 @@ def _check(
 ) -> None:
     if not label:
         raise _wrong(path, number, "has no label", EXPECTED)
-    if not file or not (folder / file).is_file():
+    if not file or not _is_file(folder / file):
         hint = f"files are looked for in {folder}: set dataset.root to another folder, or mend the line"
         raise _wrong(path, number, f"names {file or 'no file'}, which is not there", hint)
     if classes is not None and label not in classes:
         likely = closest(label, classes)
         hint = f"did you mean {likely!r}?" if likely else f"dataset.classes has {listed(classes)}"
         raise _wrong(path, number, f"has the unknown label {label!r}", hint)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    # Such as a name that is too long to be one.
+    except OSError:
+        return False
 
 
 def _check_names(path: Path, names: Sequence[str], labels: dict[str, str], lines: dict[str, int]) -> None:

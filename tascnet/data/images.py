@@ -60,6 +60,8 @@ def load_images(
         raise ConfigError(
             f"dataset.unreadable is {unreadable!r}, expected refuse or skip", "set it to one of them"
         )
+    for note in listing.notes:
+        log.warning(note)
     listing = choose_classes(listing, classes)
     decoded = decoded_images(
         listing, preprocessing, cache_dir=cache_dir, keep=keep, limit_gb=limit_gb, workers=workers

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tascnet.errors import DataError
-from tascnet.words import closest, listed
+from tascnet.words import closest, listed, plural
 
 __all__ = [
     "NAMED",
@@ -66,12 +66,14 @@ class Listing:
         class_names: one name for each class, in the order of the labels.
         files: all of them are given to a split, or none is.
         read: gives the pixels of a path, `h x w x 3`; None: each path is a file.
+        notes: what the log is to tell of it.
     """
 
     root: Path
     class_names: tuple[str, ...]
     files: tuple[ImageFile, ...]
     read: Callable[[str], NDArray[np.uint8]] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -112,7 +114,8 @@ def list_images(root: Path | None, exclude: Collection[str] = (), *, nested: boo
         return _list_splits(root, splits, exclude, nested)
     names = _class_names(root, exclude)
     files = _files_of(root, "", names, "", nested)
-    return Listing(root=root, class_names=names, files=tuple(file for own in files for file in own))
+    everything = tuple(file for own in files for file in own)
+    return Listing(root=root, class_names=names, files=everything, notes=_of_loose(root))
 
 
 def _ready_splits(root: Path, exclude: Collection[str]) -> dict[str, str]:
@@ -176,8 +179,13 @@ def _files_of(
 
 
 def _folders(root: Path, exclude: Collection[str]) -> list[str]:
-    entries = (entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    return sorted(entry.name for entry in entries if entry.name not in exclude)
+    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    lost = sorted(entry.name for entry in entries if entry.is_symlink() and not os.path.exists(entry.path))
+    if lost:
+        raise DataError(
+            f"{root} holds links that lead nowhere ({', '.join(lost[:NAMED])})", "mend or remove them"
+        )
+    return sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in exclude)
 
 
 def _class_names(root: Path, exclude: Collection[str]) -> tuple[str, ...]:
@@ -201,12 +209,36 @@ def check_text(name: str, what: str) -> None:
 
 
 def _images(root: Path, folder: str, label: int, part: str, nested: bool) -> Iterator[ImageFile]:
-    for place, folders, files in os.walk(root / folder):
+    seen: set[str] = set()
+    for place, folders, files in os.walk(root / folder, onerror=_refuse, followlinks=True):
+        # A link may lead to a folder that it lies in.
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(sub for sub in folders if nested and not sub.startswith("."))
         for file in sorted(files):
             path = Path(place, file)
-            if path.suffix.lower() in SUFFIXES and not file.startswith("."):
+            if _is_image(path):
                 yield image_file(root, path.relative_to(root).as_posix(), label, part)
+
+
+def _of_loose(root: Path) -> tuple[str, ...]:
+    loose = sorted(path.name for path in root.iterdir() if _is_image(path))
+    if not loose:
+        return ()
+    return (f"{root}: {plural(len(loose), 'image')} in no class folder passed over, such as {loose[0]}",)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file's name says so."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename} cannot be read ({error.strerror})", "make it readable, or move it away"
+    ) from error
 
 
 def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:

@@ -1,7 +1,7 @@
 """Published data sets: found in a folder in their published layout, or downloaded when asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ from tascnet.data.listing import Listing, without_parts
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 
-__all__ = ["PublishedSet", "below", "list_published", "load_published", "published_place"]
+__all__ = [
+    "PublishedSet",
+    "below",
+    "list_published",
+    "load_published",
+    "published_place",
+    "with_missing_told",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,15 @@ def below(root: Path, folder: str, *places: str, holds: tuple[str, ...] = ()) ->
         candidates.append(root)
     found = (path for path in candidates if path.is_dir() and all((path / name).exists() for name in holds))
     return next(found, None)
+
+
+def with_missing_told(listing: Listing, classes: int) -> Listing:
+    """The listing, with a note where it has fewer classes than were published."""
+    count = len(listing.class_names)
+    if count >= classes:
+        return listing
+    note = f"{listing.root} holds {count} of the {classes} published classes"
+    return replace(listing, notes=(*listing.notes, note))
 
 
 def published_place(published: PublishedSet, root: Path | None, cache_dir: Path) -> Path:

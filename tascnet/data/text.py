@@ -214,7 +214,7 @@ def _unpack(archives: Sequence[Path], target: Path) -> None:
 
 def _hint(published: TextFiles | None) -> str:
     if published is None:
-        return "set dataset.root to a folder with one .txt file for each class, one text a line"
+        return "set dataset.root to a folder with one file for each class, one text a line"
     names = " and ".join(files[0] for files in published.classes.values())
     assert published.archive is not None, "what is published is published somewhere"
     return (
@@ -224,17 +224,17 @@ def _hint(published: TextFiles | None) -> str:
 
 
 def _any_files(root: Path, hint: str) -> TextFiles:
-    entries = (path for path in root.iterdir() if path.suffix.lower() == ".txt")
-    paths = sorted(path for path in entries if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
     if len(paths) < 2:
-        raise DataError(f"{root} holds {len(paths)} .txt files, expected at least two, one a class", hint)
+        raise DataError(f"{root} holds {len(paths)} files, expected at least two, one a class", hint)
     classes: dict[str, tuple[str, ...]] = {}
     for path in paths:
         check_text(path.name, f"the name of a class file in {root}")
-        if path.stem in classes:
-            twin = classes[path.stem][0]
+        name = path.stem if path.suffix.lower() == ".txt" else path.name
+        if name in classes:
+            twin = classes[name][0]
             raise DataError(f"{root} holds {twin} and {path.name}, expected one file a class", "join them")
-        classes[path.stem] = (path.name,)
+        classes[name] = (path.name,)
     return TextFiles(classes=classes, encoding="utf-8", source=str(root), licence="")
 
 
@@ -250,15 +250,16 @@ def _place(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def _texts(path: Path, encoding: str) -> list[str]:
-    """The lines that hold more than white space."""
+    """The lines that hold a word."""
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
     read = (_text(path, number, line, encoding) for number, line in enumerate(lines, start=1))
-    texts = [text for text in read if text]
+    texts = [text for text in read if normalise(text)]
     if not texts:
         raise DataError(f"{path} holds no text", "add texts, one a line, or remove the file")
-    empty = sum(not line.strip() for line in lines[:-1])
-    if empty:
-        log.warning("%s: %d empty lines are passed over", path, empty)
+    if len(texts) < len(lines):
+        log.warning("%s: %d lines without a word are passed over", path, len(lines) - len(texts))
     return texts
 
 

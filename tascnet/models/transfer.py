@@ -102,7 +102,9 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             # word2vec's text format begins with the numbers of words and of dimensions.
-            if number == 1 and len(line.split()) == 2:
+            if number == 1 and len(head := line.split()) == 2:
+                if head[1].isdigit() and int(head[1]) != width:
+                    raise _other_width(path, number, "promises", int(head[1]), width)
                 continue
             word, numbers = _entry(line, width, path, number)
             if (key := normalise(word)) in wanted and key not in found:
@@ -115,13 +117,16 @@ def _entry(line: str, width: int, path: Path, number: int) -> tuple[str, list[st
     parts = line.rstrip().split(" ")
     word, numbers = " ".join(parts[:-width]), parts[-width:]
     if not word or (number == 1 and " " in word):
-        came = len(parts) - 1
-        raise ConfigError(
-            f"line {number} of {path} holds {came} numbers, but vectors of "
-            f"backbone.embedding_width={width} are expected",
-            f"give backbone.embedding_width={came}, or a file of other vectors",
-        )
+        raise _other_width(path, number, "holds", len(parts) - 1, width)
     return word, numbers
+
+
+def _other_width(path: Path, number: int, does: str, came: int, width: int) -> ConfigError:
+    return ConfigError(
+        f"line {number} of {path} {does} {came} numbers, but vectors of "
+        f"backbone.embedding_width={width} are expected",
+        f"give backbone.embedding_width={came}, or a file of other vectors",
+    )
 
 
 def _vector(numbers: Sequence[str], path: Path, line: int) -> Tensor:

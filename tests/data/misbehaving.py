@@ -141,6 +141,23 @@ def nested(root: Path) -> None:
     (root / "cat" / "holidays" / "sea" / "odd.png").write_bytes(png(30))
 
 
+def linked(root: Path) -> None:
+    """A folder of images elsewhere, and one that leads back."""
+    elsewhere = root.parent / f"{root.name}-elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "odd.png").write_bytes(png(99))
+    (root / "cat" / "more").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root / "cat")
+
+
+def lost_class(root: Path) -> None:
+    (root / "eel").symlink_to(root / "nowhere")
+
+
+def loose(root: Path) -> None:
+    (root / "odd.png").write_bytes(png(99))
+
+
 def class_of(count: int, data: bytes | None = None) -> Callable[[Path], None]:
     """Adds class eel with so many images."""
 
@@ -359,6 +376,27 @@ MISBEHAVIOURS = (
         rule="Their images belong to the class, however deep they lie.",
     ),
     Misbehaviour(
+        name="links to folders within class folders",
+        make=linked,
+        outcome="used",
+        rule="They are followed, each folder once.",
+    ),
+    Misbehaviour(
+        name="link in place of a class folder that leads nowhere",
+        make=lost_class,
+        outcome="refused",
+        rule="The links are named: no class is left out in silence.",
+        says=r"holds links that lead nowhere \(eel\)",
+    ),
+    Misbehaviour(
+        name="images beside the class folders",
+        make=loose,
+        outcome="used",
+        rule="They belong to no class: they are counted in the log and passed over.",
+        says=r"1 image in no class folder passed over, such as odd\.png",
+        samples=8,
+    ),
+    Misbehaviour(
         name="file name that is not UTF-8",
         make=bytes_as_name("cat", b"caf\xe9.png"),
         outcome="used",
@@ -531,7 +569,22 @@ TEXT_MISBEHAVIOURS = (
         make=more(b"\n \t\na new text\n"),
         outcome="used",
         rule="They are no texts: they are counted in the log and passed over.",
-        says=r"cat\.txt: 2 empty lines are passed over",
+        says=r"cat\.txt: 2 lines without a word are passed over",
+    ),
+    Misbehaviour(
+        name="lines of marks that make no word",
+        make=more("\u200b\u00ad\n\u00a0\na new text\n".encode()),
+        outcome="used",
+        rule="They are counted and passed over like empty ones.",
+        says=r"cat\.txt: 2 lines without a word are passed over",
+    ),
+    Misbehaviour(
+        name="file that does not end in .txt",
+        make=text_file(b"eel.md", b"one new text\ntwo\nthree\n"),
+        outcome="used",
+        rule="Any file that is not hidden is a class; only `.txt` is left out of its name.",
+        says=r"text_lines: 3 classes",
+        samples=11,
     ),
     Misbehaviour(
         name="bytes that are no UTF-8",
@@ -566,7 +619,7 @@ TEXT_MISBEHAVIOURS = (
         make=one_text_file,
         outcome="refused",
         rule="There is nothing to tell apart.",
-        says=r"holds 1 \.txt files, expected at least two",
+        says=r"holds 1 files, expected at least two",
     ),
     Misbehaviour(
         name="two files of one class",

@@ -222,6 +222,10 @@ def test_vectors_of_known_words_are_read_from_gloves_format(tmp_path):
         read_vectors(path, ("the",), 4)
     with pytest.raises(ConfigError, match=r"holds 3 numbers, but vectors of backbone\.embedding_width=2"):
         read_vectors(path, ("the",), 2)
+    (tmp_path / "word2vec.txt").write_text("1 3\nthe 1 2 3\n")
+    assert read_vectors(tmp_path / "word2vec.txt", ("the",), 3)["the"].tolist() == [1, 2, 3]
+    with pytest.raises(ConfigError, match=r"line 1 of \S+ promises 3 numbers"):
+        read_vectors(tmp_path / "word2vec.txt", ("the",), 2)
     path.write_text("the 1 two 3\n")
     with pytest.raises(WeightsError, match=r"line 1 of \S+ is no word with numbers"):
         read_vectors(path, ("the",), 3)
