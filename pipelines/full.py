@@ -14,6 +14,7 @@ from tascnet.report import models_table
 from tascnet.runs import stage_folder
 
 from . import prune, tune
+from .pruning.early import check_before_search
 from .session import example_input, resolve_device, user_factory
 
 __all__ = ["run"]
@@ -23,13 +24,14 @@ def run(config: Config) -> None:
     """Run stage `tune`, then stage `prune` on what it left.
 
     Raises:
-        ConfigError: `prune.source` names another model.
+        ConfigError: `prune.source` names another model, or stage `prune` would refuse its options later.
     """
     if config.prune.source is not None:
         raise ConfigError(
             "stage=full prunes what it has tuned, but prune.source names another model",
             "leave prune.source out or take stage=prune",
         )
+    check_before_search(config)
     tune.run(config)
     prune.run(config)
     output().print(models_table(_models(config), title="From the baseline to the pruned network"))

@@ -16,6 +16,8 @@ from tascnet.console import output
 from tascnet.files import append_jsonl, read_json, write_json, write_jsonl
 from tascnet.measure import compare_layers, complexity, size_bytes, versions
 from tascnet.models.archive import save
+from tascnet.models.info import Preprocessing
+from tascnet.models.text import TextPreprocessing
 from tascnet.prune import find_importance
 from tascnet.report import models_table, prune_report, speed_lines, widths_table
 from tascnet.runs import budget, claim, finished, identity
@@ -57,11 +59,22 @@ def _open(config: Config) -> PruneStage:
     check_data(config)
     stage = open_stage(config, source_folder(config))
     check_source(stage.session, stage.info, stage.source, stage.folder)
+    _tell_of_input(config, stage.info.preprocessing)
     has_blocks = config.prune.blocks and bool(removable_blocks(stage, stage.before))
     eligible_groups(stage, stage.before, refuse=not has_blocks)
     if config.prune.criterion not in PRUNE_CRITERIA:
         find_importance(config.prune.criterion)
     return stage
+
+
+def _tell_of_input(config: Config, known: Preprocessing | TextPreprocessing) -> None:
+    """Say where a saved network takes other inputs than the options would give a new one."""
+    if isinstance(known, TextPreprocessing):
+        asked, own, option = config.dataset.max_tokens, known.max_tokens, "dataset.max_tokens"
+    else:
+        asked, own, option = config.backbone.size, known.size, "backbone.size"
+    if asked != own:
+        log.info("the saved network keeps the inputs that it was made for: %s=%d, not %d", option, own, asked)
 
 
 def _prune(stage: PruneStage) -> None:

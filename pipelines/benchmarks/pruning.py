@@ -11,6 +11,7 @@ first seed at the middle budget.
 import copy
 import logging
 import math
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,7 +27,7 @@ from tascnet.errors import ConfigError
 from tascnet.files import digest_json
 from tascnet.measure import complexity, measure_models
 from tascnet.models.archive import load
-from tascnet.prune import WidthCosts
+from tascnet.prune import Limits, WidthCosts
 from tascnet.runs import run_folder, stage_folder
 from tascnet.train import reestimate_batchnorm
 
@@ -72,7 +73,10 @@ def run(config: Config) -> None:
     _check(config)
     device = resolve_device(config)
     folder = benchmark_folder(config)
+    if config.fresh:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
     shared = {"settings": _settings(config), "backbone": config.backbone.name}
+    _check_reach(config, folder, shared)
     variants = _variants(config, folder, shared)
     rows: list[Row] = []
     for seed in range(config.seed, config.seed + config.benchmark.seeds):
@@ -185,6 +189,33 @@ def _rows_of_seed(
         for method in config.benchmark.methods
     ]
     return collect(folder, keys, partial(_row, *_source(config, folder, shared, seed)))
+
+
+def _check_reach(config: Config, folder: Path, shared: Row) -> None:
+    """Refuse budgets that ours cannot reach before anything is pruned.
+
+    Raises:
+        ConfigError: there are such, or too few epochs to reach them.
+    """
+    own, source = _source(config, folder, shared, config.seed)
+    for method in (name for name in config.benchmark.methods if name in OURS):
+        for budget in config.benchmark.budgets:
+            reaching = _our_config(own, source, {"method": method, "budget": budget})
+            if method == "reconstruction":
+                _check_one_cut(reaching, source, budget)
+
+
+def _check_one_cut(config: Config, source: Path, budget: float) -> None:
+    stage = open_stage(config, source)
+    groups = eligible_groups(stage, stage.before, refuse=True)
+    costs = WidthCosts(stage.before, stage.session.example, [group.name for group in groups])
+    most = Limits(max_step=STEP, min_width=config.prune.min_width)
+    if costs({group.name: most.most(group.width) for group in groups})[1] > budget * costs.flops:
+        raise ConfigError(
+            f"a cut of {STEP:.0%} of every group leaves more than {budget:g} of the FLOPs with "
+            f"prune.min_filters={config.prune.min_filters}",
+            "lower it, or raise benchmark.budgets",
+        )
 
 
 def _variants(config: Config, folder: Path, shared: Row) -> dict[str, str]:

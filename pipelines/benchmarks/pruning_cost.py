@@ -5,6 +5,7 @@ process of their own, with the memory that each adds at its peak. The count of F
 torch's own counter over convolutions and linear layers, widths and params with what was asked for.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -52,6 +53,8 @@ def run(config: Config) -> None:
     check_data(config)
     device = resolve_device(config)
     folder = benchmark_folder(config)
+    if config.fresh:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
     parts = [asdict(part) for part in (config.dataset, config.backbone, config.trainer.recover, config.prune)]
     settings = digest_json([*parts, config.device, config.threads])[:12]
     keys = [{"backbone": name, "settings": settings} for name in config.benchmark.backbones]

@@ -29,7 +29,16 @@ from ..steps import fit_record
 from .journal import Row
 from .stage import PruneStage, train
 
-__all__ = ["HISTORY", "Inputs", "Ranks", "class_batches", "measure_inputs", "rank", "rank_without_history"]
+__all__ = [
+    "HISTORY",
+    "Inputs",
+    "Ranks",
+    "class_batches",
+    "measure_inputs",
+    "rank",
+    "rank_without_history",
+    "refuse_silent",
+]
 
 log = logging.getLogger("tascnet")
 
@@ -111,16 +120,25 @@ def rank_without_history(
     silent = [group.name for group in groups if group.name not in scores]
     if silent:
         log.info("criterion %s says nothing of %d groups, such as %s", criterion, len(silent), silent[0])
-    if not scores:
-        raise ConfigError(
-            f"prune.criterion={criterion} says nothing of any group of layers of this network",
-            "take another criterion",
-        )
+    refuse_silent(criterion, scores)
     return Ranks(
         network=network,
         groups=[group for group in groups if group.name in scores],
         rankings={name: rank_scores(values) for name, values in scores.items()},
     )
+
+
+def refuse_silent(criterion: str, scores: Mapping[str, Tensor]) -> None:
+    """Refuse a criterion that gives no group of a network scores.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if not scores:
+        raise ConfigError(
+            f"prune.criterion={criterion} says nothing of any group of layers of this network",
+            "take another criterion",
+        )
 
 
 def measure_inputs(

@@ -1,6 +1,6 @@
 """What the steps of stage `prune` share: session, networks, folders, and how they train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from ..session import Session, open_session, recipe, user_factory
 from ..steps import once
 from .journal import Row
 
-__all__ = ["PruneStage", "eligible_groups", "first_block", "open_stage", "train"]
+__all__ = ["PruneStage", "eligible_groups", "first_block", "open_stage", "refuse_narrow", "train"]
 
 Work = Callable[[Path], tuple[nn.Sequential, dict[str, Any]]]
 
@@ -130,13 +130,23 @@ def eligible_groups(stage: PruneStage, network: nn.Sequential, *, refuse: bool =
     minimum, first = stage.config.prune.min_filters, first_block(stage)
     groups = [g for g in width_groups(network, stage.session.example) if g.first_block >= first]
     eligible = [group for group in groups if group.width >= minimum]
-    if refuse and not eligible:
-        widest = max((group.width for group in groups), default=0)
+    if refuse:
+        refuse_narrow(groups, minimum)
+    return eligible
+
+
+def refuse_narrow(groups: Sequence[WidthGroup], minimum: int) -> None:
+    """Refuse a network none of whose groups is wide enough to be pruned.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    widest = max((group.width for group in groups), default=0)
+    if widest < minimum:
         raise ConfigError(
             f"no group of layers has at least prune.min_filters={minimum} filters, the widest has {widest}",
             f"lower it, for example prune.min_filters={max(2, widest // 2)}",
         )
-    return eligible
 
 
 def train(

@@ -76,12 +76,13 @@ def categories(folder):
         ("renamed", "renamed"),
     ],
 )
-def test_found_at_either_level_without_the_background(place, root, tiny, tmp_path):
+def test_found_at_either_level_without_the_background(place, root, tiny, tmp_path, caplog):
     categories(tmp_path / "data" / place)
     dataset = load_published(CALTECH101, tmp_path / "data" / root, tiny, cache_dir=tmp_path / "cache")
     assert dataset.class_names == ("accordion", "yin_yang")
     assert len(dataset) == 6
     assert dataset.name == "caltech101"
+    assert "holds 2 of the 101 published classes" in caplog.text
 
 
 def test_absent_says_how_to_get_it(tiny, tmp_path):

@@ -63,6 +63,7 @@ def test_labels_with_spaces_commas_and_other_letters(photos):
     [
         (BARE + "photos/9.png,cat\n", r"line 4 of .*list\.csv names photos/9\.png, which is not there"),
         (BARE + ",cat\n", "line 4 of .* names no file"),
+        (BARE + f"{300 * 'a'},cat\n", "line 4 of .* names a+, which is not there"),
         (BARE + "photos/2.png,\n", "line 4 of .* has no label"),
         (BARE + "photos/2.png\n", "line 4 of .* has 1 columns, expected 2"),
         (BARE + "photos/2.png,cat,1\n", "line 4 of .* has 3 columns, expected 2"),

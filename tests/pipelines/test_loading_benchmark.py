@@ -129,6 +129,9 @@ def test_other_batches_are_other_rows(images, tmp_path, shown, monkeypatch):
 def test_data_sets_without_files_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="decodes image files, but those of dataset=digits are in none"):
         loading.run(composed(tmp_path))
+    # Before it is looked for.
+    with pytest.raises(ConfigError, match="those of dataset=cifar10 are in none"):
+        loading.run(composed(tmp_path, "dataset=cifar10", "backbone.weights=random"))
 
 
 def test_the_size_is_that_of_the_backbone(images, tmp_path):

@@ -280,6 +280,30 @@ def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refuse
     assert contents(run) == before
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("prune.criterion=no.Such",), "prune.criterion=no.Such cannot be had"),
+        (("prune.min_filters=5000", "tune.hidden_layers=[0]"), "prune.min_filters=5000"),
+        (
+            ("prune=bn_scale", "backbone=vgg16", "prune.min_filters=64"),
+            "prune.criterion=bn_scale says nothing",
+        ),
+    ],
+)
+def test_what_pruning_refuses_is_refused_before_the_search(refused, photos, tmp_path, options, says):
+    own = ("dataset=image_folder", f"dataset.root={photos}", "backbone=resnet20", "backbone.weights=random")
+    own = (
+        *own,
+        "backbone.size=32",
+        "backbone.resize=32",
+        "dataset.train_per_class=4",
+        "dataset.val_per_class=2",
+    )
+    assert says in refused(*TINY, *own, *options)
+    assert not [*tmp_path.glob("out/**/trials.jsonl")]
+
+
 def test_both_stages_at_once_take_no_other_model(refused, finished):
     assert "leave prune.source out" in refused(f"prune.source={finished / 'tune' / 'model'}")
 

@@ -73,6 +73,17 @@ def test_the_stock_pruner_cuts_to_the_flops_and_leaves_the_network(kind, is_glob
     assert all(parameter.grad is None for parameter in chain.parameters())
 
 
+def test_a_budget_out_of_reach_is_refused_before_anything_is_pruned(cache, tmp_path, capsys):
+    folder = tmp_path / "benchmark" / "pruning"
+    (folder / "runs" / "old").mkdir(parents=True)
+    options = ["benchmark.budgets=[0.01]", "benchmark.methods=[reconstruction,magnitude]", "fresh=true"]
+    assert command(*BASE, *options, f"outputs={tmp_path}", f"cache_dir={cache}") == 2
+    assert "leaves more than 0.01 of the FLOPs with prune.min_filters=8" in capsys.readouterr().err
+    assert [row["kind"] for row in read_jsonl(folder / "rows.jsonl")] == ["source"]
+    # What was trained before goes with the rows.
+    assert not (folder / "runs" / "old").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [
