@@ -97,7 +97,8 @@ def _check_held_out(session: Session) -> None:
     known = read_metadata(weights).get(ORIGIN) if weights.is_file() else None
     if known is None:
         return
-    if name not in (known["exclude"], known["dataset"]):
+    is_same = known.get("fingerprint") == session.dataset.fingerprint
+    if known["exclude"] != name and not is_same:
         log.info(
             "nothing says whether %s shares samples with %s, on which %s were trained; exclude=%s at "
             "stage=pretrain leaves them out",
@@ -120,10 +121,10 @@ def _check_held_out(session: Session) -> None:
             "exclude_options where it is not that of conf/dataset/",
             *(weights, name, name),
         )
-    if known["exclude"] != name and known.get("own_held_out", digest) != digest:
+    if known["exclude"] != name and known["own_held_out"] != digest:
         log.warning(
-            "%s were trained on another split of %s than this one: they have seen samples that this run is "
-            "tested on, and test accuracy flatters; pre-train with this seed and split",
+            "%s were trained on another split of %s than this one: they may have seen samples that this run "
+            "is tested on, and test accuracy may flatter; pre-train with this seed and split",
             *(weights, name),
         )
 

@@ -31,8 +31,7 @@ def run(config: Config) -> None:
             "stage=full prunes what it has tuned, but prune.source names another model",
             "leave prune.source out or take stage=prune",
         )
-    check_before_search(config)
-    tune.run(config)
+    tune.run(config, check=check_before_search)
     prune.run(config)
     output().print(models_table(_models(config), title="From the baseline to the pruned network"))
 

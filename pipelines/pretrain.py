@@ -58,6 +58,7 @@ class _Stage:
             "dataset": config.dataset.name,
             "exclude": config.exclude,
             "held_out": self.digest,
+            "fingerprint": session.dataset.fingerprint,
             "own_held_out": held_out_digest(own),
             "resize": getattr(session.preprocessing, "resize", None),
         }

@@ -105,9 +105,9 @@ def write_source(
         path: the `.safetensors` file.
         network: of the session's backbone.
         session: what it was trained on.
-        origin: of stage pretrain: `dataset` and `own_held_out`, of its validation and test samples; `exclude`
-            and `held_out`, the data set whose samples were left out and their `held_out_digest`, or None;
-            `resize`, without which digests of images cannot be compared.
+        origin: of stage pretrain: `dataset`, its `fingerprint`, and `own_held_out`, of its validation and
+            test samples; `exclude` and `held_out`, the data set whose samples were left out and their
+            `held_out_digest`, or None; `resize`, without which digests of images cannot be compared.
     """
     words = session.preprocessing
     metadata: dict[str, Any] = {} if origin is None else {ORIGIN: dict(origin)}

@@ -7,7 +7,7 @@ of a finished search, in a folder of its own.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from tascnet.report import models_table, tune_report
 from tascnet.runs import budget, claim, finished, identity, stage_folder
 from tascnet.tune import Study, Trial
 
-from .backbone import open_run, softmax_network
+from .backbone import Source, open_run, softmax_network
 from .estimate import print_estimate
 from .session import Session, check_data, check_input, recipe
 from .steps import CHECKPOINT, describe, fit_record, join, judge, measure, measured_anew
@@ -43,8 +43,12 @@ Models = dict[str, tuple[nn.Sequential, Path]]
 log = logging.getLogger("tascnet")
 
 
-def run(config: Config) -> None:
+def run(config: Config, *, check: Callable[[Source, Session], None] | None = None) -> None:
     """Run stage `tune`, or go on with it, or say that it is finished.
+
+    Args:
+        config: the composed config.
+        check: refuses what the backbone and the data do not allow, before the search.
 
     Raises:
         ConfigError: `tune.pick` names a trial of a search that is not finished, or one that is not there.
@@ -54,6 +58,8 @@ def run(config: Config) -> None:
     _check_pick(config, folder)
     source, session = open_run(config)
     check_input(source.chain, session)
+    if check is not None:
+        check(source, session)
     inputs = {"data": session.dataset.fingerprint, "weights": source.digest}
     known = identity(config, "tune", inputs)
     with _claimed(config, folder, output_folder, known):

@@ -365,7 +365,8 @@ class PruneConfig:
     min_width: int = option(1, minimum=1)
     # Widths that are left are multiples of this; auto: of what the device runs fastest with.
     round_to: int | str = option(8, minimum=1, words=("auto",))
-    # Whole residual blocks may go, where that costs less than the filters that save the same time.
+    # Whole residual blocks may go, where that costs less than the filters that save the same time, or where
+    # no filter can; not beyond a goal that filters can land on.
     blocks: bool = False
 
     # history=continue: recording goes on through optimisation and retraining; restart: it begins anew.
@@ -392,7 +393,7 @@ class PruneConfig:
     percent: float = option(5.0, minimum=0.01, maximum=95.0)
     max_step: float = option(0.25, minimum=0.01, maximum=0.95)
     # An iteration that falls more than this below the best is taken back and tried with half the percent, up
-    # to `retries` times in a row.
+    # to `retries` times in a row; a block that is taken back does not count.
     tolerance: float = option(0.02, minimum=0.0, maximum=1.0, extendable=True)
     retries: int = option(2, minimum=0, extendable=True)
     # Shares of the unpruned network's FLOPs, params and file size, and milliseconds for one sample, at which

@@ -17,6 +17,7 @@ from tascnet.measure import describe_device, versions
 from tascnet.runs import cache_folder
 
 __all__ = [
+    "JOURNAL",
     "Row",
     "benchmark_folder",
     "collect",

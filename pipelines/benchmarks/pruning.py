@@ -24,10 +24,10 @@ from tascnet.compose import Tree
 from tascnet.config import Config
 from tascnet.console import output
 from tascnet.errors import ConfigError
-from tascnet.files import digest_json
+from tascnet.files import digest_json, read_jsonl
 from tascnet.measure import complexity, measure_models
 from tascnet.models.archive import load
-from tascnet.prune import Limits, WidthCosts
+from tascnet.prune import Limits, WidthCosts, removable
 from tascnet.runs import run_folder, stage_folder
 from tascnet.train import reestimate_batchnorm
 
@@ -40,7 +40,16 @@ from ..pruning.stage import PruneStage, eligible_groups, open_stage, train
 from ..session import check_data, resolve_device
 from ..steps import judge
 from .conventional import fine_tune_all
-from .journal import Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
+from .journal import (
+    JOURNAL,
+    Row,
+    benchmark_folder,
+    collect,
+    find,
+    inner_config,
+    refuse_unknown,
+    write_metrics,
+)
 from .methods import with_preset
 from .pruning_table import pruning_tables
 from .stock import CRITERIA, VARIANTS, Variant, stock_cut
@@ -76,7 +85,8 @@ def run(config: Config) -> None:
     if config.fresh:
         shutil.rmtree(folder / "runs", ignore_errors=True)
     shared = {"settings": _settings(config), "backbone": config.backbone.name}
-    _check_reach(config, folder, shared)
+    if not _has_ours(config, folder, shared):
+        _check_reach(config, folder, shared)
     variants = _variants(config, folder, shared)
     rows: list[Row] = []
     for seed in range(config.seed, config.seed + config.benchmark.seeds):
@@ -191,6 +201,19 @@ def _rows_of_seed(
     return collect(folder, keys, partial(_row, *_source(config, folder, shared, seed)))
 
 
+def _has_ours(config: Config, folder: Path, shared: Row) -> bool:
+    """Whether nothing is left to do with ours."""
+    known = read_jsonl(folder / JOURNAL)
+    seeds = range(config.seed, config.seed + config.benchmark.seeds)
+    return all(
+        find(known, {"kind": "full", "method": method, "budget": budget, "seed": seed, **shared})
+        for seed in seeds
+        for method in config.benchmark.methods
+        if method in OURS
+        for budget in config.benchmark.budgets
+    )
+
+
 def _check_reach(config: Config, folder: Path, shared: Row) -> None:
     """Refuse budgets that ours cannot reach before anything is pruned.
 
@@ -209,12 +232,13 @@ def _check_one_cut(config: Config, source: Path, budget: float) -> None:
     stage = open_stage(config, source)
     groups = eligible_groups(stage, stage.before, refuse=True)
     costs = WidthCosts(stage.before, stage.session.example, [group.name for group in groups])
-    most = Limits(max_step=STEP, min_width=config.prune.min_width)
-    if costs({group.name: most.most(group.width) for group in groups})[1] > budget * costs.flops:
+    limits, least = Limits(max_step=STEP), config.prune.min_width
+    most = {group.name: removable(group.width, limits.most(group.width), 1, least) for group in groups}
+    if costs(most)[1] > budget * costs.flops:
         raise ConfigError(
             f"a cut of {STEP:.0%} of every group leaves more than {budget:g} of the FLOPs with "
-            f"prune.min_filters={config.prune.min_filters}",
-            "lower it, or raise benchmark.budgets",
+            f"prune.min_filters={config.prune.min_filters} and prune.min_width={least}",
+            "lower them, or raise benchmark.budgets",
         )
 
 

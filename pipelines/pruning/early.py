@@ -8,8 +8,8 @@ from tascnet.config import PRUNE_CRITERIA, Config
 from tascnet.models.surgery import CRITERIA, GRADIENTS, all_channel_scores, is_removable, width_groups
 from tascnet.prune import find_importance
 
-from ..backbone import open_run
-from ..session import check_data, check_input
+from ..backbone import Source
+from ..session import Session
 from .ranks import refuse_silent
 from .stage import refuse_narrow
 
@@ -18,38 +18,36 @@ __all__ = ["check_before_search"]
 log = logging.getLogger("tascnet")
 
 
-def check_before_search(config: Config) -> None:
+def check_before_search(source: Source, session: Session) -> None:
     """Refuse options of stage `prune` that hold for no network that stage `tune` makes of the backbone.
 
     Raises:
         ConfigError: the criterion is not there or says nothing, or no layer will be wide enough.
     """
-    check_data(config)
-    options = config.prune
+    options, chain = session.config.prune, source.chain
     if options.criterion not in PRUNE_CRITERIA:
         find_importance(options.criterion)
-    source, session = open_run(config)
-    check_input(source.chain, session)
-    groups = width_groups(source.chain, session.example)
+    groups = width_groups(chain, session.example)
     wide = [group for group in groups if group.width >= options.min_filters]
-    has_blocks = options.blocks and any(is_removable(block) for block in source.chain.children())
+    has_blocks = options.blocks and any(is_removable(block) for block in chain.children())
+    may_widen = _may_widen(session.config)
     if not wide and not has_blocks:
-        if not _may_widen(config):
+        if not may_widen:
             refuse_narrow(groups, options.min_filters)
         log.warning(
             "no layer of the backbone has prune.min_filters=%d filters: stage prune can take some from those "
             "layers alone that the search makes as wide",
             options.min_filters,
         )
-    if wide and options.criterion in CRITERIA and options.criterion not in GRADIENTS:
+    if wide and not may_widen and options.criterion in CRITERIA and options.criterion not in GRADIENTS:
         with torch.no_grad():
-            scores = all_channel_scores(source.chain, session.example, wide, options.criterion, config.seed)
+            scores = all_channel_scores(chain, session.example, wide, options.criterion, session.config.seed)
         refuse_silent(options.criterion, scores)
 
 
 def _may_widen(config: Config) -> bool:
-    """Whether the search may give the network layers that are wide enough to be pruned."""
+    """Whether the search may give the network new layers that are wide enough to be pruned."""
     tune, least = config.tune, config.prune.min_filters
-    if tune.space == "autotune" and max(tune.filters, default=0) >= least:
+    if tune.head != "new" or (tune.space == "autotune" and max(tune.filters, default=0) >= least):
         return True
     return max(tune.hidden_layers, default=0) > 0 and max(tune.neurons, default=0) >= least

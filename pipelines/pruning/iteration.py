@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tascnet.files import read_json, write_json
 from tascnet.measure import complexity, latency, size_bytes
 from tascnet.models.surgery import without_blocks
 from tascnet.prune import (
@@ -40,6 +41,9 @@ log = logging.getLogger("tascnet")
 
 # A step that was taken back is halved this often, until it is another one.
 HALVINGS = 12
+NOTHING = "the criterion gives up no filter"
+# Which block goes, or that none does: a resumed step does not ask the clock again.
+CHOICE = "block.json"
 # What the journal takes over of an iteration's record.
 RECORDED = (
     "val_accuracy",
@@ -89,23 +93,24 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     if not plan.remove and not (
         stage.config.prune.blocks and set(removable_blocks(stage, network)) - set(excluded)
     ):
-        return None, plan.reason or "the criterion gives up no filter"
-    number, name = len(rows), state_name(rows, start, plan.remove, excluded)
+        return None, plan.reason or NOTHING
+    number, name = len(rows), state_name(rows, start, plan.remove, excluded, stage.config.prune)
     work = partial(_cut_and_recover, stage, ranks, plan, excluded, _goal_check(stage, rows, start))
     taken, where = sum(plan.remove.values()), len(plan.remove)
     if taken:
         log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
     else:
-        log.info("iteration %d takes a block: %s", number, plan.reason)
+        log.info("iteration %d takes a block: %s", number, plan.reason or NOTHING)
     network, record = stage.once(name, work)
     costs = _costs(stage, stage.session.place(network), stage.state(name))
     _tell(number, record, costs)
+    has_landed = plan.has_landed or lands(costs, rows[0], stage.config.prune)
     return {
         "iteration": number,
         "from": start,
         "step": step,
         "state": name,
-        "landed": land_on(stage.config.prune) if plan.has_landed and not record.get("block") else None,
+        "landed": land_on(stage.config.prune) if has_landed else None,
         **{key: record[key] for key in RECORDED if key in record},
         **costs,
         "removed": {} if record.get("block") else plan.remove,
@@ -195,18 +200,22 @@ def _cut_and_recover(
     groups, chosen = ranks.first(plan.remove)
     goes_on = history if options.history == "continue" else None
     facts: dict[str, Any] = {}
-    epochs = options.retrain_epochs
-    if options.criterion == "history" and chosen:
+    # Phases that a criterion does not have are added to retraining.
+    epochs = options.retrain_epochs + (0 if history is not None else options.history_epochs)
+    if history is not None and chosen:
         facts = _optimise(stage, ranks, chosen, folder, goes_on)
     else:
-        epochs += options.history_epochs + options.optimise_epochs
+        epochs += options.optimise_epochs
     block = None
-    if options.blocks:
+    if options.blocks and (folder / CHOICE).exists():
+        block = read_json(folder / CHOICE)
+    elif options.blocks:
         filters = None
         if chosen:
             filters, seen = copy.deepcopy(network), copy.deepcopy(history)
             cut(stage, filters, groups, chosen, history=seen, measured=ranks.measured)
         block = cheaper_block(stage, network, filters, excluded, is_too_small)
+        write_json(folder / CHOICE, block)
     if block is None:
         first = min(group.first_block for group in groups)
         cut(stage, network, groups, chosen, history=history, measured=ranks.measured)

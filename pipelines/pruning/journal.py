@@ -145,7 +145,13 @@ def goals(options: PruneConfig) -> Goals:
     )
 
 
-def state_name(rows: Sequence[Row], start: int, removed: Mapping[str, int], excluded: Sequence[str]) -> str:
+def state_name(
+    rows: Sequence[Row],
+    start: int,
+    removed: Mapping[str, int],
+    excluded: Sequence[str],
+    options: PruneConfig,
+) -> str:
     """The folder of the iteration after `rows`, of its own for each way there and each cut.
 
     Args:
@@ -153,6 +159,9 @@ def state_name(rows: Sequence[Row], start: int, removed: Mapping[str, int], excl
         start: the row whose network is pruned.
         removed: filters that are to go, by group.
         excluded: blocks that may not.
+        options: their goals say which blocks may go instead.
     """
     content = [rows[start]["state"], dict(removed), list(excluded)]
+    if options.blocks:
+        content.append(land_on(options))
     return f"iteration-{len(rows):03d}-{digest_json(content)[:8]}"

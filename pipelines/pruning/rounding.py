@@ -59,6 +59,8 @@ def _measured(stage: PruneStage) -> dict[str, object]:
     best = max(gains.values(), default=0.0)
     # Where narrowing saves no time at all, none is better than any other.
     chosen = min((m for m, gain in gains.items() if gain >= best * (1 - SLACK)), default=1) if best > 0 else 1
+    if not gains:
+        return {"round_to": 1, "saved_ms_per_gflop": {}}
     log.info(
         "prune.round_to=auto: %s ms saved for each GFLOP with multiples of %s; widths become multiples of %d",
         ", ".join(f"{gain:.3g}" for gain in gains.values()),

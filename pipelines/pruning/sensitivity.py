@@ -49,7 +49,7 @@ def known_sensitivities(stage: PruneStage) -> bool:
 
 
 def evenly(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """So many rows, evenly spaced: of every class some, as rows are in the order of the classes."""
+    """So many rows, evenly spaced: of all classes, where rows are in the order of the classes."""
     return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
 
 
@@ -58,6 +58,10 @@ def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
     sample = source_of(session.dataset, evenly(session.val.rows, samples), session.preprocessing)
     network = stage.before
     groups = eligible_groups(stage, network)
+    whole = evaluate(network, sample, device=device).accuracy
+    if not groups:
+        # Blocks alone may go.
+        return {"samples": samples, "val_accuracy": whole, "groups": []}
     ranks = rank_without_history(stage, network, groups, most=max(SHARES))
     measured = None
     if stage.config.prune.merge == "fold" and stage.config.prune.fold_by == "activations":
@@ -75,5 +79,4 @@ def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
             accuracy = evaluate(narrowed, sample, device=device).accuracy
             shares.append({"share": share, "val_accuracy": accuracy, "flops_saved": saved})
         found.append({"group": group.name, "width": group.width, "shares": shares})
-    whole = evaluate(network, sample, device=device).accuracy
     return {"samples": samples, "val_accuracy": whole, "groups": found}

@@ -147,7 +147,8 @@ def _list_splits(root: Path, splits: Mapping[str, str], exclude: Collection[str]
     found = [_files_of(root, folder, names, part, nested) for part, folder in splits.items()]
     files = [file for of_class in zip(*found, strict=True) for own in of_class for file in own]
     files.sort(key=lambda file: (file.label, file.path))
-    return Listing(root=root, class_names=names, files=tuple(files))
+    notes = (*_of_loose(root), *(note for folder in splits.values() for note in _of_loose(root / folder)))
+    return Listing(root=root, class_names=names, files=tuple(files), notes=notes)
 
 
 def _same_classes(root: Path, train: str, expected: Sequence[str], folder: str, names: Sequence[str]) -> None:
@@ -180,10 +181,13 @@ def _files_of(
 
 def _folders(root: Path, exclude: Collection[str]) -> list[str]:
     entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
-    lost = sorted(entry.name for entry in entries if entry.is_symlink() and not os.path.exists(entry.path))
-    if lost:
+    # A link that is called like an image is none of a class folder's.
+    links = (entry for entry in entries if entry.is_symlink() and not _is_image(Path(entry.path)))
+    lost = sorted(entry.name for entry in links if not os.path.exists(entry.path))
+    if set(lost) - set(exclude):
         raise DataError(
-            f"{root} holds links that lead nowhere ({', '.join(lost[:NAMED])})", "mend or remove them"
+            f"{root} holds links that lead nowhere ({', '.join(lost[:NAMED])}), which may be class folders",
+            "mend or remove them",
         )
     return sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in exclude)
 
@@ -224,7 +228,7 @@ def _images(root: Path, folder: str, label: int, part: str, nested: bool) -> Ite
 
 
 def _of_loose(root: Path) -> tuple[str, ...]:
-    loose = sorted(path.name for path in root.iterdir() if _is_image(path))
+    loose = sorted(path.name for path in root.iterdir() if _is_image(path) and not path.is_dir())
     if not loose:
         return ()
     return (f"{root}: {plural(len(loose), 'image')} in no class folder passed over, such as {loose[0]}",)

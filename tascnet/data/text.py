@@ -18,6 +18,7 @@ from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 from tascnet.files import digest_json
 from tascnet.models.text import normalise
+from tascnet.words import plural
 
 __all__ = [
     "TEXT_FILES",
@@ -121,7 +122,7 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
     """The files of a data set of texts; none is opened.
 
     Args:
-        name: one of `TEXT_FILES`, or any other name for a folder of `.txt` files, one a class.
+        name: one of `TEXT_FILES`, or any other name for a folder of files, one a class.
         root: the folder that holds the files, itself or in a folder below it.
 
     Raises:
@@ -143,12 +144,12 @@ def find_text_files(name: str, root: Path | None) -> TextFiles:
 
 
 def load_texts(name: str, root: Path | None) -> TextDataset:
-    """The texts of a data set, in the order of classes and lines; empty lines are no texts.
+    """The texts of a data set, in the order of classes and lines; lines without a word are no texts.
 
     Texts of the same words in several classes are told in the log.
 
     Args:
-        name: one of `TEXT_FILES`, or any other name for a folder of `.txt` files, one a class.
+        name: one of `TEXT_FILES`, or any other name for a folder of files, one a class.
         root: the folder that holds the files.
 
     Raises:
@@ -161,6 +162,9 @@ def load_texts(name: str, root: Path | None) -> TextDataset:
         for label, names in files.classes.items()
     }
     names = tuple(found)
+    odd = [label for label in names if name not in TEXT_FILES and files.classes[label] == (label,)]
+    if odd:
+        log.info("%s: %s do not end in .txt and are classes too", root, ", ".join(odd))
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
     texts = tuple(text for of_class in found.values() for text in of_class)
     warn_of_twins("text", root, _twins(found))
@@ -224,9 +228,15 @@ def _hint(published: TextFiles | None) -> str:
 
 
 def _any_files(root: Path, hint: str) -> TextFiles:
-    paths = sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    lost = [path.name for path in entries if path.is_symlink() and not path.exists()]
+    if lost:
+        raise DataError(f"{root} holds a link that leads nowhere ({lost[0]})", "mend or remove it")
+    paths = [path for path in entries if path.is_file()]
     if len(paths) < 2:
-        raise DataError(f"{root} holds {len(paths)} files, expected at least two, one a class", hint)
+        raise DataError(
+            f"{root} holds {plural(len(paths), 'file')}, expected at least two, one a class", hint
+        )
     classes: dict[str, tuple[str, ...]] = {}
     for path in paths:
         check_text(path.name, f"the name of a class file in {root}")
@@ -259,7 +269,8 @@ def _texts(path: Path, encoding: str) -> list[str]:
     if not texts:
         raise DataError(f"{path} holds no text", "add texts, one a line, or remove the file")
     if len(texts) < len(lines):
-        log.warning("%s: %d lines without a word are passed over", path, len(lines) - len(texts))
+        without = plural(len(lines) - len(texts), "line")
+        log.warning("%s: %s without a word passed over", path, without)
     return texts
 
 

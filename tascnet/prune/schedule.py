@@ -248,7 +248,7 @@ def missed_goals(first: IterationResult, kept: IterationResult, goals: Goals) ->
     if _goal_reached(first, kept, goals) is not None:
         return None
     missed = [
-        f"{name} are {now / before:.1%} of the unpruned network's, not {share:.1%}"
+        f"{name} are {now / before:.2%} of the unpruned network's, not {share:.2%}"
         for name, share, now, before in _shares(first, kept, goals)
         if share is not None
     ]

@@ -382,10 +382,10 @@ MISBEHAVIOURS = (
         rule="They are followed, each folder once.",
     ),
     Misbehaviour(
-        name="link in place of a class folder that leads nowhere",
+        name="link beside the class folders that leads nowhere",
         make=lost_class,
         outcome="refused",
-        rule="The links are named: no class is left out in silence.",
+        rule="It is named, as it may be a class folder: none is left out in silence.",
         says=r"holds links that lead nowhere \(eel\)",
     ),
     Misbehaviour(
@@ -569,21 +569,21 @@ TEXT_MISBEHAVIOURS = (
         make=more(b"\n \t\na new text\n"),
         outcome="used",
         rule="They are no texts: they are counted in the log and passed over.",
-        says=r"cat\.txt: 2 lines without a word are passed over",
+        says=r"cat\.txt: 2 lines without a word passed over",
     ),
     Misbehaviour(
         name="lines of marks that make no word",
         make=more("\u200b\u00ad\n\u00a0\na new text\n".encode()),
         outcome="used",
         rule="They are counted and passed over like empty ones.",
-        says=r"cat\.txt: 2 lines without a word are passed over",
+        says=r"cat\.txt: 2 lines without a word passed over",
     ),
     Misbehaviour(
         name="file that does not end in .txt",
         make=text_file(b"eel.md", b"one new text\ntwo\nthree\n"),
         outcome="used",
         rule="Any file that is not hidden is a class; only `.txt` is left out of its name.",
-        says=r"text_lines: 3 classes",
+        says=r"eel\.md do not end in \.txt and are classes too",
         samples=11,
     ),
     Misbehaviour(
@@ -619,7 +619,7 @@ TEXT_MISBEHAVIOURS = (
         make=one_text_file,
         outcome="refused",
         rule="There is nothing to tell apart.",
-        says=r"holds 1 files, expected at least two",
+        says=r"holds 1 file, expected at least two",
     ),
     Misbehaviour(
         name="two files of one class",

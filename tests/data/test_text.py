@@ -142,7 +142,7 @@ def test_a_class_name_that_is_not_utf8_is_refused_and_shown(tmp_path):
 
 def test_empty_lines_are_counted_and_named(tmp_path, said):
     load_texts("text_lines", write(tmp_path, a="one\n\n \ntwo\n", b="three\n"))
-    assert said == [f"{tmp_path / 'a.txt'}: 2 lines without a word are passed over"]
+    assert said == [f"{tmp_path / 'a.txt'}: 2 lines without a word passed over"]
 
 
 def test_texts_of_the_same_words_in_two_classes_are_counted_and_named(tmp_path, said):
@@ -180,7 +180,7 @@ def test_broken_utf8_names_file_and_line(tmp_path):
     ("name", "files", "says"),
     [
         ("text_lines", {}, "holds 0 files, expected at least two"),
-        ("text_lines", {"a": "x"}, "holds 1 files"),
+        ("text_lines", {"a": "x"}, "holds 1 file,"),
         ("text_lines", {"a": "x", "b": " \n"}, r"b\.txt holds no text"),
         ("movie_review", {"a": "x"}, r"has no rt-polarity\.neg and no rt-polarity\.pos: set dataset\.root"),
         ("subjectivity", {}, r"has no plot\.tok\.gt9\.5000 and no quote"),

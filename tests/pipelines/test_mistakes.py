@@ -286,7 +286,7 @@ def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refuse
         (("prune.criterion=no.Such",), "prune.criterion=no.Such cannot be had"),
         (("prune.min_filters=5000", "tune.hidden_layers=[0]"), "prune.min_filters=5000"),
         (
-            ("prune=bn_scale", "backbone=vgg16", "prune.min_filters=64"),
+            ("prune=bn_scale", "backbone=vgg16", "prune.min_filters=64", "tune.hidden_layers=[0]"),
             "prune.criterion=bn_scale says nothing",
         ),
     ],

@@ -10,11 +10,13 @@ import torch_pruning as tp
 from torch import nn
 
 import tascnet
+from tascnet.compose import Tree
 from tascnet.config import PRUNE_CRITERIA
 from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
 from tascnet.models.archive import save
 from tascnet.models.blocks import Residual
+from tascnet_pipelines.pruning.journal import replayed
 from tascnet_pipelines.pruning.sensitivity import evenly
 from tests.pipelines.commands import TINY, are_equal, command, states, without_times
 
@@ -355,10 +357,16 @@ def test_blocks_go_where_no_filter_can_and_where_pairs_are_averaged(prune, tuned
     source = tuned / "idle-too" / "model"
     save(source, with_idle_block(known, "conv2"), known.info)
     own = (f"prune.source={source}", ONE, "prune.blocks=true", "trainer.recover.lr=0")
-    alone = prune("alone", *own, "prune=magnitude", "prune.min_filters=500")
-    assert journal(alone)[1]["block"] == "idle"
-    average = prune("average", *own, "prune=tascnet", "prune.merge=average", "prune.percent=20")
-    assert journal(average)[1].get("block") == "idle" or journal(average)[1]["removed"]
+    none = ("prune=magnitude", "prune.min_filters=500", "prune.flops_target=0.9", "prune.sensitivity=true")
+    alone = prune("alone", *own, *none)
+    rows = journal(alone)
+    assert rows[1]["block"] == "idle"
+    assert read_json(alone / "metrics.json")["sensitivity"]["groups"] == []
+    # It has reached the goal, and counts when the stage is opened again.
+    assert replayed(rows, Tree().compose([*none, *own]).prune)[0] == rows
+    pairs = ("prune=tascnet", "prune.merge=average", "prune.percent=20", "prune.flops_target=null")
+    average = prune("average", *own, *pairs)
+    assert journal(average)[1]["block"] == "idle"
     rest = f"prune.source={alone / 'model'}"
     prune("empty", rest, *own[1:], "prune=magnitude", "prune.min_filters=500", code=2)
 
