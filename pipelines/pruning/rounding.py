@@ -11,6 +11,7 @@ from tascnet.measure import compare_latency
 from tascnet.models.surgery import WidthGroup, narrow
 from tascnet.prune import WidthCosts, removable
 
+from .amounts import may_remove
 from .stage import PruneStage, eligible_groups
 
 __all__ = ["rounding"]
@@ -48,7 +49,9 @@ def _measured(stage: PruneStage) -> dict[str, object]:
     costs = WidthCosts(stage.before, stage.session.example, [group.name for group in groups])
     goal = costs(_counts(groups, SHARE, 1))[1]
     networks, saved = {"whole": stage.before}, {}
-    for multiple in MULTIPLES:
+    widths = {group.name: group.width for group in groups}
+    # A multiple under which no step could take a filter is of no use, however fast.
+    for multiple in (m for m in MULTIPLES if may_remove(stage, widths, m) is None):
         counts = _nearest(groups, multiple, lambda counts: costs(counts)[1], goal)
         if any(counts.values()):
             networks[str(multiple)] = _narrowed(stage, groups, counts)

@@ -232,9 +232,9 @@ def test_missed_goals_are_told_with_what_was_reached() -> None:
     assert missed_goals(first, now, Goals(flops=0.9, params=0.5)) is None
     said = missed_goals(first, now, Goals(flops=0.8, params=0.5, latency_ms=1.5))
     assert said is not None
-    assert "FLOPs are 90.0%" in said
-    assert "not 80.0%" in said
-    assert "parameters are 95.0%" in said
+    assert "FLOPs are 90.00%" in said
+    assert "not 80.00%" in said
+    assert "parameters are 95.00%" in said
     assert "7 ms for one sample, not 1.5" in said
 
 
