@@ -22,6 +22,7 @@ from tascnet.train import FitResult, Recipe, fit
 from .datasets import check_samples, draw_split, load_data
 
 __all__ = [
+    "MEASURED",
     "Session",
     "backbone_preprocessing",
     "check_data",

@@ -382,8 +382,9 @@ class PruneConfig:
     regulariser: str = option("per_group_mean", choices=("per_group_mean", "sum"))
     regulariser_weight: float = option(1.0, minimum=0.0)
     # What stays takes over from what goes: nothing (as published), the weighted average of a pair, or what
-    # the next layers read of the removed channel (fold), by least squares over activations or weights.
-    merge: str = option("fold", choices=("none", "average", "fold"))
+    # the next layers read of the removed channel (fold), by least squares over activations or weights; refit:
+    # so, and then every layer learns by least squares to give what it gave before the cut.
+    merge: str = option("fold", choices=("none", "average", "fold", "refit"))
     fold_by: str = option("activations", choices=("activations", "weights"))
     # Weight of the distillation loss from the unpruned network in retraining; 0: none.
     distill: float = option(0.5, minimum=0.0, maximum=1.0)

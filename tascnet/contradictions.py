@@ -416,7 +416,7 @@ def _prune_contradictions(config: Config) -> Iterator[Contradiction]:
     )
     for key, holds, needs in (
         ("per", prune.scope == "global", "prune.scope=global"),
-        ("fold_by", prune.merge == "fold", "prune.merge=fold"),
+        ("fold_by", prune.merge in ("fold", "refit"), "prune.merge=fold or refit"),
         ("distill_temperature", prune.distill > 0, "prune.distill above 0"),
         ("sensitivity_samples", prune.sensitivity, "prune.sensitivity=true"),
         *((key, has_pairs, "prune.criterion=history") for key in HISTORY_OPTIONS),

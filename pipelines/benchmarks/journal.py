@@ -1,6 +1,7 @@
 """Rows of a comparison: journalled one by one, so that a comparison that was broken off goes on."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tascnet.runs import cache_folder
 
 __all__ = [
     "JOURNAL",
+    "RUNS",
     "Row",
     "benchmark_folder",
     "collect",
@@ -29,14 +31,15 @@ __all__ = [
 
 Row = dict[str, Any]
 
-JOURNAL = "rows.jsonl"
+JOURNAL, RUNS = "rows.jsonl", "runs"
 
 
 def benchmark_folder(config: Config) -> Path:
-    """`outputs/benchmark/<name>`; with `fresh` its rows are forgotten."""
+    """`outputs/benchmark/<name>`; with `fresh` its rows and the runs that they come from are forgotten."""
     folder = Path(config.outputs) / "benchmark" / config.benchmark.name
     if config.fresh:
         (folder / JOURNAL).unlink(missing_ok=True)
+        shutil.rmtree(folder / RUNS, ignore_errors=True)
     return folder
 
 

@@ -47,7 +47,10 @@ def run(config: Config) -> None:
         ConfigError: the data set has no image files.
     """
     if config.dataset.name in IN_NO_FILES:
-        raise _no_files(config.dataset.name)
+        raise ConfigError(
+            f"benchmark=loading decodes image files, but those of dataset={config.dataset.name} are in none",
+            "take dataset=image_folder or a data set of photographs",
+        )
     # Cached is what is timed: where the pixels do not fit there is nothing to compare.
     config = replace(config, dataset=replace(config.dataset, keep_pixels="always"))
     check_data(config)
@@ -55,8 +58,6 @@ def run(config: Config) -> None:
     folder = benchmark_folder(config)
     preprocessing = backbone_preprocessing(config.backbone)
     dataset = load_images(config, preprocessing)
-    if image_files(dataset) is None:
-        raise _no_files(dataset.name)
     keys = [
         {"way": way, "repetition": repetition, "settings": _settings(config, dataset)}
         for repetition in range(config.benchmark.seeds)
@@ -68,13 +69,6 @@ def run(config: Config) -> None:
     pixels = compare_pixels(dataset, preprocessing, config.benchmark.images)
     write_metrics(folder, rows, summary, pixels=pixels, workers=workers())
     output().print(loading_table(summary, pixels))
-
-
-def _no_files(name: str) -> ConfigError:
-    return ConfigError(
-        f"benchmark=loading decodes image files, but those of dataset={name} are in none",
-        "take dataset=image_folder or a data set of photographs",
-    )
 
 
 def workers() -> int:
@@ -105,7 +99,7 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 def compare_pixels(dataset: data.Dataset, preprocessing: Preprocessing, count: int) -> Row:
     """How many of `count` images, evenly spaced, have the same pixels in the cache as in their files."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(np.int64))
+    rows = data.evenly(len(dataset), count)
     from_files = _uncached(dataset, preprocessing).pixels[rows]
     equal = (np.asarray(dataset.pixels[rows]) == from_files).all(axis=(1, 2, 3))
     return {"compared": len(rows), "equal": int(equal.sum())}

@@ -32,7 +32,7 @@ from ..tuning.finetune import fine_tunings
 from ..tuning.space import discover
 from ..tuning.stage import TuneStage
 from .conventional import fine_tune_all
-from .journal import Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
+from .journal import RUNS, Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
 from .methods_table import methods_table
 
 __all__ = ["METHODS", "method_config", "run", "summarise", "verdict", "with_preset"]
@@ -60,8 +60,6 @@ def run(config: Config) -> None:
     _check(config)
     device = resolve_device(config)
     folder, settings = benchmark_folder(config), _settings(config)
-    if config.fresh:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
     rows: list[Row] = []
     for seed in range(config.seed, config.seed + config.benchmark.seeds):
         rows += _rows_of_seed(config, folder, {"seed": seed, "settings": settings})
@@ -167,7 +165,7 @@ def _settings(config: Config) -> str:
 
 def _rows_of_seed(config: Config, folder: Path, shared: Row) -> list[Row]:
     """All methods with one seed, `conventional` first: it tells how much time the others have to search."""
-    seeded = inner_config(config, folder / "runs" / shared["settings"], seed=shared["seed"])
+    seeded = inner_config(config, folder / RUNS / shared["settings"], seed=shared["seed"])
     first = {"method": USUAL, **shared}
     (usual,) = collect(folder, [first], lambda _: fine_tune_all(replace(seeded, name=USUAL)), USUAL)
     methods = [name for name in dict.fromkeys(config.benchmark.methods) if name != USUAL]

@@ -11,7 +11,6 @@ first seed at the middle budget.
 import copy
 import logging
 import math
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,19 +28,19 @@ from tascnet.measure import complexity, measure_models
 from tascnet.models.archive import load
 from tascnet.prune import Limits, WidthCosts, removable
 from tascnet.runs import run_folder, stage_folder
-from tascnet.train import reestimate_batchnorm
 
 from .. import prune
 from ..pruning.amounts import cost_model, plan_amounts
-from ..pruning.cut import cut
+from ..pruning.cut import cut, kept_outputs, settle, whole_of
 from ..pruning.iteration import unpruned_row
-from ..pruning.ranks import class_batches, rank_without_history
+from ..pruning.ranks import rank_without_history
 from ..pruning.stage import PruneStage, eligible_groups, open_stage, train
 from ..session import check_data, resolve_device
 from ..steps import judge
 from .conventional import fine_tune_all
 from .journal import (
     JOURNAL,
+    RUNS,
     Row,
     benchmark_folder,
     collect,
@@ -82,8 +81,6 @@ def run(config: Config) -> None:
     _check(config)
     device = resolve_device(config)
     folder = benchmark_folder(config)
-    if config.fresh:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
     shared = {"settings": _settings(config), "backbone": config.backbone.name}
     if not _has_ours(config, folder, shared):
         _check_reach(config, folder, shared)
@@ -176,7 +173,7 @@ def _settings(config: Config) -> str:
 
 def _source(config: Config, folder: Path, shared: Row, seed: int) -> tuple[Config, Path]:
     """The config of one seed's runs, and its fine-tuned network."""
-    own = inner_config(config, folder / "runs" / shared["settings"], seed=seed, name=USUAL)
+    own = inner_config(config, folder / RUNS / shared["settings"], seed=seed, name=USUAL)
     collect(folder, [{"kind": "source", "seed": seed, **shared}], lambda _: fine_tune_all(own), USUAL)
     return own, run_folder(own) / f"all-{config.trainer.finetune.epochs}"
 
@@ -185,7 +182,12 @@ def _rows_of_seed(
     config: Config, folder: Path, shared: Row, variants: Mapping[str, str], seed: int
 ) -> list[Row]:
     """The rows of one fine-tuned network."""
-    keys = [
+    keys = _keys(config, shared, variants, seed)
+    return collect(folder, keys, partial(_row, *_source(config, folder, shared, seed)))
+
+
+def _keys(config: Config, shared: Row, variants: Mapping[str, str], seed: int) -> list[Row]:
+    return [
         {
             "kind": kind,
             "method": method,
@@ -198,20 +200,14 @@ def _rows_of_seed(
         for budget in config.benchmark.budgets
         for method in config.benchmark.methods
     ]
-    return collect(folder, keys, partial(_row, *_source(config, folder, shared, seed)))
 
 
 def _has_ours(config: Config, folder: Path, shared: Row) -> bool:
     """Whether nothing is left to do with ours."""
     known = read_jsonl(folder / JOURNAL)
     seeds = range(config.seed, config.seed + config.benchmark.seeds)
-    return all(
-        find(known, {"kind": "full", "method": method, "budget": budget, "seed": seed, **shared})
-        for seed in seeds
-        for method in config.benchmark.methods
-        if method in OURS
-        for budget in config.benchmark.budgets
-    )
+    keys = [key for seed in seeds for key in _keys(config, shared, {}, seed) if key["method"] in OURS]
+    return all(find(known, key) for key in keys)
 
 
 def _check_reach(config: Config, folder: Path, shared: Row) -> None:
@@ -367,8 +363,9 @@ def _cut_alone(stage: PruneStage, budget: float) -> nn.Sequential:
                 f"{stage.config.prune.min_filters}",
                 "lower it, or raise benchmark.budgets",
             )
-        cut(stage, network, *ranks.first(plan.remove), history=ranks.history, measured=ranks.measured)
-    _settle(stage, network)
+        whole, (losing, chosen) = whole_of(stage, network), ranks.first(plan.remove)
+        cut(stage, network, losing, chosen, history=ranks.history, measured=ranks.measured)
+        settle(stage, network, whole, kept_outputs(losing, chosen))
     return network
 
 
@@ -381,16 +378,11 @@ def _stock(stage: PruneStage, key: Row, variant: Variant, *, trained: bool) -> n
     folder = run_folder(stage.config) / f"{key['method']}-{variant.folder}-{key['budget']:g}"
     for step in range(1, steps + 1):
         goal = whole * key["budget"] ** (step / steps)
-        batches = class_batches(stage)
+        batches = stage.session.sample_batches()
         network = stock_cut(network, session.example, key["method"], variant.is_global, goal, batches)
         session.place(network)
-        _settle(stage, network)
+        settle(stage, network, None, {})
         if trained:
             own = epochs // steps + (epochs % steps if step == steps else 0)
             train(stage, network, folder, f"step{step}", own, distillation=stage.distillation)
     return network
-
-
-def _settle(stage: PruneStage, network: nn.Sequential) -> None:
-    network.requires_grad_(True)
-    reestimate_batchnorm(network, stage.session.train, device=stage.session.device)

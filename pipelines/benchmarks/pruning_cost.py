@@ -5,7 +5,6 @@ process of their own, with the memory that each adds at its peak. The count of F
 torch's own counter over convolutions and linear layers, widths and params with what was asked for.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -33,7 +32,7 @@ from ..backbone import load_source, softmax_network
 from ..pruning.ranks import measure_inputs
 from ..pruning.stage import eligible_groups, open_stage
 from ..session import check_data, open_session, resolve_device
-from .journal import Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
+from .journal import RUNS, Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
 from .process import in_own_process, memory_growth
 from .trials import for_backbone
 
@@ -53,12 +52,10 @@ def run(config: Config) -> None:
     check_data(config)
     device = resolve_device(config)
     folder = benchmark_folder(config)
-    if config.fresh:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
     parts = [asdict(part) for part in (config.dataset, config.backbone, config.trainer.recover, config.prune)]
     settings = digest_json([*parts, config.device, config.threads])[:12]
     keys = [{"backbone": name, "settings": settings} for name in config.benchmark.backbones]
-    rows = collect(folder, keys, lambda key: _row(config, folder / "runs" / settings, key["backbone"]))
+    rows = collect(folder, keys, lambda key: _row(config, folder / RUNS / settings, key["backbone"]))
     write_metrics(folder, rows, rows, device)
     output().print(cost_table(rows))
 

@@ -57,7 +57,7 @@ def from_files(images: data.SampleSource, files: Sequence[Path] | None, count: i
         count: how many; at most all.
     """
     assert isinstance(images, data.ImageSource), "the options allow images alone"
-    places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
+    places = data.evenly(len(images), count)
     dataset = images.dataset
     if files is not None:
         dataset = when_read(dataset, files, images.preprocessing, torch.get_num_threads())

@@ -16,7 +16,7 @@ from .journal import Row, lands
 from .ranks import Ranks
 from .stage import PruneStage
 
-__all__ = ["FLOAT_BYTES", "cost_model", "may_remove", "plan_amounts"]
+__all__ = ["cost_model", "may_remove", "plan_amounts", "reaches_goal"]
 
 # Bytes of a parameter in a saved model.
 FLOAT_BYTES = 4
@@ -98,8 +98,12 @@ def _over_all(
     return IterationPlan(remove=allocate(ranks.rankings, widths, count, limits, worth), pending={})
 
 
+def reaches_goal(stage: PruneStage, first: Row, now: Row, params: int, flops: float) -> bool:
+    """Whether a network that is cut from that of row `now` reaches a goal that the last step is fitted to."""
+    size = now["size_bytes"] - FLOAT_BYTES * (now["params"] - params)
+    return lands({"flops": flops, "params": params, "size_bytes": size}, first, stage.config.prune)
+
+
 def _reaches(stage: PruneStage, costs: WidthCosts, first: Row, now: Row, removed: Mapping[str, int]) -> bool:
     """Whether a goal is reached once so many filters are gone."""
-    params, flops = costs(removed)
-    size = now["size_bytes"] - FLOAT_BYTES * (costs.params - params)
-    return lands({"flops": flops, "params": params, "size_bytes": size}, first, stage.config.prune)
+    return reaches_goal(stage, first, now, *costs(removed))

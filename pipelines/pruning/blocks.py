@@ -33,8 +33,8 @@ def cheaper_block(
     stage: PruneStage,
     network: nn.Sequential,
     filters: nn.Sequential | None,
-    excluded: Collection[str] = (),
-    is_too_small: Callable[[nn.Sequential], bool] = lambda _: False,
+    excluded: Collection[str],
+    is_too_small: Callable[[nn.Sequential], bool],
 ) -> str | None:
     """The block whose removal raises the loss least for each millisecond, where the filters raise it more.
 
@@ -63,11 +63,11 @@ def cheaper_block(
     times = compare_latency(
         {"now": network, **everything}, stage.session.example, repeats=REPEATS, max_seconds=SECONDS
     )
+    now = times["now"].median_ms
     prices: dict[str, tuple[float, float]] = {}
     for name, candidate in everything.items():
         candidate.requires_grad_(True)
         reestimate_batchnorm(candidate, sample, device=device)
-        now = times["now"].median_ms
         saved = max(now - times[name].median_ms, NOISE * now)
         rise = max(evaluate(candidate, sample, device=device).loss - loss, 0.0)
         # Of those that cost nothing the one that saves most.

@@ -1,6 +1,7 @@
 """The cut itself: what goes hands over to what stays, and is removed from the network."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -13,12 +14,14 @@ from tascnet.prune import (
     fold_into,
     fold_pairs,
     nearest_kept,
+    refit,
 )
+from tascnet.train import reestimate_batchnorm
 
 from .ranks import Inputs, measure_inputs
 from .stage import PruneStage
 
-__all__ = ["cut"]
+__all__ = ["cut", "kept_outputs", "settle", "whole_of"]
 
 
 def cut(
@@ -43,18 +46,57 @@ def cut(
     options = stage.config.prune
     if options.merge == "average":
         _average(network, groups, chosen, history)
-    elif options.merge == "fold" and options.fold_by == "activations":
+    elif options.merge in ("fold", "refit") and options.fold_by == "activations":
         inputs, moments = measured or measure_inputs(stage, network, groups)
         for group in groups:
             fold_into(network, inputs[group.name], moments[group.name], list(chosen[group.name].order))
     elif options.merge == "fold":
         _fold_by_weights(stage, network, groups, chosen)
-    keep = {g.name: sorted(set(range(g.width)) - set(chosen[g.name].order)) for g in groups}
+    keep = _keep(groups, chosen)
     narrow(network, stage.session.example, keep)
     stage.session.place(network)
     if history is not None:
         for name, indices in keep.items():
             history.keep(name, indices)
+
+
+def whole_of(stage: PruneStage, network: nn.Sequential) -> nn.Sequential | None:
+    """A copy of a network that is about to be cut, where `prune.merge` learns from it; else None."""
+    return copy.deepcopy(network) if stage.config.prune.merge == "refit" else None
+
+
+def kept_outputs(groups: Sequence[WidthGroup], chosen: Mapping[str, Ranking]) -> dict[str, list[int]]:
+    """The outputs that stay of each layer of groups that lose filters."""
+    keep = _keep(groups, chosen)
+    return {layer: keep[group.name] for group in groups for layer in group.filters}
+
+
+def _keep(groups: Sequence[WidthGroup], chosen: Mapping[str, Ranking]) -> dict[str, list[int]]:
+    return {g.name: sorted(set(range(g.width)) - set(chosen[g.name].order)) for g in groups}
+
+
+def settle(
+    stage: PruneStage,
+    network: nn.Sequential,
+    whole: nn.Sequential | None,
+    kept: Mapping[str, Sequence[int]],
+    first: int = 0,
+) -> None:
+    """Measure batch-norm anew after a cut; with `prune.merge=refit` every layer learns from the whole one.
+
+    Args:
+        stage: with the training samples.
+        network: after the cut, on the device.
+        whole: before it, from `whole_of`.
+        kept: by layer, outputs that stayed, from `kept_outputs`.
+        first: index of the first block that was changed.
+    """
+    network.requires_grad_(True)
+    if whole is None:
+        reestimate_batchnorm(network, stage.session.train, first_block=first, device=stage.session.device)
+    else:
+        images = (images for images, _ in stage.session.sample_batches())
+        refit(network, whole, kept, images, seed=stage.config.seed)
 
 
 def _average(

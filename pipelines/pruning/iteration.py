@@ -23,13 +23,13 @@ from tascnet.prune import (
     Ranking,
     gradient_ratio,
 )
-from tascnet.train import evaluate, freeze_before, reestimate_batchnorm
+from tascnet.train import evaluate, freeze_before
 from tascnet.words import plural
 
 from ..steps import fit_record
-from .amounts import FLOAT_BYTES, cost_model, may_remove, plan_amounts
+from .amounts import cost_model, may_remove, plan_amounts, reaches_goal
 from .blocks import cheaper_block, removable_blocks
-from .cut import cut
+from .cut import cut, kept_outputs, settle, whole_of
 from .journal import Row, land_on, lands, state_name
 from .ranks import HISTORY, Ranks, rank, write_history
 from .rounding import rounding
@@ -95,7 +95,7 @@ def iterate(stage: PruneStage, rows: list[Row], start: int, step: float) -> tupl
     ):
         return None, plan.reason or NOTHING
     number, name = len(rows), state_name(rows, start, plan.remove, excluded, stage.config.prune)
-    work = partial(_cut_and_recover, stage, ranks, plan, excluded, _goal_check(stage, rows, start))
+    work = partial(_cut_and_recover, stage, ranks, plan, excluded, partial(_reaches, stage, rows, start))
     taken, where = sum(plan.remove.values()), len(plan.remove)
     if taken:
         log.info("iteration %d takes %s of %s", number, plural(taken, "filter"), plural(where, "group"))
@@ -132,16 +132,10 @@ def _what_goes(
     return ranks, _new_plan(stage, ranks, rows, start, step, round_to)
 
 
-def _goal_check(stage: PruneStage, rows: list[Row], start: int) -> Callable[[nn.Sequential], bool]:
-    """Says of a network cut from the one of a row whether it reaches a goal that filters can land on."""
-
-    def reaches(network: nn.Sequential) -> bool:
-        cost = complexity(network, stage.session.example)
-        size = rows[start]["size_bytes"] - FLOAT_BYTES * (rows[start]["params"] - cost.params)
-        costs = {"flops": cost.flops, "params": cost.params, "size_bytes": size}
-        return lands(costs, rows[0], stage.config.prune)
-
-    return reaches
+def _reaches(stage: PruneStage, rows: list[Row], start: int, network: nn.Sequential) -> bool:
+    """Whether a network cut from that of a row reaches a goal that filters can land on."""
+    cost = complexity(network, stage.session.example)
+    return reaches_goal(stage, rows[0], rows[start], cost.params, cost.flops)
 
 
 def _new_plan(
@@ -206,28 +200,19 @@ def _cut_and_recover(
         facts = _optimise(stage, ranks, chosen, folder, goes_on)
     else:
         epochs += options.optimise_epochs
-    block = None
-    if options.blocks and (folder / CHOICE).exists():
-        block = read_json(folder / CHOICE)
-    elif options.blocks:
-        filters = None
-        if chosen:
-            filters, seen = copy.deepcopy(network), copy.deepcopy(history)
-            cut(stage, filters, groups, chosen, history=seen, measured=ranks.measured)
-        block = cheaper_block(stage, network, filters, excluded, is_too_small)
-        write_json(folder / CHOICE, block)
+    block = _chosen_block(stage, ranks, plan, excluded, is_too_small, folder) if options.blocks else None
+    whole = whole_of(stage, network)
     if block is None:
-        first = min(group.first_block for group in groups)
+        first, kept = min(group.first_block for group in groups), kept_outputs(groups, chosen)
         cut(stage, network, groups, chosen, history=history, measured=ranks.measured)
     else:
         log.info("the block %s goes, and no filters", block)
-        first = list(network._modules).index(block)
+        first, kept = list(network._modules).index(block), {}
         network, facts["block"] = without_blocks(network, {block})[0], block
         if goes_on is not None:
             # Groups that reach through the block are others now: recording begins anew.
             goes_on = FilterHistory(eligible_groups(stage, network))
-    network.requires_grad_(True)
-    reestimate_batchnorm(network, stage.session.train, first_block=first, device=device)
+    settle(stage, network, whole, kept, first)
     after_cut = evaluate(network, stage.session.val, device=device)
     result = train(
         stage, network, folder, "retrain", epochs, distillation=stage.distillation, recorder=goes_on
@@ -235,6 +220,26 @@ def _cut_and_recover(
     if goes_on is not None:
         write_history(folder / HISTORY, goes_on)
     return network, {**fit_record(result), "val_accuracy_after_cut": after_cut.accuracy, **facts}
+
+
+def _chosen_block(
+    stage: PruneStage,
+    ranks: Ranks,
+    plan: IterationPlan,
+    excluded: list[str],
+    is_too_small: Callable[[nn.Sequential], bool],
+    folder: Path,
+) -> str | None:
+    """The block that goes in place of the plan's filters, if one does; chosen once for a folder."""
+    known = folder / CHOICE
+    if not known.exists():
+        filters = None
+        if plan.remove:
+            filters, history = copy.deepcopy(ranks.network), copy.deepcopy(ranks.history)
+            cut(stage, filters, *ranks.first(plan.remove), history=history, measured=ranks.measured)
+        write_json(known, cheaper_block(stage, ranks.network, filters, excluded, is_too_small))
+    block: str | None = read_json(known)
+    return block
 
 
 def _optimise(

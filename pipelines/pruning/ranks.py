@@ -1,7 +1,7 @@
 """In which order the filters of each group go, by the criterion of the config."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tascnet.prune import (
     rank_scores,
 )
 
+from ..session import MEASURED
 from ..steps import fit_record
 from .journal import Row
 from .stage import PruneStage, train
@@ -33,7 +34,6 @@ __all__ = [
     "HISTORY",
     "Inputs",
     "Ranks",
-    "class_batches",
     "measure_inputs",
     "rank",
     "rank_without_history",
@@ -114,7 +114,8 @@ def rank_without_history(
         inputs, moments = measured = measure_inputs(stage, network, groups)
         limits = _limits(stage, most)
         counts = {group.name: max(1, limits.most(group.width)) for group in groups}
-        rankings = rank_all_by_reconstruction(network, inputs, moments, counts, class_batches(stage))
+        batches = stage.session.sample_batches()
+        rankings = rank_all_by_reconstruction(network, inputs, moments, counts, batches)
         return Ranks(network=network, groups=groups, rankings=rankings, measured=measured)
     scores = _scores(stage, network, groups)
     silent = [group.name for group in groups if group.name not in scores]
@@ -146,13 +147,8 @@ def measure_inputs(
 ) -> tuple[Inputs, Moments]:
     """Where each consumer reads the groups' channels, and the second moments of what it reads there."""
     inputs = consumer_inputs(network, stage.session.example, groups)
-    batches = (images for images, _ in class_batches(stage))
+    batches = (images for images, _ in stage.session.sample_batches())
     return inputs, input_moments(network.eval(), inputs, batches, seed=stage.config.seed)
-
-
-def class_batches(stage: PruneStage) -> Iterator[tuple[Tensor, Tensor]]:
-    """Plain training images and their labels, for criteria that read gradients."""
-    return stage.session.sample_batches()
 
 
 def _by_history(
@@ -218,7 +214,7 @@ def _scores(stage: PruneStage, network: nn.Sequential, groups: list[WidthGroup])
         return all_channel_scores(network, example, groups, criterion, seed)
     importance = criterion if criterion in CRITERIA else find_importance(criterion)
     squares = GRADIENTS.get(criterion) == "squares"
-    batches = stage.session.sample_batches(SINGLE_SAMPLES) if squares else class_batches(stage)
+    batches = stage.session.sample_batches(SINGLE_SAMPLES if squares else MEASURED)
     with loss_gradients(network, batches, squares=squares):
         try:
             return all_channel_scores(network, example, groups, importance, seed)

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Callable
 
 from torch import nn
 
@@ -52,18 +51,18 @@ def _measured(stage: PruneStage) -> dict[str, object]:
     widths = {group.name: group.width for group in groups}
     # A multiple under which no step could take a filter is of no use, however fast.
     for multiple in (m for m in MULTIPLES if may_remove(stage, widths, m) is None):
-        counts = _nearest(groups, multiple, lambda counts: costs(counts)[1], goal)
+        counts = _nearest(groups, multiple, costs, goal)
         if any(counts.values()):
             networks[str(multiple)] = _narrowed(stage, groups, counts)
             saved[multiple] = (costs.flops - costs(counts)[1]) / 1e9
+    if not saved:
+        return {"round_to": 1, "saved_ms_per_gflop": {}}
     timed = compare_latency(networks, stage.session.example, repeats=REPEATS, max_seconds=SECONDS)
     whole = timed["whole"].median_ms
     gains = {m: (whole - timed[str(m)].median_ms) / gflops for m, gflops in saved.items()}
-    best = max(gains.values(), default=0.0)
+    best = max(gains.values())
     # Where narrowing saves no time at all, none is better than any other.
-    chosen = min((m for m, gain in gains.items() if gain >= best * (1 - SLACK)), default=1) if best > 0 else 1
-    if not gains:
-        return {"round_to": 1, "saved_ms_per_gflop": {}}
+    chosen = min(m for m, gain in gains.items() if gain >= best * (1 - SLACK)) if best > 0 else 1
     log.info(
         "prune.round_to=auto: %s ms saved for each GFLOP with multiples of %s; widths become multiples of %d",
         ", ".join(f"{gain:.3g}" for gain in gains.values()),
@@ -78,17 +77,15 @@ def _counts(groups: list[WidthGroup], share: float, multiple: int) -> dict[str, 
     return {g.name: removable(g.width, int(g.width * share), multiple, 1) for g in groups}
 
 
-def _nearest(
-    groups: list[WidthGroup], multiple: int, flops: Callable[[dict[str, int]], float], goal: float
-) -> dict[str, int]:
+def _nearest(groups: list[WidthGroup], multiple: int, costs: WidthCosts, goal: float) -> dict[str, int]:
     """The cut to a multiple whose FLOPs are nearest to a goal."""
     low, high = 0.0, 1.0
     tried = [_counts(groups, SHARE, multiple)]
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         tried.append(_counts(groups, middle, multiple))
-        low, high = (low, middle) if flops(tried[-1]) <= goal else (middle, high)
-    return min(tried, key=lambda counts: abs(flops(counts) - goal))
+        low, high = (low, middle) if costs(tried[-1])[1] <= goal else (middle, high)
+    return min(tried, key=lambda counts: abs(costs(counts)[1] - goal))
 
 
 def _narrowed(stage: PruneStage, groups: list[WidthGroup], counts: dict[str, int]) -> nn.Sequential:

@@ -4,11 +4,8 @@ import copy
 import logging
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tascnet.console import track
-from tascnet.data import source_of
+from tascnet.data import evenly, source_of
 from tascnet.files import read_json, write_json
 from tascnet.prune import WidthCosts
 from tascnet.train import evaluate
@@ -17,7 +14,7 @@ from .cut import cut
 from .ranks import measure_inputs, rank_without_history
 from .stage import PruneStage, eligible_groups
 
-__all__ = ["evenly", "known_sensitivities", "sensitivities"]
+__all__ = ["known_sensitivities", "sensitivities"]
 
 log = logging.getLogger("tascnet")
 
@@ -29,7 +26,7 @@ def sensitivities(stage: PruneStage) -> dict[str, Any]:
     """Validation accuracy without 10, 25 and 50 % of each group's filters, nothing trained; computed once.
 
     The filters are those that the criterion gives up first (for `history`, by likeness as they are), and
-    what stays takes over by `prune.merge`.
+    what stays takes over by `prune.merge`, where `refit` is taken for `fold`.
 
     Returns:
         `samples` and `accuracy` of the whole network on them, and `groups`: name, width, and by share the
@@ -48,14 +45,10 @@ def known_sensitivities(stage: PruneStage) -> bool:
     return stage.state(FILE).exists()
 
 
-def evenly(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """So many rows, evenly spaced: of all classes, where rows are in the order of the classes."""
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
-
-
 def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
     session, device = stage.session, stage.session.device
-    sample = source_of(session.dataset, evenly(session.val.rows, samples), session.preprocessing)
+    rows = session.val.rows[evenly(len(session.val), samples)]
+    sample = source_of(session.dataset, rows, session.preprocessing)
     network = stage.before
     groups = eligible_groups(stage, network)
     whole = evaluate(network, sample, device=device).accuracy
@@ -64,7 +57,7 @@ def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
         return {"samples": samples, "val_accuracy": whole, "groups": []}
     ranks = rank_without_history(stage, network, groups, most=max(SHARES))
     measured = None
-    if stage.config.prune.merge == "fold" and stage.config.prune.fold_by == "activations":
+    if stage.config.prune.merge in ("fold", "refit") and stage.config.prune.fold_by == "activations":
         measured = ranks.measured or measure_inputs(stage, network, ranks.groups)
     costs = WidthCosts(network, session.example, [group.name for group in ranks.groups])
     found = []

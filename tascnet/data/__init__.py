@@ -26,7 +26,7 @@ from tascnet.data.sources import (
     TokenSource,
     source_of,
 )
-from tascnet.data.splits import Split, class_weights, split
+from tascnet.data.splits import Split, class_weights, evenly, split
 from tascnet.data.text import TEXT_FILES, TextDataset, fetch_texts, find_text_files, load_texts, text_place
 from tascnet.data.when_read import DecodedWhenRead
 
@@ -51,6 +51,7 @@ __all__ = [
     "choose_classes",
     "class_weights",
     "decode_image",
+    "evenly",
     "fetch_texts",
     "find_text_files",
     "list_csv",

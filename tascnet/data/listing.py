@@ -1,7 +1,7 @@
 """Which images a folder of class folders holds; no image is opened."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ __all__ = [
     "choose_classes",
     "image_file",
     "list_images",
+    "refuse_lost",
     "without_parts",
 ]
 
@@ -182,14 +183,23 @@ def _files_of(
 def _folders(root: Path, exclude: Collection[str]) -> list[str]:
     entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
     # A link that is called like an image is none of a class folder's.
-    links = (entry for entry in entries if entry.is_symlink() and not _is_image(Path(entry.path)))
-    lost = sorted(entry.name for entry in links if not os.path.exists(entry.path))
-    if set(lost) - set(exclude):
+    paths = (Path(entry.path) for entry in entries if entry.name not in exclude)
+    refuse_lost(root, (path for path in paths if not _is_image(path)))
+    return sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in exclude)
+
+
+def refuse_lost(root: Path, paths: Iterable[Path]) -> None:
+    """Refuse links that lead nowhere where each may be a class: none is left out in silence.
+
+    Raises:
+        DataError: there are such.
+    """
+    lost = sorted(path.name for path in paths if path.is_symlink() and not path.exists())
+    if lost:
         raise DataError(
-            f"{root} holds links that lead nowhere ({', '.join(lost[:NAMED])}), which may be class folders",
+            f"{root} holds links that lead nowhere ({', '.join(lost[:NAMED])}), which may be classes",
             "mend or remove them",
         )
-    return sorted(entry.name for entry in entries if entry.is_dir() and entry.name not in exclude)
 
 
 def _class_names(root: Path, exclude: Collection[str]) -> tuple[str, ...]:

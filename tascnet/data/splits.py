@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tascnet.errors import ConfigError, DataError
 
-__all__ = ["Split", "class_weights", "split"]
+__all__ = ["Split", "class_weights", "evenly", "split"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,6 +69,13 @@ def split(
         for part, drawn in zip(drawn_parts, np.split(shuffled, [train, train + val]), strict=True):
             part.append(drawn)
     return _joined(*drawn_parts)
+
+
+def evenly(total: int, count: int) -> NDArray[np.int64]:
+    """`count` different positions among `total`, or all, evenly spaced: where the classes come one after
+    another, of all of them.
+    """
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
 def class_weights(labels: NDArray[np.int64] | torch.Tensor, num_classes: int) -> torch.Tensor:

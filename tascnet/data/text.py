@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
 from tascnet.data.download import RemoteFile, download, lacking
-from tascnet.data.listing import check_text
+from tascnet.data.listing import check_text, refuse_lost
 from tascnet.data.twins import warn_of_twins
 from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
@@ -229,9 +229,7 @@ def _hint(published: TextFiles | None) -> str:
 
 def _any_files(root: Path, hint: str) -> TextFiles:
     entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    lost = [path.name for path in entries if path.is_symlink() and not path.exists()]
-    if lost:
-        raise DataError(f"{root} holds a link that leads nowhere ({lost[0]})", "mend or remove it")
+    refuse_lost(root, entries)
     paths = [path for path in entries if path.is_file()]
     if len(paths) < 2:
         raise DataError(

@@ -2,7 +2,7 @@
 
 A criterion ranks the filters of each group (`Ranking`), counts by group follow from the rankings or from
 equal shares (`allocate`, `plan_iteration`), and what stays takes over from what goes (`fold_into`,
-`fold_pairs`, `average_into`).
+`fold_pairs`, `average_into`, `refit`).
 
 Words: a filter's *trajectory* is its weights after every recorded epoch, one long vector; in a width
 group it joins the filters of all coupled layers. A *pair* is two filters of a group with similar
@@ -24,6 +24,7 @@ from tascnet.prune.pairs import most_similar_pairs, pair_count, split_members
 from tascnet.prune.proportion import fold_pairs, nearest_kept
 from tascnet.prune.ranking import Ranking, rank_pairs, rank_scores
 from tascnet.prune.reconstruction import rank_all_by_reconstruction, rank_by_reconstruction
+from tascnet.prune.refit import refit
 from tascnet.prune.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio, pair_penalty
 from tascnet.prune.schedule import (
     Goals,
@@ -75,6 +76,7 @@ __all__ = [
     "rank_by_reconstruction",
     "rank_pairs",
     "rank_scores",
+    "refit",
     "removable",
     "split_members",
 ]

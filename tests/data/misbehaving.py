@@ -587,6 +587,13 @@ TEXT_MISBEHAVIOURS = (
         samples=11,
     ),
     Misbehaviour(
+        name="link to a file of texts that is not there",
+        make=lost_class,
+        outcome="refused",
+        rule="It is named: no class is left out in silence.",
+        says=r"holds links that lead nowhere \(eel\)",
+    ),
+    Misbehaviour(
         name="bytes that are no UTF-8",
         make=more(b"caf\xe9\n"),
         outcome="refused",

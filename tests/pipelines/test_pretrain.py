@@ -84,13 +84,16 @@ def test_weights_that_are_gone_are_written_again_from_the_model(options, stage, 
     assert contents(folder) == contents(stage)
 
 
-def test_without_exclude_all_samples_are_taken(options, stage, tmp_path):
+def test_without_exclude_all_samples_are_taken(options, stage, source, tmp_path):
     without = [option for option in options if not option.startswith("exclude")]
     assert command(*without, f"outputs={tmp_path}") == 0
     folder = tmp_path / "subjectivity" / "textcnn" / "run-seed0" / "pretrain"
     assert read_json(folder / "metrics.json")["excluded"] == 0
     known = read_metadata(folder / FILE)["pretrained_on"]
-    assert (known["dataset"], known["exclude"], known["held_out"]) == ("subjectivity", None, None)
+    own = {name: known.pop(name) for name in ("fingerprint", "own_held_out")}
+    assert known == {"dataset": "subjectivity", "exclude": None, "held_out": None, "resize": None}
+    assert own["fingerprint"] == data.load_texts("subjectivity", source).fingerprint
+    assert len(own["own_held_out"]) == 32
     assert digest_file(folder / FILE) != digest_file(stage / FILE)
 
 

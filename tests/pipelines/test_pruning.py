@@ -12,12 +12,12 @@ from torch import nn
 import tascnet
 from tascnet.compose import Tree
 from tascnet.config import PRUNE_CRITERIA
+from tascnet.data import evenly
 from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
 from tascnet.models.archive import save
 from tascnet.models.blocks import Residual
 from tascnet_pipelines.pruning.journal import replayed
-from tascnet_pipelines.pruning.sensitivity import evenly
 from tests.pipelines.commands import TINY, are_equal, command, states, without_times
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -378,4 +378,4 @@ def test_a_goal_that_is_missed_is_told(prune):
 
 def test_sensitivities_are_measured_on_all_classes():
     classes = np.arange(101).repeat(5)
-    assert set(classes[evenly(np.arange(505), 256)]) == set(range(101))
+    assert set(classes[evenly(505, 256)]) == set(range(101))

@@ -1,0 +1,329 @@
+"""What stays learns by least squares to say what the whole network said, layer by layer.
+
+Folding (`fold_into`) makes up for each group alone, by what its consumers read in the whole network: errors
+of earlier groups travel on. Here the layers are visited in the order in which they run. Each is given its
+inputs `x` as they have become and, as targets `y`, its own outputs in the whole network; least squares add to
+its weights what makes up for `y - W x`, and what is left of the mean goes to its bias or to the batch-norm
+after it. At the end the statistics of batch-norm are measured anew, and its scale and shift are set so that
+the function stays: training by the statistics of batches begins where this ends.
+
+Source: He et al. 2017, Channel pruning, section 3.2 (inputs of the pruned, outputs of the whole network).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.console import track
+from tascnet.models.surgery.layers import is_depthwise
+from tascnet.prune.corrections import Correction, Evidence
+from tascnet.prune.patches import output_rows, patches
+
+__all__ = ["refit"]
+
+# One of so many samples judges what a layer has learnt from the others.
+FOLDS = 4
+# Pixels from which a layer learns: in all, and at least of each sample's map.
+ROWS, PIXELS = 16384, 16
+# Pixels whose patches are held at a time.
+PART = 2048
+# Inputs of one output (channels x kernel positions) up to which they are solved for. Beyond, outputs are
+# corrected by each other, where they are no more than this.
+WIDEST = 2304
+# Bytes of activations that are held at a time; fewer samples are used where they would be more.
+BYTES = 2**31
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@torch.no_grad()
+def refit(
+    network: nn.Sequential,
+    whole: nn.Sequential,
+    kept: Mapping[str, Sequence[int]],
+    batches: Iterable[Tensor],
+    *,
+    seed: int = 0,
+) -> None:
+    """Let every layer behind a cut give what it gave before, as nearly as least squares can, in place.
+
+    Layers in groups (other than depthwise), run more than once, or too wide to solve for stay as they are.
+
+    Args:
+        network: after the cut, with the names of `whole`; blocks may be missing. Set to eval mode.
+        whole: before the cut. Set to eval mode.
+        kept: by layer, outputs that stayed; the others kept all.
+        batches: inputs of both, on their device: plain training samples.
+        seed: of the pixels that are drawn.
+    """
+    network.eval()
+    whole.eval()
+    images = list(batches)
+    survey = _survey(whole, images[0][:1])
+    images = _limited(images, survey.bytes_per_sample)
+    pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
+    generator = torch.Generator().manual_seed(seed)
+    was = now = images
+    changed: list[nn.Module] = []
+    for name in track(list(whole._modules), "refit"):
+        block, narrowed = whole.get_submodule(name), network._modules.get(name)
+        if narrowed is not None and not changed and _are_equal(block, narrowed):
+            was = now = [block(x) for x in was]
+            continue
+        layers = survey.layers.get(name, []) if narrowed is not None else []
+        lessons = [_lesson(whole, block, x, layers, kept, pixels, generator) for x in was]
+        was = [lesson.outputs for lesson in lessons]
+        if narrowed is None:
+            continue
+        changed.append(narrowed)
+        for layer in layers:
+            norm = survey.norms.get(layer)
+            _learn(network, narrowed, layer, norm and network.get_submodule(norm), now, lessons)
+        now = [narrowed(x) for x in now]
+    _absorb(network, changed, images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """What one forward pass tells of a network.
+
+    Args:
+        layers: by block, its convolutions and linear layers that run once, in the order in which they run.
+        norms: by such a layer, the batch-norm that reads its outputs.
+        bytes_per_sample: of the largest inputs and outputs of a block together.
+    """
+
+    layers: dict[str, list[str]]
+    norms: dict[str, str]
+    bytes_per_sample: int
+
+
+def _survey(whole: nn.Sequential, example: Tensor) -> _Survey:
+    runs: list[tuple[str, Tensor]] = []
+    norms: dict[str, str] = {}
+    sizes = [0]
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: runs.append((name, output))
+
+    def note_norm(name: str) -> Callable[..., None]:
+        def find(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            norms.update({layer: name for layer, output in runs if output is inputs[0]})
+
+        return find
+
+    def note_size(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes.append(sum(value.numel() * value.element_size() for value in (inputs[0], output)))
+
+    handles = [block.register_forward_hook(note_size) for block in whole]
+    for name, module in whole.named_modules():
+        if isinstance(module, (*_CONVS, nn.Linear)):
+            handles.append(module.register_forward_hook(note(name)))
+        elif isinstance(module, _NORMS):
+            handles.append(module.register_forward_pre_hook(note_norm(name)))
+    try:
+        whole(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers: dict[str, list[str]] = {}
+    counts = Counter(name for name, _ in runs)
+    for name, output in runs:
+        if counts[name] == 1 and _can_learn(whole.get_submodule(name), output):
+            layers.setdefault(name.split(".")[0], []).append(name)
+    return _Survey(layers=layers, norms=norms, bytes_per_sample=max(sizes))
+
+
+def _can_learn(layer: nn.Module, output: Tensor) -> bool:
+    if isinstance(layer, nn.Linear):
+        return output.dim() == 2
+    return isinstance(layer, _CONVS) and (layer.groups == 1 or is_depthwise(layer))
+
+
+def _limited(images: Sequence[Tensor], bytes_per_sample: int) -> list[Tensor]:
+    """As many samples as fit into `BYTES` for both networks; at least `FOLDS`."""
+    left = max(FOLDS, BYTES // (2 * max(1, bytes_per_sample)))
+    taken = []
+    for batch in images:
+        if left > 0:
+            taken.append(batch[:left])
+        left -= len(batch)
+    return taken
+
+
+def _are_equal(block: nn.Module, other: nn.Module) -> bool:
+    """Whether two blocks of one kind hold the same values."""
+    ours, theirs = block.state_dict(), other.state_dict()
+    return all(
+        value.shape == theirs[key].shape and torch.equal(value, theirs[key]) for key, value in ours.items()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lesson:
+    """What a block of the whole network makes of one batch.
+
+    Args:
+        outputs: of the block.
+        places: by layer, `b x p` flat positions in its map; None where it gives no map.
+        targets: by layer, `b x p x o` outputs there that are kept.
+    """
+
+    outputs: Tensor
+    places: dict[str, Tensor | None]
+    targets: dict[str, Tensor]
+
+
+def _lesson(
+    whole: nn.Sequential,
+    block: nn.Module,
+    x: Tensor,
+    layers: Sequence[str],
+    kept: Mapping[str, Sequence[int]],
+    pixels: int,
+    generator: torch.Generator,
+) -> _Lesson:
+    places: dict[str, Tensor | None] = {}
+    targets: dict[str, Tensor] = {}
+
+    def take(name: str) -> Callable[..., None]:
+        def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            flat = output.flatten(2) if output.dim() > 2 else output[:, :, None]
+            place = None
+            if output.dim() > 2:
+                shape = (len(flat), min(pixels, flat.shape[2]))
+                place = torch.randint(flat.shape[2], shape, generator=generator).to(flat.device)
+                flat = flat.gather(2, place[:, None].expand(-1, flat.shape[1], -1))
+            rows = flat.transpose(1, 2)
+            places[name] = place
+            targets[name] = rows[:, :, list(kept[name])] if name in kept else rows.clone()
+
+        return note
+
+    handles = [whole.get_submodule(name).register_forward_hook(take(name)) for name in layers]
+    try:
+        outputs = block(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _Lesson(outputs=outputs, places=places, targets=targets)
+
+
+def _learn(
+    network: nn.Sequential,
+    block: nn.Module,
+    name: str,
+    norm: Any,
+    inputs: Sequence[Tensor],
+    lessons: Sequence[_Lesson],
+) -> None:
+    """Correct one layer of the narrowed network, and the mean of the batch-norm after it."""
+    layer: Any = network.get_submodule(name)
+    by_outputs = layer.weight[0].numel() > WIDEST
+    if by_outputs and len(layer.weight) > WIDEST:
+        return
+    takes_constant = layer.bias is not None or getattr(norm, "running_mean", None) is not None
+    evidence = Evidence(has_offset=takes_constant)
+    for read, targets, judges in _rows(block, layer, name, inputs, lessons):
+        outputs = output_rows(layer, read)
+        wanted = targets.T[:, :, None] if len(read) > 1 else targets[None]
+        evidence.add(outputs if by_outputs else read, wanted - outputs, judges=judges)
+    found = evidence.correction()
+    if found is not None:
+        _correct(layer, norm, found, by_outputs)
+
+
+def _rows(
+    block: nn.Module, layer: nn.Module, name: str, inputs: Sequence[Tensor], lessons: Sequence[_Lesson]
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """What a layer reads, `g x m x d`, what it ought to give, `m x o`, and whether this judges."""
+    seen = 0
+    for x, lesson in zip(inputs, lessons, strict=True):
+        read, place, targets = _input_of(block, layer, x), lesson.places[name], lesson.targets[name]
+        judges = torch.arange(seen, seen + len(x)) % FOLDS == FOLDS - 1
+        seen += len(x)
+        size = max(1, PART // targets.shape[1])
+        for mask, judge in ((~judges, False), (judges, True)):
+            for rows in mask.nonzero()[:, 0].to(x.device).split(size):
+                at = None if place is None else place[rows]
+                yield patches(layer, read[rows], at), targets[rows].flatten(0, 1), judge
+
+
+def _correct(layer: Any, norm: Any, found: Correction, by_outputs: bool) -> None:
+    weights = found.weights.to(layer.weight)
+    flat = layer.weight.flatten(1)
+    if by_outputs:
+        added = weights[0].T @ flat
+        if layer.bias is not None:
+            layer.bias += weights[0].T @ layer.bias
+    else:
+        # Of a depthwise layer `g x d x 1`, of others `1 x d x o`.
+        added = weights.flatten(1) if len(weights) > 1 else weights[0].T
+    layer.weight += added.reshape(layer.weight.shape)
+    if found.offsets is None:
+        return
+    constants = found.offsets.flatten().to(layer.weight)
+    if layer.bias is not None:
+        layer.bias += constants
+    else:
+        norm.running_mean -= constants
+
+
+class _Reached(Exception):
+    """A forward pass has come to the layer that is looked at."""
+
+
+def _input_of(block: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer of a block reads; the rest of the block is not run."""
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+        raise _Reached
+
+    handle = layer.register_forward_pre_hook(stop)
+    try:
+        block(x)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterable[Tensor]) -> None:
+    """Statistics of batch-norm as they are on these images, with scales and shifts that change nothing."""
+    norms: list[Any] = [
+        module
+        for block in blocks
+        for module in block.modules()
+        if isinstance(module, _NORMS) and module.affine and module.running_mean is not None
+    ]
+    sums: dict[Any, tuple[int, Tensor, Tensor]] = {}
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].transpose(0, 1).flatten(1).double()
+        count, total, squares = sums.get(module, (0, rows.new_zeros(()), rows.new_zeros(())))
+        sums[module] = (count + rows.shape[1], total + rows.sum(1), squares + rows.square().sum(1))
+
+    handles = [norm.register_forward_pre_hook(add) for norm in norms]
+    try:
+        for batch in images:
+            network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for norm, (count, total, squares) in sums.items():
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        before = (norm.running_var.double() + norm.eps).sqrt()
+        norm.bias += (norm.weight.double() * (mean - norm.running_mean.double()) / before).to(norm.bias)
+        norm.weight *= ((variance + norm.eps).sqrt() / before).to(norm.weight)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
