@@ -20,10 +20,18 @@ from tascnet.config import Config
 from tascnet.console import output
 from tascnet.files import digest_json, read_json
 from tascnet.measure import complexity
-from tascnet.models.archive import save
+from tascnet.models.archive import load, save
 from tascnet.models.surgery import layer_widths, narrow
 from tascnet.models.weights import BACKBONES
-from tascnet.prune import FilterHistory, Limits, WidthCosts, fold_into, rank_by_reconstruction, rank_pairs
+from tascnet.prune import (
+    FilterHistory,
+    Limits,
+    WidthCosts,
+    fold_into,
+    rank_by_reconstruction,
+    rank_pairs,
+    refit,
+)
 from tascnet.report.numbers import count
 from tascnet.runs import run_folder, stage_folder
 
@@ -38,7 +46,7 @@ from .trials import for_backbone
 
 __all__ = ["cost_table", "parts_of", "run"]
 
-PARTS = ("history", "pairs", "reconstruction", "activations", "merge", "surgery")
+PARTS = ("history", "pairs", "reconstruction", "activations", "merge", "surgery", "refit")
 SHARE = 0.25
 
 
@@ -129,6 +137,13 @@ def parts_of(config: Config, source: Path) -> Row:
     widths = layer_widths(network)
     kept = {g.name: sorted(set(range(g.width)) - set(removed[g.name])) for g in groups}
     timed("surgery", lambda: narrow(network, session.example, kept))
+    outputs = {layer: kept[g.name] for g in groups for layer in g.filters}
+
+    def learn_again() -> None:
+        images = (images for images, _ in session.sample_batches())
+        refit(network, session.place(load(source, factory=session.factory)), outputs, images)
+
+    timed("refit", learn_again)
     expected = {name: widths[name] - len(removed[g.name]) for g in groups for name in g.filters}
     cost = complexity(network, session.example)
     counted = costs({name: len(channels) for name, channels in removed.items()})

@@ -10,6 +10,8 @@ __all__ = ["Correction", "Evidence"]
 
 # Added to the diagonal of the correlations; the last leaves the weights and moves the mean alone.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
+# Share of an input's mean square that its variance exceeds.
+CONSTANT = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +101,10 @@ class _Moments:
         weights = torch.zeros_like(self._xr)
         if ridge < math.inf:
             matrix = (self._xx / self.rows).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
-            scale = matrix.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-            # An input that never varies has nothing to say.
-            scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+            squares = self._xx.diagonal(dim1=1, dim2=2) / self.rows
+            variances = matrix.diagonal(dim1=1, dim2=2)
+            # An input that hardly varies has nothing to say but rounding errors.
+            scale = torch.where(variances > CONSTANT * squares, variances, torch.inf).sqrt()
             matrix.div_(scale[:, :, None]).div_(scale[:, None])
             matrix.diagonal(dim1=1, dim2=2).add_(ridge)
             target = (self._xr / self.rows).baddbmm_(mean[:, :, None], lack[:, None], alpha=-1)

@@ -70,23 +70,24 @@ def refit(
     pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
     generator = torch.Generator().manual_seed(seed)
     was = now = images
-    changed: list[nn.Module] = []
+    behind: list[nn.Module] | None = None
     for name in track(list(whole._modules), "refit"):
         block, narrowed = whole.get_submodule(name), network._modules.get(name)
-        if narrowed is not None and not changed and _are_equal(block, narrowed):
+        if behind is None and narrowed is not None and _are_equal(block, narrowed):
             was = now = [block(x) for x in was]
             continue
+        behind = behind or []
         layers = survey.layers.get(name, []) if narrowed is not None else []
         lessons = [_lesson(whole, block, x, layers, kept, pixels, generator) for x in was]
         was = [lesson.outputs for lesson in lessons]
         if narrowed is None:
             continue
-        changed.append(narrowed)
+        behind.append(narrowed)
         for layer in layers:
             norm = survey.norms.get(layer)
             _learn(network, narrowed, layer, norm and network.get_submodule(norm), now, lessons)
         now = [narrowed(x) for x in now]
-    _absorb(network, changed, images)
+    _absorb(network, behind or [], images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,147 @@
+"""After a refit the narrowed network says what the whole one said, more nearly than by folding alone."""
+
+import copy
+import sys
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tascnet.models.surgery import consumer_inputs, narrow, width_groups, without_blocks
+from tascnet.prune import fold_into, input_moments, refit
+from tests.models.toys import EXAMPLE, TOYS
+
+
+def images(seed: int = 0, count: int = 6) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(32, 3, 8, 8, generator=generator) for _ in range(count)]
+
+
+def cut(chain: nn.Sequential, share: float = 0.3) -> tuple[nn.Sequential, dict[str, list[int]]]:
+    """The network without a share of every group, folded, and by layer the outputs that stayed."""
+    network = copy.deepcopy(chain)
+    groups = [group for group in width_groups(network, EXAMPLE) if group.width >= 4]
+    inputs = consumer_inputs(network, EXAMPLE, groups)
+    moments = input_moments(network, inputs, images())
+    keep, kept = {}, {}
+    for group in groups:
+        removed = list(range(0, group.width, round(1 / share)))
+        fold_into(network, inputs[group.name], moments[group.name], removed)
+        keep[group.name] = [channel for channel in range(group.width) if channel not in removed]
+        kept |= dict.fromkeys(group.filters, keep[group.name])
+    narrow(network, EXAMPLE, keep)
+    return network.eval(), kept
+
+
+def distance(network: nn.Module, whole: nn.Module) -> float:
+    """Share of the variance of the whole network's outputs that is missed on images not seen before."""
+    fresh = torch.cat(images(seed=1, count=4))
+    with torch.no_grad():
+        expected, given = whole.eval()(fresh), network.eval()(fresh)
+    return float((given - expected).square().sum() / (expected - expected.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize("kind", TOYS)
+def test_less_is_lost_than_by_folding_alone(kind: str) -> None:
+    whole = TOYS[kind]()
+    network, kept = cut(whole)
+    folded = distance(network, whole)
+    refit(network, whole, kept, images())
+    assert distance(network, whole) < 0.6 * folded
+
+
+@pytest.mark.parametrize("kind", TOYS)
+def test_without_a_cut_nothing_changes(kind: str) -> None:
+    whole = TOYS[kind]()
+    network = copy.deepcopy(whole)
+    refit(network, whole, {}, images())
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key]), key
+
+
+def test_what_lies_before_the_cut_stays_as_it_is() -> None:
+    whole = TOYS["residual"]()
+    network = copy.deepcopy(whole)
+    narrow(network, EXAMPLE, {"b1.body.conv1": [0, 1, 2, 5, 6, 7, 8, 9]})
+    before = network.state_dict()
+    before = {key: value.clone() for key, value in before.items()}
+    refit(network, whole, {"b1.body.conv1": [0, 1, 2, 5, 6, 7, 8, 9]}, images())
+    changed = {
+        key.split(".")[0] for key, value in network.state_dict().items() if not value.equal(before[key])
+    }
+    assert changed == {"b1", "classifier"}
+
+
+def test_channels_that_others_repeat_go_without_a_trace() -> None:
+    """Nothing is folded: the consumer finds the removed half in the other."""
+    torch.manual_seed(0)
+    layers = OrderedDict(a=nn.Conv2d(3, 8, 3), relu=nn.ReLU(), b=nn.Conv2d(8, 5, 3, stride=2))
+    whole = nn.Sequential(layers)
+    with torch.no_grad():
+        for parameter in whole.a.parameters():
+            parameter[4:] = parameter[:4]
+    network = copy.deepcopy(whole)
+    narrow(network, EXAMPLE, {"a": [0, 1, 2, 3]})
+    assert distance(network, whole) > 0.1
+    refit(network, whole, {"a": [0, 1, 2, 3]}, images())
+    assert distance(network, whole) < 1e-4
+
+
+def test_statistics_of_batches_change_nothing_afterwards() -> None:
+    """In train mode batch-norm takes those of the batch, which here is all that they were measured on."""
+    whole = TOYS["residual"]()
+    network, kept = cut(whole)
+    refit(network, whole, kept, images())
+    everything = torch.cat(images())
+    evaluated = network.eval()(everything)
+    torch.testing.assert_close(network.train()(everything), evaluated, rtol=1e-3, atol=1e-3)
+
+
+def test_the_blocks_behind_make_up_for_one_that_has_gone() -> None:
+    whole = TOYS["residual"]()
+    network, _ = without_blocks(copy.deepcopy(whole), {"b1"})
+    without = distance(network, whole)
+    refit(network, whole, {}, images())
+    assert distance(network, whole) < 0.5 * without
+
+
+def test_layers_too_wide_to_solve_for_correct_their_outputs_by_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = TOYS["plain"]()
+    network, kept = cut(whole)
+    folded = distance(network, whole)
+    module = sys.modules["tascnet.prune.refit"]
+    monkeypatch.setattr(module, "WIDEST", 12)
+    refit(network, whole, kept, images())
+    corrected = distance(network, whole)
+    assert corrected < folded
+    network, kept = cut(whole)
+    before = copy.deepcopy(network)
+    monkeypatch.setattr(module, "WIDEST", 1)
+    refit(network, whole, kept, images())
+    for name in ("conv1", "conv2", "fc", "classifier"):
+        assert torch.equal(network.get_submodule(name).weight, before.get_submodule(name).weight)  # type: ignore[arg-type]
+
+
+def test_few_images_are_enough_and_memory_bounds_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = TOYS["plain"]()
+    monkeypatch.setattr(sys.modules["tascnet.prune.refit"], "BYTES", 1)
+    runs: list[int] = []
+    whole.register_forward_hook(lambda _module, inputs, _output: runs.append(len(inputs[0])))
+    network, kept = cut(whole)
+    folded = distance(network, whole)
+    refit(network, whole, kept, images())
+    assert distance(network, whole) < 2 * folded
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    whole = TOYS["dense"]()
+    results = []
+    for seed in (0, 0, 1):
+        network, kept = cut(whole)
+        refit(network, whole, kept, images(), seed=seed)
+        results.append(torch.cat([value.flatten() for value in network.state_dict().values()]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
