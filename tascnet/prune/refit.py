@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -64,9 +65,10 @@ def refit(
     """
     network.eval()
     whole.eval()
-    images = list(batches)
-    survey = _survey(whole, images[0][:1])
-    images = _limited(images, survey.bytes_per_sample)
+    stream = iter(batches)
+    head = next(stream)
+    survey = _survey(whole, head[:1])
+    images = _limited(chain([head], stream), survey.bytes_per_sample)
     pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
     generator = torch.Generator().manual_seed(seed)
     was = now = images
@@ -108,7 +110,7 @@ class _Survey:
 def _survey(whole: nn.Sequential, example: Tensor) -> _Survey:
     runs: list[tuple[str, Tensor]] = []
     norms: dict[str, str] = {}
-    sizes = [0]
+    sizes: list[int] = []
 
     def note(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, output: runs.append((name, output))
@@ -147,14 +149,15 @@ def _can_learn(layer: nn.Module, output: Tensor) -> bool:
     return isinstance(layer, _CONVS) and (layer.groups == 1 or is_depthwise(layer))
 
 
-def _limited(images: Sequence[Tensor], bytes_per_sample: int) -> list[Tensor]:
+def _limited(images: Iterable[Tensor], bytes_per_sample: int) -> list[Tensor]:
     """As many samples as fit into `BYTES` for both networks; at least `FOLDS`."""
-    left = max(FOLDS, BYTES // (2 * max(1, bytes_per_sample)))
+    left = max(FOLDS, BYTES // (2 * bytes_per_sample))
     taken = []
     for batch in images:
-        if left > 0:
-            taken.append(batch[:left])
+        taken.append(batch[:left])
         left -= len(batch)
+        if left <= 0:
+            break
     return taken
 
 
