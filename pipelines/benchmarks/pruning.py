@@ -31,7 +31,7 @@ from tascnet.runs import run_folder, stage_folder
 
 from .. import prune
 from ..pruning.amounts import cost_model, plan_amounts
-from ..pruning.cut import cut, kept_outputs, settle, whole_of
+from ..pruning.cut import cut, kept_outputs, settle, teacher_of
 from ..pruning.iteration import unpruned_row
 from ..pruning.ranks import rank_without_history
 from ..pruning.stage import PruneStage, eligible_groups, open_stage, train
@@ -363,9 +363,10 @@ def _cut_alone(stage: PruneStage, budget: float) -> nn.Sequential:
                 f"{stage.config.prune.min_filters}",
                 "lower it, or raise benchmark.budgets",
             )
-        whole, (losing, chosen) = whole_of(stage, network), ranks.first(plan.remove)
+        losing, chosen = ranks.first(plan.remove)
+        teacher = teacher_of(stage, network, kept_outputs(losing, chosen))
         cut(stage, network, losing, chosen, history=ranks.history, measured=ranks.measured)
-        settle(stage, network, whole, kept_outputs(losing, chosen))
+        settle(stage, network, teacher)
     return network
 
 
@@ -381,7 +382,7 @@ def _stock(stage: PruneStage, key: Row, variant: Variant, *, trained: bool) -> n
         batches = stage.session.sample_batches()
         network = stock_cut(network, session.example, key["method"], variant.is_global, goal, batches)
         session.place(network)
-        settle(stage, network, None, {})
+        settle(stage, network)
         if trained:
             own = epochs // steps + (epochs % steps if step == steps else 0)
             train(stage, network, folder, f"step{step}", own, distillation=stage.distillation)

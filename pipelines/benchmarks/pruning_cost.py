@@ -1,4 +1,4 @@
-"""What selection, merging and surgery cost on large networks, and whether the counts afterwards are right.
+"""What selection, merging, surgery and refit cost on large networks, and whether the counts are right.
 
 Each network runs one iteration of stage prune; its parts are then timed apart on the same network, in a
 process of their own, with the memory that each adds at its peak. The count of FLOPs is compared with
@@ -30,13 +30,13 @@ from tascnet.prune import (
     fold_into,
     rank_by_reconstruction,
     rank_pairs,
-    refit,
 )
 from tascnet.report.numbers import count
 from tascnet.runs import run_folder, stage_folder
 
 from .. import prune
 from ..backbone import load_source, softmax_network
+from ..pruning.cut import kept_outputs, settle
 from ..pruning.ranks import measure_inputs
 from ..pruning.stage import eligible_groups, open_stage
 from ..session import check_data, open_session, resolve_device
@@ -61,7 +61,7 @@ def run(config: Config) -> None:
     device = resolve_device(config)
     folder = benchmark_folder(config)
     parts = [asdict(part) for part in (config.dataset, config.backbone, config.trainer.recover, config.prune)]
-    settings = digest_json([*parts, config.device, config.threads])[:12]
+    settings = digest_json([*parts, PARTS, config.device, config.threads])[:12]
     keys = [{"backbone": name, "settings": settings} for name in config.benchmark.backbones]
     rows = collect(folder, keys, lambda key: _row(config, folder / RUNS / settings, key["backbone"]))
     write_metrics(folder, rows, rows, device)
@@ -127,7 +127,8 @@ def parts_of(config: Config, source: Path) -> Row:
         }
 
     timed("reconstruction", by_reconstruction)
-    removed = {g.name: list(pairs[g.name].first(max(1, most.most(g.width))).order) for g in groups}
+    rankings = {g.name: pairs[g.name].first(max(1, most.most(g.width))) for g in groups}
+    removed = {name: list(ranking.order) for name, ranking in rankings.items()}
 
     def merge() -> None:
         for name, channels in removed.items():
@@ -137,11 +138,12 @@ def parts_of(config: Config, source: Path) -> Row:
     widths = layer_widths(network)
     kept = {g.name: sorted(set(range(g.width)) - set(removed[g.name])) for g in groups}
     timed("surgery", lambda: narrow(network, session.example, kept))
-    outputs = {layer: kept[g.name] for g in groups for layer in g.filters}
+    outputs = kept_outputs(groups, rankings)
 
     def learn_again() -> None:
-        images = (images for images, _ in session.sample_batches())
-        refit(network, session.place(load(source, factory=session.factory)), outputs, images)
+        # The copy of the whole network that it learns from is part of what it takes.
+        whole = session.place(load(source, factory=session.factory))
+        settle(stage, network, (whole, outputs))
 
     timed("refit", learn_again)
     expected = {name: widths[name] - len(removed[g.name]) for g in groups for name in g.filters}

@@ -1,9 +1,11 @@
 """The cut itself: what goes hands over to what stays, and is removed from the network."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from tascnet.models.surgery import WidthGroup, consumer_inputs, narrow
 from tascnet.prune import (
@@ -18,10 +20,14 @@ from tascnet.prune import (
 )
 from tascnet.train import reestimate_batchnorm
 
+from ..session import MEASURED
 from .ranks import Inputs, measure_inputs
 from .stage import PruneStage
 
-__all__ = ["cut", "kept_outputs", "settle", "whole_of"]
+__all__ = ["Teacher", "cut", "kept_outputs", "settle", "teacher_of"]
+
+# A network before a cut, and by layer the outputs that stay.
+Teacher: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
 
 
 def cut(
@@ -50,7 +56,7 @@ def cut(
         inputs, moments = measured or measure_inputs(stage, network, groups)
         for group in groups:
             fold_into(network, inputs[group.name], moments[group.name], list(chosen[group.name].order))
-    elif options.merge == "fold":
+    elif options.merge in ("fold", "refit"):
         _fold_by_weights(stage, network, groups, chosen)
     keep = _keep(groups, chosen)
     narrow(network, stage.session.example, keep)
@@ -58,11 +64,6 @@ def cut(
     if history is not None:
         for name, indices in keep.items():
             history.keep(name, indices)
-
-
-def whole_of(stage: PruneStage, network: nn.Sequential) -> nn.Sequential | None:
-    """A copy of a network that is about to be cut, where `prune.merge` learns from it; else None."""
-    return copy.deepcopy(network) if stage.config.prune.merge == "refit" else None
 
 
 def kept_outputs(groups: Sequence[WidthGroup], chosen: Mapping[str, Ranking]) -> dict[str, list[int]]:
@@ -75,28 +76,48 @@ def _keep(groups: Sequence[WidthGroup], chosen: Mapping[str, Ranking]) -> dict[s
     return {g.name: sorted(set(range(g.width)) - set(chosen[g.name].order)) for g in groups}
 
 
+def teacher_of(
+    stage: PruneStage, network: nn.Sequential, kept: Mapping[str, Sequence[int]]
+) -> Teacher | None:
+    """A copy of a network that is about to be cut, where `prune.merge=refit` learns from it.
+
+    Args:
+        stage: with the config.
+        network: before the cut.
+        kept: by layer, outputs that will stay, from `kept_outputs`.
+    """
+    return (copy.deepcopy(network), kept) if stage.config.prune.merge == "refit" else None
+
+
 def settle(
     stage: PruneStage,
     network: nn.Sequential,
-    whole: nn.Sequential | None,
-    kept: Mapping[str, Sequence[int]],
+    teacher: Teacher | None = None,
+    *,
     first: int = 0,
+    samples: int | None = None,
 ) -> None:
-    """Measure batch-norm anew after a cut; with `prune.merge=refit` every layer learns from the whole one.
+    """Make a network that has been cut fit together again, without training.
 
     Args:
         stage: with the training samples.
         network: after the cut, on the device.
-        whole: before it, from `whole_of`.
-        kept: by layer, outputs that stayed, from `kept_outputs`.
-        first: index of the first block that was changed.
+        teacher: from `teacher_of`: every layer behind the cut learns from it; None: batch-norm is measured
+            anew.
+        first: where it is, index of the first block that was changed.
+        samples: how many are used; None: all, or of a teacher `MEASURED`.
     """
     network.requires_grad_(True)
-    if whole is None:
-        reestimate_batchnorm(network, stage.session.train, first_block=first, device=stage.session.device)
+    session = stage.session
+    if teacher is None:
+        source = session.train if samples is None else session.sample(samples)
+        reestimate_batchnorm(network, source, first_block=first, device=session.device)
     else:
-        images = (images for images, _ in stage.session.sample_batches())
-        refit(network, whole, kept, images, seed=stage.config.seed)
+        refit(network, *teacher, partial(_images, stage, samples or MEASURED), seed=stage.config.seed)
+
+
+def _images(stage: PruneStage, samples: int) -> Iterator[Tensor]:
+    return (images for images, _ in stage.session.sample_batches(samples))
 
 
 def _average(

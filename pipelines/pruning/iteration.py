@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from tascnet.files import read_json, write_json
 from tascnet.measure import complexity, latency, size_bytes
-from tascnet.models.surgery import without_blocks
+from tascnet.models.surgery import WidthGroup, without_blocks
 from tascnet.prune import (
     INERT_RATIO,
     FilterHistory,
@@ -28,8 +28,8 @@ from tascnet.words import plural
 
 from ..steps import fit_record
 from .amounts import cost_model, may_remove, plan_amounts, reaches_goal
-from .blocks import cheaper_block, removable_blocks
-from .cut import cut, kept_outputs, settle, whole_of
+from .blocks import Candidate, cheaper_block, removable_blocks
+from .cut import cut, kept_outputs, settle, teacher_of
 from .journal import Row, land_on, lands, state_name
 from .ranks import HISTORY, Ranks, rank, write_history
 from .rounding import rounding
@@ -201,18 +201,14 @@ def _cut_and_recover(
     else:
         epochs += options.optimise_epochs
     block = _chosen_block(stage, ranks, plan, excluded, is_too_small, folder) if options.blocks else None
-    whole = whole_of(stage, network)
     if block is None:
-        first, kept = min(group.first_block for group in groups), kept_outputs(groups, chosen)
-        cut(stage, network, groups, chosen, history=history, measured=ranks.measured)
+        _without_filters(stage, ranks, groups, chosen)
     else:
         log.info("the block %s goes, and no filters", block)
-        first, kept = list(network._modules).index(block), {}
-        network, facts["block"] = without_blocks(network, {block})[0], block
+        network, facts["block"] = _without_block(stage, network, block), block
         if goes_on is not None:
             # Groups that reach through the block are others now: recording begins anew.
             goes_on = FilterHistory(eligible_groups(stage, network))
-    settle(stage, network, whole, kept, first)
     after_cut = evaluate(network, stage.session.val, device=device)
     result = train(
         stage, network, folder, "retrain", epochs, distillation=stage.distillation, recorder=goes_on
@@ -220,6 +216,22 @@ def _cut_and_recover(
     if goes_on is not None:
         write_history(folder / HISTORY, goes_on)
     return network, {**fit_record(result), "val_accuracy_after_cut": after_cut.accuracy, **facts}
+
+
+def _without_filters(
+    stage: PruneStage, ranks: Ranks, groups: list[WidthGroup], chosen: Mapping[str, Ranking]
+) -> None:
+    network = ranks.network
+    teacher = teacher_of(stage, network, kept_outputs(groups, chosen))
+    cut(stage, network, groups, chosen, history=ranks.history, measured=ranks.measured)
+    settle(stage, network, teacher, first=min(group.first_block for group in groups))
+
+
+def _without_block(stage: PruneStage, network: nn.Sequential, block: str) -> nn.Sequential:
+    teacher, first = teacher_of(stage, network, {}), list(network._modules).index(block)
+    shorter = without_blocks(network, {block})[0]
+    settle(stage, shorter, teacher, first=first)
+    return shorter
 
 
 def _chosen_block(
@@ -233,10 +245,12 @@ def _chosen_block(
     """The block that goes in place of the plan's filters, if one does; chosen once for a folder."""
     known = folder / CHOICE
     if not known.exists():
-        filters = None
+        filters: Candidate | None = None
         if plan.remove:
-            filters, history = copy.deepcopy(ranks.network), copy.deepcopy(ranks.history)
-            cut(stage, filters, *ranks.first(plan.remove), history=history, measured=ranks.measured)
+            narrower, history = copy.deepcopy(ranks.network), copy.deepcopy(ranks.history)
+            groups, chosen = ranks.first(plan.remove)
+            cut(stage, narrower, groups, chosen, history=history, measured=ranks.measured)
+            filters = narrower, kept_outputs(groups, chosen)
         write_json(known, cheaper_block(stage, ranks.network, filters, excluded, is_too_small))
     block: str | None = read_json(known)
     return block

@@ -194,7 +194,7 @@ def refuse_lost(root: Path, paths: Iterable[Path]) -> None:
     Raises:
         DataError: there are such.
     """
-    lost = sorted(path.name for path in paths if path.is_symlink() and not path.exists())
+    lost = sorted(path.name for path in paths if path.is_symlink() and not os.path.exists(path))
     if lost:
         raise DataError(
             f"{root} holds links that lead nowhere ({', '.join(lost[:NAMED])}), which may be classes",

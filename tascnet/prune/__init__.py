@@ -24,7 +24,7 @@ from tascnet.prune.pairs import most_similar_pairs, pair_count, split_members
 from tascnet.prune.proportion import fold_pairs, nearest_kept
 from tascnet.prune.ranking import Ranking, rank_pairs, rank_scores
 from tascnet.prune.reconstruction import rank_all_by_reconstruction, rank_by_reconstruction
-from tascnet.prune.refit import refit
+from tascnet.prune.refitting import refit
 from tascnet.prune.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio, pair_penalty
 from tascnet.prune.schedule import (
     Goals,

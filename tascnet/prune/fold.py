@@ -7,11 +7,12 @@ left to the batch-norm after it, whose statistics are measured anew. Where chann
 the network's function stays as it is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from tascnet.prune.hooks import attached, drawn_places, rows_at
 
 __all__ = ["Moments", "correlations", "fold_into", "input_moments"]
 
@@ -52,7 +53,8 @@ def input_moments(
 
     def watch(consumer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            pixels = _pixels(arguments[0], generator)
+            maps = arguments[0]
+            pixels = rows_at(maps, drawn_places(maps, PIXELS, generator))
             for group, indices in readers[consumer].items():
                 moment = _moment(pixels, indices)
                 known = moments[group].get(consumer)
@@ -60,7 +62,8 @@ def input_moments(
 
         return add
 
-    with _hooked(model, {consumer: watch(consumer) for consumer in readers}), torch.no_grad():
+    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in readers]
+    with attached(hooks), torch.no_grad():
         for batch in batches:
             model(batch)
     return moments
@@ -134,31 +137,8 @@ def correlations(moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, covariance.div_(safe[:, None]).div_(safe), scale
 
 
-def _pixels(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows of channels or features, `m x c`: of maps `PIXELS` places of each sample, drawn at random."""
-    if inputs.dim() == 2:
-        return inputs
-    flat = inputs.flatten(2)
-    if flat.shape[2] > PIXELS:
-        places = torch.randint(flat.shape[2], (len(flat), 1, PIXELS), generator=generator).to(flat.device)
-        flat = flat.gather(2, places.expand(-1, flat.shape[1], -1))
-    return flat.transpose(1, 2).flatten(0, 1)
-
-
 def _moment(rows: Tensor, indices: Tensor) -> Tensor:
     """Second moments of a group's channels and a 1 over rows `m x c`; pixels of a flat map are rows."""
     channels = rows[:, indices.to(rows.device)].double().transpose(1, 2).flatten(0, 1)
     extended = torch.cat([channels, channels.new_ones(len(channels), 1)], 1)
     return (extended.T @ extended).cpu()
-
-
-@contextmanager
-def _hooked(
-    model: nn.Module, hooks: Mapping[str, Callable[[nn.Module, tuple[Tensor, ...]], None]]
-) -> Iterator[None]:
-    handles = [model.get_submodule(name).register_forward_pre_hook(hook) for name, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tascnet.prune.hooks import attached
+
 __all__ = ["loss_gradients", "output_gradients"]
 
 
@@ -55,22 +57,18 @@ def output_gradients(
 
         return note
 
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
+    hooks = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
     samples = 0
-    try:
-        with _unfrozen(model):
-            for inputs, labels in batches:
-                loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
-                gradients = torch.autograd.grad(loss, list(outputs.values()))
-                for name, gradient in zip(outputs, gradients, strict=True):
-                    # `b x o` or `b x o x h x w`
-                    squares = gradient.double().square().reshape(*gradient.shape[:2], -1).sum(2)
-                    totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
-                samples += len(labels)
-                outputs.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with attached(hooks), _unfrozen(model):
+        for inputs, labels in batches:
+            loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+            gradients = torch.autograd.grad(loss, list(outputs.values()))
+            for name, gradient in zip(outputs, gradients, strict=True):
+                # `b x o` or `b x o x h x w`
+                squares = gradient.double().square().reshape(*gradient.shape[:2], -1).sum(2)
+                totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
+            samples += len(labels)
+            outputs.clear()
     return {name: total / max(samples, 1) for name, total in totals.items()}
 
 

@@ -83,16 +83,17 @@ def test_a_new_head_learns_before_the_rest_does(cache, tmp_path):
 
 def test_each_way_of_merging_gives_another_network_of_the_same_widths(tuned, cache):
     networks = {}
-    for merge in ("none", "average", "fold"):
+    for merge in ("none", "average", "fold", "refit"):
         options = [*TINY, f"outputs={tuned.parents[2]}", f"cache_dir={cache}", "name=run", "stage=prune"]
         own = ["prune=tascnet", f"prune.merge={merge}", f"prune.name={merge}", "prune.max_iterations=1"]
         assert command(*options, *own) == 0
         networks[merge] = states(tuned / f"prune-{merge}" / "model")
     shapes = [{key: value.shape for key, value in state.items()} for state in networks.values()]
-    assert shapes[0] == shapes[1] == shapes[2]
+    assert shapes[0] == shapes[1] == shapes[2] == shapes[3]
     assert not are_equal(networks["none"], networks["average"])
     assert not are_equal(networks["none"], networks["fold"])
     assert not are_equal(networks["average"], networks["fold"])
+    assert not are_equal(networks["refit"], networks["fold"])
 
 
 def prune(tuned, cache, name, *own):

@@ -64,8 +64,8 @@ def test_too_few_rows_to_judge_teach_nothing():
 
 def test_an_input_that_never_varies_is_left_alone():
     inputs = rows(400, parts=1)
-    # Of a mean of a million single precision leaves a variance of rounding errors.
-    inputs[:, :, 1] = 1e6 + inputs[:, :, 1] / 1e3
-    correction = found(inputs, inputs[:, :, :1] * 3)
+    # Its variance is a millionth of a millionth of its mean square, and the errors follow it.
+    inputs[:, :, 1] = 1e4 + inputs[:, :, 1] / 1e2
+    correction = found(inputs, inputs[:, :, :1] * 3 + inputs[:, :, 1:2] - 1e4)
     assert correction is not None
     assert correction.weights[0, 1].item() == 0.0

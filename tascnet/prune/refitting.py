@@ -10,22 +10,26 @@ the function stays: training by the statistics of batches begins where this ends
 Source: He et al. 2017, Channel pruning, section 3.2 (inputs of the pruned, outputs of the whole network).
 """
 
+import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.console import track
-from tascnet.models.surgery.layers import is_depthwise
 from tascnet.prune.corrections import Correction, Evidence
+from tascnet.prune.hooks import attached, drawn_places, rows_at
 from tascnet.prune.patches import output_rows, patches
+from tascnet.prune.survey import survey
 
 __all__ = ["refit"]
+
+log = logging.getLogger("tascnet")
 
 # One of so many samples judges what a layer has learnt from the others.
 FOLDS = 4
@@ -39,125 +43,94 @@ WIDEST = 2304
 # Bytes of activations that are held at a time; fewer samples are used where they would be more.
 BYTES = 2**31
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 
 @torch.no_grad()
 def refit(
     network: nn.Sequential,
     whole: nn.Sequential,
     kept: Mapping[str, Sequence[int]],
-    batches: Iterable[Tensor],
+    batches: Callable[[], Iterable[Tensor]],
     *,
     seed: int = 0,
 ) -> None:
     """Let every layer behind a cut give what it gave before, as nearly as least squares can, in place.
 
-    Layers in groups (other than depthwise), run more than once, or too wide to solve for stay as they are.
+    As they are stay layers in groups (other than depthwise), linear layers of anything but `b x c`, layers
+    that run more than once, and those of more than `WIDEST` outputs with as many inputs each.
 
     Args:
         network: after the cut, with the names of `whole`; blocks may be missing. Set to eval mode.
         whole: before the cut. Set to eval mode.
         kept: by layer, outputs that stayed; the others kept all.
-        batches: inputs of both, on their device: plain training samples.
+        batches: gives inputs of both, on their device, the same ones at every call: plain training samples.
         seed: of the pixels that are drawn.
     """
     network.eval()
     whole.eval()
-    stream = iter(batches)
-    head = next(stream)
-    survey = _survey(whole, head[:1])
-    images = _limited(chain([head], stream), survey.bytes_per_sample)
+    with _without_in_place(network, whole):
+        behind = _walk(network, whole, kept, batches, torch.Generator().manual_seed(seed))
+        _absorb(network, behind, batches())
+
+
+def _walk(
+    network: nn.Sequential,
+    whole: nn.Sequential,
+    kept: Mapping[str, Sequence[int]],
+    batches: Callable[[], Iterable[Tensor]],
+    generator: torch.Generator,
+) -> list[nn.Module]:
+    """Teach block after block; gives those that can have changed."""
+    plan = survey(whole, next(iter(batches()))[:1])
+    was = now = images = _as_many_as_fit(batches(), plan.bytes_per_sample)
     pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
-    generator = torch.Generator().manual_seed(seed)
-    was = now = images
-    behind: list[nn.Module] | None = None
+    behind: list[nn.Module] = []
+    is_cut = False
     for name in track(list(whole._modules), "refit"):
         block, narrowed = whole.get_submodule(name), network._modules.get(name)
-        if behind is None and narrowed is not None and _are_equal(block, narrowed):
+        is_cut = is_cut or narrowed is None or not _are_equal(block, narrowed)
+        if not is_cut:
             was = now = [block(x) for x in was]
             continue
-        behind = behind or []
-        layers = survey.layers.get(name, []) if narrowed is not None else []
+        layers = plan.layers.get(name, []) if narrowed is not None else []
         lessons = [_lesson(whole, block, x, layers, kept, pixels, generator) for x in was]
         was = [lesson.outputs for lesson in lessons]
         if narrowed is None:
             continue
         behind.append(narrowed)
         for layer in layers:
-            norm = survey.norms.get(layer)
+            norm = plan.norms.get(layer)
             _learn(network, narrowed, layer, norm and network.get_submodule(norm), now, lessons)
         now = [narrowed(x) for x in now]
-    _absorb(network, behind or [], images)
+    return behind
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Survey:
-    """What one forward pass tells of a network.
-
-    Args:
-        layers: by block, its convolutions and linear layers that run once, in the order in which they run.
-        norms: by such a layer, the batch-norm that reads its outputs.
-        bytes_per_sample: of the largest inputs and outputs of a block together.
-    """
-
-    layers: dict[str, list[str]]
-    norms: dict[str, str]
-    bytes_per_sample: int
-
-
-def _survey(whole: nn.Sequential, example: Tensor) -> _Survey:
-    runs: list[tuple[str, Tensor]] = []
-    norms: dict[str, str] = {}
-    sizes: list[int] = []
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: runs.append((name, output))
-
-    def note_norm(name: str) -> Callable[..., None]:
-        def find(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            norms.update({layer: name for layer, output in runs if output is inputs[0]})
-
-        return find
-
-    def note_size(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes.append(sum(value.numel() * value.element_size() for value in (inputs[0], output)))
-
-    handles = [block.register_forward_hook(note_size) for block in whole]
-    for name, module in whole.named_modules():
-        if isinstance(module, (*_CONVS, nn.Linear)):
-            handles.append(module.register_forward_hook(note(name)))
-        elif isinstance(module, _NORMS):
-            handles.append(module.register_forward_pre_hook(note_norm(name)))
+@contextmanager
+def _without_in_place(*networks: nn.Module) -> Iterator[None]:
+    """Activations write over nothing that is read again."""
+    modules: list[Any] = [
+        m for network in networks for m in network.modules() if getattr(m, "inplace", False)
+    ]
+    for module in modules:
+        module.inplace = False
     try:
-        whole(example)
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-    layers: dict[str, list[str]] = {}
-    counts = Counter(name for name, _ in runs)
-    for name, output in runs:
-        if counts[name] == 1 and _can_learn(whole.get_submodule(name), output):
-            layers.setdefault(name.split(".")[0], []).append(name)
-    return _Survey(layers=layers, norms=norms, bytes_per_sample=max(sizes))
+        for module in modules:
+            module.inplace = True
 
 
-def _can_learn(layer: nn.Module, output: Tensor) -> bool:
-    if isinstance(layer, nn.Linear):
-        return output.dim() == 2
-    return isinstance(layer, _CONVS) and (layer.groups == 1 or is_depthwise(layer))
-
-
-def _limited(images: Iterable[Tensor], bytes_per_sample: int) -> list[Tensor]:
+def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Tensor]:
     """As many samples as fit into `BYTES` for both networks; at least `FOLDS`."""
-    left = max(FOLDS, BYTES // (2 * bytes_per_sample))
+    most = left = max(FOLDS, BYTES // (2 * bytes_per_sample))
     taken = []
-    for batch in images:
+    for batch in batches:
         taken.append(batch[:left])
         left -= len(batch)
         if left <= 0:
+            log.info("refit learns from %d samples: of more the activations would not fit", most)
             break
+    if sum(map(len, taken)) < FOLDS:
+        log.warning("refit needs %d samples to learn from: every layer stays as it is", FOLDS)
     return taken
 
 
@@ -198,24 +171,14 @@ def _lesson(
 
     def take(name: str) -> Callable[..., None]:
         def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            flat = output.flatten(2) if output.dim() > 2 else output[:, :, None]
-            place = None
-            if output.dim() > 2:
-                shape = (len(flat), min(pixels, flat.shape[2]))
-                place = torch.randint(flat.shape[2], shape, generator=generator).to(flat.device)
-                flat = flat.gather(2, place[:, None].expand(-1, flat.shape[1], -1))
-            rows = flat.transpose(1, 2)
-            places[name] = place
+            places[name] = drawn_places(output, pixels, generator)
+            rows = rows_at(output, places[name]).unflatten(0, (len(output), -1))
             targets[name] = rows[:, :, list(kept[name])] if name in kept else rows.clone()
 
         return note
 
-    handles = [whole.get_submodule(name).register_forward_hook(take(name)) for name in layers]
-    try:
+    with attached([whole.get_submodule(name).register_forward_hook(take(name)) for name in layers]):
         outputs = block(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     return _Lesson(outputs=outputs, places=places, targets=targets)
 
 
@@ -291,13 +254,8 @@ def _input_of(block: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         found.append(inputs[0])
         raise _Reached
 
-    handle = layer.register_forward_pre_hook(stop)
-    try:
+    with attached([layer.register_forward_pre_hook(stop)]), suppress(_Reached):
         block(x)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
     return found[0]
 
 
@@ -307,7 +265,7 @@ def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterabl
         module
         for block in blocks
         for module in block.modules()
-        if isinstance(module, _NORMS) and module.affine and module.running_mean is not None
+        if isinstance(module, _BatchNorm) and module.affine and module.running_mean is not None
     ]
     sums: dict[Any, tuple[int, Tensor, Tensor]] = {}
 
@@ -316,13 +274,9 @@ def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterabl
         count, total, squares = sums.get(module, (0, rows.new_zeros(()), rows.new_zeros(())))
         sums[module] = (count + rows.shape[1], total + rows.sum(1), squares + rows.square().sum(1))
 
-    handles = [norm.register_forward_pre_hook(add) for norm in norms]
-    try:
+    with attached([norm.register_forward_pre_hook(add) for norm in norms]):
         for batch in images:
             network(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     for norm, (count, total, squares) in sums.items():
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0)
