@@ -183,6 +183,24 @@ def loud_constant(conv: nn.Module) -> None:
         conv.bias[0] = 10.0
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_constant_that_has_gone_is_said_by_the_batch_norm_or_the_bias(bias: bool) -> None:
+    """Nothing but the constant is lost: afterwards nothing is."""
+    whole = chain_of(
+        ("a", nn.Conv2d(3, 8, 1)),
+        ("b", nn.Conv2d(8, 6, 1, bias=bias)),
+        ("norm", nn.BatchNorm2d(6)),
+        ("relu", nn.ReLU()),
+        ("c", nn.Conv2d(6, 4, 1)),
+    )
+    loud_constant(whole.a)
+    network = copy.deepcopy(whole)
+    narrow(network, EXAMPLE, {"a": list(range(1, 8))})
+    assert distance(network, whole) > 0.1
+    refit(network, whole, {"a": list(range(1, 8))}, images)
+    assert distance(network, whole) < 1e-6
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_a_batch_norm_behind_an_activation_takes_no_constant(inplace: bool) -> None:
     whole = chain_of(
