@@ -34,7 +34,7 @@ log = logging.getLogger("tascnet")
 # One of so many samples judges what a layer has learnt from the others.
 FOLDS = 4
 # Pixels from which a layer learns: in all, and at least of each sample's map.
-ROWS, PIXELS = 16384, 16
+ROWS, PIXELS = 8192, 16
 # Pixels whose patches are held at a time.
 PART = 2048
 # Inputs of one output (channels x kernel positions) up to which they are solved for. Beyond, outputs are
