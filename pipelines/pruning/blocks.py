@@ -76,8 +76,9 @@ def cheaper_block(
     )
     now = times["now"].median_ms
     prices: dict[str, tuple[float, float]] = {}
+    teacher = teacher_of(stage, network, {})
     for name, (candidate, kept) in everything.items():
-        settle(stage, candidate, teacher_of(stage, network, kept), samples=SAMPLES)
+        settle(stage, candidate, teacher and (teacher[0], kept), samples=SAMPLES)
         saved = max(now - times[name].median_ms, NOISE * now)
         rise = max(evaluate(candidate, sample, device=device).loss - loss, 0.0)
         # Of those that cost nothing the one that saves most.

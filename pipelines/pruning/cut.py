@@ -24,7 +24,7 @@ from ..session import MEASURED
 from .ranks import Inputs, measure_inputs
 from .stage import PruneStage
 
-__all__ = ["Teacher", "cut", "kept_outputs", "settle", "teacher_of"]
+__all__ = ["Teacher", "cut", "folds_by_activations", "kept_outputs", "settle", "teacher_of"]
 
 # A network before a cut, and by layer the outputs that stay.
 Teacher: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
@@ -52,11 +52,11 @@ def cut(
     options = stage.config.prune
     if options.merge == "average":
         _average(network, groups, chosen, history)
-    elif options.merge in ("fold", "refit") and options.fold_by == "activations":
+    elif folds_by_activations(stage):
         inputs, moments = measured or measure_inputs(stage, network, groups)
         for group in groups:
             fold_into(network, inputs[group.name], moments[group.name], list(chosen[group.name].order))
-    elif options.merge in ("fold", "refit"):
+    elif options.merge != "none":
         _fold_by_weights(stage, network, groups, chosen)
     keep = _keep(groups, chosen)
     narrow(network, stage.session.example, keep)
@@ -64,6 +64,12 @@ def cut(
     if history is not None:
         for name, indices in keep.items():
             history.keep(name, indices)
+
+
+def folds_by_activations(stage: PruneStage) -> bool:
+    """Whether a cut needs what `measure_inputs` gives."""
+    options = stage.config.prune
+    return options.merge in ("fold", "refit") and options.fold_by == "activations"
 
 
 def kept_outputs(groups: Sequence[WidthGroup], chosen: Mapping[str, Ranking]) -> dict[str, list[int]]:

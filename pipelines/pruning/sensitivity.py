@@ -10,7 +10,7 @@ from tascnet.files import read_json, write_json
 from tascnet.prune import WidthCosts
 from tascnet.train import evaluate
 
-from .cut import cut
+from .cut import cut, folds_by_activations
 from .ranks import measure_inputs, rank_without_history
 from .stage import PruneStage, eligible_groups
 
@@ -57,7 +57,7 @@ def _measured(stage: PruneStage, samples: int) -> dict[str, Any]:
         return {"samples": samples, "val_accuracy": whole, "groups": []}
     ranks = rank_without_history(stage, network, groups, most=max(SHARES))
     measured = None
-    if stage.config.prune.merge in ("fold", "refit") and stage.config.prune.fold_by == "activations":
+    if folds_by_activations(stage):
         measured = ranks.measured or measure_inputs(stage, network, ranks.groups)
     costs = WidthCosts(network, session.example, [group.name for group in ranks.groups])
     found = []

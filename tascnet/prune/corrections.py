@@ -1,6 +1,7 @@
 """Corrections of a layer's weights by least squares, with a ridge that unseen samples choose."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,14 +54,14 @@ class Evidence:
         if not self._learns.rows or not self._judges.rows:
             return None
         least, best = self._judges.squares, None
-        for ridge in RIDGES:
-            error = self._judges.error(self._learns.solved(ridge, self._has_offset))
+        for ridge, candidate in zip(RIDGES, self._learns.solved(RIDGES, self._has_offset), strict=True):
+            error = self._judges.error(candidate)
             if error < least:
                 least, best = error, ridge
         if best is None:
             return None
         self._learns.take(self._judges)
-        return self._learns.solved(best, self._has_offset)
+        return next(self._learns.solved((best,), self._has_offset))
 
 
 class _Moments:
@@ -93,25 +94,28 @@ class _Moments:
         self._x += other._x
         self._r += other._r
 
-    def solved(self, ridge: float, has_offset: bool) -> Correction:
-        """Ridge regression of the errors on the standardised inputs."""
+    def solved(self, ridges: Iterable[float], has_offset: bool) -> Iterator[Correction]:
+        """Ridge regressions of the errors on the standardised inputs, one for each ridge."""
         mean, lack = self._x / self.rows, self._r / self.rows
         if not has_offset:
             mean, lack = torch.zeros_like(mean), torch.zeros_like(lack)
-        weights = torch.zeros_like(self._xr)
-        if ridge < math.inf:
-            matrix = (self._xx / self.rows).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
-            squares = self._xx.diagonal(dim1=1, dim2=2) / self.rows
-            variances = matrix.diagonal(dim1=1, dim2=2)
-            # An input that hardly varies has nothing to say but rounding errors.
-            scale = torch.where(variances > CONSTANT * squares, variances, torch.inf).sqrt()
-            matrix.div_(scale[:, :, None]).div_(scale[:, None])
-            matrix.diagonal(dim1=1, dim2=2).add_(ridge)
-            target = (self._xr / self.rows).baddbmm_(mean[:, :, None], lack[:, None], alpha=-1)
-            factor = torch.linalg.cholesky(matrix)
-            weights = torch.cholesky_solve(target.div_(scale[:, :, None]), factor).div_(scale[:, :, None])
-        offsets = lack - torch.einsum("gd,gdo->go", mean, weights) if has_offset else None
-        return Correction(weights=weights, offsets=offsets)
+        matrix = (self._xx / self.rows).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        squares = self._xx.diagonal(dim1=1, dim2=2) / self.rows
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        # An input that hardly varies has nothing to say but rounding errors.
+        scale = torch.where(diagonal > CONSTANT * squares, diagonal, torch.inf).sqrt()
+        matrix.div_(scale[:, :, None]).div_(scale[:, None])
+        target = (self._xr / self.rows).baddbmm_(mean[:, :, None], lack[:, None], alpha=-1)
+        target.div_(scale[:, :, None])
+        bare = diagonal.clone()
+        for ridge in ridges:
+            weights = torch.zeros_like(target)
+            if ridge < math.inf:
+                diagonal.copy_(bare + ridge)
+                factor = torch.linalg.cholesky(matrix)
+                weights = torch.cholesky_solve(target, factor).div_(scale[:, :, None])
+            offsets = lack - torch.einsum("gd,gdo->go", mean, weights) if has_offset else None
+            yield Correction(weights=weights, offsets=offsets)
 
     def error(self, correction: Correction) -> float:
         """The sum of squares that a correction leaves of the errors."""
