@@ -8,14 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from tascnet import data
-from tascnet.config import Config, DatasetConfig, RecipeConfig, TrainerConfig
-from tascnet.files import digest_json
 from tascnet.models import HeadSpec, replace_head
 from tascnet.models.head import head_start
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.transfer import with_vocabulary
 from tascnet.models.weights import read_metadata
-from tascnet.runs import cache_folder
+from tascnet.options import Config, DatasetConfig, RecipeConfig, TrainerConfig
+from tascnet.run.files import digest_json
+from tascnet.run.folder import cache_folder
 
 from .pretraining import (
     ORIGIN,

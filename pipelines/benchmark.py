@@ -2,8 +2,8 @@
 
 from importlib import import_module
 
-from tascnet.config import Config
 from tascnet.errors import ConfigError
+from tascnet.options import Config
 
 __all__ = ["run"]
 

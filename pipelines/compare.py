@@ -5,7 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tascnet.compare import (
+from tascnet.errors import RunFolderError, plural
+from tascnet.options import Config
+from tascnet.report.comparison import (
     Aside,
     Row,
     as_csv,
@@ -16,11 +18,8 @@ from tascnet.compare import (
     find_runs,
     notes,
 )
-from tascnet.config import Config
-from tascnet.console import output
-from tascnet.errors import RunFolderError
-from tascnet.files import write_json, write_text
-from tascnet.words import plural
+from tascnet.run.console import output
+from tascnet.run.files import write_json, write_text
 
 __all__ = ["run"]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from tascnet import data
-from tascnet.config import PUBLISHED_TEXTS, TEXT_DATASETS, Config
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 from tascnet.models.text import TextPreprocessing
-from tascnet.runs import cache_folder
+from tascnet.options import PUBLISHED_TEXTS, TEXT_DATASETS, Config
+from tascnet.run.folder import cache_folder
 
 __all__ = ["check_samples", "draw_split", "load_data", "load_images"]
 

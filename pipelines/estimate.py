@@ -6,9 +6,9 @@ import time
 import torch
 from torch import nn
 
-from tascnet.config import RecipeConfig
 from tascnet.measure.state import input_for
-from tascnet.tune import Space
+from tascnet.options import RecipeConfig
+from tascnet.tuning import Space
 
 from .session import Session
 from .tuning.finetune import fine_tunings, origin_of

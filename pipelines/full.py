@@ -3,15 +3,15 @@
 from dataclasses import asdict
 from typing import Any, cast
 
-from tascnet.config import Config
-from tascnet.console import output
 from tascnet.errors import ConfigError
-from tascnet.files import read_json
 from tascnet.measure import measure_models
 from tascnet.models.archive import load
 from tascnet.models.info import ModelInfo
+from tascnet.options import Config
 from tascnet.report import models_table
-from tascnet.runs import stage_folder
+from tascnet.run.console import output
+from tascnet.run.files import read_json
+from tascnet.run.folder import stage_folder
 
 from . import prune, tune
 from .pruning.early import check_before_search

@@ -13,16 +13,16 @@ from typing import Any
 from torch import nn
 
 from tascnet import data
-from tascnet.compose import Tree
-from tascnet.config import PUBLISHED_IMAGES, PUBLISHED_TEXTS, TEXT_DATASETS, Config, ExcludeConfig
-from tascnet.console import output
-from tascnet.contradictions import dataset_contradictions
+from tascnet.cli.compose import Tree
+from tascnet.cli.rules import dataset_contradictions
 from tascnet.errors import ConfigError, DataError
-from tascnet.files import read_json, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import load, save
+from tascnet.options import PUBLISHED_IMAGES, PUBLISHED_TEXTS, TEXT_DATASETS, Config, ExcludeConfig
 from tascnet.report import models_table, pretrain_report
-from tascnet.runs import claim, finished, identity, stage_folder
+from tascnet.run.console import output
+from tascnet.run.files import read_json, write_json
+from tascnet.run.folder import claim, finished, identity, stage_folder
 
 from .datasets import check_samples, draw_split, load_data
 from .pretraining import held_out_digest, pretrain_network, random_network, write_source

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tascnet.config import Config
-from tascnet.files import digest_json
 from tascnet.models import Backbone, build_backbone, write_weights
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.transfer import VOCABULARY, build_textcnn, read_vectors, with_vocabulary
 from tascnet.models.weights import original_keys
+from tascnet.options import Config
+from tascnet.run.files import digest_json
 from tascnet.train import FitResult
 
 from .session import Session, recipe

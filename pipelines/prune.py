@@ -11,16 +11,16 @@ from typing import Any
 
 from torch import nn
 
-from tascnet.config import PRUNE_CRITERIA, Config
-from tascnet.console import output
-from tascnet.files import append_jsonl, read_json, write_json, write_jsonl
 from tascnet.measure import compare_layers, complexity, size_bytes, versions
 from tascnet.models.archive import save
 from tascnet.models.info import Preprocessing
 from tascnet.models.text import TextPreprocessing
-from tascnet.prune import find_importance
+from tascnet.options import PRUNE_CRITERIA, Config
+from tascnet.pruning import find_importance
 from tascnet.report import models_table, prune_report, speed_lines, widths_table
-from tascnet.runs import budget, claim, finished, identity
+from tascnet.run.console import output
+from tascnet.run.files import append_jsonl, read_json, write_json, write_jsonl
+from tascnet.run.folder import budget, claim, finished, identity
 
 from .estimate import print_iteration_estimate
 from .pruning.blocks import removable_blocks

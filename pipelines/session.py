@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tascnet import data
-from tascnet.config import TEXT_DATASETS, BackboneConfig, Config, StepsConfig
 from tascnet.errors import ConfigError, DataError
 from tascnet.models.chains.custom import Factory, find_factory
 from tascnet.models.info import ModelInfo, Preprocessing
 from tascnet.models.text import SPECIAL, TextPreprocessing, learn_vocabulary
-from tascnet.runs import cache_folder
+from tascnet.options import TEXT_DATASETS, BackboneConfig, Config, StepsConfig
+from tascnet.run.folder import cache_folder
 from tascnet.train import FitResult, Recipe, fit
 
 from .datasets import check_samples, draw_split, load_data

@@ -11,11 +11,11 @@ from torch import nn
 
 from tascnet import data
 from tascnet.data import Dataset
-from tascnet.files import read_json, write_json
 from tascnet.measure import describe_device, measure_models
 from tascnet.models.archive import load, save
 from tascnet.models.head import head_start
 from tascnet.models.info import ModelInfo
+from tascnet.run.files import read_json, write_json
 from tascnet.train import FitResult, evaluate
 
 from .session import Session, recipe

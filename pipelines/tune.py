@@ -14,16 +14,16 @@ from typing import Any
 
 from torch import nn
 
-from tascnet.config import Config
-from tascnet.console import output
 from tascnet.errors import ConfigError
-from tascnet.files import digest_json, read_json, read_jsonl, write_json
 from tascnet.measure import size_bytes, versions
 from tascnet.models.archive import save
 from tascnet.models.head import head_start
+from tascnet.options import Config
 from tascnet.report import models_table, tune_report
-from tascnet.runs import budget, claim, finished, identity, stage_folder
-from tascnet.tune import Study, Trial
+from tascnet.run.console import output
+from tascnet.run.files import digest_json, read_json, read_jsonl, write_json
+from tascnet.run.folder import budget, claim, finished, identity, stage_folder
+from tascnet.tuning import Study, Trial
 
 from .backbone import Source, open_run, softmax_network
 from .estimate import print_estimate

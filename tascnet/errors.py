@@ -1,16 +1,7 @@
-"""The errors that users meet: one small tree, each with a hint of what to do."""
+"""The errors that users meet: one small tree, each with a hint of what to do, and the words of such hints."""
 
-__all__ = [
-    "ArchiveError",
-    "BudgetError",
-    "ConfigError",
-    "DataError",
-    "RunFolderError",
-    "SurgeryError",
-    "TascnetError",
-    "TrainingDiverged",
-    "WeightsError",
-]
+from collections.abc import Iterable
+from difflib import SequenceMatcher
 
 
 class TascnetError(Exception):
@@ -57,3 +48,28 @@ class RunFolderError(TascnetError):
 
 class BudgetError(TascnetError):
     """A job would need more disk or memory than the limit allows."""
+
+
+def closest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that is most like `name`, also when only its last part was given; None when none is."""
+    scored = [(_likeness(name, other), other) for other in valid]
+    score, best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
+    return best if score >= 0.55 else None
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *rest, last = names
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
+def _likeness(name: str, other: str) -> float:
+    whole = SequenceMatcher(None, name.lower(), other.lower()).ratio()
+    last = SequenceMatcher(None, name.lower().rpartition(".")[2], other.lower().rpartition(".")[2]).ratio()
+    # Of two equally good last parts the one in the better, then the shorter path is meant.
+    return max(whole, 0.9 * last + 0.05 * whole - 0.001 * other.count("."))
+
+
+def plural(number: int, word: str) -> str:
+    """`1 filter`, `2 filters`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

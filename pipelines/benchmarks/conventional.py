@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from tascnet.config import Config
 from tascnet.measure import complexity
-from tascnet.runs import run_folder
+from tascnet.options import Config
+from tascnet.run.folder import run_folder
 from tascnet.train import freeze_before
 
 from ..backbone import load_source, softmax_network

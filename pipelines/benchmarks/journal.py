@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from tascnet.config import Config
-from tascnet.console import progress
 from tascnet.errors import ConfigError
-from tascnet.files import append_jsonl, read_jsonl, write_json
 from tascnet.measure import describe_device, versions
-from tascnet.runs import cache_folder
+from tascnet.options import Config
+from tascnet.run.console import progress
+from tascnet.run.files import append_jsonl, read_jsonl, write_json
+from tascnet.run.folder import cache_folder
 
 __all__ = [
     "JOURNAL",

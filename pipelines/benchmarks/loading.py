@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import Tensor
 
 from tascnet import data
-from tascnet.config import TEXT_DATASETS, Config
-from tascnet.console import output
 from tascnet.errors import ConfigError
-from tascnet.files import digest_json
 from tascnet.models.info import Preprocessing
+from tascnet.options import TEXT_DATASETS, Config
+from tascnet.run.console import output
+from tascnet.run.files import digest_json
 
 from ..datasets import load_images
 from ..session import backbone_preprocessing, check_data, resolve_device

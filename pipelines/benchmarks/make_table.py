@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from tascnet import data
-from tascnet.config import BackboneConfig, Config, DatasetConfig
-from tascnet.console import log
 from tascnet.measure import complexity, versions
 from tascnet.models.head import HeadSpec, head_start, replace_head
-from tascnet.runs import cache_folder
+from tascnet.options import BackboneConfig, Config, DatasetConfig
+from tascnet.run.console import log
+from tascnet.run.folder import cache_folder
 from tascnet.train import Recipe, fit, reestimate_batchnorm
-from tascnet.tune import Candidate, CandidateBuilder, Space, discover_units
+from tascnet.tuning import Candidate, CandidateBuilder, Space, discover_units
 
 from ..backbone import load_source
 from ..session import Session, open_session

@@ -17,13 +17,13 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tascnet.check import check_config
-from tascnet.compose import Tree
-from tascnet.config import Config, TuneConfig
-from tascnet.console import output
+from tascnet.cli.check import check_config
+from tascnet.cli.compose import Tree
 from tascnet.errors import BudgetError, ConfigError
-from tascnet.files import digest_json, read_json, read_jsonl
-from tascnet.runs import run_folder, stage_folder
+from tascnet.options import Config, TuneConfig
+from tascnet.run.console import output
+from tascnet.run.files import digest_json, read_json, read_jsonl
+from tascnet.run.folder import run_folder, stage_folder
 
 from .. import tune
 from ..backbone import load_source, softmax_network

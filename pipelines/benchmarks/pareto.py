@@ -17,9 +17,9 @@ import torch
 from rich import box
 from rich.table import Table as Printed
 
-from tascnet.config import Config
-from tascnet.console import output
-from tascnet.tune import Configuration, Cost, Goal
+from tascnet.options import Config
+from tascnet.run.console import output
+from tascnet.tuning import Configuration, Cost, Goal
 
 from .figures import check_names, standard_error
 from .journal import Row, benchmark_folder, collect, write_metrics

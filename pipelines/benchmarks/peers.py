@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from tascnet.tune import Choice, Configuration
-from tascnet.tune.space import FIRST_TRAINED, Space
+from tascnet.tuning import Choice, Configuration
+from tascnet.tuning.space import FIRST_TRAINED, Space
 
 from .table import Entry, Table
 

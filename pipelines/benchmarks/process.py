@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from tascnet.console import set_up_logging
+from tascnet.run.console import set_up_logging
 
 __all__ = ["Growth", "in_own_process", "memory_growth", "peak_bytes"]
 

@@ -19,15 +19,15 @@ from pathlib import Path
 
 from torch import nn
 
-from tascnet.compose import Tree
-from tascnet.config import Config
-from tascnet.console import output
+from tascnet.cli.compose import Tree
 from tascnet.errors import ConfigError
-from tascnet.files import digest_json, read_jsonl
 from tascnet.measure import complexity, measure_models
 from tascnet.models.archive import load
-from tascnet.prune import Limits, WidthCosts, removable
-from tascnet.runs import run_folder, stage_folder
+from tascnet.options import Config
+from tascnet.pruning import Limits, WidthCosts, removable
+from tascnet.run.console import output
+from tascnet.run.files import digest_json, read_jsonl
+from tascnet.run.folder import run_folder, stage_folder
 
 from .. import prune
 from ..pruning.amounts import cost_model, plan_amounts

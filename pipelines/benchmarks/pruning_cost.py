@@ -16,23 +16,17 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tascnet.config import Config
-from tascnet.console import output
-from tascnet.files import digest_json, read_json
+from tascnet.inherit import fold_into, rank_by_reconstruction, rank_pairs
 from tascnet.measure import complexity
 from tascnet.models.archive import load, save
-from tascnet.models.surgery import layer_widths, narrow
 from tascnet.models.weights import BACKBONES
-from tascnet.prune import (
-    FilterHistory,
-    Limits,
-    WidthCosts,
-    fold_into,
-    rank_by_reconstruction,
-    rank_pairs,
-)
+from tascnet.options import Config
+from tascnet.pruning import FilterHistory, Limits, WidthCosts
 from tascnet.report.numbers import count
-from tascnet.runs import run_folder, stage_folder
+from tascnet.run.console import output
+from tascnet.run.files import digest_json, read_json
+from tascnet.run.folder import run_folder, stage_folder
+from tascnet.surgery import layer_widths, narrow
 
 from .. import prune
 from ..backbone import load_source, softmax_network

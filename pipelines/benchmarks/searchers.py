@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from tascnet.tune import Configuration, Goal, Limits, Study, Trial, encode, next_depth
+from tascnet.tuning import Configuration, Goal, Limits, Study, Trial, encode, next_depth
 
 from .table import Entry, Table
 

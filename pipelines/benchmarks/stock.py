@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from tascnet.inherit import loss_gradients
 from tascnet.measure import complexity
-from tascnet.models.surgery import width_groups
-from tascnet.prune import loss_gradients
+from tascnet.surgery import width_groups
 
 __all__ = ["CRITERIA", "VARIANTS", "Variant", "stock_cut"]
 

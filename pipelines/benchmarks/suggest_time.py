@@ -19,9 +19,9 @@ import torch
 from rich import box
 from rich.table import Table as Printed
 
-from tascnet.config import Config
-from tascnet.console import output
-from tascnet.tune import Choice, Configuration, Goal, Space, Unit, propose
+from tascnet.options import Config
+from tascnet.run.console import output
+from tascnet.tuning import Choice, Configuration, Goal, Space, Unit, propose
 
 from .figures import check_names
 from .journal import Row, benchmark_folder, collect, write_metrics

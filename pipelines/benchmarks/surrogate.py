@@ -14,9 +14,9 @@ import torch
 from rich import box
 from rich.table import Table
 
-from tascnet.config import Config
-from tascnet.console import output
-from tascnet.tune import Configuration, propose
+from tascnet.options import Config
+from tascnet.run.console import output
+from tascnet.tuning import Configuration, propose
 
 from .figures import standard_error
 from .journal import benchmark_folder, collect, write_metrics

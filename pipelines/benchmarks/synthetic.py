@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tascnet.tune import Choice, Space, Unit
-from tascnet.tune.space import FIRST_TRAINED
+from tascnet.tuning import Choice, Space, Unit
+from tascnet.tuning.space import FIRST_TRAINED
 
 __all__ = ["KINDS", "Synthetic", "synthetic", "synthetic_space"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.errors import ConfigError, DataError
-from tascnet.files import write_whole
-from tascnet.tune import Choice, Configuration, Space, Unit
-from tascnet.tune.space import Key
+from tascnet.run.files import write_whole
+from tascnet.tuning import Choice, Configuration, Space, Unit
+from tascnet.tuning.space import Key
 
 __all__ = ["Entry", "Table", "load_table", "read_table", "table_names", "write_table"]
 

@@ -14,11 +14,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tascnet.config import Config
-from tascnet.console import output
 from tascnet.errors import ConfigError
-from tascnet.files import digest_json
 from tascnet.models.weights import BACKBONES
+from tascnet.options import Config
+from tascnet.run.console import output
+from tascnet.run.files import digest_json
 
 from ..session import check_data, resolve_device
 from .journal import Row, benchmark_folder, collect, refuse_unknown, write_metrics

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from tascnet import data
-from tascnet.config import Config, TuneConfig
 from tascnet.errors import ConfigError
 from tascnet.measure import complexity
+from tascnet.options import Config, TuneConfig
 from tascnet.train import FitResult, Recipe, fit, reestimate_batchnorm
-from tascnet.tune import Candidate
+from tascnet.tuning import Candidate
 
 from ..backbone import load_source, softmax_network
 from ..session import Session, open_session, recipe

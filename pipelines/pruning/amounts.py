@@ -3,14 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from tascnet.prune import (
-    IterationPlan,
-    Limits,
-    WidthCosts,
-    allocate,
-    landed,
-    plan_iteration,
-)
+from tascnet.pruning import IterationPlan, Limits, WidthCosts, allocate, landed, plan_iteration
 
 from .journal import Row, lands
 from .ranks import Ranks

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import nn
 
 from tascnet.measure import compare_latency
-from tascnet.models.surgery import is_removable, without_blocks
+from tascnet.surgery import is_removable, without_blocks
 from tascnet.train import evaluate
 
 from .cut import settle, teacher_of

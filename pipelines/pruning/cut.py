@@ -7,17 +7,9 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from tascnet.models.surgery import WidthGroup, consumer_inputs, narrow
-from tascnet.prune import (
-    FilterHistory,
-    Moments,
-    Ranking,
-    average_into,
-    fold_into,
-    fold_pairs,
-    nearest_kept,
-    refit,
-)
+from tascnet.inherit import Moments, Ranking, average_into, fold_into, fold_pairs, nearest_kept, refit
+from tascnet.pruning import FilterHistory
+from tascnet.surgery import WidthGroup, consumer_inputs, narrow
 from tascnet.train import reestimate_batchnorm
 
 from ..session import MEASURED

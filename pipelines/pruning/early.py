@@ -4,9 +4,9 @@ import logging
 
 import torch
 
-from tascnet.config import PRUNE_CRITERIA, Config
-from tascnet.models.surgery import CRITERIA, GRADIENTS, all_channel_scores, is_removable, width_groups
-from tascnet.prune import find_importance
+from tascnet.options import PRUNE_CRITERIA, Config
+from tascnet.pruning import find_importance
+from tascnet.surgery import CRITERIA, GRADIENTS, all_channel_scores, is_removable, width_groups
 
 from ..backbone import Source
 from ..session import Session

@@ -12,19 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tascnet.files import read_json, write_json
+from tascnet.errors import plural
+from tascnet.inherit import Ranking
 from tascnet.measure import complexity, latency, size_bytes
-from tascnet.models.surgery import WidthGroup, without_blocks
-from tascnet.prune import (
-    INERT_RATIO,
-    FilterHistory,
-    IterationPlan,
-    PairRegulariser,
-    Ranking,
-    gradient_ratio,
-)
+from tascnet.pruning import INERT_RATIO, FilterHistory, IterationPlan, PairRegulariser, gradient_ratio
+from tascnet.run.files import read_json, write_json
+from tascnet.surgery import WidthGroup, without_blocks
 from tascnet.train import evaluate, freeze_before
-from tascnet.words import plural
 
 from ..steps import fit_record
 from .amounts import cost_model, may_remove, plan_amounts, reaches_goal

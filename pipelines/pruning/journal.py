@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tascnet.config import PruneConfig
 from tascnet.errors import RunFolderError
-from tascnet.files import digest_json, read_jsonl
-from tascnet.prune import Goals, IterationResult, Verdict, decide, missed_goals
+from tascnet.options import PruneConfig
+from tascnet.pruning import Goals, IterationResult, Verdict, decide, missed_goals
+from tascnet.run.files import digest_json, read_jsonl
 
 __all__ = [
     "Row",

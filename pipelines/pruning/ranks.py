@@ -10,20 +10,18 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
-from tascnet.files import write_whole
-from tascnet.models.surgery import CRITERIA, GRADIENTS, WidthGroup, all_channel_scores, consumer_inputs
-from tascnet.prune import (
-    FilterHistory,
-    Limits,
+from tascnet.inherit import (
     Moments,
     Ranking,
-    find_importance,
     input_moments,
     loss_gradients,
     rank_all_by_reconstruction,
     rank_pairs,
     rank_scores,
 )
+from tascnet.pruning import FilterHistory, Limits, find_importance
+from tascnet.run.files import write_whole
+from tascnet.surgery import CRITERIA, GRADIENTS, WidthGroup, all_channel_scores, consumer_inputs
 
 from ..session import MEASURED
 from ..steps import fit_record

@@ -5,10 +5,10 @@ import logging
 
 from torch import nn
 
-from tascnet.files import read_json, write_json
 from tascnet.measure import compare_latency
-from tascnet.models.surgery import WidthGroup, narrow
-from tascnet.prune import WidthCosts, removable
+from tascnet.pruning import WidthCosts, removable
+from tascnet.run.files import read_json, write_json
+from tascnet.surgery import WidthGroup, narrow
 
 from .amounts import may_remove
 from .stage import PruneStage, eligible_groups

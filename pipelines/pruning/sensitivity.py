@@ -4,10 +4,10 @@ import copy
 import logging
 from typing import Any
 
-from tascnet.console import track
 from tascnet.data import evenly, source_of
-from tascnet.files import read_json, write_json
-from tascnet.prune import WidthCosts
+from tascnet.pruning import WidthCosts
+from tascnet.run.console import track
+from tascnet.run.files import read_json, write_json
 from tascnet.train import evaluate
 
 from .cut import cut, folds_by_activations

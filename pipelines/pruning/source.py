@@ -3,11 +3,11 @@
 import logging
 from pathlib import Path
 
-from tascnet.config import Config
 from tascnet.errors import ConfigError, RunFolderError
-from tascnet.files import digest_file, digest_json, read_json
 from tascnet.models.info import ModelInfo
-from tascnet.runs import finished, identity, stage_folder
+from tascnet.options import Config
+from tascnet.run.files import digest_file, digest_json, read_json
+from tascnet.run.folder import finished, identity, stage_folder
 
 from ..session import Session
 

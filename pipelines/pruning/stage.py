@@ -7,13 +7,13 @@ from typing import Any, cast
 
 from torch import nn
 
-from tascnet.config import Config
 from tascnet.errors import ConfigError
-from tascnet.files import read_json
 from tascnet.models.archive import load
 from tascnet.models.info import ModelInfo
-from tascnet.models.surgery import WidthGroup, width_groups
-from tascnet.runs import stage_folder
+from tascnet.options import Config
+from tascnet.run.files import read_json
+from tascnet.run.folder import stage_folder
+from tascnet.surgery import WidthGroup, width_groups
 from tascnet.train import Distillation, FitResult, freeze_before
 
 from ..session import Session, open_session, recipe, user_factory

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-from tascnet.console import output
 from tascnet.models.head import head_start
 from tascnet.report import front_table, insight_lines, layerwise_table
-from tascnet.tune import Study, Trial, explain
+from tascnet.run.console import output
+from tascnet.tuning import Study, Trial, explain
 
 from .space import Search
 

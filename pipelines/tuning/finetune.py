@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tascnet.config import TuneConfig
-from tascnet.files import digest_json
-from tascnet.models.surgery import WidthGroup
-from tascnet.prune import hand_over
+from tascnet.inherit import hand_over
+from tascnet.options import TuneConfig
+from tascnet.run.files import digest_json
+from tascnet.surgery import WidthGroup
 from tascnet.train import Distillation, freeze_before, reestimate_batchnorm
-from tascnet.tune import CandidateBuilder, Trial
-from tascnet.tune.build import is_grown
-from tascnet.tune.discover import HIDDEN_LAYERS
-from tascnet.tune.space import FIRST_TRAINED
+from tascnet.tuning import CandidateBuilder, Trial
+from tascnet.tuning.build import is_grown
+from tascnet.tuning.discover import HIDDEN_LAYERS
+from tascnet.tuning.space import FIRST_TRAINED
 
 from ..session import Session, recipe
 from ..steps import CHECKPOINT, fit_record, join, train_head

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tascnet.config import TuneConfig
-from tascnet.files import read_json, write_json
 from tascnet.measure import compare_latency, complexity, latency
 from tascnet.models.grow import output_magnitude
 from tascnet.models.head import classifier_of, head_start
-from tascnet.tune import (
+from tascnet.options import TuneConfig
+from tascnet.run.files import read_json, write_json
+from tascnet.tuning import (
     AutotuneCost,
     Candidate,
     CandidateBuilder,

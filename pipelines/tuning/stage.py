@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from tascnet import data
-from tascnet.config import Config
 from tascnet.models.info import ModelInfo
+from tascnet.options import Config
 
 from ..backbone import Source
 from ..session import Session

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from tascnet.console import progress
 from tascnet.errors import BudgetError, SurgeryError, TascnetError, TrainingDiverged
 from tascnet.measure import complexity
+from tascnet.run.console import progress
 from tascnet.train import EpochRecord, FitResult, reestimate_batchnorm
-from tascnet.tune import Advice, Candidate, Configuration, Proposal, Study, Trial, median_stop, next_depth
+from tascnet.tuning import Advice, Candidate, Configuration, Proposal, Study, Trial, median_stop, next_depth
 
 from ..session import recipe
 from ..steps import join

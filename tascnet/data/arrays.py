@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tascnet.console import log
 from tascnet.errors import BudgetError
-from tascnet.files import write_whole
+from tascnet.run.console import log
+from tascnet.run.files import write_whole
 
 __all__ = ["gigabytes", "make_room", "open_array", "write_array"]
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tascnet.console import log, track
 from tascnet.data.arrays import make_room, open_array, write_array
 from tascnet.data.dataset import digest_array
 from tascnet.data.sources import FeatureSource, ImageSource, SampleSource
 from tascnet.errors import ConfigError, WeightsError
-from tascnet.files import digest_json
+from tascnet.run.console import log, track
+from tascnet.run.files import digest_json
 
 __all__ = ["cached_features", "module_digest", "prefix_digests"]
 

@@ -6,8 +6,7 @@ from os.path import normpath
 from pathlib import Path
 
 from tascnet.data.listing import Listing, image_file
-from tascnet.errors import DataError
-from tascnet.words import closest, listed
+from tascnet.errors import DataError, closest, listed
 
 __all__ = ["list_csv"]
 

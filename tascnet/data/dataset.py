@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tascnet.data.when_read import DecodedWhenRead
-from tascnet.files import digest_json
+from tascnet.run.files import digest_json
 
 __all__ = ["Dataset", "content_fingerprint", "digest_array"]
 

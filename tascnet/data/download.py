@@ -17,8 +17,8 @@ from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tascnet.console import log, progress
 from tascnet.errors import DataError
+from tascnet.run.console import log, progress
 
 __all__ = ["RemoteFile", "Unpack", "download", "fetch", "lacking"]
 

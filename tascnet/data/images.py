@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tascnet.console import log
 from tascnet.data.dataset import Dataset, content_fingerprint
 from tascnet.data.listing import ImageFile, Listing, choose_classes
 from tascnet.data.pixels import Decoded, decoded_images
@@ -14,6 +13,7 @@ from tascnet.data.twins import named, warn_of_twins
 from tascnet.data.when_read import DecodedWhenRead
 from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
+from tascnet.run.console import log
 
 __all__ = ["load_images"]
 

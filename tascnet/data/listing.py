@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tascnet.errors import DataError
-from tascnet.words import closest, listed, plural
+from tascnet.errors import DataError, closest, listed, plural
 
 __all__ = [
     "NAMED",

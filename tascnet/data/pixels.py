@@ -16,14 +16,14 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from tascnet.console import log, track
 from tascnet.data.arrays import make_room, open_array, write_array
 from tascnet.data.decode import UnreadableImage, channel_mode, decode_image, square_pixels
 from tascnet.data.listing import ImageFile, Listing
 from tascnet.data.when_read import DecodedWhenRead
 from tascnet.errors import BudgetError, DataError
-from tascnet.files import digest_json, read_json, write_json
 from tascnet.models.info import Preprocessing
+from tascnet.run.console import log, track
+from tascnet.run.files import digest_json, read_json, write_json
 
 __all__ = ["Decoded", "decoded_images", "usable_cpus"]
 

@@ -9,16 +9,15 @@ from textwrap import shorten
 import numpy as np
 from numpy.typing import NDArray
 
-from tascnet.console import log
 from tascnet.data.dataset import content_fingerprint
 from tascnet.data.download import RemoteFile, download, lacking
 from tascnet.data.listing import check_text, refuse_lost
 from tascnet.data.twins import warn_of_twins
 from tascnet.data.unpack import check_gzip, unpack_tar
-from tascnet.errors import DataError
-from tascnet.files import digest_json
+from tascnet.errors import DataError, plural
 from tascnet.models.text import normalise
-from tascnet.words import plural
+from tascnet.run.console import log
+from tascnet.run.files import digest_json
 
 __all__ = [
     "TEXT_FILES",

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tascnet.console import log
 from tascnet.data.listing import NAMED
+from tascnet.run.console import log
 
 __all__ = ["named", "warn_of_twins"]
 

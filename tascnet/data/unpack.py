@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import IO
 
-from tascnet.console import track
+from tascnet.run.console import track
 
 __all__ = ["check_gzip", "unpack_tar"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 from tascnet.measure.complexity import LayerCost, complexity
-from tascnet.models.surgery.inputs import channel_slots
-from tascnet.models.surgery.layers import is_depthwise
+from tascnet.surgery.inputs import channel_slots
+from tascnet.surgery.layers import is_depthwise
 
 __all__ = ["Size", "SizedLayer", "lost_sizes", "sized_layer"]
 

@@ -7,7 +7,7 @@ from torch import nn
 
 __all__ = ["ACTIVATIONS"]
 
-# In the order of `tascnet.config.ACTIVATIONS`, which cannot import torch.
+# In the order of `tascnet.options.ACTIVATIONS`, which cannot import torch.
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
         "relu": nn.ReLU,

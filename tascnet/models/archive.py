@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError
-from tascnet.files import digest_file, read_json, write_json, write_whole
 from tascnet.models.chains.custom import call_factory
 from tascnet.models.describe import construct, describe
 from tascnet.models.info import ModelInfo
 from tascnet.models.text import TextPreprocessing
+from tascnet.run.files import digest_file, read_json, write_json, write_whole
 
 __all__ = ["load", "save"]
 

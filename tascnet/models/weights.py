@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError, WeightsError
-from tascnet.files import digest_file, write_whole
 from tascnet.models import chains
 from tascnet.models.chains.custom import Factory, custom_chain, find_factory
+from tascnet.run.files import digest_file, write_whole
 
 __all__ = [
     "BACKBONES",

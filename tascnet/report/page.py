@@ -7,9 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tascnet.files import write_whole
 from tascnet.report import numbers
 from tascnet.report.tables import model_cells, model_columns
+from tascnet.run.files import write_whole
 
 __all__ = ["page", "stop_fact", "write"]
 

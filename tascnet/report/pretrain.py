@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tascnet.errors import plural
 from tascnet.report import numbers
 from tascnet.report.page import page, write
-from tascnet.words import plural
 
 __all__ = ["pretrain_report"]
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tascnet.errors import plural
 from tascnet.report import numbers
 from tascnet.report.page import page, stop_fact, write
 from tascnet.report.plots import iterations_plot, sensitivity_plot, widths_plot
 from tascnet.report.speed import speed_lines
-from tascnet.words import plural
 
 __all__ = ["prune_report"]
 

@@ -196,7 +196,7 @@ def insight_lines(insight: Mapping[str, Any] | None) -> list[str]:
     """What the search learnt, in sentences.
 
     Args:
-        insight: of `tascnet.tune.explain`, as a dict; None: too few trials.
+        insight: of `tascnet.tuning.explain`, as a dict; None: too few trials.
     """
     if insight is None:
         return [TOO_FEW]

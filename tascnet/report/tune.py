@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tascnet.errors import plural
 from tascnet.report import numbers
 from tascnet.report.page import page, stop_fact, write
 from tascnet.report.plots import (
@@ -14,7 +15,6 @@ from tascnet.report.plots import (
     tradeoff_plot,
 )
 from tascnet.report.tables import TOO_FEW, insight_figures, pick_options
-from tascnet.words import plural
 
 __all__ = ["tune_report"]
 
@@ -39,7 +39,7 @@ def tune_report(path: Path, metrics: Row, trials: Sequence[Row]) -> None:
             neutral_config, seed, seconds, versions; and, where present, winner (number of the trial;
             else the trial of best_config), stopped (why), dataset, backbone, machine, objective, bounds
             (largest flops, params, latency_ms), front and pareto_cost, layerwise, surrogate (an insight
-            of `tascnet.tune.explain` as a dict, or None). Missing parts are left out of the page.
+            of `tascnet.tuning.explain` as a dict, or None). Missing parts are left out of the page.
         trials: rows of `trials.jsonl`.
     """
     neutral, best = metrics.get("neutral_config") or {}, metrics.get("best_config") or {}

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tascnet.console import Progress, progress
 from tascnet.data.sources import Source
 from tascnet.errors import TrainingDiverged
-from tascnet.files import write_whole
+from tascnet.run.console import Progress, progress
+from tascnet.run.files import write_whole
 from tascnet.train.evaluate import evaluate
 from tascnet.train.mode import batches, set_training_mode
 from tascnet.train.recipe import Recipe, learning_rate_factor, make_optimizer

@@ -7,10 +7,10 @@ from PIL import Image
 from torch import nn
 
 import tascnet
-from tascnet.check import check_config
-from tascnet.config import BackboneConfig, Config, DatasetConfig
+from tascnet.cli.check import check_config
 from tascnet.errors import TascnetError
 from tascnet.models.archive import save
+from tascnet.options import BackboneConfig, Config, DatasetConfig
 from tascnet_pipelines.datasets import check_samples
 from tascnet_pipelines.session import open_session
 from tests.data.misbehaving import (

@@ -20,7 +20,8 @@ from tascnet.models.archive import load, save
 from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.models.info import ModelInfo, Preprocessing
-from tascnet.models.surgery import (
+from tascnet.models.weights import BACKBONES, build_backbone
+from tascnet.surgery import (
     activations,
     narrow,
     set_activation,
@@ -28,8 +29,7 @@ from tascnet.models.surgery import (
     spatial_convs,
     width_groups,
 )
-from tascnet.models.surgery.layers import replace_layer
-from tascnet.models.weights import BACKBONES, build_backbone
+from tascnet.surgery.layers import replace_layer
 from tests.models.networks import shaken
 
 INFO = ModelInfo(

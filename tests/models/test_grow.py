@@ -15,8 +15,8 @@ from tascnet.models.blocks import L2Norm, Scale
 from tascnet.models.grow import NORMS, grow_head, initial_scale, kept_blocks, output_magnitude
 from tascnet.models.head import HeadSpec, classifier_of, head_start, head_width, replace_head, with_head
 from tascnet.models.info import ModelInfo, Preprocessing
-from tascnet.models.surgery import WidthGroup, all_channel_scores, consumer_inputs, narrow, width_groups
 from tascnet.models.weights import BACKBONES
+from tascnet.surgery import WidthGroup, all_channel_scores, consumer_inputs, narrow, width_groups
 from tests.models.networks import shaken
 
 INFO = ModelInfo(

@@ -13,9 +13,9 @@ from tascnet.measure import complexity
 from tascnet.models import MaxOverTime, ModelInfo, TextPreprocessing, write_weights
 from tascnet.models.archive import save
 from tascnet.models.chains import textcnn_chain
-from tascnet.models.surgery import narrow, set_kernel, width_groups
 from tascnet.models.text import SPECIAL, learn_vocabulary, normalise
 from tascnet.models.transfer import build_textcnn, read_vectors, with_vocabulary
+from tascnet.surgery import narrow, set_kernel, width_groups
 
 EXAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 

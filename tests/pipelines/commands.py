@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import tascnet
-from tascnet.__main__ import main
-from tascnet.console import log
-from tascnet.files import digest_file, read_json
+from tascnet.cli.main import main
+from tascnet.run.console import log
+from tascnet.run.files import digest_file, read_json
 
 # The embedded digits with so little of everything that both stages take seconds; each trial at depth 1 is
 # quasi-random, the two at depth 2 come from the surrogate.

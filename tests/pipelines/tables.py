@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tascnet.tune import Choice, Space, Unit
+from tascnet.tuning import Choice, Space, Unit
 from tascnet_pipelines.benchmarks.table import Entry, Table, write_table
 
 

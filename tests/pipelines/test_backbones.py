@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 import tascnet
-from tascnet.files import read_json, read_jsonl
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines import prune, steps, tune
 from tests.pipelines.commands import command
 

@@ -8,8 +8,8 @@ from collections import OrderedDict
 import pytest
 from torch import nn
 
-from tests.compare.folders import write_run
 from tests.pipelines.commands import command
+from tests.report.comparison.folders import write_run
 
 # As little as both stages take; every network is random.
 SHORT = (

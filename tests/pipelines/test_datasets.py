@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tascnet.compose import Tree
+from tascnet.cli.compose import Tree
 from tascnet.errors import DataError
-from tascnet.runs import identity
+from tascnet.run.folder import identity
 from tascnet_pipelines.datasets import check_samples
 from tascnet_pipelines.session import open_session
 from tests.data.test_published import cifar10, stanford_dogs

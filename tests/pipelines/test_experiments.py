@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tascnet.files import read_json, read_jsonl
+from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import command
 
 # Nothing that these leave out differs from the papers.

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import tascnet
-from tascnet.files import read_json, read_jsonl
 from tascnet.models.archive import load
+from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import TINY, command, metrics
 
 

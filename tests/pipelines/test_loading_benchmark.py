@@ -7,10 +7,10 @@ from PIL import Image
 from rich.console import Console
 
 from tascnet import data
-from tascnet.compose import Tree
+from tascnet.cli.compose import Tree
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl
 from tascnet.models.info import Preprocessing
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import loading
 from tascnet_pipelines.benchmarks.torchvision_loader import torchvision_loader, usual_transform
 from tascnet_pipelines.datasets import load_data

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from tascnet.compose import Tree
+from tascnet.cli.compose import Tree
 from tascnet.errors import ConfigError
-from tascnet.files import append_jsonl, read_json, read_jsonl, write_json
+from tascnet.run.files import append_jsonl, read_json, read_jsonl, write_json
 from tascnet_pipelines.benchmarks import methods
 from tests.pipelines.commands import TINY, contents
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tascnet.errors import SurgeryError
-from tascnet.files import read_json, read_jsonl
-from tascnet.tune import CandidateBuilder
+from tascnet.run.files import read_json, read_jsonl
+from tascnet.tuning import CandidateBuilder
 from tests.pipelines.commands import TINY, are_equal, command, metrics, states
 
 

@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from tascnet.config import BenchmarkConfig, Config
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl
+from tascnet.options import BenchmarkConfig, Config
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import pareto
 from tascnet_pipelines.benchmarks.pareto import hypervolume, search, summarise
 from tests.pipelines.tables import tiny_table

@@ -7,9 +7,9 @@ import pytest
 
 import tascnet
 from tascnet import data
-from tascnet.compose import Tree
-from tascnet.files import digest_file, read_json
+from tascnet.cli.compose import Tree
 from tascnet.models.weights import build_backbone, read_metadata, read_state
+from tascnet.run.files import digest_file, read_json
 from tascnet_pipelines import backbone, datasets, pretrain, pretraining, session
 from tests.pipelines.commands import are_equal, command, contents, metrics, states
 from tests.pipelines.texts import SMALL, write_texts

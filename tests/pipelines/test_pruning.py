@@ -10,13 +10,13 @@ import torch_pruning as tp
 from torch import nn
 
 import tascnet
-from tascnet.compose import Tree
-from tascnet.config import PRUNE_CRITERIA
+from tascnet.cli.compose import Tree
 from tascnet.data import evenly
-from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
 from tascnet.models.archive import save
 from tascnet.models.blocks import Residual
+from tascnet.options import PRUNE_CRITERIA
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.pruning.journal import replayed
 from tests.pipelines.commands import TINY, are_equal, command, states, without_times
 

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import pruning, stock
 from tests.models.toys import EXAMPLE, TOYS
 from tests.pipelines.commands import TINY, command

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from tascnet.files import read_json
+from tascnet.run.files import read_json
 from tests.pipelines.commands import TINY, command
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tascnet.files import read_json, read_jsonl
+from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import TINY, command, contents, metrics, without_times
 
 # Imports what takes long, then starts the command once for each point, in a process that kills itself there:
@@ -18,7 +18,7 @@ KILLER = """
 import fnmatch, os, signal, sys
 import hydra._internal.core_plugins.basic_sweeper, sklearn.datasets, sklearn.model_selection
 import tascnet_pipelines.full
-from tascnet.__main__ import main
+from tascnet.cli.main import main
 
 def kill_at(kind, part, count):
     seen = []

@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from tascnet.config import BenchmarkConfig, Config
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl
+from tascnet.options import BenchmarkConfig, Config
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import search_quality
 from tascnet_pipelines.benchmarks.peers import is_installed
 from tascnet_pipelines.benchmarks.search_quality import METHODS, NEEDS, available, search, summarise

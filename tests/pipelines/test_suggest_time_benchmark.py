@@ -4,9 +4,9 @@ import math
 import pytest
 from rich.console import Console
 
-from tascnet.config import BenchmarkConfig, Config
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl
+from tascnet.options import BenchmarkConfig, Config
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import suggest_time
 from tascnet_pipelines.benchmarks.peers import is_installed
 from tascnet_pipelines.benchmarks.suggest_time import SIZES, made_space, memory_growth, suggest, summarise

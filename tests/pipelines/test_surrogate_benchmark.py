@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tascnet.config import BenchmarkConfig, Config
-from tascnet.files import read_json, read_jsonl
+from tascnet.options import BenchmarkConfig, Config
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import surrogate
 from tascnet_pipelines.benchmarks.synthetic import KINDS, synthetic, synthetic_space
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tascnet.config import BenchmarkConfig, Config
 from tascnet.errors import ConfigError, DataError
+from tascnet.options import BenchmarkConfig, Config
 from tascnet_pipelines.benchmarks import make_table
 from tascnet_pipelines.benchmarks.make_table import TASKS, Workbench
 from tascnet_pipelines.benchmarks.table import load_table, read_table, table_names

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import tascnet
-from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
+from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import are_equal, command, contents, metrics, states
 from tests.pipelines.texts import SMALL, write_texts
 

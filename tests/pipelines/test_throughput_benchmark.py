@@ -6,10 +6,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from tascnet.compose import Tree
+from tascnet.cli.compose import Tree
 from tascnet.errors import ConfigError
-from tascnet.files import read_json, read_jsonl
 from tascnet.measure import complexity
+from tascnet.run.files import read_json, read_jsonl
 from tascnet_pipelines.benchmarks import trial_throughput
 from tascnet_pipelines.benchmarks.process import in_own_process, peak_bytes
 from tascnet_pipelines.benchmarks.published import ThroughTrunk, from_files, image_files

@@ -1,0 +1,101 @@
+"""What the loss says of each parameter, for criteria that ask."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tascnet.inherit.activations import attached
+
+__all__ = ["loss_gradients", "output_gradients"]
+
+
+@contextmanager
+def loss_gradients(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, squares: bool = False
+) -> Iterator[None]:
+    """Within it, `grad` of every parameter holds its mean gradient of the cross-entropy over all samples.
+
+    Args:
+        model: the network, in eval mode.
+        batches: inputs and labels on its device.
+        squares: the mean of each sample's squared gradient instead, the diagonal of the empirical Fisher
+            matrix; the samples pass one by one.
+    """
+    model.zero_grad(set_to_none=True)
+    with _unfrozen(model):
+        try:
+            _accumulate(model, batches, squares)
+            yield
+        finally:
+            model.zero_grad(set_to_none=True)
+
+
+def output_gradients(
+    model: nn.Module, layers: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """What a small squared error of each output of a layer adds to the loss of a sample.
+
+    Args:
+        model: the network, in eval mode.
+        layers: names of convolutions and linear layers.
+        batches: inputs and labels on its device.
+
+    Returns:
+        By layer, float64 on the CPU, one number an output: the squared gradient of a sample's cross-entropy,
+        summed over the pixels of a map, mean over the samples.
+    """
+    totals: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return note
+
+    hooks = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
+    samples = 0
+    with attached(hooks), _unfrozen(model):
+        for inputs, labels in batches:
+            loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
+            gradients = torch.autograd.grad(loss, list(outputs.values()))
+            for name, gradient in zip(outputs, gradients, strict=True):
+                # `b x o` or `b x o x h x w`
+                squares = gradient.double().square().reshape(*gradient.shape[:2], -1).sum(2)
+                totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
+            samples += len(labels)
+            outputs.clear()
+    return {name: total / max(samples, 1) for name, total in totals.items()}
+
+
+@contextmanager
+def _unfrozen(model: nn.Module) -> Iterator[None]:
+    """Every parameter requires gradients, and those that did not do not again afterwards."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _accumulate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], squares: bool) -> None:
+    parameters = list(model.parameters())
+    totals = [torch.zeros_like(parameter) for parameter in parameters]
+    samples = 0
+    for inputs, labels in batches:
+        parts = zip(inputs.split(1), labels.split(1), strict=True) if squares else [(inputs, labels)]
+        for x, y in parts:
+            loss = functional.cross_entropy(model(x), y, reduction="sum")
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                if gradient is not None:
+                    total += gradient.square() if squares else gradient
+        samples += len(labels)
+    for parameter, total in zip(parameters, totals, strict=True):
+        parameter.grad = total / max(samples, 1)

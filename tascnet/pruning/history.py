@@ -1,0 +1,103 @@
+"""How filters moved through training, in a form that does not grow with the epochs."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.errors import SurgeryError
+from tascnet.inherit.filters import filter_matrices, gram
+from tascnet.surgery import WidthGroup
+
+__all__ = ["FilterHistory"]
+
+# Columns of a filter matrix that are taken to float64 at a time: bounds the memory of wide linear layers.
+_COLUMNS = 4096
+
+
+class FilterHistory:
+    """Inner products and L1 norms of the filters' trajectories.
+
+    The inner product of two trajectories is the sum over epochs of the inner products of the filters
+    in each epoch, so that one `n x n` matrix a group holds all that cosine similarity needs. It is kept
+    in float64: near-duplicate filters differ in the last digits of a float32 cosine.
+
+    A group's vector of a filter joins what all its filter layers give for that channel: in a residual
+    group the rows of every coupled convolution, in a depthwise group the pointwise row and the channel's
+    own kernel; layers that are concatenated are groups of their own. The similarity of channels `i` and
+    `j` is thus `sum_e sum_l <w_eli, w_elj> / (|.| |.|)` over epochs `e` and filter layers `l`.
+
+    Once filters are removed their rows and columns go. What a remaining filter's weights for inputs that
+    were removed since have added to earlier epochs stays part of its history.
+
+    Args:
+        groups: the width groups to watch.
+    """
+
+    def __init__(self, groups: Sequence[WidthGroup]) -> None:
+        self._groups = {group.name: group for group in groups}
+        self._gram = {g.name: torch.zeros(g.width, g.width, dtype=torch.float64) for g in groups}
+        self._l1 = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in groups}
+        self.epochs = 0
+
+    @torch.no_grad()
+    def record(self, model: nn.Module) -> None:
+        """Add the filters as they are now; called after every epoch.
+
+        Raises:
+            SurgeryError: a layer has another number of filters than the history.
+        """
+        matrices = {
+            name: filter_matrices(model, group, len(self._l1[name])) for name, group in self._groups.items()
+        }
+        for name, layers in matrices.items():
+            for matrix in layers:
+                self._gram[name] += gram(matrix.split(_COLUMNS, dim=1)).cpu()
+                self._l1[name] += matrix.abs().sum(1, dtype=torch.float64).cpu()
+        self.epochs += 1
+
+    def similarity(self, name: str) -> Tensor:
+        """`n x n` cosine similarities of the trajectories of a group; 0 between a zero filter and others."""
+        gram = self._gram[name]
+        norms = gram.diagonal().clamp_min(0).sqrt()
+        scale = norms[:, None] * norms[None, :]
+        cosine = torch.where(scale > 0, gram / scale.where(scale > 0, torch.ones(())), 0.0)
+        return cosine.clamp(-1, 1).fill_diagonal_(1.0)
+
+    def l1(self, name: str) -> Tensor:
+        """`n` L1 norms of a group's filters, summed over the epochs."""
+        return self._l1[name].clone()
+
+    def keep(self, name: str, indices: Sequence[int]) -> None:
+        """Forget all filters of a group but `indices`, after the others were removed from the network."""
+        at = torch.as_tensor(list(indices), dtype=torch.long)
+        self._gram[name] = self._gram[name][at][:, at]
+        self._l1[name] = self._l1[name][at]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that `load_state_dict` needs, as tensors by name."""
+        state = {"epochs": torch.tensor(self.epochs)}
+        for name in self._groups:
+            state[f"{name}/gram"] = self._gram[name].clone()
+            state[f"{name}/l1"] = self._l1[name].clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Become the history that `state` was taken from.
+
+        Raises:
+            SurgeryError: the state is not one of these groups.
+        """
+        if set(state) != set(self.state_dict()):
+            raise SurgeryError("the recorded history belongs to other groups than the network's")
+        for name in self._groups:
+            gram, l1, width = state[f"{name}/gram"], state[f"{name}/l1"], len(self._l1[name])
+            if gram.shape != (width, width) or l1.shape != (width,):
+                raise SurgeryError(
+                    f"the recorded history of '{name}' has {len(l1)} filters, expected {width}"
+                )
+        for name in self._groups:
+            # A checkpoint comes back on the device of the training.
+            self._gram[name] = state[f"{name}/gram"].to("cpu", copy=True)
+            self._l1[name] = state[f"{name}/l1"].to("cpu", copy=True)
+        self.epochs = int(state["epochs"])

@@ -1,0 +1,140 @@
+"""The penalty of the optimisation phase: it pulls the members of each pair together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.errors import ConfigError
+from tascnet.inherit.filters import filter_matrices
+from tascnet.surgery import WidthGroup
+
+__all__ = ["INERT_RATIO", "KINDS", "PairRegulariser", "gradient_ratio", "pair_penalty", "pair_similarities"]
+
+KINDS = ("per_group_mean", "sum")
+# Below this share of the loss's gradient the penalty moves nothing within an epoch.
+INERT_RATIO = 1e-6
+# Squared norm below which a filter counts as dead.
+_DEAD = 1e-16
+
+
+def pair_similarities(matrices: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Cosine similarity of the filters of each pair.
+
+    Args:
+        matrices: one `n x d_layer` matrix for each layer; a filter is its rows one after another.
+        pairs: `p` pairs of rows.
+
+    Returns:
+        `p` float32 similarities, 0 where a filter is zero; gradients flow through them.
+    """
+    device = matrices[0].device
+    first, second = torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2).unbind(1)
+    sums = [
+        torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)])
+        for a, b in ((matrix[first].float(), matrix[second].float()) for matrix in matrices)
+    ]
+    dot, square_a, square_b = torch.stack(sums).sum(0)
+    # A dead filter has no direction: its pair counts as 0 and gets no gradient, which would be infinite.
+    alive = (square_a > _DEAD) & (square_b > _DEAD)
+    one = torch.ones_like(dot)
+    norms = torch.where(alive, square_a, one).sqrt() * torch.where(alive, square_b, one).sqrt()
+    return torch.where(alive, dot, torch.zeros_like(dot)) / norms
+
+
+def pair_penalty(similarities: Mapping[str, Tensor], kind: str) -> Tensor:
+    """The penalty for the similarities of each group's pairs; lower is more similar.
+
+    Args:
+        similarities: by group, the cosine similarities of its pairs; groups without pairs do not count.
+        kind: `per_group_mean`: the sum over groups of exp(-mean similarity of its pairs);
+            `sum`: exp(-sum of all similarities), as published, which vanishes with many pairs.
+
+    Returns:
+        A scalar; gradients flow through it.
+
+    Raises:
+        ConfigError: unknown kind.
+
+    Source: Basha et al. 2022, TASCNet, regulariser of the optimisation phase (`sum`).
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"unknown regulariser '{kind}', expected one of {', '.join(KINDS)}")
+    groups = [values for values in similarities.values() if len(values)]
+    if not groups:
+        return torch.zeros(())
+    if kind == "sum":
+        return torch.exp(-torch.cat(groups).sum())
+    return torch.stack([torch.exp(-values.mean()) for values in groups]).sum()
+
+
+class PairRegulariser:
+    """The penalty of a network's pairs, for the loss of the optimisation phase.
+
+    Args:
+        model: the network in training.
+        groups: its width groups.
+        pairs: by group name, pairs of filters.
+        kind: one of `KINDS`.
+        weight: factor of the penalty.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[WidthGroup],
+        pairs: Mapping[str, Sequence[tuple[int, int]]],
+        kind: str = "per_group_mean",
+        weight: float = 1.0,
+    ) -> None:
+        self._model = model
+        self._groups = {group.name: group for group in groups if pairs.get(group.name)}
+        self._pairs = {name: list(pairs[name]) for name in self._groups}
+        self._kind = kind
+        self._weight = weight
+
+    def _values(self) -> dict[str, Tensor]:
+        return {
+            name: pair_similarities(filter_matrices(self._model, group), self._pairs[name])
+            for name, group in self._groups.items()
+        }
+
+    def __call__(self) -> Tensor:
+        """The weighted penalty of the network as it is now; a scalar that gradients flow through."""
+        return self._weight * pair_penalty(self._values(), self._kind)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that the penalty moves."""
+        layers = (self._model.get_submodule(name) for g in self._groups.values() for name in g.filters)
+        return [weight for layer in layers if isinstance(weight := layer.weight, nn.Parameter)]
+
+    def similarities(self) -> dict[str, float]:
+        """By group, the mean cosine similarity of its pairs as they are now."""
+        with torch.no_grad():
+            return {name: float(values.mean()) for name, values in self._values().items()}
+
+
+def _gradient_norm(value: Tensor, parameters: list[nn.Parameter]) -> float:
+    if not value.requires_grad or not parameters:
+        return 0.0
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    squares = [g.double().square().sum() for g in gradients if g is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def gradient_ratio(penalty: Tensor, loss: Tensor, parameters: Iterable[nn.Parameter]) -> float:
+    """Size of the penalty's gradient against the loss's; below `INERT_RATIO` the penalty is inert.
+
+    Args:
+        penalty: scalar, weighted.
+        loss: scalar, from the same network.
+        parameters: the weights to look at; those that are frozen do not count.
+
+    Returns:
+        The ratio of the two Euclidean norms; infinite where only the loss's is zero.
+    """
+    moving = [parameter for parameter in parameters if parameter.requires_grad]
+    above, below = _gradient_norm(penalty, moving), _gradient_norm(loss, moving)
+    if below == 0:
+        return float("inf") if above > 0 else 0.0
+    return above / below

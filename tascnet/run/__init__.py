@@ -1,0 +1,1 @@
+"""What a run leaves: folder, identity, journals, records, log and progress."""

@@ -1,0 +1,53 @@
+"""Every change of a chain's structure: widths, kernels, activations, and new layers for old ones.
+
+Words: a *width group* is a set of layers whose channels are coupled, so that they can only be removed
+together; its *filters* are the layers that produce these channels, its *consumers* those that read them.
+A layer's name is its dotted module name in the chain, a block's index its position in the chain.
+"""
+
+from tascnet.surgery.groups import WidthGroup, width_groups
+from tascnet.surgery.inputs import channel_slots, consumer_inputs
+from tascnet.surgery.layers import (
+    ACTIVATIONS,
+    activation_name,
+    activations,
+    block_of,
+    layer_widths,
+    replace_layer,
+    set_activation,
+    set_kernel,
+    spatial_convs,
+)
+from tascnet.surgery.narrow import narrow
+from tascnet.surgery.rebuild import Rebuilt, footprint, he_linear, path_layers, rebuild, shape_after
+from tascnet.surgery.removal import is_removable, without_blocks
+from tascnet.surgery.scores import CRITERIA, GRADIENTS, Importance, all_channel_scores
+
+__all__ = [
+    "ACTIVATIONS",
+    "CRITERIA",
+    "GRADIENTS",
+    "Importance",
+    "Rebuilt",
+    "WidthGroup",
+    "activation_name",
+    "activations",
+    "all_channel_scores",
+    "block_of",
+    "channel_slots",
+    "consumer_inputs",
+    "footprint",
+    "he_linear",
+    "is_removable",
+    "layer_widths",
+    "narrow",
+    "path_layers",
+    "rebuild",
+    "replace_layer",
+    "set_activation",
+    "set_kernel",
+    "shape_after",
+    "spatial_convs",
+    "width_groups",
+    "without_blocks",
+]

@@ -1,0 +1,380 @@
+"""New layers in place of the last ones of a chain, and the layers that reconcile their shapes.
+
+The *path* of a chain is the sequence of its layers without those of its shortcuts: what is left of a
+residual or dense network when its connections are taken away. Layers are searched along it.
+
+Source: Basha et al. 2020, section 3; its two ways of joining new layers to an old network are the two
+values of `skip`. `keep`: connections stay, a 1x1 convolution gives a shortcut the new width, and padding
+keeps the size of every map. `drop`: what is rebuilt is a plain chain of convolutions of stride 1 without
+padding, and a map that has become smaller than a kernel is enlarged before it.
+"""
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tascnet.errors import SurgeryError
+from tascnet.models.activations import ACTIVATIONS
+from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.surgery.layers import is_depthwise
+from tascnet.surgery.trace import fitted, meta_copy
+
+__all__ = ["Rebuilt", "Settings", "Skip", "footprint", "he_linear", "path_layers", "rebuild", "shape_after"]
+
+Skip: TypeAlias = Literal["keep", "drop"]
+# For each layer what is decided of it: `filter_size`, `filters`, `padding`, `pool`, `pool_size`, `neurons`,
+# `activation`, `dropout`.
+Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """A part of a chain with new layers.
+
+    Args:
+        chain: the blocks under their old names; a layer that needs another one before or after it
+            becomes a sequence of both.
+        features: the output for the example, on the meta device: its shape alone.
+        frozen: names of the pre-trained layers that nothing new lies before.
+    """
+
+    chain: nn.Sequential
+    features: Tensor
+    frozen: tuple[str, ...]
+
+
+def rebuild(
+    chain: nn.Sequential,
+    example: Tensor,
+    settings: Settings,
+    *,
+    skip: Skip,
+    side: int,
+    generator: torch.Generator | None,
+) -> Rebuilt:
+    """Make the layers named in `settings` anew, and with them all whose input's width changes.
+
+    New weights are He-normal, new biases zero. All other layers are copied with their weights.
+
+    Args:
+        chain: a slice of a chain; stays as it is.
+        example: `1 x c x h x w`, one sample as the slice takes it; its shape alone matters.
+        settings: for each searched layer on the path what is decided of it.
+        skip: what becomes of residual and dense connections.
+        side: to at least this many pixels a map is enlarged that is smaller than its kernel.
+        generator: draws the new weights; None leaves them without values, on the meta device.
+
+    Raises:
+        SurgeryError: the new layers do not fit together.
+    """
+    path = pairwise(path_layers(chain))
+    walk = _Walk(
+        settings=settings,
+        skip=skip,
+        side=side,
+        normed=frozenset(name for (name, _), (_, after) in path if isinstance(after, _BatchNorm)),
+        generator=generator,
+        features=torch.empty_like(example, device="meta"),
+    )
+    new = nn.Sequential(OrderedDict(walk.children("", chain)))
+    for name in walk.frozen:
+        new.get_submodule(name).requires_grad_(False)
+    return Rebuilt(chain=new, features=walk.features, frozen=tuple(walk.frozen))
+
+
+def path_layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers on the path with their dotted names, from the input to the output.
+
+    A module of a class that is neither a sequence nor a block of ours counts as one layer.
+    """
+    for name, child in _children(chain):
+        if isinstance(chain, Residual) and name == "shortcut":
+            continue
+        if isinstance(child, nn.Sequential | Residual | Concat):
+            yield from path_layers(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+def shape_after(module: nn.Module, example: Tensor) -> Tensor:
+    """The output on the meta device, which takes no memory and no time.
+
+    Raises:
+        SurgeryError: the module does not take the example.
+    """
+    ghost = meta_copy(module).eval()
+    try:
+        with torch.no_grad():
+            output: Tensor = ghost(fitted(torch.empty_like(example, device="meta"), ghost))
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shape = tuple(example.shape)
+        raise SurgeryError(f"a layer does not take an input of shape {shape} ({reason})") from error
+    return output
+
+
+def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]:
+    """What of the kernel's height and width the layer's own padding does not make up for.
+
+    A kernel of size `k` keeps the size of the layer's map if the map is padded by `k - footprint` pixels.
+    """
+    if layer.padding == "same":
+        return 1, 1
+    padding = (0, 0) if layer.padding == "valid" else _pair(layer.padding)
+    dilation = _pair(getattr(layer, "dilation", 1))
+    (height, width), (down, right) = _pair(layer.kernel_size), dilation
+    return down * (height - 1) + 1 - 2 * padding[0], right * (width - 1) + 1 - 2 * padding[1]
+
+
+def he_linear(inputs: int, outputs: int, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
+    """A dense layer with He-normal weights and zero bias; without a generator with no values at all."""
+    return _he_normal(nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias), generator)
+
+
+@dataclass(kw_only=True)
+class _Walk:
+    """Follows the path and makes each layer with the input that it really gets.
+
+    Args:
+        normed: names of the layers that a batch-norm follows.
+        features: what the next layer gets, on the meta device.
+        begun: whether a searched layer lies before the next layer.
+        frozen: names of the pre-trained layers met before that.
+    """
+
+    settings: Settings
+    skip: Skip
+    side: int
+    normed: frozenset[str]
+    generator: torch.Generator | None
+    features: Tensor
+    begun: bool = False
+    frozen: list[str] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """Channels, or features of a flattened input."""
+        return int(self.features.shape[1])
+
+    def children(self, path: str, parent: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
+        for name, child in _children(parent):
+            yield name, self.module(f"{path}.{name}" if path else name, child)
+
+    def module(self, path: str, old: nn.Module) -> nn.Module:
+        if isinstance(old, nn.Sequential):
+            return nn.Sequential(OrderedDict(self.children(path, old)))
+        if isinstance(old, Residual):
+            return self._residual(path, old)
+        if isinstance(old, Concat):
+            return self._concat(path, old)
+        new = self._searched(path, old) if path in self.settings else self._fitted(old)
+        self.begun = self.begun or path in self.settings
+        if not self.begun:
+            self.frozen.append(path)
+        self.features = shape_after(new, self.features)
+        return new
+
+    def _residual(self, path: str, old: Residual) -> nn.Module:
+        entry, downstream = self.features, self.begun
+        body = self.module(f"{path}.body", old.body)
+        if self.skip == "drop":
+            activation = self.module(f"{path}.activation", old.activation)
+            return nn.Sequential(OrderedDict(body=body, activation=activation))
+        shortcut = self._shortcut(old, entry)
+        if shortcut is None:
+            shortcut = copy.deepcopy(old.shortcut).requires_grad_(True)
+            self.frozen += [] if downstream else [n for n, _ in _leaves(shortcut, f"{path}.shortcut")]
+        return Residual(body, shortcut, self.module(f"{path}.activation", old.activation))
+
+    def _shortcut(self, old: Residual, entry: Tensor) -> nn.Module | None:
+        """What matches the shortcut to the body's new width; None where the old one does."""
+        if _fits(old.shortcut, entry, self.features):
+            return None
+        normed = any(isinstance(layer, nn.BatchNorm2d) for layer in old.body.modules())
+        conv = nn.utils.skip_init(
+            nn.Conv2d, entry.shape[1], self.width, 1, stride=_stride_of(old.shortcut), bias=not normed
+        )
+        parts: OrderedDict[str, nn.Module] = OrderedDict(conv=_he_normal(conv, self.generator))
+        if normed:
+            parts["bn"] = nn.BatchNorm2d(self.width)
+        new = nn.Sequential(parts)
+        if not _fits(new, entry, self.features):
+            came, wanted = tuple(entry.shape), tuple(self.features.shape)
+            raise SurgeryError(f"no 1x1 convolution makes a shortcut from {came} to {wanted}")
+        return new
+
+    def _concat(self, path: str, old: Concat) -> nn.Module:
+        entry = self.features
+        body = self.module(f"{path}.body", old.body)
+        if self.skip == "drop":
+            return nn.Sequential(OrderedDict(body=body))
+        if entry.shape[2:] != self.features.shape[2:]:
+            before, after = tuple(entry.shape[2:]), tuple(self.features.shape[2:])
+            raise SurgeryError(f"maps of {before} and {after} pixels cannot be joined")
+        self.features = torch.cat([entry, self.features], 1)
+        return Concat(body)
+
+    def _searched(self, path: str, old: nn.Module) -> nn.Module:
+        """A new layer in the place of `old`, with what it needs before or after it."""
+        wanted = self.settings[path]
+        if "filter_size" in wanted and isinstance(old, nn.Conv2d):
+            return self._new_conv(old, wanted)
+        if "pool" in wanted and isinstance(old, _POOLS):
+            return self._new_pool(old, wanted)
+        if "neurons" in wanted and isinstance(old, nn.Linear):
+            linear = he_linear(self.width, wanted["neurons"], self.generator)
+            norm = nn.BatchNorm1d(linear.out_features)
+            return linear if path in self.normed else nn.Sequential(OrderedDict(linear=linear, bn=norm))
+        if "activation" in wanted:
+            return ACTIVATIONS[wanted["activation"]]()
+        if "dropout" in wanted and isinstance(old, nn.Dropout):
+            return nn.Dropout(wanted["dropout"])
+        raise SurgeryError(f"a {type(old).__name__} cannot be made anew with {dict(wanted)}")
+
+    def _new_conv(self, old: nn.Conv2d, wanted: Mapping[str, Any]) -> nn.Module:
+        size = wanted["filter_size"]
+        groups = self.width if is_depthwise(old) else 1
+        padded = self._padding(old, size, wanted.get("padding"))
+        own = _own_padding(padded)
+        conv = nn.utils.skip_init(
+            nn.Conv2d,
+            self.width,
+            wanted.get("filters", self.width),
+            size,
+            stride=1 if self.skip == "drop" else old.stride,
+            padding=(0, 0) if own is None else own,
+            groups=groups,
+            bias=old.bias is not None,
+        )
+        new = _he_normal(conv, self.generator)
+        return self._joined("conv", new, size, padded, outside=own is None)
+
+    def _new_pool(self, old: nn.Module, wanted: Mapping[str, Any]) -> nn.Module:
+        assert isinstance(old, _POOLS)
+        size = wanted["pool_size"]
+        padded = self._padding(old, size, wanted.get("padding"))
+        own = _own_padding(padded)
+        # torch pads a pooling layer by half of its kernel at most.
+        outside = own is None or max(own) > size // 2
+        kind = nn.MaxPool2d if wanted["pool"] == "max" else nn.AvgPool2d
+        keep = self.skip == "keep"
+        new = kind(
+            size,
+            stride=old.stride if keep else size,
+            padding=(0, 0) if outside or own is None else own,
+            ceil_mode=keep and old.ceil_mode,
+        )
+        return self._joined("pool", new, size, padded, outside=outside)
+
+    def _padding(self, old: Any, size: int, wanted: int | None) -> tuple[int, int]:
+        """Pixels added to the height and the width of the map, both sides together."""
+        if wanted is not None:
+            return 2 * wanted, 2 * wanted
+        if self.skip == "drop":
+            return 0, 0
+        height, width = (size - pixels for pixels in footprint(old))
+        if min(height, width) < 0:
+            raise SurgeryError(f"a kernel of size {size} in place of {old} cannot keep the size of the map")
+        return height, width
+
+    def _joined(
+        self, name: str, layer: nn.Module, size: int, padded: tuple[int, int], *, outside: bool
+    ) -> nn.Module:
+        """The layer behind the upsampling and the padding that its input needs."""
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        sides = [int(side) for side in self.features.shape[2:]]
+        if any(side + pixels < size for side, pixels in zip(sides, padded, strict=True)):
+            # Source: the upsampling variant of the published code.
+            factor = math.ceil(max(self.side, size) / min(sides))
+            parts["upsample"] = nn.Upsample(scale_factor=float(factor), mode="nearest")
+        if outside:
+            height, width = padded
+            # Of an odd number of pixels the larger half comes after the map.
+            parts["pad"] = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
+        parts[name] = layer
+        return nn.Sequential(parts) if len(parts) > 1 else layer
+
+    def _fitted(self, old: nn.Module) -> nn.Module:
+        """A copy, or a new layer of the same kind where the input has another width."""
+        if isinstance(old, _BatchNorm) and old.num_features != self.width:
+            return type(old)(self.width, old.eps, old.momentum, old.affine, old.track_running_stats)
+        if isinstance(old, nn.GroupNorm) and old.num_channels != self.width:
+            return nn.GroupNorm(math.gcd(old.num_groups, self.width), self.width, old.eps, old.affine)
+        if isinstance(old, nn.Linear) and old.in_features != self.features.shape[-1]:
+            inputs = int(self.features.shape[-1])
+            return he_linear(inputs, old.out_features, self.generator, bias=old.bias is not None)
+        if isinstance(old, nn.Conv2d) and old.in_channels != self.width:
+            return self._widened(old)
+        return copy.deepcopy(old).requires_grad_(True)
+
+    def _widened(self, old: nn.Conv2d) -> nn.Conv2d:
+        depthwise = is_depthwise(old)
+        conv = nn.utils.skip_init(
+            nn.Conv2d,
+            self.width,
+            self.width if depthwise else old.out_channels,
+            old.kernel_size,
+            stride=old.stride,
+            padding=old.padding,
+            dilation=old.dilation,
+            groups=self.width if depthwise else 1,
+            bias=old.bias is not None,
+            padding_mode=old.padding_mode,
+        )
+        return _he_normal(conv, self.generator)
+
+
+def _he_normal(layer: Any, generator: torch.Generator | None) -> Any:
+    """Source: He et al. 2015, equation 12."""
+    if generator is None:
+        return layer.to("meta")
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _own_padding(padded: tuple[int, int]) -> tuple[int, int] | None:
+    """The padding argument that a layer gets; None where the two sides of the map differ."""
+    height, width = padded
+    return None if height % 2 or width % 2 else (height // 2, width // 2)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = value if isinstance(value, tuple | list) else (value, value)
+    return height, width
+
+
+def _fits(module: nn.Module, entry: Tensor, target: Tensor) -> bool:
+    try:
+        return shape_after(module, entry).shape == target.shape
+    except SurgeryError:
+        return False
+
+
+def _stride_of(shortcut: nn.Module) -> int:
+    """How many pixels of the input one pixel of the output stands for."""
+    kinds = (nn.Conv2d, *_POOLS, SliceAndPad)
+    strides = [_pair(layer.stride)[0] for layer in shortcut.modules() if isinstance(layer, kinds)]
+    return math.prod(strides)
+
+
+def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    # Unlike `named_children` this gives a layer that is used twice under both its names.
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, layer in module.named_modules(prefix=path):
+        if not list(layer.children()):
+            yield name, layer

@@ -1,0 +1,202 @@
+"""In which order channels go, how many of each group, and what that saves."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tascnet.inherit import (
+    Ranking,
+    fold_into,
+    input_moments,
+    loss_gradients,
+    output_gradients,
+    rank_by_reconstruction,
+    rank_pairs,
+    rank_scores,
+)
+from tascnet.measure import complexity
+from tascnet.pruning import Limits, WidthCosts, allocate
+from tascnet.surgery import consumer_inputs, narrow, width_groups
+from tests.models.toys import EXAMPLE, TOYS, body
+
+
+def test_of_each_pair_the_smaller_goes_the_most_alike_first() -> None:
+    similarity = torch.eye(4, dtype=torch.float64)
+    for i, j, value in ((0, 1, 0.5), (2, 3, 0.9), (0, 2, 0.8)):
+        similarity[i, j] = similarity[j, i] = value
+    ranking = rank_pairs(similarity, torch.tensor([1.0, 2.0, 4.0, 3.0]))
+    # 2 and 3 are most alike and 3 is the smaller; of what is left 0 and 1.
+    assert ranking.order == (3, 0)
+    assert ranking.partners == (2, 1)
+    # The six pairs have a mean dissimilarity of 1 - 2.2 / 6.
+    assert ranking.costs == pytest.approx((0.1 / (3.8 / 6), 0.5 / (3.8 / 6)))
+    assert ranking.pairs() == [(2, 3), (0, 1)]
+    assert ranking.first(1).pairs() == [(2, 3)]
+
+
+def test_the_least_important_goes_first() -> None:
+    ranking = rank_scores(torch.tensor([3.0, 1.0, 2.0, 1.0]))
+    assert ranking.order == (1, 3, 2, 0)
+    assert ranking.costs == (1.0, 1.0, 2.0, 3.0)
+    assert ranking.pairs() == []
+
+
+def two_linear(width: int) -> nn.Sequential:
+    chain = body(("a", nn.Linear(width, width, bias=False)), ("b", nn.Linear(width, 1, bias=False)))
+    nn.init.eye_(chain.a.weight)
+    return chain
+
+
+def test_what_a_channel_costs_by_hand() -> None:
+    # Independent channels of variances 1, 4 and 9, read with weights 3, 1 and 1: they carry 9, 4 and 9 of the
+    # output's variance of 22, and nobody can speak for another.
+    chain = two_linear(3)
+    with torch.no_grad():
+        chain.b.weight.copy_(torch.tensor([[3.0, 1.0, 1.0]]))
+    moment = torch.diag(torch.tensor([1.0, 4.0, 9.0, 1.0], dtype=torch.float64))
+    inputs = {"b": torch.arange(3)[:, None]}
+    ranking = rank_by_reconstruction(chain, inputs, {"b": moment}, 2, ridge=0.0)
+    assert ranking.order[0] == 1
+    assert ranking.costs == pytest.approx((4 / 22, 9 / 22))
+    # Where a squared error costs the loss 2, the costs are 2 x 4 and 2 x 9.
+    weights = {"b": torch.tensor([2.0])}
+    ranking = rank_by_reconstruction(chain, inputs, {"b": moment}, 2, weights=weights, ridge=0.0)
+    assert sorted(ranking.costs) == pytest.approx([8.0, 18.0])
+
+
+def test_a_channel_that_others_make_up_for_costs_nothing_however_large() -> None:
+    # The third channel is the sum of the first two; without it the others are all that is left.
+    rows = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([rows, rows.sum(1, keepdim=True), torch.ones(500, 1)], 1)
+    chain = two_linear(3)
+    with torch.no_grad():
+        chain.b.weight.copy_(torch.tensor([[5.0, -3.0, 1.0]]))
+    inputs = {"b": torch.arange(3)[:, None]}
+    ranking = rank_by_reconstruction(chain, inputs, {"b": rows.T @ rows}, 2, ridge=1e-9)
+    assert ranking.costs[0] < 1e-6
+    assert ranking.costs[1] > 0.1
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "depthwise", "dense"])
+def test_costs_are_the_variance_that_folding_loses(name: str) -> None:
+    """Against the consumer's outputs before and after the channel is folded, over the same samples."""
+    chain = TOYS[name]()
+    group = next(g for g in width_groups(chain, EXAMPLE) if len(g.consumers) == 1 and g.width >= 4)
+    data = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    inputs = consumer_inputs(chain, EXAMPLE, [group])
+    moments = input_moments(chain, inputs, [data])
+    ranking = rank_by_reconstruction(chain, inputs[group.name], moments[group.name], 1)
+    (consumer,) = group.consumers
+    moment = moments[group.name][consumer]
+    layer = chain.get_submodule(consumer)
+    places = inputs[group.name][consumer]
+    mean = moment[-1, :-1] / moment[-1, -1]
+    covariance = moment[:-1, :-1] / moment[-1, -1] - torch.outer(mean, mean)
+
+    def weights() -> torch.Tensor:
+        return layer.weight.detach()[:, places].double().transpose(0, 1).flatten(1)  # type: ignore[index, operator]
+
+    before = weights()
+    fold_into(chain, inputs[group.name], moments[group.name], ranking.order)
+    after = weights()
+    after[list(ranking.order)] = 0
+    change = after - before
+    lost = (change.T @ covariance @ change).trace() / (before.T @ covariance @ before).trace()
+    assert ranking.costs[0] == pytest.approx(float(lost), rel=0.05, abs=2e-3)
+
+
+rankings = st.dictionaries(
+    st.sampled_from("abcd"), st.lists(st.floats(0, 10), min_size=2, max_size=24).map(sorted), min_size=1
+)
+
+
+@given(
+    costs=rankings,
+    count=st.integers(0, 60),
+    round_to=st.integers(1, 5),
+    max_step=st.floats(0, 0.9),
+    min_width=st.integers(1, 6),
+)
+def test_what_competes_keeps_every_bound(
+    costs: dict[str, list[float]], count: int, round_to: int, max_step: float, min_width: int
+) -> None:
+    ranked = {name: Ranking(order=tuple(range(len(c))), costs=tuple(c)) for name, c in costs.items()}
+    widths = {name: len(c) for name, c in costs.items()}
+    limits = Limits(round_to=round_to, max_step=max_step, min_width=min_width)
+    taken = allocate(ranked, widths, count, limits)
+    for name, number in taken.items():
+        left = widths[name] - number
+        assert left % round_to == 0
+        assert left >= min_width
+        assert number <= max_step * widths[name] + 1e-6
+    more = allocate(ranked, widths, count + 1, limits)
+    assert all(more.get(name, 0) >= number for name, number in taken.items())
+    if round_to == 1 and sum(taken.values()) < count:
+        assert allocate(ranked, widths, 10**6, limits) == taken
+
+
+def test_the_cheapest_of_all_groups_go_by_hand() -> None:
+    ranked = {
+        "a": Ranking(order=(0, 1, 2, 3), costs=(1.0, 2.0, 5.0, 9.0)),
+        "b": Ranking(order=(0, 1, 2, 3), costs=(3.0, 4.0, 6.0, 7.0)),
+    }
+    widths = {"a": 4, "b": 4}
+    assert allocate(ranked, widths, 3, Limits(max_step=0.9)) == {"a": 2, "b": 1}
+    # A channel of b saves ten times as much.
+    assert allocate(ranked, widths, 3, Limits(max_step=0.9), {"a": 1.0, "b": 10.0}) == {"b": 3}
+    # Two by two: a's first two cost 1.5 each, b's 3.5.
+    assert allocate(ranked, widths, 1, Limits(round_to=2, max_step=0.9)) == {"a": 2}
+
+
+def test_negative_costs_keep_their_order_when_weighed() -> None:
+    ranking = Ranking(order=(0, 1, 2, 3), costs=(-4.0, -3.0, -2.0, -1.0))
+    other = Ranking(order=(0, 1, 2, 3), costs=(-3.5, -3.0, -2.0, -1.0))
+    taken = allocate({"a": ranking, "b": other}, {"a": 8, "b": 8}, 3, Limits(), {"a": 1.0, "b": 1000.0})
+    # The lowest of all costs nothing; of the others those that save a thousand times as much.
+    assert taken == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_costs_of_narrowed_networks_are_those_measured(name: str) -> None:
+    chain = TOYS[name]()
+    groups = width_groups(chain, EXAMPLE)
+    costs = WidthCosts(chain, EXAMPLE, [group.name for group in groups])
+    removed = {group.name: number % (group.width - 1) for number, group in enumerate(groups, start=1)}
+    narrowed = copy.deepcopy(chain)
+    narrow(narrowed, EXAMPLE, {g.name: list(range(g.width - removed[g.name])) for g in groups})
+    measured = complexity(narrowed, EXAMPLE)
+    assert costs(removed) == (measured.params, measured.flops)
+    assert costs({}) == (costs.params, costs.flops)
+
+
+def test_gradients_of_outputs_by_hand() -> None:
+    """A map is averaged into logits: each of its four pixels has a quarter of the logit's gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model[0].bias.requires_grad_(False)
+    x, y = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
+    error = torch.softmax(model(x), 1).detach() - nn.functional.one_hot(y, 2)
+    found = output_gradients(model, ["0"], [(x[:2], y[:2]), (x[2:], y[2:])])
+    expected = 4 * (error / 4).square().mean(0)
+    torch.testing.assert_close(found["0"], expected.double(), rtol=1e-5, atol=1e-7)
+    assert not model[0].bias.requires_grad
+
+
+@pytest.mark.parametrize("squares", [False, True])
+def test_gradients_are_means_over_all_samples(squares: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    x, y = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
+    error = torch.softmax(model(x), 1).detach() - nn.functional.one_hot(y, 2)
+    each = error[:, :, None] * x[:, None, :]
+    expected = each.square().mean(0) if squares else each.mean(0)
+    with loss_gradients(model, [(x[:2], y[:2]), (x[2:], y[2:])], squares=squares):
+        torch.testing.assert_close(model[0].weight.grad, expected)
+        assert model[0].bias.grad is not None
+    assert model[0].weight.grad is None
+    assert not model[0].bias.requires_grad

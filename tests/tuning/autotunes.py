@@ -1,0 +1,44 @@
+"""Chains and their AutoTune spaces with small widths."""
+
+from functools import lru_cache
+
+import torch
+
+from tascnet.models.head import HeadSpec, replace_head
+from tascnet.models.weights import build_backbone
+from tascnet.tuning import Space, discover_autotune
+from tests.models.networks import shaken
+from tests.models.toys import EXAMPLE, TOYS
+
+CLASSES = 3
+# Backbone, side of the images, dense layers before the classifier.
+CASES = [
+    ("digits_cnn", 8, "replace"),
+    ("resnet20", 32, "replace"),
+    ("resnet18", 64, "replace"),
+    ("resnet50", 64, "replace"),
+    ("densenet121", 64, "replace"),
+    ("mobilenet_v2", 64, "replace"),
+    ("vgg16", 32, "keep"),
+    ("vgg16", 32, "replace"),
+]
+# Widths of their own: small ones, and none of them a backbone's.
+SMALL = {"filters": (10, 20, 30), "neurons": (10, 20), "dropouts": (0.0, 0.3, 0.9)}
+
+
+@lru_cache(maxsize=1)
+def backbone(name):
+    channels = 1 if name == "digits_cnn" else 3
+    chain = build_backbone(name, weights="random", channels=channels).chain
+    return shaken(replace_head(chain, HeadSpec(), CLASSES, seed=0))
+
+
+def prepare(name, side, **options):
+    chain = backbone(name)
+    example = torch.zeros(1, 1 if name == "digits_cnn" else 3, side, side)
+    return chain, example, Space(discover_autotune(chain, example, **{**SMALL, **options}), nested=False)
+
+
+def toy(name, **options):
+    chain = TOYS[name]()
+    return chain, Space(discover_autotune(chain, EXAMPLE, **{**SMALL, **options}), nested=False)

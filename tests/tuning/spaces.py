@@ -1,0 +1,89 @@
+"""Small search spaces for the tests, written out or drawn by hypothesis."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tascnet.tuning.space import Choice, Configuration, Space, Unit
+
+__all__ = ["canonical_configs", "small_space", "spaces"]
+
+
+def small_space() -> Space:
+    """Head: 0 or 1 hidden layers of 64 or 128 neurons; units 1 and 2: a width, a kernel, an activation.
+
+    Settings: head 1 + 2 = 3, unit 1: 3 x 2 = 6, unit 2: 3 x 3 = 9.
+    """
+    head = (
+        Choice(name="head.hidden_layers", values=(0, 1), neutral=0, kind="ordinal", unit=0),
+        Choice(
+            name="head.neurons",
+            values=(64, 128),
+            neutral=64,
+            kind="ordinal",
+            unit=0,
+            only_if="head.hidden_layers",
+        ),
+    )
+    one = (
+        Choice(name="b.width", values=(8, 16, 32), neutral=32, kind="ordinal", unit=1),
+        Choice(name="b.kernel", values=(3, 5), neutral=3, kind="ordinal", unit=1),
+    )
+    two = (
+        Choice(name="a.width", values=(8, 16, 32), neutral=32, kind="ordinal", unit=2),
+        Choice(
+            name="a.activation", values=("relu", "elu", "tanh"), neutral="relu", kind="categorical", unit=2
+        ),
+    )
+    return Space(
+        (
+            Unit(index=0, block=5, choices=head),
+            Unit(index=1, block=3, choices=one),
+            Unit(index=2, block=1, choices=two),
+        )
+    )
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """Spaces of up to four units with up to three choices each, some of them conditional."""
+    units = tuple(draw(_units(index)) for index in range(draw(st.integers(1, 4))))
+    return Space(units, nested=draw(st.booleans()))
+
+
+@st.composite
+def _units(draw: st.DrawFn, index: int) -> Unit:
+    choices: list[Choice] = []
+    for i in range(draw(st.integers(0, 3))):
+        free = [c.name for c in choices if c.only_if is None and c.kind == "ordinal"]
+        only_if = draw(st.sampled_from([None, *free]))
+        choices.append(draw(_choices(index, f"u{index}_{i}.x", only_if)))
+    return Unit(index=index, block=9 - index, choices=tuple(choices))
+
+
+@st.composite
+def _choices(draw: st.DrawFn, unit: int, name: str, only_if: str | None) -> Choice:
+    kind = draw(st.sampled_from(["ordinal", "categorical"]))
+    if kind == "ordinal":
+        numbers = st.lists(st.integers(0, 64), min_size=1, max_size=3, unique=True)
+        values: tuple[Any, ...] = tuple(sorted(draw(numbers)))
+    else:
+        values = ("relu", "elu", "tanh")[: draw(st.integers(1, 3))]
+    return Choice(
+        name=name,
+        values=values,
+        neutral=draw(st.sampled_from(values)),
+        kind=kind,
+        unit=unit,
+        only_if=only_if,
+        only_from=draw(st.integers(0, 40)),
+    )
+
+
+@st.composite
+def canonical_configs(draw: st.DrawFn, space: Space) -> Configuration:
+    """Any canonical configuration of a space."""
+    config: dict[str, Any] = {"first_trained": draw(st.integers(0, space.depth))}
+    for choice in space.choices:
+        config[choice.name] = draw(st.sampled_from(choice.values))
+    return space.canonical(config)

@@ -1,0 +1,100 @@
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from tascnet.errors import ConfigError, SurgeryError
+from tascnet.tuning.goal import Goal, Slim
+from tests.tuning.spaces import small_space
+
+
+@dataclass(frozen=True)
+class Cost:
+    params: int
+    flops: int
+
+
+def cost(config):
+    """A hundred params and a thousand FLOPs for each channel of both widths."""
+    channels = config["a.width"] + config["b.width"]
+    return Cost(params=100 * channels, flops=1000 * channels)
+
+
+def config(a, b=32):
+    return small_space().canonical({"first_trained": 2, "a.width": a, "b.width": b})
+
+
+def test_the_value_is_larger_for_the_better():
+    assert Goal().value(0.9, 0.3) == 0.9
+    assert Goal(objective="loss").value(0.9, 0.3) == -0.3
+
+
+def test_bounds_on_params_and_flops_are_inclusive():
+    goal = Goal(objective="constrained", cost=cost, max_params=4800, max_flops=48_000)
+    assert goal.is_feasible(config(16))
+    assert goal.excess(config(16)) == 1.0
+    assert not goal.is_feasible(config(32))
+    # 64 channels: 64,000 of 48,000 FLOPs.
+    assert goal.excess(config(32)) == pytest.approx(4 / 3)
+
+
+def test_without_bounds_everything_is_feasible():
+    assert Goal().is_feasible(config(32))
+    assert Goal().excess(config(32)) == 0.0
+
+
+def test_a_cost_is_computed_once_for_each_configuration():
+    asked = []
+    goal = Goal(cost=lambda config: asked.append(config) or cost(config), max_flops=50_000)
+    for _ in range(3):
+        goal.is_feasible(config(16))
+        goal.excess(config(32))
+    assert asked == [config(16), config(32)]
+
+
+def test_what_cannot_be_built_is_outside_every_bound():
+    def impossible(config):
+        raise SurgeryError("the map is smaller than the kernel")
+
+    goal = Goal(objective="pareto", cost=impossible, max_params=10**9)
+    assert goal.costs(config(8)) is None
+    assert goal.excess(config(8)) == math.inf
+    assert not goal.is_feasible(config(8))
+    assert not Goal(objective="pareto", cost=impossible).is_feasible(config(8))
+
+
+def test_latency_is_judged_when_it_is_known():
+    goal = Goal(objective="constrained", max_latency_ms=2.0)
+    assert goal.is_feasible(config(32))
+    assert [goal.is_too_slow(ms) for ms in (None, 2.0, 2.1)] == [False, False, True]
+    assert not Goal().is_too_slow(1000.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"objective": "constrained"}, "no bound is given"),
+        ({"max_flops": 10}, "need a cost model"),
+        ({"objective": "pareto"}, "need a cost model"),
+        ({"cost": cost, "max_params": 0}, "bound on params is 0"),
+        ({"max_latency_ms": -1.0}, "bound on latency is -1.0"),
+    ],
+)
+def test_contradictions_are_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        Goal(**options)
+
+
+def test_slim_proposals_have_their_turns_and_a_margin():
+    slim = Slim(every=3, n_val=400, tolerance=None)
+    assert [number for number in range(9) if slim.is_due(number)] == [2, 5, 8]
+    assert slim.margin(0.8) == pytest.approx(0.02)
+    assert Slim(every=1, n_val=400, tolerance=0.01).margin(0.8) == 0.01
+
+
+def test_slim_proposals_need_costs_and_accuracies():
+    slim = Slim(every=2, n_val=100)
+    with pytest.raises(ConfigError, match="need a cost model"):
+        Goal(slim=slim)
+    with pytest.raises(ConfigError, match="the objective is loss"):
+        Goal(objective="loss", cost=cost, slim=slim)
