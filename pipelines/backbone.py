@@ -28,8 +28,6 @@ from .pretraining import (
 )
 from .session import Session, backbone_preprocessing, open_session
 
-__all__ = ["Source", "load_source", "open_run", "softmax_network"]
-
 log = logging.getLogger("tascnet")
 
 # How the embedded digits network learns its source task: seconds on one core.

@@ -5,8 +5,6 @@ from importlib import import_module
 from tascnet.errors import ConfigError
 from tascnet.options import Config
 
-__all__ = ["run"]
-
 
 def run(config: Config) -> None:
     """Run the benchmark's own function.

@@ -21,8 +21,6 @@ from tascnet.report.comparison import (
 from tascnet.run.console import output
 from tascnet.run.files import write_json, write_text
 
-__all__ = ["run"]
-
 log = logging.getLogger("tascnet")
 
 

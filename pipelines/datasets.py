@@ -10,8 +10,6 @@ from tascnet.models.text import TextPreprocessing
 from tascnet.options import PUBLISHED_TEXTS, TEXT_DATASETS, Config
 from tascnet.run.folder import cache_folder
 
-__all__ = ["check_samples", "draw_split", "load_data", "load_images"]
-
 
 def check_samples(config: Config) -> None:
     """Find a missing folder, or classes too small for the split, before anything is fetched or decoded.

@@ -13,8 +13,6 @@ from tascnet.tuning import Space
 from .session import Session
 from .tuning.finetune import fine_tunings, origin_of
 
-__all__ = ["print_estimate", "print_iteration_estimate"]
-
 log = logging.getLogger("tascnet")
 
 # A training step costs about three forward passes: one forward, two backward.

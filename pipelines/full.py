@@ -17,8 +17,6 @@ from . import prune, tune
 from .pruning.early import check_before_search
 from .session import example_input, resolve_device, user_factory
 
-__all__ = ["run"]
-
 
 def run(config: Config) -> None:
     """Run stage `tune`, then stage `prune` on what it left.

@@ -29,8 +29,6 @@ from .pretraining import held_out_digest, pretrain_network, random_network, writ
 from .session import Session, backbone_preprocessing, check_data, check_input, open_session
 from .steps import describe, fit_record, judge, measure, measured_anew, once
 
-__all__ = ["WEIGHTS", "held_out", "run"]
-
 log = logging.getLogger("tascnet")
 
 WEIGHTS = "weights.safetensors"

@@ -17,16 +17,6 @@ from tascnet.train import FitResult
 
 from .session import Session, recipe
 
-__all__ = [
-    "ORIGIN",
-    "build",
-    "held_out_digest",
-    "known_vectors",
-    "pretrain_network",
-    "random_network",
-    "write_source",
-]
-
 log = logging.getLogger("tascnet")
 
 # Key of the metadata of stage pretrain: on which data set, and which samples the network has not seen.

@@ -32,8 +32,6 @@ from .pruning.stage import PruneStage, eligible_groups, open_stage, train
 from .session import check_data
 from .steps import describe, fit_record, judge, measure, measured_anew
 
-__all__ = ["run"]
-
 log = logging.getLogger("tascnet")
 
 

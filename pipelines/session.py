@@ -21,19 +21,6 @@ from tascnet.train import FitResult, Recipe, fit
 
 from .datasets import check_samples, draw_split, load_data
 
-__all__ = [
-    "MEASURED",
-    "Session",
-    "backbone_preprocessing",
-    "check_data",
-    "check_input",
-    "example_input",
-    "open_session",
-    "recipe",
-    "resolve_device",
-    "user_factory",
-]
-
 log = logging.getLogger("tascnet")
 
 # Samples that networks are compared on go through them in batches of this size.

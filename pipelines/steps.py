@@ -20,18 +20,6 @@ from tascnet.train import FitResult, evaluate
 
 from .session import Session, recipe
 
-__all__ = [
-    "CHECKPOINT",
-    "describe",
-    "fit_record",
-    "join",
-    "judge",
-    "measure",
-    "measured_anew",
-    "once",
-    "train_head",
-]
-
 log = logging.getLogger("tascnet")
 
 # What an interrupted training goes on from, in the folder of its step.

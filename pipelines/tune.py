@@ -35,8 +35,6 @@ from .tuning.space import Search, most_trials, open_search
 from .tuning.stage import TuneStage
 from .tuning.trials import no_winner, run_search
 
-__all__ = ["run"]
-
 # Models by name: network, frozen as it was trained, and folder of its archive.
 Models = dict[str, tuple[nn.Sequential, Path]]
 

@@ -9,29 +9,6 @@ cannot change its numbers.
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = [
-    "ACTIVATIONS",
-    "OFFICIAL_TESTS",
-    "PRUNE_CRITERIA",
-    "PUBLISHED_IMAGES",
-    "PUBLISHED_TEXTS",
-    "TEXT_DATASETS",
-    "BackboneConfig",
-    "BenchmarkConfig",
-    "CompareConfig",
-    "Config",
-    "DatasetConfig",
-    "ExcludeConfig",
-    "MeasureConfig",
-    "PruneConfig",
-    "RecipeConfig",
-    "StageConfig",
-    "StepsConfig",
-    "TrainerConfig",
-    "TuneConfig",
-    "option",
-]
-
 # Data sets of images that can be downloaded, and those of them that come with a test split.
 PUBLISHED_IMAGES = ("caltech101", "caltech256", "stanford_dogs", "cifar10", "oxford_flowers102")
 OFFICIAL_TESTS = ("stanford_dogs", "cifar10", "oxford_flowers102")

@@ -16,8 +16,6 @@ from ..backbone import load_source, softmax_network
 from ..session import open_session, recipe
 from ..steps import CHECKPOINT, fit_record, judge, once, train_head
 
-__all__ = ["fine_tune_all"]
-
 
 def fine_tune_all(config: Config, epochs: int | None = None) -> dict[str, Any]:
     """Train the new softmax layer, then all layers from images, and judge the network.

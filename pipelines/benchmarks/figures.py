@@ -5,8 +5,6 @@ from collections.abc import Collection, Sequence
 
 from tascnet.errors import ConfigError
 
-__all__ = ["check_names", "standard_error"]
-
 
 def check_names(what: str, given: Collection[str], known: Collection[str]) -> None:
     """Refuse a name that there is not.

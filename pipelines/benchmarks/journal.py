@@ -17,18 +17,6 @@ from tascnet.run.console import progress
 from tascnet.run.files import append_jsonl, read_jsonl, write_json
 from tascnet.run.folder import cache_folder
 
-__all__ = [
-    "JOURNAL",
-    "RUNS",
-    "Row",
-    "benchmark_folder",
-    "collect",
-    "find",
-    "inner_config",
-    "refuse_unknown",
-    "write_metrics",
-]
-
 Row = dict[str, Any]
 
 JOURNAL, RUNS = "rows.jsonl", "runs"

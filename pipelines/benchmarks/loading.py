@@ -33,8 +33,6 @@ from .journal import Row, benchmark_folder, collect, write_metrics
 from .published import image_files, when_read
 from .torchvision_loader import torchvision_loader
 
-__all__ = ["run", "summarise"]
-
 # Data sets that come as arrays or texts.
 IN_NO_FILES = ("digits", "cifar10", *TEXT_DATASETS)
 WAYS = ("cached", "uncached", "torchvision")

@@ -29,8 +29,6 @@ from .figures import check_names
 from .journal import Row, benchmark_folder, collect
 from .table import SUFFIX, Entry, write_table
 
-__all__ = ["TASKS", "Task", "Workbench", "run"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

@@ -35,8 +35,6 @@ from .conventional import fine_tune_all
 from .journal import RUNS, Row, benchmark_folder, collect, inner_config, refuse_unknown, write_metrics
 from .methods_table import methods_table
 
-__all__ = ["METHODS", "method_config", "run", "summarise", "verdict", "with_preset"]
-
 # What each method sets of stage `tune`.
 METHODS = {
     "tascnet": ["tune=tascnet"],

@@ -8,8 +8,6 @@ from rich.table import Table
 
 from tascnet.report.numbers import count, duration, percent
 
-__all__ = ["methods_table"]
-
 
 def methods_table(
     summary: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any] | None, seconds: float

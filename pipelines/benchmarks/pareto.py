@@ -26,8 +26,6 @@ from .journal import Row, benchmark_folder, collect, write_metrics
 from .searchers import Design, Ours, Searcher
 from .table import Entry, Table, load_table
 
-__all__ = ["GOALS", "METHODS", "hypervolume", "run", "search", "summarise"]
-
 # Share of the original's FLOPs that `constrained` allows.
 SHARE = 0.7
 GOALS = ("pareto", "constrained")

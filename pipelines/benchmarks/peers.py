@@ -17,8 +17,6 @@ from tascnet.tuning.space import FIRST_TRAINED, Space
 
 from .table import Entry, Table
 
-__all__ = ["AxSearch", "OptunaSearch", "is_installed", "remarks_left_out"]
-
 
 def is_installed(package: str) -> bool:
     """Whether a package can be imported."""

@@ -13,8 +13,6 @@ from typing import ParamSpec, TypeVar
 
 from tascnet.run.console import set_up_logging
 
-__all__ = ["Growth", "in_own_process", "memory_growth", "peak_bytes"]
-
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 

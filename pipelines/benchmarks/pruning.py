@@ -53,8 +53,6 @@ from .methods import with_preset
 from .pruning_table import pruning_tables
 from .stock import CRITERIA, VARIANTS, Variant, stock_cut
 
-__all__ = ["OURS", "run", "summarise", "verdict"]
-
 log = logging.getLogger("tascnet")
 
 OURS = ("reconstruction", "tascnet")

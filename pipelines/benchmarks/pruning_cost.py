@@ -38,8 +38,6 @@ from .journal import RUNS, Row, benchmark_folder, collect, inner_config, refuse_
 from .process import in_own_process, memory_growth
 from .trials import for_backbone
 
-__all__ = ["cost_table", "parts_of", "run"]
-
 PARTS = ("history", "pairs", "reconstruction", "activations", "merge", "surgery", "refit")
 SHARE = 0.25
 

@@ -8,8 +8,6 @@ from rich.table import Table
 
 from tascnet.report.numbers import MISSING, count, percent
 
-__all__ = ["pruning_tables"]
-
 Row = Mapping[str, Any]
 
 _TITLES = {"cut": "The cut alone, without training", "full": "The whole schedule, {epochs} epochs in all"}

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from tascnet import data
 from tascnet.models.info import Preprocessing
 
-__all__ = ["ThroughTrunk", "from_files", "image_files", "when_read"]
-
 
 class ThroughTrunk:
     """A source of features that are computed whenever they are read, from plain images.

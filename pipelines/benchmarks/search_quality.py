@@ -27,8 +27,6 @@ from .peers import AxSearch, OptunaSearch, is_installed
 from .searchers import Enumerated, Ours, Start, random_design, sobol_design, uniform_design
 from .table import load_table
 
-__all__ = ["METHODS", "available", "run", "search", "summarise"]
-
 METHODS: dict[str, Start] = {
     "ours": lambda table, seed, trials, folder: Ours(table, seed, folder),
     "ours_growing": lambda table, seed, trials, folder: Ours.growing(table, seed, trials, folder),

@@ -23,18 +23,6 @@ with warnings.catch_warnings():
     from gpytorch.mlls import ExactMarginalLogLikelihood
     from linear_operator.utils.warnings import NumericalWarning
 
-__all__ = [
-    "INITIAL",
-    "Design",
-    "Enumerated",
-    "Ours",
-    "Searcher",
-    "Start",
-    "random_design",
-    "sobol_design",
-    "uniform_design",
-]
-
 # Quasi-random trials before the surrogate proposes, as in `tune.initial_trials`.
 INITIAL = 6
 

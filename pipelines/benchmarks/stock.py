@@ -13,8 +13,6 @@ from tascnet.inherit import loss_gradients
 from tascnet.measure import complexity
 from tascnet.surgery import width_groups
 
-__all__ = ["CRITERIA", "VARIANTS", "Variant", "stock_cut"]
-
 CRITERIA = ("magnitude", "taylor")
 # Ratios are halved towards the goal this often, and a cut this near to it counts as there.
 HALVINGS = 16

@@ -28,8 +28,6 @@ from .journal import Row, benchmark_folder, collect, write_metrics
 from .peers import AxSearch, is_installed
 from .synthetic import synthetic
 
-__all__ = ["METHODS", "SIZES", "made_space", "memory_growth", "run", "suggest", "summarise"]
-
 CHOICES, CATEGORIES, OBSERVED = 12, 5, 50
 # Numbers of configurations: time is told for the largest space, memory for each.
 SIZES = (10**4, 10**8, 10**12)

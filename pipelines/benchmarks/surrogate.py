@@ -22,8 +22,6 @@ from .figures import standard_error
 from .journal import benchmark_folder, collect, write_metrics
 from .synthetic import KINDS, Synthetic, synthetic
 
-__all__ = ["METHODS", "run", "search", "summarise"]
-
 INITIAL = 6
 
 Observation = tuple[Configuration, float]

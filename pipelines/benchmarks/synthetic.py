@@ -10,8 +10,6 @@ import torch
 from tascnet.tuning import Choice, Space, Unit
 from tascnet.tuning.space import FIRST_TRAINED
 
-__all__ = ["KINDS", "Synthetic", "synthetic", "synthetic_space"]
-
 # Deviation of the observed accuracy: a binomial standard error at 0.85 on 1,000 samples.
 NOISE = 0.011
 # Scales of the effects of categories and of pairs of choices, in accuracy.

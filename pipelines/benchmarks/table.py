@@ -16,8 +16,6 @@ from tascnet.run.files import write_whole
 from tascnet.tuning import Choice, Configuration, Space, Unit
 from tascnet.tuning.space import Key
 
-__all__ = ["Entry", "Table", "load_table", "read_table", "table_names", "write_table"]
-
 SUFFIX = ".json.gz"
 
 

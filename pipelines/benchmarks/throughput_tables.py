@@ -7,8 +7,6 @@ from rich.table import Table
 
 from .journal import Row
 
-__all__ = ["full_table", "timing_table"]
-
 
 def timing_table(summary: Sequence[Row]) -> Table:
     """Trials an hour of both ways, their ratio and its bounds, and what the cache costs."""

@@ -13,8 +13,6 @@ from torchvision.datasets import ImageFolder
 from tascnet import data
 from tascnet.models.info import Preprocessing
 
-__all__ = ["Listed", "torchvision_loader", "usual_transform"]
-
 
 class Listed(ImageFolder):  # type: ignore[misc]
     """An ImageFolder of the files and classes of a data set, however its folders are laid out."""

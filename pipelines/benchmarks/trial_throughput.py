@@ -34,8 +34,6 @@ from .trials import (
     scaled_published_trial,
 )
 
-__all__ = ["bounds", "run", "summarise"]
-
 # What is asked for: this share of what the FLOPs allow, at the first depth no more than this ratio.
 SHARE = 0.7
 ENOUGH = 20.0

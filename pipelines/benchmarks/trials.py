@@ -23,17 +23,6 @@ from ..tuning.stage import TuneStage
 from ..tuning.trials import train_candidate
 from .published import ThroughTrunk, from_files, image_files
 
-__all__ = [
-    "Setting",
-    "Trained",
-    "cached_trial",
-    "for_backbone",
-    "make_cache",
-    "open_setting",
-    "published_trial",
-    "scaled_published_trial",
-]
-
 # Images that give a randomly initialised network sane batch-norm statistics.
 SETTLING = 64
 

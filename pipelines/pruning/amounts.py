@@ -9,8 +9,6 @@ from .journal import Row, lands
 from .ranks import Ranks
 from .stage import PruneStage
 
-__all__ = ["cost_model", "may_remove", "plan_amounts", "reaches_goal"]
-
 # Bytes of a parameter in a saved model.
 FLOAT_BYTES = 4
 

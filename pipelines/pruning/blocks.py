@@ -14,8 +14,6 @@ from tascnet.train import evaluate
 from .cut import settle, teacher_of
 from .stage import PruneStage, first_block
 
-__all__ = ["Candidate", "cheaper_block", "removable_blocks"]
-
 log = logging.getLogger("tascnet")
 
 # A smaller network, and by layer the outputs that stay.

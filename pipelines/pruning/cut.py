@@ -16,8 +16,6 @@ from ..session import MEASURED
 from .ranks import Inputs, measure_inputs
 from .stage import PruneStage
 
-__all__ = ["Teacher", "cut", "folds_by_activations", "kept_outputs", "settle", "teacher_of"]
-
 # A network before a cut, and by layer the outputs that stay.
 Teacher: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
 

@@ -13,8 +13,6 @@ from ..session import Session
 from .ranks import refuse_silent
 from .stage import refuse_narrow
 
-__all__ = ["check_before_search"]
-
 log = logging.getLogger("tascnet")
 
 

@@ -29,8 +29,6 @@ from .ranks import HISTORY, Ranks, rank, write_history
 from .rounding import rounding
 from .stage import PruneStage, eligible_groups, train
 
-__all__ = ["iterate", "latency_of", "unpruned_row"]
-
 log = logging.getLogger("tascnet")
 
 # A step that was taken back is halved this often, until it is another one.

@@ -9,19 +9,6 @@ from tascnet.options import PruneConfig
 from tascnet.pruning import Goals, IterationResult, Verdict, decide, missed_goals
 from tascnet.run.files import digest_json, read_jsonl
 
-__all__ = [
-    "Row",
-    "goals",
-    "judge_rows",
-    "land_on",
-    "lands",
-    "read_rows",
-    "replayed",
-    "state_name",
-    "with_missed_goals",
-    "with_verdict",
-]
-
 Row = dict[str, Any]
 
 # What every line of the journal holds.

@@ -28,16 +28,6 @@ from ..steps import fit_record
 from .journal import Row
 from .stage import PruneStage, train
 
-__all__ = [
-    "HISTORY",
-    "Inputs",
-    "Ranks",
-    "measure_inputs",
-    "rank",
-    "rank_without_history",
-    "refuse_silent",
-]
-
 log = logging.getLogger("tascnet")
 
 HISTORY = "history.safetensors"

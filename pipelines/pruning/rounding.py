@@ -13,8 +13,6 @@ from tascnet.surgery import WidthGroup, narrow
 from .amounts import may_remove
 from .stage import PruneStage, eligible_groups
 
-__all__ = ["rounding"]
-
 log = logging.getLogger("tascnet")
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)

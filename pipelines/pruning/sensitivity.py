@@ -14,8 +14,6 @@ from .cut import cut, folds_by_activations
 from .ranks import measure_inputs, rank_without_history
 from .stage import PruneStage, eligible_groups
 
-__all__ = ["known_sensitivities", "sensitivities"]
-
 log = logging.getLogger("tascnet")
 
 FILE = "sensitivity.json"

@@ -11,8 +11,6 @@ from tascnet.run.folder import finished, identity, stage_folder
 
 from ..session import Session
 
-__all__ = ["check_source", "source_digest", "source_folder"]
-
 log = logging.getLogger("tascnet")
 
 # What decides which samples are test samples.

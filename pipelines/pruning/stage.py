@@ -20,8 +20,6 @@ from ..session import Session, open_session, recipe, user_factory
 from ..steps import once
 from .journal import Row
 
-__all__ = ["PruneStage", "eligible_groups", "first_block", "open_stage", "refuse_narrow", "train"]
-
 Work = Callable[[Path], tuple[nn.Sequential, dict[str, Any]]]
 
 

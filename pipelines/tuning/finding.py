@@ -10,8 +10,6 @@ from tascnet.tuning import Study, Trial, explain
 
 from .space import Search
 
-__all__ = ["findings", "print_findings"]
-
 
 def findings(search: Search, study: Study) -> dict[str, Any]:
     """Entries of `metrics.json`: objective, bounds, surrogate, and front or layerwise where they exist."""

@@ -28,8 +28,6 @@ from .space import Search
 from .stage import TuneStage
 from .trials import train_candidate
 
-__all__ = ["FineTuned", "conventional", "fine_tune", "fine_tunings", "freeze", "origin_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:

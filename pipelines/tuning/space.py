@@ -32,8 +32,6 @@ from tascnet.tuning import (
 
 from .stage import TuneStage
 
-__all__ = ["Builder", "Search", "discover", "limits", "measured_latency", "most_trials", "open_search"]
-
 # Where the options leave the depth and the number of trials open.
 DEPTH = 3
 TRIALS = 24

@@ -15,9 +15,6 @@ from ..backbone import Source
 from ..session import Session
 from ..steps import once
 
-__all__ = ["Features", "TuneStage"]
-
-
 # Of the training and of the validation samples.
 Features = tuple[data.FeatureSource, data.FeatureSource]
 Work = Callable[[Path], tuple[nn.Sequential, dict[str, Any]]]

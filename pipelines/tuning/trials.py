@@ -20,8 +20,6 @@ from ..session import recipe
 from ..steps import join
 from .space import Search, measured_latency, most_trials
 
-__all__ = ["no_winner", "run_search", "train_candidate"]
-
 # A search whose first trials all fail has a cause that more trials do not mend.
 ALL_FAILED = 5
 

@@ -15,8 +15,6 @@ from tascnet.cli.rules import contradictions
 from tascnet.errors import ConfigError, closest, listed
 from tascnet.options import Config
 
-__all__ = ["check_config", "check_overrides", "normalise"]
-
 # Sections whose keys are the user's own.
 OPEN = ("backbone.options",)
 # How quoted values, lists, mappings, interpolations and functions begin.

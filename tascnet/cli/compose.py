@@ -22,8 +22,6 @@ from tascnet.errors import ConfigError
 from tascnet.options import Config
 from tascnet.run.folder import safe_name
 
-__all__ = ["CONFIG_NAME", "CONFIG_PATH", "Tree", "default_name", "flatten", "one_line", "register"]
-
 CONFIG_PATH = "pkg://tascnet_conf"
 CONFIG_NAME = "config"
 

@@ -25,8 +25,6 @@ from tascnet.cli.compose import CONFIG_NAME, CONFIG_PATH, Tree, default_name, on
 from tascnet.errors import ConfigError, TascnetError
 from tascnet.run.console import log, set_up_logging
 
-__all__ = ["main", "run", "script", "task"]
-
 MISTAKE, BUG, STOPPED = 2, 1, 130
 # What the system says of a place that cannot be used: nothing that a traceback would explain.
 PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}

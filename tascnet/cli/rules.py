@@ -20,8 +20,6 @@ from tascnet.options import (
     TuneConfig,
 )
 
-__all__ = ["Contradiction", "contradictions", "dataset_contradictions"]
-
 # Whether the rule is broken, what is wrong, and what to do.
 Contradiction = tuple[bool, str, str | None]
 

@@ -16,8 +16,6 @@ from tascnet.errors import BudgetError
 from tascnet.run.console import log
 from tascnet.run.files import write_whole
 
-__all__ = ["gigabytes", "make_room", "open_array", "write_array"]
-
 GB = 1e9
 # What a killed process left is removed by a later one, but nothing that may still be written to.
 STALE_SECONDS = 600

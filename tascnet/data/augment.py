@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from tascnet.errors import ConfigError
 
-__all__ = ["Augmentation", "augment", "centre_crop"]
-
 # Aspect ratios of random crops lie between 1 / MAX_RATIO and MAX_RATIO.
 MAX_RATIO = 4 / 3
 

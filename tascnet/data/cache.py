@@ -20,8 +20,6 @@ from tascnet.errors import ConfigError, WeightsError
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
 
-__all__ = ["cached_features", "module_digest", "prefix_digests"]
-
 FORMAT = 1
 DTYPES = ("float16", "float32")
 

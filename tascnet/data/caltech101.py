@@ -10,8 +10,6 @@ from tascnet.data.listing import Listing, list_images
 from tascnet.data.published import PublishedSet, below, with_missing_told
 from tascnet.data.unpack import unpack_tar
 
-__all__ = ["CALTECH101"]
-
 FOLDER = "101_ObjectCategories"
 CLASSES = 101
 NO_CLASS = "BACKGROUND_Google"

@@ -9,8 +9,6 @@ from tascnet.data.listing import Listing, list_images
 from tascnet.data.published import PublishedSet, below, with_missing_told
 from tascnet.data.unpack import unpack_tar
 
-__all__ = ["CALTECH256"]
-
 FOLDER = "256_ObjectCategories"
 CLASSES = 256
 NO_CLASS = "257.clutter"

@@ -9,8 +9,6 @@ from tascnet.data.oxford_flowers102 import OXFORD_FLOWERS102
 from tascnet.data.published import PublishedSet
 from tascnet.data.stanford_dogs import STANFORD_DOGS
 
-__all__ = ["CATALOGUE"]
-
 CATALOGUE: Mapping[str, PublishedSet] = {
     published.name: published
     for published in (CALTECH101, CALTECH256, STANFORD_DOGS, CIFAR10, OXFORD_FLOWERS102)

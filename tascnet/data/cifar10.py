@@ -15,8 +15,6 @@ from tascnet.data.published import PublishedSet, below
 from tascnet.data.unpack import unpack_tar
 from tascnet.errors import DataError
 
-__all__ = ["CIFAR10"]
-
 FOLDER = "cifar-10-batches-py"
 TRAIN, TEST, META = tuple(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"
 HOLDS = (META, *TRAIN, TEST)

@@ -8,8 +8,6 @@ from pathlib import Path
 from tascnet.data.listing import Listing, image_file
 from tascnet.errors import DataError, closest, listed
 
-__all__ = ["list_csv"]
-
 HEADER = ("file", "label")
 EXPECTED = "each line is <file>,<label>; the first may be file,label"
 

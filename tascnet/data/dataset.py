@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from tascnet.data.when_read import DecodedWhenRead
 from tascnet.run.files import digest_json
 
-__all__ = ["Dataset", "content_fingerprint", "digest_array"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:

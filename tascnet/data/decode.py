@@ -9,8 +9,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 
-__all__ = ["UnreadableImage", "channel_mode", "decode_image", "resampling", "square_pixels"]
-
 MODES = {1: "L", 3: "RGB"}
 # A thin strip must not become a huge image when its shorter side is enlarged.
 LONGEST = 4

@@ -11,8 +11,6 @@ from tascnet.data.decode import resampling
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 
-__all__ = ["load_digits_set"]
-
 SIDE = 8
 SOURCE = "Optical Recognition of Handwritten Digits (UCI), as embedded in scikit-learn"
 LICENCE = "CC BY 4.0"

@@ -20,8 +20,6 @@ from urllib.request import Request, urlopen
 from tascnet.errors import DataError
 from tascnet.run.console import log, progress
 
-__all__ = ["RemoteFile", "Unpack", "download", "fetch", "lacking"]
-
 CHUNK = 2**20
 MB = 1e6
 # Seconds without a byte after which a connection counts as lost.

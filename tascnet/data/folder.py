@@ -9,8 +9,6 @@ from tascnet.data.images import load_images
 from tascnet.data.listing import list_images
 from tascnet.models.info import Preprocessing
 
-__all__ = ["load_image_folder"]
-
 
 def load_image_folder(
     root: Path | None,

@@ -15,8 +15,6 @@ from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
 from tascnet.run.console import log
 
-__all__ = ["load_images"]
-
 
 def load_images(
     listing: Listing,

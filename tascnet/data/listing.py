@@ -10,19 +10,6 @@ from numpy.typing import NDArray
 
 from tascnet.errors import DataError, closest, listed, plural
 
-__all__ = [
-    "NAMED",
-    "PARTS",
-    "ImageFile",
-    "Listing",
-    "check_text",
-    "choose_classes",
-    "image_file",
-    "list_images",
-    "refuse_lost",
-    "without_parts",
-]
-
 # What a row can be given to by folders or lists that come with the images.
 PARTS = ("train", "val", "test")
 

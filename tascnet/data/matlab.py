@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from tascnet.errors import DataError
 
-__all__ = ["read_mat"]
-
 
 def read_mat(path: Path, key: str) -> NDArray[Any]:
     """One list of a MATLAB file, as an array of one axis.

@@ -11,8 +11,6 @@ from tascnet.data.splits import Split
 from tascnet.data.text import TextDataset
 from tascnet.models.text import normalise
 
-__all__ = ["sample_digests", "without_samples"]
-
 
 def sample_digests(dataset: Dataset | TextDataset, rows: Iterable[int]) -> list[str]:
     """A digest of what a network can tell of each sample: its words, or its decoded pixels."""

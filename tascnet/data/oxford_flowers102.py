@@ -11,8 +11,6 @@ from tascnet.data.published import PublishedSet, below
 from tascnet.data.unpack import unpack_tar
 from tascnet.errors import DataError
 
-__all__ = ["OXFORD_FLOWERS102"]
-
 FOLDER = "flowers-102"
 LABELS, SETS, IMAGES = "imagelabels.mat", "setid.mat", "jpg"
 HOLDS = (IMAGES, LABELS, SETS)

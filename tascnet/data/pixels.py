@@ -25,8 +25,6 @@ from tascnet.models.info import Preprocessing
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json, read_json, write_json
 
-__all__ = ["Decoded", "decoded_images", "usable_cpus"]
-
 FORMAT = 2
 # Images in work for each worker; more would pile up in memory when the disk is slow.
 AHEAD = 8

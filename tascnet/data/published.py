@@ -12,15 +12,6 @@ from tascnet.data.listing import Listing, without_parts
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 
-__all__ = [
-    "PublishedSet",
-    "below",
-    "list_published",
-    "load_published",
-    "published_place",
-    "with_missing_told",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSet:

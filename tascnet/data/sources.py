@@ -16,8 +16,6 @@ from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
 from tascnet.models.text import TextPreprocessing
 
-__all__ = ["VIEWS", "FeatureSource", "ImageSource", "SampleSource", "Source", "TokenSource", "source_of"]
-
 # Fixed transforms under which features can be cached.
 VIEWS = ("plain", "flipped")
 

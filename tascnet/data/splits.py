@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from tascnet.errors import ConfigError, DataError
 
-__all__ = ["Split", "class_weights", "evenly", "split"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:

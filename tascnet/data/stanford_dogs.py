@@ -10,8 +10,6 @@ from tascnet.data.published import PublishedSet, below
 from tascnet.data.unpack import unpack_tar
 from tascnet.errors import DataError
 
-__all__ = ["STANFORD_DOGS"]
-
 FOLDER = "stanford_dogs"
 IMAGES = "Images"
 LISTS = {"train": "train_list.mat", "test": "test_list.mat"}

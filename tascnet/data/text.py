@@ -19,17 +19,6 @@ from tascnet.models.text import normalise
 from tascnet.run.console import log
 from tascnet.run.files import digest_json
 
-__all__ = [
-    "TEXT_FILES",
-    "TextDataset",
-    "TextFiles",
-    "fetch_texts",
-    "find_text_files",
-    "load_texts",
-    "text_place",
-]
-
-
 # Where files lie in their root: in it, or in what archives unpack to.
 BELOW = ("", "*/", "*/*/")
 # Letters of a text that messages show.

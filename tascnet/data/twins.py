@@ -6,8 +6,6 @@ from pathlib import Path
 from tascnet.data.listing import NAMED
 from tascnet.run.console import log
 
-__all__ = ["named", "warn_of_twins"]
-
 
 def named(texts: Sequence[str]) -> str:
     """The first of them, and how many more there are; bytes of names that are no UTF-8 are shown as such."""

@@ -8,8 +8,6 @@ from typing import IO
 
 from tascnet.run.console import track
 
-__all__ = ["check_gzip", "unpack_tar"]
-
 CHUNK = 2**20
 
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecodedWhenRead"]
-
 
 class DecodedWhenRead:
     """Takes the place of a data set's array `n x R x R x c`, with the same values.

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["attached", "drawn_places", "rows_at"]
-
 
 @contextmanager
 def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from tascnet.surgery import WidthGroup
 
-__all__ = ["average_into", "merge_weights"]
-
 
 def merge_weights(l1_kept: Tensor, l1_removed: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of the two members of each pair, `1 - l1 / (l1_a + l1_b)`; halves where both are zero.

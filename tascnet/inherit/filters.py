@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.surgery import WidthGroup
 
-__all__ = ["filter_matrices", "gram", "layer_weight"]
-
 # Rows of a matrix of inner products that are computed together: only blocks up to the diagonal are.
 _ROWS = 256
 

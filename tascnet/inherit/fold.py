@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from tascnet.inherit.activations import attached, drawn_places, rows_at
 
-__all__ = ["Moments", "correlations", "fold_into", "input_moments"]
-
 # By group and consumer, the `(width + 1) x (width + 1)` second moments of its channels and a constant 1.
 Moments = Mapping[str, Mapping[str, Tensor]]
 

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from tascnet.inherit.activations import attached
 
-__all__ = ["loss_gradients", "output_gradients"]
-
 
 @contextmanager
 def loss_gradients(

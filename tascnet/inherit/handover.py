@@ -8,8 +8,6 @@ from tascnet.inherit.fold import fold_into, input_moments
 from tascnet.inherit.reconstruction import rank_all_by_reconstruction
 from tascnet.surgery import WidthGroup, consumer_inputs
 
-__all__ = ["hand_over"]
-
 
 def hand_over(
     model: nn.Sequential,

@@ -10,8 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tascnet.inherit.activations import attached
 from tascnet.surgery.layers import is_depthwise
 
-__all__ = ["Survey", "survey"]
-
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

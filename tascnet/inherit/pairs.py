@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["most_similar_pairs", "pair_count", "split_members"]
-
 
 def pair_count(width: int, percent: float) -> int:
     """Pairs that one step asks for: `max(1, floor(width x percent / 100))`."""

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["output_rows", "patches"]
-
 
 def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None) -> Tensor:
     """The rows that a layer's weights are multiplied with.

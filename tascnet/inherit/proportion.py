@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from tascnet.surgery import WidthGroup
 from tascnet.surgery.layers import is_depthwise
 
-__all__ = ["fold_pairs", "nearest_kept"]
-
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 

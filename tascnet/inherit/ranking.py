@@ -8,8 +8,6 @@ from torch import Tensor
 
 from tascnet.inherit.pairs import most_similar_pairs, split_members
 
-__all__ = ["Ranking", "rank_pairs", "rank_scores"]
-
 # Mean dissimilarity below which all filters of a group count as one.
 _LEAST = 1e-9
 

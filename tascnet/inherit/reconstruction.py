@@ -10,8 +10,6 @@ from tascnet.inherit.fold import RIDGE, correlations
 from tascnet.inherit.gradients import output_gradients
 from tascnet.inherit.ranking import Ranking
 
-__all__ = ["rank_all_by_reconstruction", "rank_by_reconstruction"]
-
 # Channels that go between two updates of the statistics, as a share of the group: one at a time is exact,
 # and slow for thousands of channels.
 _CHUNK = 1 / 64

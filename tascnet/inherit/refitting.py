@@ -27,8 +27,6 @@ from tascnet.inherit.patches import output_rows, patches
 from tascnet.inherit.ridge import Correction, Evidence
 from tascnet.run.console import track
 
-__all__ = ["refit"]
-
 log = logging.getLogger("tascnet")
 
 # One of so many samples judges what a layer has learnt from the others.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Correction", "Evidence"]
-
 # Added to the diagonal of the correlations; the last leaves the weights and moves the mean alone.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
 # Share of an input's mean square that its variance exceeds.

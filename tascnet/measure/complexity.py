@@ -16,8 +16,6 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     from fvcore.nn import FlopCountAnalysis
 
-__all__ = ["Complexity", "LayerCost", "compare_layers", "complexity"]
-
 _CONVENTION = "fvcore, one sample in eval mode, one multiply-add as one FLOP"
 
 

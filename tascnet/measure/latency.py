@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from tascnet.measure.state import as_example, evaluating, input_for
 
-__all__ = ["Latency", "compare_latency", "latency"]
-
 _FEWEST_REPEATS = 3
 
 

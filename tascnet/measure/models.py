@@ -9,8 +9,6 @@ from tascnet.measure.complexity import Complexity, complexity
 from tascnet.measure.latency import Latency, compare_latency
 from tascnet.measure.state import as_example
 
-__all__ = ["measure_models"]
-
 
 def measure_models(
     models: Mapping[str, nn.Module],

@@ -9,8 +9,6 @@ import torch
 
 from tascnet.errors import ArchiveError
 
-__all__ = ["describe_device", "size_bytes", "versions"]
-
 _PACKAGES = (
     "tascnet",
     "torch",

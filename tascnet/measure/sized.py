@@ -13,8 +13,6 @@ from tascnet.measure.complexity import LayerCost, complexity
 from tascnet.surgery.inputs import channel_slots
 from tascnet.surgery.layers import is_depthwise
 
-__all__ = ["Size", "SizedLayer", "lost_sizes", "sized_layer"]
-
 # Inputs, outputs and area of the kernel of a layer.
 Size: TypeAlias = Sequence[int]
 

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["as_example", "evaluating", "input_for"]
-
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:

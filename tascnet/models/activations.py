@@ -5,8 +5,6 @@ from types import MappingProxyType
 
 from torch import nn
 
-__all__ = ["ACTIVATIONS"]
-
 # In the order of `tascnet.options.ACTIVATIONS`, which cannot import torch.
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {

@@ -17,8 +17,6 @@ from tascnet.models.info import ModelInfo
 from tascnet.models.text import TextPreprocessing
 from tascnet.run.files import digest_file, read_json, write_json, write_whole
 
-__all__ = ["load", "save"]
-
 _WEIGHTS = "model.safetensors"
 _ARCHITECTURE = "architecture.json"
 _FORMAT = "tascnet model"

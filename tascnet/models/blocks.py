@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ChannelsFirst", "Concat", "L2Norm", "MaxOverTime", "Residual", "Scale", "SliceAndPad"]
-
 
 class Residual(nn.Module):
     """`activation(body(x) + shortcut(x))`: the block of ResNet and MobileNetV2.

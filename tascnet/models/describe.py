@@ -24,8 +24,6 @@ from tascnet.models.blocks import (
     SliceAndPad,
 )
 
-__all__ = ["construct", "describe"]
-
 # Of a layer's inputs and outputs, and of a kernel, stride or padding: far above any network's.
 _WIDEST = 1 << 20
 _LONGEST = 4096

@@ -29,8 +29,6 @@ from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.blocks import L2Norm, Scale
 from tascnet.models.head import HEAD_PREFIX, HeadSpec, dense_blocks, head_width, with_head
 
-__all__ = ["KEPT", "NORMS", "grow_head", "initial_scale", "kept_blocks", "output_magnitude"]
-
 NORMS = ("none", "l2", "batchnorm")
 # Name of the kept layer in a chain.
 KEPT = f"{HEAD_PREFIX}kept"

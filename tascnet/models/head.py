@@ -10,18 +10,6 @@ from torch import nn
 from tascnet.errors import SurgeryError
 from tascnet.models.activations import ACTIVATIONS
 
-__all__ = [
-    "HEAD_PREFIX",
-    "HeadSpec",
-    "classifier_of",
-    "dense_blocks",
-    "head_start",
-    "head_width",
-    "replace_head",
-    "with_dropout",
-    "with_head",
-]
-
 # Blocks of a head begin with this, but for the classifier, so that `head_start` finds them again.
 HEAD_PREFIX = "head_"
 

@@ -8,8 +8,6 @@ from typing import Any, Self
 from tascnet.errors import ConfigError
 from tascnet.models.text import TextPreprocessing
 
-__all__ = ["ModelInfo", "Preprocessing"]
-
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _LARGEST_SIDE = 16_384
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import tokenizers
     from torch import Tensor
 
-__all__ = ["PADDING", "SPECIAL", "UNKNOWN", "TextPreprocessing", "learn_vocabulary", "normalise"]
-
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 # The first entries of every vocabulary.
 SPECIAL = (PADDING, UNKNOWN)

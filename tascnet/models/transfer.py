@@ -11,8 +11,6 @@ from tascnet.errors import ConfigError, WeightsError
 from tascnet.models.text import SPECIAL, TextPreprocessing, normalise
 from tascnet.models.weights import Backbone, build_backbone, read_metadata
 
-__all__ = ["VOCABULARY", "build_textcnn", "read_vectors", "with_vocabulary"]
-
 # Key of the metadata in which a weight file keeps its vocabulary.
 VOCABULARY = "vocabulary"
 # Vectors of words that nothing is known of; the width of the uniform distribution.

@@ -22,16 +22,6 @@ from tascnet.models import chains
 from tascnet.models.chains.custom import Factory, custom_chain, find_factory
 from tascnet.run.files import digest_file, write_whole
 
-__all__ = [
-    "BACKBONES",
-    "Backbone",
-    "build_backbone",
-    "original_keys",
-    "read_metadata",
-    "read_state",
-    "write_weights",
-]
-
 # The weights of the published papers, and of the common preprocessing (256, 224).
 _ENUM_MEMBER = "IMAGENET1K_V1"
 _IMAGENET_LICENCE = "BSD-3-Clause (torchvision); trained on ImageNet, whose terms may apply"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from tascnet.inherit.ranking import Ranking
 from tascnet.pruning.schedule import removable
 
-__all__ = ["Limits", "allocate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from tascnet.measure import complexity
 from tascnet.measure.sized import SizedLayer, lost_sizes, sized_layer
 
-__all__ = ["WidthCosts"]
-
 
 class WidthCosts:
     """Parameters and FLOPs of a network as functions of the channels that its groups lose.

@@ -9,8 +9,6 @@ from tascnet.errors import SurgeryError
 from tascnet.inherit.filters import filter_matrices, gram
 from tascnet.surgery import WidthGroup
 
-__all__ = ["FilterHistory"]
-
 # Columns of a filter matrix that are taken to float64 at a time: bounds the memory of wide linear layers.
 _COLUMNS = 4096
 

@@ -6,8 +6,6 @@ import inspect
 from tascnet.errors import ConfigError
 from tascnet.surgery import Importance
 
-__all__ = ["find_importance"]
-
 _HINT = (
     "give the dotted path of a torch_pruning.importance.Importance, a class without arguments or an object"
 )

@@ -9,8 +9,6 @@ from tascnet.errors import ConfigError
 from tascnet.inherit.filters import filter_matrices
 from tascnet.surgery import WidthGroup
 
-__all__ = ["INERT_RATIO", "KINDS", "PairRegulariser", "gradient_ratio", "pair_penalty", "pair_similarities"]
-
 KINDS = ("per_group_mean", "sum")
 # Below this share of the loss's gradient the penalty moves nothing within an epoch.
 INERT_RATIO = 1e-6

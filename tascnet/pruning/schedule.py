@@ -7,20 +7,6 @@ from typing import NamedTuple
 
 from tascnet.inherit.pairs import pair_count
 
-__all__ = [
-    "Goals",
-    "IterationPlan",
-    "IterationResult",
-    "StepPlan",
-    "Verdict",
-    "decide",
-    "landed",
-    "missed_goals",
-    "plan_iteration",
-    "plan_step",
-    "removable",
-]
-
 # How finely the last step is fitted to its goal.
 _HALVINGS = 20
 

@@ -1,20 +1,5 @@
 """Numbers as people read them: 2.35 M, 8.9 MB, 83.1 %, 4.21 ms."""
 
-__all__ = [
-    "MISSING",
-    "change",
-    "count",
-    "decimal",
-    "duration",
-    "gap",
-    "milliseconds",
-    "percent",
-    "plain",
-    "points",
-    "size",
-    "spread",
-]
-
 MISSING = "–"
 _MINUS = "−"
 _PREFIXES = ("", "k", "M", "G", "T", "P")

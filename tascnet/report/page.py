@@ -11,8 +11,6 @@ from tascnet.report import numbers
 from tascnet.report.tables import model_cells, model_columns
 from tascnet.run.files import write_whole
 
-__all__ = ["page", "stop_fact", "write"]
-
 Row = Mapping[str, Any]
 
 _HEADLINE = ("test_accuracy", "params", "flops", "latency_ms")

@@ -8,8 +8,6 @@ from tascnet.errors import plural
 from tascnet.report import numbers
 from tascnet.report.page import page, write
 
-__all__ = ["pretrain_report"]
-
 Row = Mapping[str, Any]
 
 _MODELS = {"after": "trained from random weights"}

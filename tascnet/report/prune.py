@@ -10,8 +10,6 @@ from tascnet.report.page import page, stop_fact, write
 from tascnet.report.plots import iterations_plot, sensitivity_plot, widths_plot
 from tascnet.report.speed import speed_lines
 
-__all__ = ["prune_report"]
-
 Row = Mapping[str, Any]
 
 _MODELS = {"before": "as it came from tuning", "after": "pruned"}

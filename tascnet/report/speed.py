@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["speed_lines"]
-
 # Where the time falls by less than this share of what the FLOPs fall by, the two disagree.
 _AGREEMENT = 0.5
 _NEEDED = {"flops", "latency_ms", "latency_ms_batch", "batch"}

@@ -21,21 +21,6 @@ from tascnet.report.numbers import (
     size,
 )
 
-__all__ = [
-    "TOO_FEW",
-    "Cell",
-    "Column",
-    "front_table",
-    "insight_figures",
-    "insight_lines",
-    "layerwise_table",
-    "model_cells",
-    "model_columns",
-    "models_table",
-    "pick_options",
-    "widths_table",
-]
-
 TOO_FEW = "Too few different results to judge what the search learnt."
 # Choices named on the terminal.
 _MATTERED = 3

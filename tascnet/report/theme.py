@@ -10,8 +10,6 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["ACCENT", "BAD", "BAR", "GRID", "INK", "MUTED", "SECOND", "SURFACE", "draw", "quiet_axes"]
-
 # Stand-ins that no other part of a figure uses; each becomes a variable of the page's style sheet.
 INK, MUTED, GRID, ACCENT, SECOND, BAD, SURFACE, BAR = (f"#0{i}0{i}0{i}" for i in range(1, 9))
 _VARIABLES = {

@@ -16,8 +16,6 @@ from tascnet.report.plots import (
 )
 from tascnet.report.tables import TOO_FEW, insight_figures, pick_options
 
-__all__ = ["tune_report"]
-
 Row = Mapping[str, Any]
 
 _MODELS = {

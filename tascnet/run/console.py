@@ -16,8 +16,6 @@ from rich.text import Text
 
 from tascnet.errors import TascnetError
 
-__all__ = ["Progress", "log", "log_file", "output", "progress", "set_up_logging", "terminal", "track"]
-
 log = logging.getLogger("tascnet")
 
 # Seconds between two plain lines of one progress.

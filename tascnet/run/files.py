@@ -9,18 +9,6 @@ from typing import Any
 
 from tascnet.errors import RunFolderError
 
-__all__ = [
-    "append_jsonl",
-    "digest_file",
-    "digest_json",
-    "read_json",
-    "read_jsonl",
-    "write_json",
-    "write_jsonl",
-    "write_text",
-    "write_whole",
-]
-
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place."""

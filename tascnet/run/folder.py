@@ -15,19 +15,6 @@ from tascnet.options import Config
 from tascnet.run.console import log_file
 from tascnet.run.files import digest_json, read_json, write_json
 
-__all__ = [
-    "budget",
-    "cache_folder",
-    "claim",
-    "finished",
-    "identity",
-    "parse_run_name",
-    "parse_stage_name",
-    "run_folder",
-    "safe_name",
-    "stage_folder",
-]
-
 # The recipes that can change a stage's numbers.
 RECIPES = {"pretrain": ("pretrain",), "tune": ("head", "trial", "finetune"), "prune": ("recover",)}
 # Labels, and what `inputs` of an identity says better.

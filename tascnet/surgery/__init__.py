@@ -8,7 +8,6 @@ A layer's name is its dotted module name in the chain, a block's index its posit
 from tascnet.surgery.groups import WidthGroup, width_groups
 from tascnet.surgery.inputs import channel_slots, consumer_inputs
 from tascnet.surgery.layers import (
-    ACTIVATIONS,
     activation_name,
     activations,
     block_of,
@@ -24,7 +23,6 @@ from tascnet.surgery.removal import is_removable, without_blocks
 from tascnet.surgery.scores import CRITERIA, GRADIENTS, Importance, all_channel_scores
 
 __all__ = [
-    "ACTIVATIONS",
     "CRITERIA",
     "GRADIENTS",
     "Importance",

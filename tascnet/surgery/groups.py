@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from tascnet.surgery.layers import block_of, is_depthwise
 from tascnet.surgery.trace import Trace, trace
 
-__all__ = ["WidthGroup", "cut_group", "traced_groups", "width_groups"]
-
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 # Operations that mix, move or create channels outside a layer that the graph knows.
 _MIXING = (

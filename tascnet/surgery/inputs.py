@@ -11,8 +11,6 @@ from tascnet.surgery.groups import WidthGroup, cut_group
 from tascnet.surgery.layers import block_of
 from tascnet.surgery.trace import Trace, trace
 
-__all__ = ["channel_slots", "consumer_inputs"]
-
 
 def consumer_inputs(
     chain: nn.Sequential, example: Tensor, groups: Sequence[WidthGroup]

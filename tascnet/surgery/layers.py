@@ -9,20 +9,6 @@ from torch import nn
 from tascnet.errors import SurgeryError
 from tascnet.models.activations import ACTIVATIONS
 
-__all__ = [
-    "ACTIVATIONS",
-    "Conv",
-    "activation_name",
-    "activations",
-    "block_of",
-    "is_depthwise",
-    "layer_widths",
-    "replace_layer",
-    "set_activation",
-    "set_kernel",
-    "spatial_convs",
-]
-
 # Convolutions whose kernel can be changed: over an image, or over time.
 Conv: TypeAlias = nn.Conv2d | nn.Conv1d
 

@@ -12,8 +12,6 @@ from tascnet.surgery.groups import WidthGroup, cut_group, traced_groups
 from tascnet.surgery.layers import layer_widths
 from tascnet.surgery.trace import Trace, fitted, trace
 
-__all__ = ["narrow"]
-
 
 class _Cut(NamedTuple):
     """One layer's part of a group's cut."""

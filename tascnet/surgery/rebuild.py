@@ -27,8 +27,6 @@ from tascnet.models.blocks import Concat, Residual, SliceAndPad
 from tascnet.surgery.layers import is_depthwise
 from tascnet.surgery.trace import fitted, meta_copy
 
-__all__ = ["Rebuilt", "Settings", "Skip", "footprint", "he_linear", "path_layers", "rebuild", "shape_after"]
-
 Skip: TypeAlias = Literal["keep", "drop"]
 # For each layer what is decided of it: `filter_size`, `filters`, `padding`, `pool`, `pool_size`, `neurons`,
 # `activation`, `dropout`.

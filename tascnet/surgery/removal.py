@@ -7,8 +7,6 @@ from torch import nn
 
 from tascnet.models.blocks import Residual
 
-__all__ = ["is_removable", "without_blocks"]
-
 
 def is_removable(block: nn.Module) -> bool:
     """Whether a block keeps its input's shape and passes it on: a residual one with an identity shortcut."""

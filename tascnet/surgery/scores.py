@@ -12,8 +12,6 @@ from tascnet.surgery.groups import WidthGroup, cut_group
 from tascnet.surgery.layers import is_depthwise
 from tascnet.surgery.trace import Trace, trace
 
-__all__ = ["CRITERIA", "GRADIENTS", "Importance", "all_channel_scores"]
-
 CRITERIA: dict[str, Callable[[], Any]] = {
     "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
     "fpgm": lambda: tp.importance.FPGMImportance(),

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 
-__all__ = ["Trace", "fitted", "meta_copy", "trace"]
-
 _PROBES = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 

@@ -8,8 +8,6 @@ from torch import nn
 
 from tascnet.data.sources import Source
 
-__all__ = ["Evaluation", "evaluate"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:

@@ -22,8 +22,6 @@ from tascnet.train.evaluate import evaluate
 from tascnet.train.mode import batches, set_training_mode
 from tascnet.train.recipe import Recipe, learning_rate_factor, make_optimizer
 
-__all__ = ["Distillation", "EpochRecord", "FitResult", "Recorder", "fit"]
-
 log = logging.getLogger("tascnet")
 
 

@@ -8,8 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.data.sources import Source
 
-__all__ = ["batches", "freeze_before", "reestimate_batchnorm", "set_training_mode"]
-
 
 def freeze_before(chain: nn.Sequential, first_trained: int) -> None:
     """Freeze the blocks before index `first_trained` and make all later ones trainable."""

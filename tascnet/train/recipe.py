@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["Recipe", "learning_rate_factor", "make_optimizer"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

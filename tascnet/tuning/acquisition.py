@@ -24,8 +24,6 @@ with warnings.catch_warnings():
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from botorch.utils.multi_objective.pareto import is_non_dominated
 
-__all__ = ["Acquisition", "Latency", "feasibility", "hypervolume", "improvement", "reaching"]
-
 # Log of what is expected, `n`, of `X`.
 Acquisition: TypeAlias = Callable[[Tensor], Tensor]
 

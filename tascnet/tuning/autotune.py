@@ -16,14 +16,13 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
+from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.head import classifier_of, head_start
-from tascnet.surgery import ACTIVATIONS, activation_name, block_of
+from tascnet.surgery import activation_name, block_of
 from tascnet.surgery.layers import is_depthwise
 from tascnet.surgery.rebuild import Skip, footprint, path_layers, shape_after
 from tascnet.tuning.discover import HIDDEN_LAYERS
 from tascnet.tuning.space import Choice, Unit, Value
-
-__all__ = ["HEAD_ACTIVATION", "Dense", "check_options", "discover_autotune", "head_begin"]
 
 Dense: TypeAlias = Literal["keep", "replace"]
 
@@ -66,7 +65,7 @@ def discover_autotune(
         max_units: units beside the head; None: all.
         filters: of a convolution.
         filter_sizes: of a convolution's kernel.
-        activations: names in `tascnet.surgery.ACTIVATIONS`.
+        activations: names in `tascnet.models.activations.ACTIVATIONS`.
         pool_sizes: of a pooling layer's kernel.
         paddings: pixels on each side, of strided convolutions and poolings of the stem.
         hidden_layers: numbers of dense layers in the head.

@@ -26,8 +26,6 @@ from tascnet.surgery.rebuild import shape_after
 from tascnet.tuning.discover import DROPOUT, GROWN, HIDDEN_LAYERS, NEURONS, NORM, TAIL_LR
 from tascnet.tuning.space import FIRST_TRAINED, Choice, Configuration, Space
 
-__all__ = ["Candidate", "CandidateBuilder", "HandOver", "build_candidate", "is_grown", "with_head_of"]
-
 # What the coupled layers of a tail depend on: the cut, the blocks removed, and whether the head has grown.
 _Start: TypeAlias = tuple[int, frozenset[str], bool]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 from tascnet.measure import LayerCost, complexity
+from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.head import classifier_of
-from tascnet.surgery import ACTIVATIONS
 from tascnet.surgery.rebuild import Skip, he_linear, rebuild, shape_after
 from tascnet.surgery.trace import fitted, meta_copy
 from tascnet.tuning.autotune import HEAD_ACTIVATION, Dense, check_options, head_begin
@@ -22,8 +22,6 @@ from tascnet.tuning.build import Candidate
 from tascnet.tuning.cost import Cost
 from tascnet.tuning.discover import HIDDEN_LAYERS
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space, Value
-
-__all__ = ["AutotuneCost", "build_autotune"]
 
 
 def build_autotune(

@@ -6,8 +6,6 @@ from itertools import islice
 
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Key, Space, Value
 
-__all__ = ["Values", "climb"]
-
 # Starts of the climb, and the steps that each may take.
 STARTS = 8
 STEPS = 30

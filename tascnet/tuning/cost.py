@@ -21,8 +21,6 @@ from tascnet.tuning.build import is_grown, with_head_of
 from tascnet.tuning.discover import DROPOUT, HIDDEN_LAYERS, NEURONS, NORM
 from tascnet.tuning.space import Space
 
-__all__ = ["Cost", "CostModel"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:

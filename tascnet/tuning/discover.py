@@ -20,18 +20,6 @@ from tascnet.surgery import (
 from tascnet.surgery import activations as activation_layers
 from tascnet.tuning.space import Choice, Unit, Value
 
-__all__ = [
-    "DROPOUT",
-    "GROWN",
-    "HIDDEN_LAYERS",
-    "NEURONS",
-    "NORM",
-    "TAIL_LR",
-    "Head",
-    "discover_units",
-    "grown_choices",
-]
-
 HIDDEN_LAYERS = "head.hidden_layers"
 NEURONS = "head.neurons"
 DROPOUT = "head.dropout"
@@ -77,7 +65,7 @@ def discover_units(
         kernels: odd kernel sizes; of convolutions over time any, of which each takes those as even or odd
             as its own. A larger one keeps the function (zeros around the weights), a smaller one, down to 1,
             approximates it by the weights' centre.
-        activations: names in `tascnet.surgery.ACTIVATIONS`.
+        activations: names in `tascnet.models.activations.ACTIVATIONS`.
         remove_blocks: whether residual blocks with an identity shortcut may be removed.
         lr_factors: multiples of a trial's learning rate.
         head: `new` layers on the features, `grow` on the pre-trained classification layer, or `search`

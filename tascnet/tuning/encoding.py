@@ -10,8 +10,6 @@ from torch import Tensor
 
 from tascnet.tuning.space import FIRST_TRAINED, Choice, Configuration, Space, Value
 
-__all__ = ["Coding", "categorical_columns", "decode", "encode", "width"]
-
 Coding: TypeAlias = Literal["onehot", "index"]
 
 

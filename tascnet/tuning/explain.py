@@ -23,8 +23,6 @@ from tascnet.tuning.space import FIRST_TRAINED, Space
 from tascnet.tuning.surrogate import Columns, Scale, fit, hyperparameters, quiet, seeded
 from tascnet.tuning.trial import Trial
 
-__all__ = ["Importance", "Insight", "Prediction", "explain", "leave_one_out", "rank_correlation"]
-
 Target: TypeAlias = Literal["val_accuracy", "val_loss"]
 
 # Fewer results than this say nothing about predictions.

@@ -12,8 +12,6 @@ from tascnet.tuning.winner import near_margin
 if TYPE_CHECKING:
     from tascnet.tuning.cost import Cost
 
-__all__ = ["Goal", "Objective", "Slim"]
-
 _CostOf: TypeAlias = "Callable[[Configuration], Cost]"
 Objective: TypeAlias = Literal["accuracy", "loss", "constrained", "pareto"]
 _CostName: TypeAlias = Literal["params", "flops"]

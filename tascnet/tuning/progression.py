@@ -7,8 +7,6 @@ from tascnet.tuning.goal import Goal
 from tascnet.tuning.space import FIRST_TRAINED, Space
 from tascnet.tuning.trial import Trial
 
-__all__ = ["Advice", "Limits", "layerwise_depths", "next_depth"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

@@ -30,8 +30,6 @@ from tascnet.tuning.surrogate import (
     seeded,
 )
 
-__all__ = ["Observation", "Suggestion", "propose"]
-
 # Climbs may start at so many quasi-random configurations and at the neighbours of the best ones.
 _POOL = 512
 _BEST = 3

@@ -8,8 +8,6 @@ from tascnet.errors import ConfigError
 from tascnet.tuning.goal import Goal
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Key, Space
 
-__all__ = ["draw", "refuse_infeasible"]
-
 # Draws that are looked through for feasible ones before the cheapest of them are made cheaper step by step.
 _DRAWS = 512
 _DESCENTS = 4

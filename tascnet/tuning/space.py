@@ -12,8 +12,6 @@ from torch.quasirandom import SobolEngine
 
 from tascnet.errors import ConfigError
 
-__all__ = ["FIRST_TRAINED", "Choice", "Configuration", "Key", "Space", "Unit", "Value"]
-
 Value: TypeAlias = int | float | str
 Configuration: TypeAlias = dict[str, Value]
 Key: TypeAlias = tuple[Value, ...]

@@ -3,8 +3,6 @@
 import statistics
 from collections.abc import Sequence
 
-__all__ = ["median_stop"]
-
 
 def median_stop(
     curve: Sequence[float], others: Sequence[Sequence[float]], *, stop_epoch: int, stop_trials: int

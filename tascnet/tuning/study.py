@@ -13,9 +13,7 @@ from tascnet.tuning.propose import Observation, Suggestion, propose
 from tascnet.tuning.sampling import draw, refuse_infeasible
 from tascnet.tuning.space import Configuration, Space
 from tascnet.tuning.trial import Trial, read_trials
-from tascnet.tuning.winner import binomial_error, front, value_of, winner
-
-__all__ = ["Algorithm", "Proposal", "Study", "Trial", "binomial_error", "front", "winner"]
+from tascnet.tuning.winner import front, value_of, winner
 
 # Share of the widths of the second trial.
 HALF = 0.5

@@ -31,8 +31,6 @@ with warnings.catch_warnings():
     from gpytorch.priors import LogNormalPrior
     from linear_operator.utils.warnings import NumericalWarning
 
-__all__ = ["Columns", "Hyperparameters", "Kernel", "Scale", "fit", "hyperparameters", "quiet", "seeded"]
-
 log = logging.getLogger("tascnet")
 
 Kernel: TypeAlias = Literal["matern", "rbf", "mixed"]

@@ -10,8 +10,6 @@ from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import read_jsonl
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space
 
-__all__ = ["Status", "Trial", "read_trials"]
-
 Status: TypeAlias = Literal["ok", "failed", "stopped", "infeasible"]
 
 

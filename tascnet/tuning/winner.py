@@ -6,8 +6,6 @@ from typing import Literal
 
 from tascnet.tuning.trial import Trial
 
-__all__ = ["binomial_error", "front", "near_margin", "value_of", "winner"]
-
 
 def winner(
     trials: Sequence[Trial],

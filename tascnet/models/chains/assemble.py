@@ -5,8 +5,6 @@ from collections.abc import Iterable
 
 from torch import nn
 
-__all__ = ["bare", "in_place_off", "sequence"]
-
 
 def sequence(items: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
     """A named `nn.Sequential`."""

@@ -7,8 +7,6 @@ from torch import nn
 from tascnet.models.blocks import Residual, SliceAndPad
 from tascnet.models.chains.assemble import sequence
 
-__all__ = ["cifar_resnet_chain", "cifar_resnet_keys"]
-
 _WIDTHS = (16, 32, 64)
 
 

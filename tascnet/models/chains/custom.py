@@ -9,8 +9,6 @@ from torch import nn
 
 from tascnet.errors import ConfigError
 
-__all__ = ["Factory", "call_factory", "custom_chain", "find_factory"]
-
 Factory = Callable[..., nn.Sequential]
 
 _HINT = "give the dotted path of factory(num_classes, **options) -> nn.Sequential"

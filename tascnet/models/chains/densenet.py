@@ -8,8 +8,6 @@ from torchvision.models.densenet import DenseNet
 from tascnet.models.blocks import Concat
 from tascnet.models.chains.assemble import in_place_off, sequence
 
-__all__ = ["densenet_chain"]
-
 _LAYER = ("norm1", "relu1", "conv1", "norm2", "relu2", "conv2")
 _TRANSITION = ("norm", "relu", "conv", "pool")
 

@@ -6,8 +6,6 @@ from torch import nn
 
 from tascnet.models.chains.assemble import sequence
 
-__all__ = ["digits_cnn_chain"]
-
 # Filters of the convolutions of each stage; a pooling layer halves the map between two stages.
 _STAGES = ((16, 32), (32, 64), (64,))
 

@@ -8,8 +8,6 @@ from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
 from tascnet.models.blocks import Residual
 from tascnet.models.chains.assemble import in_place_off, sequence
 
-__all__ = ["mobilenet_chain"]
-
 _UNIT = ("", "_bn", "_relu")
 
 

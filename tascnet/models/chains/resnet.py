@@ -8,8 +8,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from tascnet.models.blocks import Residual
 from tascnet.models.chains.assemble import bare, in_place_off, sequence
 
-__all__ = ["resnet_chain"]
-
 
 def resnet_chain(model: ResNet) -> nn.Sequential:
     """The chain of torchvision's ResNet, sharing its layers.

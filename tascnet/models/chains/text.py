@@ -5,8 +5,6 @@ from torch import nn
 from tascnet.models.blocks import ChannelsFirst, MaxOverTime
 from tascnet.models.chains.assemble import sequence
 
-__all__ = ["textcnn_chain"]
-
 _WIDTHS = (3, 4, 5)
 _DROPOUT = 0.5
 

@@ -7,8 +7,6 @@ from torchvision.models.vgg import VGG
 
 from tascnet.models.chains.assemble import in_place_off, sequence
 
-__all__ = ["vgg_chain"]
-
 
 def vgg_chain(model: VGG) -> nn.Sequential:
     """The chain of torchvision's VGG, sharing its layers.

@@ -8,18 +8,6 @@ from tascnet.report import numbers
 from tascnet.report.comparison.records import FIGURES, LATENCIES, Place
 from tascnet.report.comparison.summary import Row, Statistic
 
-__all__ = [
-    "UNPRUNED",
-    "USUAL",
-    "Cell",
-    "headings",
-    "notes",
-    "numbered",
-    "place_text",
-    "setting",
-    "table_lines",
-]
-
 MIXED = "mixed"
 # The reference of every row, and that of an extra line below a pruned network.
 USUAL, UNPRUNED = "conventional", "unpruned"

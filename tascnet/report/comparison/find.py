@@ -8,8 +8,6 @@ from tascnet.report.comparison.read import Unfit, read_run
 from tascnet.report.comparison.records import Aside, Run
 from tascnet.run.folder import parse_run_name, parse_stage_name
 
-__all__ = ["find_runs"]
-
 # What lies beside runs and is none.
 BESIDE = {"benchmark", "cache", "compare", "multirun"}
 MARKS = ("identity.json", "metrics.json")

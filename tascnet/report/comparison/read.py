@@ -12,8 +12,6 @@ from tascnet.report.comparison.records import FIGURES, Aside, Model, Place, Run,
 from tascnet.run.files import read_json
 from tascnet.run.folder import parse_run_name, parse_stage_name
 
-__all__ = ["Unfit", "read_run"]
-
 MODELS = {"tune": ("baseline", "conventional", "after"), "prune": ("before", "after")}
 JOURNALS = {"tune": ("trials.jsonl", "trial"), "prune": ("iterations.jsonl", "line")}
 # What tells seeds of one setting apart, or only says where something lies.

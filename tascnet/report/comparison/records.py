@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FIGURES", "LATENCIES", "Aside", "Model", "Place", "Run", "Stage"]
-
 # What every model's record in `metrics.json` holds, and the table shows.
 FIGURES = (
     *("val_accuracy", "test_accuracy", "params", "flops", "size_bytes"),

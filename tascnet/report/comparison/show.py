@@ -28,8 +28,6 @@ from tascnet.report.comparison.records import FIGURES, Aside
 from tascnet.report.comparison.summary import Row
 from tascnet.report.page import write
 
-__all__ = ["as_csv", "as_markdown", "comparison_page", "comparison_table"]
-
 # Of the terminal's first column: the longest of its usual words.
 _MODEL_WIDTH = len("reconstruction")
 

@@ -8,8 +8,6 @@ from typing import Any
 from tascnet.report.comparison.records import FIGURES, LATENCIES, Aside, Model, Place, Run, Stage
 from tascnet.run.files import digest_json
 
-__all__ = ["Row", "Statistic", "compare"]
-
 # What `metrics.json` calls the networks of stage tune, and the table.
 TUNED = {"baseline": "baseline", "conventional": "conventional", "after": "tuned"}
 # Figures that two records of the same network have in common, wherever they were measured.

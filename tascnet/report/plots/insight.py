@@ -10,8 +10,6 @@ from tascnet.report.numbers import gap
 from tascnet.report.plots.marks import dashes, limits, points, show_percent, show_plain, top_legend
 from tascnet.report.theme import ACCENT, BAR, GRID, INK, MUTED, draw, quiet_axes
 
-__all__ = ["importance_plot", "paint_importance", "paint_predictions", "prediction_plot"]
-
 Row = Mapping[str, Any]
 
 # Bars in the figure; the table has the others.

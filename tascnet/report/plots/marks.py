@@ -11,20 +11,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tascnet.report.numbers import count
 from tascnet.report.theme import ACCENT, MUTED
 
-__all__ = [
-    "Points",
-    "accuracy_axis",
-    "dashes",
-    "limits",
-    "mark_winner",
-    "points",
-    "show_counts",
-    "show_integers",
-    "show_percent",
-    "show_plain",
-    "top_legend",
-]
-
 Points: TypeAlias = Sequence[tuple[float, float]]
 
 _STEPS = (1, 2, 2.5, 5, 10)

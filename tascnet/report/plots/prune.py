@@ -21,16 +21,6 @@ from tascnet.report.plots.marks import (
 )
 from tascnet.report.theme import ACCENT, BAD, BAR, INK, MUTED, draw, quiet_axes
 
-__all__ = [
-    "iterations_plot",
-    "paint_accuracy",
-    "paint_flops",
-    "paint_sensitivity",
-    "paint_widths",
-    "sensitivity_plot",
-    "widths_plot",
-]
-
 Row = Mapping[str, Any]
 
 

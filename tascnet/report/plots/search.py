@@ -20,17 +20,6 @@ from tascnet.report.plots.marks import (
 )
 from tascnet.report.theme import ACCENT, BAD, GRID, MUTED, SECOND, SURFACE, draw, quiet_axes
 
-__all__ = [
-    "COSTS",
-    "accuracy",
-    "best_value_plot",
-    "layerwise_plot",
-    "paint_best",
-    "paint_layerwise",
-    "paint_tradeoff",
-    "tradeoff_plot",
-]
-
 Row = Mapping[str, Any]
 
 COSTS = {"flops": "FLOPs, one sample", "params": "parameters", "latency_ms": "latency, batch 1, in ms"}
