@@ -73,3 +73,8 @@ def _likeness(name: str, other: str) -> float:
 def plural(number: int, word: str) -> str:
     """`1 filter`, `2 filters`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

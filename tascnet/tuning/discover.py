@@ -7,10 +7,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
+from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.grow import NORMS
 from tascnet.models.head import head_start
 from tascnet.surgery import (
-    ACTIVATIONS,
     WidthGroup,
     activation_name,
     is_removable,

@@ -1,0 +1,422 @@
+"""What runs leave, as typed records, and the one place that writes them as JSON and reads them back.
+
+Accuracies are fractions in [0, 1], `flops` are those of one sample, sizes bytes, latencies milliseconds.
+"""
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from tascnet.errors import RunFolderError
+from tascnet.run.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+
+# Of all records: a file of another version is refused.
+SCHEMA = 2
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch of a training; `val_*` are None where there is no validation split."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """A training: its best epoch, whose weights are kept, and all epochs."""
+
+    val_accuracy: float | None
+    val_loss: float | None
+    best_epoch: int
+    seconds: float
+    epochs: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetrics:
+    """A network's accuracy and cost.
+
+    Args:
+        flops_counted: which operations fvcore counts, and which it does not.
+        latency_ms: median for one sample.
+        latency_ms_spread: 10th and 90th percentile.
+        latency_ms_batch: median for `batch` samples.
+    """
+
+    val_accuracy: float
+    test_accuracy: float
+    params: int
+    trainable_params: int
+    flops: int
+    flops_counted: str
+    size_bytes: int
+    latency_ms: float
+    latency_ms_spread: tuple[float, float]
+    latency_ms_batch: float
+    latency_ms_batch_spread: tuple[float, float]
+    batch: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCounts:
+    """How many samples there are, where they come from, and under which licence."""
+
+    classes: int
+    train: int
+    val: int
+    test: int
+    skipped: int
+    origin: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The device that latencies were measured on, the processor and torch's version."""
+
+    device: str
+    name: str
+    cpu: str
+    threads: int
+    torch: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMetrics:
+    """What `metrics.json` of every stage holds.
+
+    Args:
+        models: by name.
+        dataset: name of the data set.
+        backbone: name of the network.
+        measure: options by which latencies were measured.
+        budget: options that may be changed when the stage is resumed, as they were.
+        seconds: of all work behind the stage, whichever process did it.
+        versions: of Python and of the packages that can change a number.
+    """
+
+    models: dict[str, ModelMetrics]
+    dataset: str
+    samples: SampleCounts
+    backbone: str
+    machine: Machine
+    measure: dict[str, int]
+    budget: dict[str, Any]
+    seconds: float
+    seed: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """A trial that no other one matches or beats in value and cost."""
+
+    trial: int
+    value: float
+    val_accuracy: float
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezingDepth:
+    """A trial of the pre-trained network, trained from one block on."""
+
+    trial: int
+    first_trained: int
+    block: int
+    name: str
+    trainable_params: int
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneMetrics(StageMetrics):
+    """`metrics.json` of stage tune: the models `baseline`, `conventional` and `after`.
+
+    Args:
+        best_config: configuration of the winner.
+        neutral_config: the pre-trained settings, trained from the same unit.
+        winner: number of the winning trial.
+        finetuned_from: where its fine-tuning began: `conventional`, `prefix` or `all`.
+        first_searched_block: index of the first block that the winner's search could change.
+        stopped: why the search ended.
+        archives: folders of `baseline` and `conventional`, below that of the search.
+        trials: how many there were.
+        objective: what trials were judged by.
+        bounds: largest `flops`, `params` and `latency_ms`, where there are any.
+        layerwise: one row for each freezing depth, with algorithm layerwise.
+        front: with a pareto objective.
+        surrogate: what the surrogate learnt, or None.
+    """
+
+    best_config: dict[str, Any]
+    neutral_config: dict[str, Any]
+    winner: int
+    finetuned_from: str
+    first_searched_block: int
+    stopped: str
+    archives: dict[str, str]
+    trials: int
+    objective: str
+    bounds: dict[str, float]
+    layerwise: tuple[FreezingDepth, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
+    surrogate: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWidths:
+    """Width, params and FLOPs of a layer before and after; None where it is not there."""
+
+    layer: str
+    kind: str | None
+    before: int | None
+    after: int | None
+    params_before: int | None
+    params_after: int | None
+    flops_before: int | None
+    flops_after: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupShare:
+    """Validation accuracy without a share of one group, and the share of FLOPs that it saves."""
+
+    share: float
+    val_accuracy: float
+    flops_saved: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSensitivity:
+    """How accuracy falls without parts of one group of layers."""
+
+    group: str
+    width: int
+    shares: tuple[GroupShare, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """`sensitivity.json`: accuracy of the whole network on some samples, and without parts of each group."""
+
+    samples: int
+    val_accuracy: float
+    groups: tuple[GroupSensitivity, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneMetrics(StageMetrics):
+    """`metrics.json` of stage prune: the models `before` and `after`.
+
+    Args:
+        iterations: how many there were.
+        kept_iteration: the one whose network is handed over.
+        stopped: why pruning ended.
+        removable_blocks: residual blocks that could have gone too, had the options asked for it.
+        tolerance: largest fall of validation accuracy.
+        widths: one row a layer.
+        sensitivity: where it was asked for.
+    """
+
+    iterations: int
+    kept_iteration: int
+    stopped: str
+    removable_blocks: int
+    tolerance: float
+    widths: tuple[LayerWidths, ...]
+    sensitivity: Sensitivity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainMetrics(StageMetrics):
+    """`metrics.json` of stage pretrain: the model `after`.
+
+    Args:
+        weights: name of the weight file in the folder.
+        exclude: the data set or file whose validation and test samples were left out, or None.
+        excluded: how many samples were left out.
+        best_epoch: whose weights were kept.
+        epochs: all of them.
+    """
+
+    weights: str
+    exclude: str | None
+    excluded: int
+    best_epoch: int
+    epochs: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iteration:
+    """One iteration of pruning: a line of `iterations.jsonl`; number 0 is the unpruned network.
+
+    Args:
+        iteration: its number.
+        start: the iteration whose network it prunes.
+        step: share of the full pruning ratio that it asked for.
+        state: folder of its network, below `state/`.
+        landed: the targets that it was fitted to, by cost; None where it reached none.
+        val_accuracy: after retraining.
+        val_accuracy_after_cut: before retraining.
+        pairs_similarity_before: mean similarity of the pairs before they were pulled together.
+        pairs_similarity_after: after it.
+        block: name of the block that was removed in place of filters.
+        inside: whether it keeps the tolerance.
+        removed: filters removed, by group.
+        pending: shares of a filter that each group still owes, by group.
+    """
+
+    iteration: int
+    start: int
+    step: float
+    state: str
+    landed: dict[str, float | None] | None
+    val_accuracy: float
+    val_loss: float
+    params: int
+    flops: int
+    size_bytes: int
+    inside: bool
+    removed: dict[str, int]
+    pending: dict[str, float]
+    seconds: float
+    val_accuracy_after_cut: float | None = None
+    pairs_similarity_before: float | None = None
+    pairs_similarity_after: float | None = None
+    block: str | None = None
+    latency_ms: float | None = None
+
+
+def to_json(record: Any) -> Any:
+    """A record as JSON content."""
+    if is_dataclass(record):
+        return {entry.name: to_json(getattr(record, entry.name)) for entry in fields(record)}
+    if isinstance(record, Mapping):
+        return {str(key): to_json(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [to_json(item) for item in record]
+    return record
+
+
+def from_json(cls: type[Record], content: Any) -> Record:
+    """The record that `to_json` gave.
+
+    Raises:
+        ValueError: a field is missing, unknown or has the wrong type; the message names it.
+    """
+    return cast(Record, _decode(cls, content, cls.__name__))
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write a record with the schema's version, whole or not at all."""
+    write_json(path, {"schema": SCHEMA, **to_json(record)})
+
+
+def read_record(path: Path, cls: type[Record]) -> Record:
+    """The record in a file.
+
+    Raises:
+        RunFolderError: the file is missing, damaged, or of another version.
+    """
+    try:
+        return from_json(cls, _without_schema(read_json(path)))
+    except (ValueError, OSError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error})", "start the stage over with fresh=True, or restore the file"
+        ) from error
+
+
+def append_record(path: Path, record: Any) -> None:
+    """Append a record to a journal and fsync it; a torn last line is cut off first."""
+    append_jsonl(path, to_json(record))
+
+
+def write_records(path: Path, records: tuple[Any, ...] | list[Any]) -> None:
+    """Replace a journal by these records, whole or not at all."""
+    write_jsonl(path, map(to_json, records))
+
+
+def read_records(path: Path, cls: type[Record]) -> list[Record]:
+    """The records of a journal; a torn last line is ignored, a missing file has none.
+
+    Raises:
+        RunFolderError: a line is no such record.
+    """
+    return list(_lines(path, cls))
+
+
+def _lines(path: Path, cls: type[Record]) -> Iterator[Record]:
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            yield from_json(cls, row)
+        except ValueError as error:
+            raise RunFolderError(
+                f"line {number} of {path} is corrupt ({error})",
+                "delete it and all lines after it, which are then computed again, or start over",
+            ) from error
+
+
+def _without_schema(content: Any) -> Any:
+    if not isinstance(content, Mapping):
+        raise ValueError("it is no JSON object")
+    if content.get("schema") != SCHEMA:
+        raise ValueError(f"its schema is {content.get('schema')!r}, expected {SCHEMA}")
+    return {key: value for key, value in content.items() if key != "schema"}
+
+
+def _decode(kind: Any, value: Any, name: str) -> Any:
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        return _decode_fields(cast(type[Any], kind), value, name)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _decode(next(item for item in inner if item is not type(None)), value, name)
+    if origin in (tuple, list):
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {_shown(value)}, expected a list")
+        items = [_decode(inner[0], item, name) for item in value]
+        return items if origin is list else tuple(items)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} is {_shown(value)}, expected an object")
+        return {key: _decode(inner[1], item, f"{name}.{key}") for key, item in value.items()}
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name} is {_shown(value)}, expected {kind.__name__}")
+    return float(value) if kind is float else value
+
+
+def _decode_fields(cls: type[Any], value: Any, name: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {_shown(value)}, expected an object")
+    hints = get_type_hints(cls)
+    known = {entry.name: entry for entry in fields(cls)}
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has the unknown field {unknown[0]!r}")
+    required = [n for n, e in known.items() if e.default is MISSING and e.default_factory is MISSING]
+    missing = [entry for entry in required if entry not in value]
+    if missing:
+        raise ValueError(f"{name} lacks {missing[0]!r}")
+    return cls(**{key: _decode(hints[key], item, f"{name}.{key}") for key, item in value.items()})
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:60]
