@@ -1,469 +1,1001 @@
-"""Every option, with its type, bounds and meaning, in plain dataclasses.
+"""Every option, once: its type, bounds and default, and one sentence of help.
 
-The composed config is checked against these before torch is imported. `choices`, `minimum` and
-`maximum` in a field's metadata are checked too; `words` are texts that may stand for a number;
-`extendable` marks options of a stage that may be raised when a run is resumed, `cosmetic` those that
-cannot change its numbers.
+The classes here are what the library's functions take and what the command line composes. They are frozen,
+and check their values when they are made: types, bounds, choices, and rules between options of one class.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Union, cast, get_args, get_origin
 
-# Data sets of images that can be downloaded, and those of them that come with a test split.
+from tascnet.errors import ConfigError, closest, listed
+
+# Published data sets of images and of texts, and those of them that come with a test split.
 PUBLISHED_IMAGES = ("caltech101", "caltech256", "stanford_dogs", "cifar10", "oxford_flowers102")
 OFFICIAL_TESTS = ("stanford_dogs", "cifar10", "oxford_flowers102")
-
-# What `tune.activations` takes: the names that surgery knows.
-ACTIVATIONS = (
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "gelu",
-    "silu",
-    "hardswish",
-    "tanh",
-    "sigmoid",
-)
-
-# Data sets of texts that can be downloaded, and all data sets of texts; the others hold images.
 PUBLISHED_TEXTS = ("movie_review", "subjectivity")
-TEXT_DATASETS = (*PUBLISHED_TEXTS, "text_lines")
 
-# What `prune.criterion` takes beside dotted paths.
-PRUNE_CRITERIA = (
-    "history",
-    "reconstruction",
-    "magnitude",
-    "taylor",
-    "fpgm",
-    "lamp",
-    "hessian",
-    "bn_scale",
-    "random",
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "tanh", "sigmoid"),
 )
+NORMS = ("none", "l2", "batchnorm")
+# What `criterion` takes beside dotted paths.
+CRITERIA = (
+    *("history", "reconstruction", "magnitude", "taylor", "fpgm", "lamp", "hessian", "bn_scale", "random"),
+)
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def option(
     default: Any,
+    help: str,
     *,
     choices: tuple[str, ...] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     words: tuple[str, ...] = (),
+    unique: bool = True,
+    empty: bool = False,
     extendable: bool = False,
     cosmetic: bool = False,
 ) -> Any:
-    """A dataclass field with the bounds that its value must keep."""
-    metadata = {
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "words": words,
-        "extendable": extendable,
-        "cosmetic": cosmetic,
-    }
+    """A field of an option class.
+
+    Args:
+        default: its value where none is given.
+        help: one sentence.
+        choices: the texts that it takes, or that each item of a list is one of.
+        minimum: the smallest number, or item of a list.
+        maximum: the largest.
+        above: a bound that numbers are larger than.
+        below: a bound that numbers are smaller than.
+        words: texts that may stand for a number.
+        unique: a list names no value twice.
+        empty: a list may be empty.
+        extendable: may be changed when a finished or interrupted run is resumed.
+        cosmetic: cannot change a run's numbers.
+    """
+    metadata = {key: value for key, value in locals().items() if key != "default"}
     return field(default=default, metadata=metadata)
 
 
-@dataclass
-class StageConfig:
-    """Which pipeline runs; `_target_` is its dotted name."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that check themselves.
 
-    name: str = "full"
-    _target_: str = "tascnet_pipelines.full.run"
-
-
-@dataclass
-class DatasetConfig:
-    """Where the samples come from, how they are split and augmented."""
-
-    name: str = option("digits", choices=("digits", "image_folder", *PUBLISHED_IMAGES, *TEXT_DATASETS))
-    # Folder of the images or texts; None: a published data set is looked for in <cache_dir>/datasets.
-    root: str | None = None
-    # Fetch a published data set to that folder where it is absent, and that of `exclude` to its own.
-    download: bool = option(False, cosmetic=True)
-    # The test split that a data set comes with is the test split; train and validation are drawn from the
-    # other images. False: all three are drawn.
-    official_test: bool = False
-    # dataset=image_folder: a CSV in UTF-8 of file and label takes the place of class folders; files are
-    # relative to root, or without one to the CSV. None: class folders.
-    csv: str | None = None
-    # Names of the classes of a folder of images that are taken; None: all of them. With csv these are all the
-    # labels that may occur.
-    classes: list[str] | None = None
-    # Classes of the embedded digits; None takes all of them.
-    digits: list[int] | None = None
-    # Classes of the source task on which `digits_cnn` is pre-trained.
-    source_digits: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
-    # Counts a class; with counts the rest is test. None: fractions.
-    train_per_class: int | None = option(None, minimum=1)
-    val_per_class: int | None = option(None, minimum=1)
-    train_fraction: float = option(0.7, minimum=0.0, maximum=1.0)
-    val_fraction: float = option(0.15, minimum=0.0, maximum=1.0)
-    unreadable: str = option("refuse", choices=("refuse", "skip"))
-    # Decoded and resized images are kept in the cache, so that no later epoch decodes: always, never (all are
-    # decoded whenever they are read), or if they fit (cache_limit_gb, the disk).
-    keep_pixels: str = option("auto", choices=("auto", "always", "never"), cosmetic=True)
-    # Texts are padded or cut to so many tokens; FLOPs are counted at this length.
-    max_tokens: int = option(64, minimum=1, maximum=4096)
-    # Augmentation of fine-tuning from images.
-    flip: bool = True
-    # Smallest share of the image's area that a random crop takes; 1.0: shift only.
-    min_scale: float = option(1.0, minimum=0.05, maximum=1.0)
-    # Pixels of edge padding before a random crop.
-    pad: int = option(0, minimum=0)
-
-
-@dataclass
-class ExcludeConfig:
-    """What differs from its file in conf/dataset/ for the data set that `exclude` names; None: nothing does.
-
-    The options are those of `dataset` that say which samples there are and how they are split; a fraction
-    takes the place of the file's counts.
+    Raises:
+        ConfigError: a value has the wrong type, is out of bounds or contradicts another one.
     """
 
-    official_test: bool | None = None
-    csv: str | None = None
-    classes: list[str] | None = None
-    digits: list[int] | None = None
-    train_per_class: int | None = option(None, minimum=1)
-    val_per_class: int | None = option(None, minimum=1)
-    train_fraction: float | None = option(None, minimum=0.0, maximum=1.0)
-    val_fraction: float | None = option(None, minimum=0.0, maximum=1.0)
-    unreadable: str | None = option(None, choices=("refuse", "skip"))
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = _checked(entry.name, entry, entry.type, getattr(self, entry.name))
+            object.__setattr__(self, entry.name, value)
+        for wrong, message, hint in self.rules():
+            if wrong:
+                raise ConfigError(message, hint)
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        """Rules between these options: whether one is broken, what is wrong, and what to do."""
+        return iter(())
+
+    def changed(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        (entry,) = [entry for entry in fields(self) if entry.name == name]
+        return bool(getattr(self, name) != default_of(entry))
 
 
-@dataclass
-class BackboneConfig:
-    """The pre-trained network and the images that it expects."""
+def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """An option class from nested mappings, such as YAML gives them.
+
+    Raises:
+        ConfigError: a name is unknown, or a value does not fit.
+    """
+    known = {entry.name: entry.type for entry in fields(cls)}
+    for name in values:
+        if name not in known:
+            likely = closest(name, known)
+            raise ConfigError(f"there is no option `{name}`", f"did you mean `{likely}`?" if likely else None)
+    nested = {
+        name: make(cast(Any, known[name]), value)
+        if is_dataclass(known[name]) and isinstance(value, Mapping)
+        else value
+        for name, value in values.items()
+    }
+    return cls(**nested)
+
+
+def known_fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """Each option below an option class as `(dotted name, field)`."""
+    for entry in fields(cls):
+        if is_dataclass(entry.type):
+            yield from known_fields(entry.type, f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{entry.name}", entry
+
+
+def default_of(entry: Field[Any]) -> Any:
+    """The default value of a field."""
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
+def type_name(kind: Any) -> str:
+    """A type in words: `a whole number or null`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if item is type(None) else type_name(item) for item in inner)
+    if origin is tuple:
+        return f"a list such as [{'a,b' if inner[0] is str else '1,2'}]"
+    return TYPE_NAMES.get(kind, str(kind))
+
+
+# Data sets.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Options):
+    """What the samples are and how they are split; the rest of the samples is the test split."""
+
+    name: str = option("", "Name of the data set.")
+    train: int | float = option(
+        0.7, "Training samples of each class: a whole number is a count, a number below 1 a share.", above=0
+    )
+    val: int | float = option(0.15, "Validation samples of each class, a count or a share.", above=0)
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        for name in ("train", "val"):
+            value = getattr(self, name)
+            yield (
+                isinstance(value, float) and value >= 1,
+                f"`{name}={value:g}` is neither a count nor a share",
+                f"give a whole number such as `{name}=20`, or a share below 1 such as `{name}=0.7`",
+            )
+        yield (
+            isinstance(self.train, int) != isinstance(self.val, int),
+            f"`train={self.train:g}` and `val={self.val:g}` are a count and a share",
+            "give two counts or two shares",
+        )
+        yield (
+            isinstance(self.train, float) and self.train + self.val >= 1,
+            f"`train` + `val` is {self.train + self.val:g}",
+            "leave a share for the test split: a sum below 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Data):
+    """Images, and how they are augmented in training from images."""
+
+    classes: tuple[str, ...] | None = option(
+        None, "Names of the classes to take, in this order for digits and lists of files; null takes all."
+    )
+    flip: bool = option(True, "Augmentation: mirror images at random.")
+    min_scale: float = option(
+        1.0,
+        "Augmentation: smallest share of the area that a random crop takes; 1 shifts only.",
+        minimum=0.05,
+        maximum=1,
+    )
+    pad: int = option(0, "Augmentation: pixels of edge padding before a random crop.", minimum=0)
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield (
+            self.classes is not None and len(self.classes) < 2,
+            f"`classes` takes at least two classes, not {list(self.classes or ())}",
+            None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Images):
+    """scikit-learn's scans of digits, 8 x 8 pixels: no files, no network."""
+
+    name: str = option("digits", "Name of the data set.")
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield (
+            not set(self.classes or ()) <= set("0123456789"),
+            f"`classes` takes digits from 0 to 9, not {list(self.classes or ())}",
+            None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Options):
+    """Samples in files."""
+
+    root: str | None = option(None, "Folder of the files; null looks for a published data set in the cache.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageFiles(Images, Files):
+    unreadable: str = option(
+        "refuse",
+        "What to do with files that cannot be read: refuse the data set or skip them.",
+        choices=("refuse", "skip"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(_ImageFiles):
+    """Your own images: one folder a class, or a list of files and labels."""
+
+    name: str = option("image_folder", "Name of the data set.")
+    csv: str | None = option(
+        None, "A CSV file with a line `file,label` for each image in place of class folders."
+    )
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield (
+            self.root is None and self.csv is None,
+            "the folder of the images is missing",
+            "give it as `root=<folder>`, or a list of files and labels as `csv=<file>`",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Download(Files):
+    download: bool = option(False, "Fetch a published data set where it is absent.", cosmetic=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedImages(_ImageFiles, _Download):
+    """A published data set of images."""
+
+    name: str = option("caltech101", "Name of the data set.", choices=PUBLISHED_IMAGES)
+    official_test: bool = option(
+        False, "Take the test split that the data set comes with; false draws all three splits."
+    )
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield (
+            self.official_test and self.name not in OFFICIAL_TESTS,
+            f"{self.name} comes with no official test split, but {listed(OFFICIAL_TESTS)} do",
+            "leave `official_test` out",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts(Data, Files):
+    """Your own texts: one file a class, UTF-8, one text a line."""
+
+    name: str = option("text_lines", "Name of the data set.")
+    max_tokens: int = option(
+        64,
+        "Texts are padded or cut to this many tokens, at which FLOPs are counted.",
+        minimum=1,
+        maximum=4096,
+    )
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield (
+            self.root is None and self.name not in PUBLISHED_TEXTS,
+            "the folder of the texts is missing",
+            "give it as `root=<folder>`",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTexts(Texts, _Download):
+    """A published data set of texts."""
+
+    name: str = option("movie_review", "Name of the data set.", choices=PUBLISHED_TEXTS)
+
+
+DATASETS: dict[str, type[Data]] = {
+    "digits": Digits,
+    "image_folder": ImageFolder,
+    **dict.fromkeys(PUBLISHED_IMAGES, PublishedImages),
+    "text_lines": Texts,
+    **dict.fromkeys(PUBLISHED_TEXTS, PublishedTexts),
+}
+
+# Networks.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Options):
+    """The pre-trained network."""
+
+    name: str = option("", "Name of the network.")
+    weights: str = option(
+        "pretrained", "pretrained, random, or a file of weights (.safetensors, or .pth without code)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBackbone(Backbone):
+    """A network for images, and the images that it expects."""
 
     name: str = option(
-        "digits_cnn",
+        "mobilenet_v2",
+        "Name of the network.",
         choices=(
-            "vgg16",
-            "resnet18",
-            "resnet50",
-            "densenet121",
-            "mobilenet_v2",
-            "resnet20",
-            "resnet56",
-            "digits_cnn",
-            "textcnn",
-            "custom",
+            *("vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2"),
+            *("resnet20", "resnet56", "digits_cnn", "custom"),
         ),
     )
-    # pretrained, random, or a path to a .safetensors or weights-only .pth state dict.
-    weights: str = "pretrained"
-    # backbone=custom: dotted path of `factory(num_classes, **options) -> nn.Sequential`.
-    factory: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    # backbone=textcnn: numbers in a word's vector, and filters of each of its three convolutions.
-    embedding_width: int = option(128, minimum=1, maximum=4096)
-    filters: int = option(100, minimum=2, maximum=4096)
-    # backbone=textcnn: a file of word vectors in GloVe's format, from which the embedding starts.
-    vectors: str | None = None
-    size: int = option(224, minimum=1)
-    # Shorter side after resizing; None: size x 8/7, rounded.
-    resize: int | None = option(None, minimum=1)
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    interpolation: str = option("bilinear", choices=("bilinear", "bicubic"))
+    size: int = option(224, "Side of the square that the network sees, in pixels.", minimum=1)
+    resize: int | None = option(
+        None, "Shorter side after resizing, in pixels; null is 8/7 of the size, rounded.", minimum=1
+    )
+    mean: tuple[float, ...] = option(
+        (0.485, 0.456, 0.406), "Mean of each channel, for pixels in [0, 1].", unique=False
+    )
+    std: tuple[float, ...] = option(
+        (0.229, 0.224, 0.225), "Standard deviation of each channel.", above=0, unique=False
+    )
+    interpolation: str = option("bilinear", "How images are resized.", choices=("bilinear", "bicubic"))
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield (
+            len(self.mean) != len(self.std) or len(self.mean) not in (1, 3),
+            f"`mean` and `std` have {len(self.mean)} and {len(self.std)} values",
+            "give one value for grey images or three for colour, the same number for both",
+        )
+        yield (
+            self.resize is not None and self.resize < self.size,
+            f"`resize={self.resize}` is smaller than `size={self.size}`",
+            "images are resized first, then cropped: give at least the size",
+        )
 
 
-@dataclass
-class StepsConfig:
-    """How a network learns, without how long."""
+@dataclass(frozen=True, kw_only=True)
+class CustomBackbone(ImageBackbone):
+    """Your own network."""
 
-    batch_size: int = option(32, minimum=1)
-    optimizer: str = option("adamw", choices=("adamw", "sgd", "adagrad"))
-    lr: float = option(1e-3, minimum=0.0)
-    weight_decay: float = option(1e-2, minimum=0.0)
-    momentum: float = option(0.9, minimum=0.0, maximum=1.0)
-    nesterov: bool = False
-    schedule: str = option("cosine", choices=("constant", "cosine", "step", "plateau"))
-    # schedule=plateau: the learning rate does not fall below this.
-    min_lr: float = option(0.0, minimum=0.0)
-    # Share of the steps over which the learning rate rises linearly from zero.
-    warmup: float = option(0.0, minimum=0.0, maximum=1.0)
-    # schedule=step: epochs between two steps; step and plateau: factor; plateau: patience in epochs.
-    step_epochs: int = option(20, minimum=1)
-    factor: float = option(0.5, minimum=0.0, maximum=1.0)
-    plateau_patience: int = option(5, minimum=0)
-    label_smoothing: float = option(0.0, minimum=0.0, maximum=1.0)
-    # Batch-norm statistics of trained layers: from each batch, or as they are.
-    batchnorm: str = option("train", choices=("train", "frozen"))
-    # Decay of the exponential moving average of the weights that is judged and kept; None: none.
-    ema: float | None = option(None, minimum=0.0, maximum=1.0)
+    name: str = option("custom", "Name of the network.")
+    weights: str = option("random", "random, or a file of weights for the network.")
+    factory: str | None = option(
+        None, "Dotted path of `factory(num_classes)`, which gives your network as an nn.Sequential."
+    )
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield (
+            self.factory is None,
+            "the function that makes the network is missing",
+            "give its dotted path as `factory=<module>.<function>`",
+        )
 
 
-@dataclass
-class RecipeConfig(StepsConfig):
-    """One training recipe."""
+@dataclass(frozen=True, kw_only=True)
+class TextBackbone(Backbone):
+    """Convolutions over the words of a text (Kim 2014)."""
 
-    epochs: int = option(10, minimum=1)
-    # Share of the training samples that an epoch sees, drawn anew for each.
-    epoch_share: float = option(1.0, minimum=0.001, maximum=1.0)
-    # Early stopping: epochs without a better validation accuracy; None: never.
-    patience: int | None = option(None, minimum=1)
-
-
-@dataclass
-class TrainerConfig:
-    """One recipe for each kind of training."""
-
-    # Stage pretrain; the new softmax layer, a trial of the search, fine-tuning from images; and all training
-    # of stage prune, whose options say how many epochs each phase takes.
-    pretrain: RecipeConfig = field(default_factory=RecipeConfig)
-    head: RecipeConfig = field(default_factory=RecipeConfig)
-    trial: RecipeConfig = field(default_factory=RecipeConfig)
-    finetune: RecipeConfig = field(default_factory=RecipeConfig)
-    recover: StepsConfig = field(default_factory=StepsConfig)
-    class_weights: str = option("none", choices=("none", "balanced"))
+    name: str = option("textcnn", "Name of the network.")
+    weights: str = option("random", "random, or a file of weights that stage pretrain left.")
+    embedding_width: int = option(128, "Numbers in a word's vector.", minimum=1, maximum=4096)
+    filters: int = option(100, "Filters of each of the three convolutions.", minimum=2, maximum=4096)
+    vectors: str | None = option(
+        None, "A file of word vectors in GloVe's format, from which the embedding starts."
+    )
 
 
-@dataclass
-class TuneConfig:
-    """Stage one: the search space, its budget and what is done with the winner."""
+BACKBONES: dict[str, type[Backbone]] = {"textcnn": TextBackbone, "custom": CustomBackbone}
 
-    name: str = "tascnet"
-    # tascnet: pre-trained layers with inherited weights, changed by surgery; autotune: new layers in place of
-    # the last ones (Basha et al. 2020).
-    space: str = option("tascnet", choices=("tascnet", "autotune"))
-    # What proposes: Gaussian-process Bayesian optimisation, random or quasi-random points.
-    algorithm: str = option("bo", choices=("bo", "random", "sobol"))
-    # search: the space's configurations; layerwise: the pre-trained ones alone, frozen up to each block in
-    # turn (every n-th with freeze_every).
-    freeze: str = option("search", choices=("search", "layerwise"))
-    freeze_every: int = option(1, minimum=1)
+# Training.
 
-    # What a trial is judged by. accuracy, loss; constrained: the best accuracy of the networks inside the
-    # bounds below; pareto: accuracy against pareto_cost.
-    objective: str = option("accuracy", choices=("accuracy", "loss", "constrained", "pareto"))
-    pareto_cost: str = option("flops", choices=("flops", "params"))
-    # Bounds, as shares of the pre-trained network with its new softmax layer; None: no bound.
-    max_flops: float | None = option(None, minimum=0.001, maximum=1.0)
-    max_params: float | None = option(None, minimum=0.001, maximum=1.0)
-    max_latency: float | None = option(None, minimum=0.001, maximum=1.0)
-    # Fine-tune this trial of the finished search, in a folder of its own; None: the winner.
-    pick: int | None = option(None, minimum=0, cosmetic=True)
 
-    # Space tascnet. Choices for each unit; the pre-trained setting is always among them.
-    widths: list[float] = field(default_factory=lambda: [0.25, 0.5, 0.75, 1.0])
-    round_to: int = option(8, minimum=1)
-    kernels: list[int] = field(default_factory=lambda: [3, 5])
-    activations: list[str] = field(default_factory=lambda: ["relu", "elu"])
-    # Whether residual blocks with an identity shortcut may be removed.
-    remove_blocks: bool = True
-    # Learning rates of a trial, as multiples of trainer.trial.lr.
-    lr_factors: list[float] = field(default_factory=lambda: [1.0])
-    # Which pre-trained channels a narrower trial inherits.
-    importance: str = option("magnitude", choices=("magnitude", "fpgm", "random"))
+@dataclass(frozen=True, kw_only=True)
+class Steps(Options):
+    """How a network is trained, without how long."""
 
-    # The dense head. new: on the features before the pre-trained classification layer; grow: on that layer,
-    # which stays (Shermin et al. 2019; space tascnet); search: either.
-    head: str = option("new", choices=("new", "grow", "search"))
-    grow_norms: list[str] = field(default_factory=lambda: ["none", "l2", "batchnorm"])
-    hidden_layers: list[int] = field(default_factory=lambda: [0, 1])
-    neurons: list[int] = field(default_factory=lambda: [128, 256, 512])
-    dropouts: list[float] = field(default_factory=lambda: [0.0, 0.2, 0.4])
+    batch_size: int = option(32, "Samples of a step.", minimum=1)
+    optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "sgd", "nesterov", "adagrad"))
+    lr: float = option(1e-3, "Peak learning rate.", minimum=0)
+    weight_decay: float = option(1e-2, "Weight decay: decoupled for adamw, L2 for the others.", minimum=0)
+    momentum: float = option(0.9, "Momentum of sgd and nesterov.", minimum=0, maximum=1)
+    schedule: str = option(
+        "cosine",
+        "Learning rate over the steps: cosine falls to zero, step and plateau multiply by factor.",
+        choices=("constant", "cosine", "step", "plateau"),
+    )
+    min_lr: float = option(0.0, "Learning rate below which plateau does not reduce.", minimum=0)
+    warmup: float = option(
+        0.0, "Share of the steps over which the learning rate rises.", minimum=0, maximum=1
+    )
+    step_epochs: int = option(20, "Epochs between two reductions of step.", minimum=1)
+    factor: float = option(0.5, "Factor of a reduction of step and plateau.", minimum=0, maximum=1)
+    plateau_patience: int = option(5, "Epochs without improvement before plateau reduces.", minimum=0)
+    label_smoothing: float = option(0.0, "Label smoothing of the cross-entropy.", minimum=0, maximum=1)
+    batchnorm: str = option(
+        "train",
+        "Batch-norm statistics of trained layers: of each batch, or frozen as they are.",
+        choices=("train", "frozen"),
+    )
 
-    # Space autotune. keep: shortcuts stay, matched by 1x1 convolutions; drop: the deeper part becomes plain.
-    skip: str = option("keep", choices=("keep", "drop"))
-    # Dense layers before the classifier (VGG): kept as layers of the chain, or replaced by the searched ones.
-    dense: str = option("replace", choices=("keep", "replace"))
-    filters: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
-    filter_sizes: list[int] = field(default_factory=lambda: [1, 2, 3, 5])
-    filter_activations: list[str] = field(default_factory=lambda: ["relu", "sigmoid", "tanh", "elu", "selu"])
-    pool_sizes: list[int] = field(default_factory=lambda: [2, 3])
-    paddings: list[int] = field(default_factory=lambda: [1, 3])
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield (
+            self.min_lr > 0 and self.schedule != "plateau",
+            f"`min_lr` has no effect with `schedule={self.schedule}`",
+            "add `schedule=plateau`",
+        )
+        yield (
+            self.min_lr > self.lr,
+            f"`min_lr` is {self.min_lr:g}, above `lr`, {self.lr:g}",
+            "lower it",
+        )
+        yield (
+            self.optimizer == "nesterov" and self.momentum == 0,
+            "`optimizer=nesterov` needs a momentum",
+            "raise `momentum` above 0, or take `optimizer=sgd`",
+        )
 
-    # The budget.
-    initial_trials: int = option(6, minimum=1)
-    # Depth of the first trials; 0 searches the dense head alone before all else.
-    start_depth: int = option(1, minimum=0, maximum=1)
-    trials_per_depth: int = option(8, minimum=1, extendable=True)
-    # None: 3 units, and 24 trials or as many as max_seconds allows. freeze=layerwise has one trial for each
-    # depth, of all units.
-    max_units: int | None = option(None, minimum=1, extendable=True)
-    max_trials: int | None = option(None, minimum=1, extendable=True)
-    max_seconds: float | None = option(None, minimum=0.0, extendable=True)
-    patience: int = option(1, minimum=1, extendable=True)
-    min_delta: float = option(0.0, minimum=0.0, maximum=1.0)
-    # median: a trial ends early that is worse than the median of earlier ones at the same epoch; not before
-    # stop_epoch, nor among the first stop_trials.
-    early_stop: str = option("none", choices=("none", "median"))
-    stop_epoch: int = option(3, minimum=1)
-    stop_trials: int = option(5, minimum=1)
 
-    # Of so many proposals one seeks the smallest network near the best (see tolerance) rather than a better
-    # one; 0: none does. Of account with algorithm=bo, freeze=search and objective accuracy or constrained.
-    slim_every: int = option(3, minimum=0)
-    # The winner. Trials this close to the best compete by size; None: one binomial standard error.
-    tolerance: float | None = option(0.02, minimum=0.0, maximum=1.0)
-    # Where fine-tuning of the winner begins. conventional: at the network fine-tuned as usual, which
-    # takes on the winner's structure and teaches it; prefix and all: at the trained trial, from its own first
-    # trained block or from the first of all; best: the better of the two; auto: conventional where the winner
-    # is the pre-trained network made smaller (tune=tascnet, no grown head), else best.
-    finetune_from: str = option("auto", choices=("auto", "conventional", "best", "all", "prefix"))
-    # Weight of the distillation loss from the conventionally fine-tuned network; 0: none.
-    distill: float = option(0.8, minimum=0.0, maximum=1.0)
-    distill_temperature: float = option(2.0, minimum=0.1)
-    # Element type of cached features.
-    cache_dtype: str = option("float16", choices=("float16", "float32"))
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Steps):
+    """How a network is trained, and how long."""
+
+    epochs: int = option(10, "Passes over the training samples.", minimum=1)
+    epoch_share: float = option(
+        1.0, "Share of the training samples that each epoch draws.", minimum=0.001, maximum=1
+    )
+    patience: int | None = option(
+        None,
+        "Epochs without a better validation accuracy before training stops; null never stops.",
+        minimum=1,
+    )
+
+
+if TYPE_CHECKING:
+
+    class StepChanges(Steps):
+        """What differs from the base recipe, without how long; None takes the base's value."""
+
+    class RecipeChanges(Recipe):
+        """What differs from the base recipe; None takes the base's value."""
+
+else:
+
+    def _changes(name, base, doc):
+        entries = [
+            (entry.name, entry.type | None, field(default=None, metadata=entry.metadata))
+            for entry in fields(base)
+        ]
+        made = make_dataclass(name, entries, bases=(Options,), frozen=True, kw_only=True)
+        made.__module__, made.__doc__ = __name__, doc
+        return made
+
+    StepChanges = _changes("StepChanges", Steps, "What differs from the base recipe, without how long.")
+    RecipeChanges = _changes("RecipeChanges", Recipe, "What differs from the base recipe.")
+
+RECIPES = ("pretrain", "head", "trial", "finetune", "recover")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer(Recipe):
+    """What all recipes have in common, and what differs from it for each kind of training."""
+
+    pretrain: RecipeChanges = field(
+        default_factory=RecipeChanges, metadata={"help": "Training from random weights."}
+    )
+    head: RecipeChanges = field(
+        default_factory=RecipeChanges, metadata={"help": "Training of a new head on cached features."}
+    )
+    trial: RecipeChanges = field(
+        default_factory=RecipeChanges, metadata={"help": "Training of a trial of the search."}
+    )
+    finetune: RecipeChanges = field(
+        default_factory=RecipeChanges, metadata={"help": "Fine-tuning from images or texts."}
+    )
+    recover: StepChanges = field(
+        default_factory=StepChanges,
+        metadata={"help": "All training in pruning, whose options say for how many epochs."},
+    )
+    class_weights: str = option(
+        "none", "Weight of a class in the loss: none, or balanced by its size.", choices=("none", "balanced")
+    )
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of one kind of training: what differs from the common one, and the rest of that."""
+        common = {entry.name: getattr(self, entry.name) for entry in fields(Recipe)}
+        own = getattr(self, name)
+        changes = {entry.name: getattr(own, entry.name) for entry in fields(own)}
+        return Recipe(**common | {key: value for key, value in changes.items() if value is not None})
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        for name in RECIPES:
+            try:
+                self.recipe(name)
+            except ConfigError as error:
+                yield True, f"recipe `{name}`: {error.message}", error.hint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(Options):
+    """How latency is measured."""
+
+    batch: int = option(16, "Samples of a pass beside one sample.", minimum=1)
+    repeats: int = option(30, "Passes that are timed; the median counts.", minimum=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(Options):
+    """Bounds of a search, and goals of pruning, as shares of the network that the stage is given."""
+
+    flops_target: float | None = option(None, "Share of the FLOPs.", above=0, maximum=1, extendable=True)
+    params_target: float | None = option(
+        None, "Share of the parameters.", above=0, maximum=1, extendable=True
+    )
+    size_target: float | None = option(None, "Share of the file size.", above=0, maximum=1, extendable=True)
+    latency_target: float | None = option(
+        None, "Share of the latency for one sample.", above=0, maximum=1, extendable=True
+    )
+    latency_target_ms: float | None = option(
+        None, "Latency for one sample on this device, in milliseconds.", above=0, extendable=True
+    )
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether any bound or goal is given."""
+        return any(getattr(self, entry.name) is not None for entry in fields(Targets))
+
+    @property
+    def has_latency_target(self) -> bool:
+        """Whether latency has to be measured."""
+        return self.latency_target is not None or self.latency_target_ms is not None
+
+
+# Stage one.
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneBase(Targets):
+    """Stage one: what its search spaces share."""
+
+    # A bound decides which trials there are: unlike pruning, a search cannot go on with another one.
+    fixed: ClassVar[frozenset[str]] = frozenset(entry.name for entry in fields(Targets))
+
+    space: str = option(
+        "tascnet",
+        "What is searched: pre-trained layers changed by surgery, or new layers in place of the last ones.",
+        choices=("tascnet", "autotune"),
+    )
+    algorithm: str = option(
+        "bo",
+        "What proposes trials: Bayesian optimisation, random or quasi-random points, or one trial for each "
+        "block from which the network may be trained.",
+        choices=("bo", "random", "sobol", "layerwise"),
+    )
+    objective: str = option(
+        "accuracy",
+        "What a trial is judged by: accuracy within the targets, loss, or accuracy against FLOPs or params.",
+        choices=("accuracy", "loss", "pareto_flops", "pareto_params"),
+    )
+    pick: int | None = option(
+        None,
+        "Number of the trial of a finished search to fine-tune; null is the winner.",
+        minimum=0,
+        cosmetic=True,
+    )
+    hidden_layers: tuple[int, ...] = option(
+        (0, 1), "Choices for the hidden layers of the dense head.", minimum=0
+    )
+    neurons: tuple[int, ...] = option(
+        (128, 256, 512), "Choices for the neurons of a hidden layer.", minimum=1
+    )
+    dropouts: tuple[float, ...] = option(
+        (0.0, 0.2, 0.4), "Choices for the dropout of the dense head.", minimum=0, below=1
+    )
+    start_depth: int = option(
+        1, "Depth of the first trials; 0 searches the dense head before all else.", minimum=0, maximum=1
+    )
+    initial_trials: int = option(6, "Trials before the surrogate proposes.", minimum=1)
+    trials_per_depth: int = option(
+        8, "Trials before the search goes one unit deeper.", minimum=1, extendable=True
+    )
+    max_units: int | None = option(
+        None,
+        "Deepest unit that is searched; null is 3, and all of them with algorithm layerwise.",
+        minimum=1,
+        extendable=True,
+    )
+    max_trials: int | None = option(
+        None, "Most trials; null is 24, or as many as max_seconds allows.", minimum=1, extendable=True
+    )
+    max_seconds: float | None = option(None, "Most seconds of all trials together.", above=0, extendable=True)
+    patience: int = option(
+        1, "Depths without a better validation accuracy before the search ends.", minimum=1, extendable=True
+    )
+    early_stop: int | None = option(
+        None, "Epoch from which a trial below the median of earlier ones ends early; null never.", minimum=1
+    )
+    tolerance: float | None = option(
+        0.02,
+        "Trials this close to the best validation accuracy compete by size; null is one standard error.",
+        minimum=0,
+        maximum=1,
+    )
+    finetune_from: str = option(
+        "auto",
+        "Where fine-tuning of the winner begins: at the conventionally fine-tuned network, or at its trial "
+        "with its own first trained block (prefix), the first of all (all) or the better of both (best).",
+        choices=("auto", "conventional", "best", "all", "prefix"),
+    )
+
+    @property
+    def is_layerwise(self) -> bool:
+        """Whether each trial is the pre-trained network, trained from one block on."""
+        return self.algorithm == "layerwise"
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield (
+            self.has_targets and self.objective != "accuracy",
+            f"targets have no effect with `objective={self.objective}`",
+            "leave them out, or take `objective=accuracy`",
+        )
+        yield (
+            self.is_layerwise and self.max_units is not None,
+            "`max_units` has no effect with `algorithm=layerwise`, which goes through all depths",
+            "leave it out; `max_trials` and `max_seconds` limit the number of depths",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(TuneBase):
+    """Stage one: pre-trained layers with inherited weights, changed by surgery."""
+
+    layerwise_every: int = option(1, "Blocks from one trial of algorithm layerwise to the next.", minimum=1)
+    widths: tuple[float, ...] = option(
+        (0.25, 0.5, 0.75, 1.0),
+        "Choices for the share of channels that a group of layers keeps.",
+        above=0,
+        maximum=1,
+        empty=True,
+    )
+    round_to: int = option(8, "Widths are multiples of this.", minimum=1)
+    kernels: tuple[int, ...] = option(
+        (3, 5), "Choices for the side of a kernel, beside the pre-trained one.", minimum=1, empty=True
+    )
+    activations: tuple[str, ...] = option(
+        ("relu", "elu"),
+        "Choices for activations, beside the pre-trained one.",
+        choices=ACTIVATIONS,
+        empty=True,
+    )
+    remove_blocks: bool = option(True, "Whether residual blocks with an identity shortcut may be removed.")
+    lr_factors: tuple[float, ...] = option(
+        (1.0,), "Choices for a trial's learning rate, as multiples of its recipe's.", above=0
+    )
+    importance: str = option(
+        "magnitude", "Which channels a narrower trial keeps.", choices=("magnitude", "fpgm", "random")
+    )
+    head: str = option(
+        "new",
+        "The dense head: new, grown on the pre-trained classification layer, or the better one (search).",
+        choices=("new", "grow", "search"),
+    )
+    grow_norms: tuple[str, ...] = option(
+        NORMS, "Choices for the normalisation between the old head and the grown one.", choices=NORMS
+    )
+    slim_every: int = option(
+        3, "Every n-th proposal looks for a smaller network near the best one; 0 never does.", minimum=0
+    )
+    distill: float = option(
+        0.8,
+        "Weight of the distillation loss from the conventionally fine-tuned network.",
+        minimum=0,
+        maximum=1,
+    )
 
     @property
     def looks_for_narrower(self) -> bool:
         """Whether the winner is the pre-trained network made smaller, unless a searched head has grown."""
-        return self.space == "tascnet" and self.freeze == "search" and self.head != "grow"
+        return not self.is_layerwise and self.head != "grow"
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield self.space != "tascnet", f"these are not the options of `space={self.space}`", "take Autotune"
+        yield (
+            self.head == "new" and self.changed("grow_norms"),
+            "`grow_norms` has no effect with `head=new`",
+            "add `head=grow` or `head=search`",
+        )
+        yield (
+            not self.is_layerwise and self.changed("layerwise_every"),
+            f"`layerwise_every` has no effect with `algorithm={self.algorithm}`",
+            "add `algorithm=layerwise`",
+        )
+        yield (
+            self.slim_every not in (0, default_of(self.__dataclass_fields__["slim_every"]))
+            and (self.algorithm != "bo" or self.objective != "accuracy"),
+            "`slim_every` takes `algorithm=bo` and `objective=accuracy`",
+            "leave it out",
+        )
+        yield (
+            self.finetune_from == "conventional" and not (self.looks_for_narrower and self.head == "new"),
+            "`finetune_from=conventional` needs a winner that is the pre-trained network made smaller",
+            "take `finetune_from=auto`",
+        )
+        teaches = self.looks_for_narrower and self.finetune_from in ("auto", "conventional")
+        yield (
+            not teaches and self.changed("distill"),
+            "`distill` has no effect without a conventional network that teaches (`finetune_from`)",
+            "leave it out",
+        )
 
 
-@dataclass
-class PruneConfig:
-    """Stage two: what goes, how it is made up for, and when to stop."""
+@dataclass(frozen=True, kw_only=True)
+class Autotune(TuneBase):
+    """Stage one: new layers in place of the last ones (Basha et al. 2020, AutoTune, arXiv 2005.02165)."""
 
-    name: str = "tascnet"
-    # Folder of a saved model; None: what stage=tune left in the same run folder.
-    source: str | None = None
+    space: str = option("autotune", "What is searched.", choices=("tascnet", "autotune"))
+    skip: str = option(
+        "keep",
+        "Shortcuts: kept and matched by 1x1 convolutions, or dropped for a plain chain.",
+        choices=("keep", "drop"),
+    )
+    dense: str = option(
+        "replace",
+        "Dense layers before the classifier: kept as layers of the chain, or replaced by the searched ones.",
+        choices=("keep", "replace"),
+    )
+    filters: tuple[int, ...] = option(
+        (64, 128, 256, 512), "Choices for the filters of a convolution.", minimum=1
+    )
+    filter_sizes: tuple[int, ...] = option((1, 2, 3, 5), "Choices for the side of a kernel.", minimum=1)
+    activations: tuple[str, ...] = option(
+        ("relu", "sigmoid", "tanh", "elu", "selu"),
+        "Choices for the activation of a convolution.",
+        choices=ACTIVATIONS,
+    )
+    pool_sizes: tuple[int, ...] = option((2, 3), "Choices for the side of a pooling window.", minimum=1)
+    paddings: tuple[int, ...] = option((1, 3), "Choices for zero-padding.", minimum=0)
 
-    # What makes a filter redundant: its likeness to another through training (history), how little the loss
-    # rises where the others make up for it (reconstruction), a criterion of torch-pruning (magnitude, taylor,
-    # fpgm, lamp, hessian, bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.
-    criterion: str = "history"
-    # group: the same share of each group of layers; global: the cheapest filters of all groups.
-    scope: str = option("group", choices=("group", "global"))
-    # With scope=global, what a filter's cost is weighed against: the FLOPs or params saved, or nothing.
-    per: str = option("flops", choices=("flops", "params", "filters"))
-    # all groups, or those of the layers alone that stage tune has searched.
-    where: str = option("all", choices=("all", "tail"))
-    # Groups with fewer filters are left alone, and no group is left with fewer than min_width.
-    min_filters: int = option(128, minimum=2)
-    min_width: int = option(1, minimum=1)
-    # Widths that are left are multiples of this; auto: of what the device runs fastest with.
-    round_to: int | str = option(8, minimum=1, words=("auto",))
-    # Whole residual blocks may go, where that costs less than the filters that save the same time, or where
-    # no filter can; not beyond a goal that filters can land on.
-    blocks: bool = False
-
-    # history=continue: recording goes on through optimisation and retraining; restart: it begins anew.
-    history: str = option("restart", choices=("restart", "continue"))
-    # Criteria without pairs have neither phase: these epochs are added to those of retraining.
-    history_epochs: int = option(1, minimum=0)
-    optimise_epochs: int = option(1, minimum=0)
-    retrain_epochs: int = option(2, minimum=1)
-    # The network that is kept learns this much longer before it is handed over; 0: not at all.
-    final_epochs: int = option(0, minimum=0)
-    # Share of trainer.recover.lr that the history and optimisation phases use.
-    phase_lr: float = option(1.0, minimum=0.0, maximum=1.0)
-    regulariser: str = option("per_group_mean", choices=("per_group_mean", "sum"))
-    regulariser_weight: float = option(1.0, minimum=0.0)
-    # What stays takes over from what goes: nothing (as published), the weighted average of a pair, or what
-    # the next layers read of the removed channel (fold), by least squares over activations or weights; refit:
-    # so, and then every layer learns by least squares to give what it gave before the cut.
-    merge: str = option("fold", choices=("none", "average", "fold", "refit"))
-    fold_by: str = option("activations", choices=("activations", "weights"))
-    # Weight of the distillation loss from the unpruned network in retraining; 0: none.
-    distill: float = option(0.5, minimum=0.0, maximum=1.0)
-    distill_temperature: float = option(2.0, minimum=0.1)
-
-    # Share of the filters that one iteration asks for, and the largest share of a group that it takes.
-    percent: float = option(5.0, minimum=0.01, maximum=95.0)
-    max_step: float = option(0.25, minimum=0.01, maximum=0.95)
-    # An iteration that falls more than this below the best is taken back and tried with half the percent, up
-    # to `retries` times in a row; a block that is taken back does not count.
-    tolerance: float = option(0.02, minimum=0.0, maximum=1.0, extendable=True)
-    retries: int = option(2, minimum=0, extendable=True)
-    # Shares of the unpruned network's FLOPs, params and file size, and milliseconds for one sample, at which
-    # to stop; None: no such goal. The last step is fitted to FLOPs, params and size.
-    flops_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
-    params_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
-    size_target: float | None = option(None, minimum=0.0, maximum=1.0, extendable=True)
-    target_latency_ms: float | None = option(None, minimum=0.0, extendable=True)
-    max_seconds: float | None = option(None, minimum=0.0, extendable=True)
-    max_iterations: int = option(10, minimum=1, extendable=True)
-
-    # Measures the accuracy without 10, 25 and 50 % of each group alone, on so many validation samples.
-    sensitivity: bool = option(False, cosmetic=True)
-    sensitivity_samples: int = option(256, minimum=1, cosmetic=True)
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        yield self.space != "autotune", f"these are not the options of `space={self.space}`", "take Tune"
+        yield (
+            self.finetune_from == "conventional",
+            "`finetune_from=conventional` needs a winner that is the pre-trained network made smaller",
+            "take `finetune_from=auto`",
+        )
 
 
-@dataclass
-class MeasureConfig:
-    """How latency is measured."""
-
-    batch: int = option(16, minimum=1)
-    repeats: int = option(30, minimum=3)
-    warmup: int = option(5, minimum=0)
+# Stage two.
 
 
-@dataclass
-class BenchmarkConfig:
-    """Which comparison `stage=benchmark` makes; `_target_` is its dotted name.
+@dataclass(frozen=True, kw_only=True)
+class Prune(Targets):
+    """Stage two: what is removed, what becomes of it, and when to stop."""
 
-    A comparison reads the options that its file in conf/benchmark/ lists.
-    """
+    criterion: str = option(
+        "reconstruction",
+        "What ranks filters: history, reconstruction, a criterion of torch-pruning (magnitude, taylor, fpgm, "
+        "lamp, hessian, bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.",
+    )
+    scope: str = option(
+        "global",
+        "Which filters compete: those of one group, or of all groups by FLOPs, params or filters saved.",
+        choices=("group", "global", "global_params", "global_filters"),
+    )
+    where: str = option(
+        "all",
+        "Groups of all layers, or of those alone that stage tune has searched.",
+        choices=("all", "tail"),
+    )
+    min_filters: int = option(16, "Groups with fewer filters are left alone.", minimum=2)
+    round_to: int | str = option(
+        8,
+        "Widths are multiples of this; auto takes what the device runs fastest with.",
+        minimum=1,
+        words=("auto",),
+    )
+    blocks: bool = option(
+        False,
+        "Whether residual blocks may go where that costs less than the filters that save the same time.",
+    )
+    merge: str = option(
+        "refit",
+        "What becomes of removed filters: nothing, averaged into their pair, folded into the kept ones by "
+        "activations or by weights, or folded and every layer refitted.",
+        choices=("none", "average", "fold", "fold_weights", "refit"),
+    )
+    pruning_ratio: float = option(
+        0.05, "Share of the filters that one iteration removes.", above=0, maximum=0.95
+    )
+    max_pruning_ratio: float = option(
+        0.25, "Largest share of a group that one iteration removes.", above=0, maximum=0.95
+    )
+    one_shot: bool = option(
+        False, "One large cut to the target: shares of 0.95 of all filters and 0.75 of a group an iteration."
+    )
+    epochs: int = option(4, "Training epochs of one iteration, all its phases together.", minimum=1)
+    final_epochs: int = option(0, "Further epochs of the network that is handed over.", minimum=0)
+    distill: float = option(
+        0.5, "Weight of the distillation loss from the unpruned network.", minimum=0, maximum=1
+    )
+    tolerance: float = option(
+        0.02, "Largest fall of validation accuracy below the best.", minimum=0, maximum=1, extendable=True
+    )
+    retries: int = option(
+        2,
+        "Smaller steps that are tried in a row where one falls below the tolerance.",
+        minimum=0,
+        extendable=True,
+    )
+    max_iterations: int = option(10, "Most iterations.", minimum=1, extendable=True)
+    max_seconds: float | None = option(
+        None, "Most seconds of all iterations together.", above=0, extendable=True
+    )
+    sensitivity: bool = option(
+        False, "Also measure the accuracy without 10, 25 and 50 % of each group alone.", cosmetic=True
+    )
 
-    name: str = "surrogate"
-    _target_: str = "tascnet_pipelines.benchmarks.surrogate.run"
-    # Repetitions, each with a seed of its own.
-    seeds: int = option(5, minimum=1)
-    # Trials of each search.
-    trials: int = option(30, minimum=1)
-    # Names of what is compared.
-    methods: list[str] = field(default_factory=list)
-    # Tables of configurations that were measured once.
-    tables: list[str] = field(default_factory=list)
-    # Seconds that each method may take for search and fine-tuning together.
-    seconds: float = option(600.0, minimum=1.0)
-    # Networks on which trials are timed, and the units that these train.
-    backbones: list[str] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    # Shares of the FLOPs to which networks are pruned, and the epochs that each method has in all.
-    budgets: list[float] = field(default_factory=list)
-    epochs: int = option(8, minimum=3)
-    # Training images of the epoch that is timed and scaled; a multiple of the batch size.
-    images: int = option(256, minimum=1)
-    # Networks on which both ways to run a trial are run in full, at the deepest of `depths`.
-    full: list[str] = field(default_factory=list)
+    @property
+    def ratio(self) -> float:
+        """Share of the filters that one iteration removes."""
+        return 0.95 if self.one_shot else self.pruning_ratio
+
+    @property
+    def group_ratio(self) -> float:
+        """Largest share of a group that one iteration removes."""
+        return 0.75 if self.one_shot else self.max_pruning_ratio
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        has_pairs, likely = self.criterion == "history", closest(self.criterion, CRITERIA)
+        is_path = "." in self.criterion and all(part.isidentifier() for part in self.criterion.split("."))
+        yield (
+            self.criterion not in CRITERIA and not is_path,
+            f"there is no `criterion={self.criterion}`",
+            f"did you mean {likely}?" if likely else f"take one of {listed(CRITERIA)}, or a dotted path",
+        )
+        yield (
+            has_pairs != isinstance(self, HistoryPrune),
+            f"these are not the options of `criterion={self.criterion}`",
+            "take HistoryPrune for the criterion history, and Prune for the others",
+        )
+        yield (
+            has_pairs and self.group_ratio > 0.5,
+            f"`max_pruning_ratio={self.group_ratio:g}` is over half of a group, but one of each pair stays",
+            "lower it to 0.5, or take another `criterion`",
+        )
+        yield (
+            self.merge == "average" and not has_pairs,
+            f"`merge=average` needs pairs, but `criterion={self.criterion}` has none",
+            "take `merge=fold` or `criterion=history`",
+        )
+        for name in ("pruning_ratio", "max_pruning_ratio"):
+            yield (
+                self.one_shot and self.changed(name),
+                f"`{name}` has no effect with `one_shot=true`",
+                "leave one of them out",
+            )
+        yield (
+            self.one_shot and not self.has_targets,
+            "`one_shot=true` needs a target at which the cut ends",
+            "add one such as `flops_target=0.5`",
+        )
 
 
-@dataclass
-class CompareConfig:
-    """Which runs `stage=compare` puts into one table."""
+@dataclass(frozen=True, kw_only=True)
+class HistoryPrune(Prune):
+    """Stage two by the history of filters (Basha et al. 2022, TASCNet, arXiv 2205.05967)."""
 
-    # Folder that holds them at any depth; None: the one that `outputs` names.
-    path: str | None = None
+    criterion: str = option("history", "What ranks filters: their likeness through training.")
+    scope: str = option("group", "Which filters compete: those of one group.", choices=("group", "global"))
+    min_filters: int = option(128, "Groups with fewer filters are left alone.", minimum=2)
+    merge: str = option(
+        "fold",
+        "What becomes of removed filters.",
+        choices=("none", "average", "fold", "fold_weights", "refit"),
+    )
+    history: str = option(
+        "restart",
+        "Recording restarts in each iteration, or continues through optimisation and retraining.",
+        choices=("restart", "continue"),
+    )
+    history_epochs: int | None = option(
+        None, "Epochs of an iteration that record the history; null is a seventh of them.", minimum=0
+    )
+    optimise_epochs: int | None = option(
+        None, "Epochs of an iteration that pull pairs together; null is a seventh of them.", minimum=0
+    )
+    regulariser: str = option(
+        "per_group_mean",
+        "What pulls pairs together: exp(-mean similarity) of each group, or exp(-sum) of all as published.",
+        choices=("per_group_mean", "sum"),
+    )
+
+    @property
+    def phases(self) -> tuple[int, int, int]:
+        """Epochs of recording, of pulling pairs together and of retraining."""
+        share = max(1, round(self.epochs / 7))
+        history = share if self.history_epochs is None else self.history_epochs
+        optimise = share if self.optimise_epochs is None else self.optimise_epochs
+        return history, optimise, self.epochs - history - optimise
+
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield from super().rules()
+        history, optimise, retrain = self.phases
+        yield (
+            retrain < 1,
+            f"`epochs={self.epochs}` leaves none for retraining after {history} + {optimise}",
+            "raise it, or lower `history_epochs` and `optimise_epochs`",
+        )
 
 
-@dataclass
-class Config:
-    """The whole composed config."""
+# Checks.
 
-    stage: StageConfig = field(default_factory=StageConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    tune: TuneConfig = field(default_factory=TuneConfig)
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    measure: MeasureConfig = field(default_factory=MeasureConfig)
-    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
-    compare: CompareConfig = field(default_factory=CompareConfig)
-    # Last part of the run folder's name; None: the tune preset and its non-default options.
-    name: str | None = None
-    seed: int = option(0, minimum=0, maximum=10**9)
-    # stage=pretrain: the data set that the network is to move to; samples that lie in its validation or test
-    # split, by this seed and its own file in conf/dataset/, are left out. exclude_root: its folder;
-    # exclude_options: what differs from its file.
-    exclude: str | None = None
-    exclude_root: str | None = None
-    exclude_options: ExcludeConfig = field(default_factory=ExcludeConfig)
-    outputs: str = "outputs"
-    # Decoded images, features and weights shared by runs; None: <outputs>/cache.
-    cache_dir: str | None = None
-    cache_limit_gb: float = option(20.0, minimum=0.0)
-    device: str = "auto"
-    # CPU threads; None: as torch chooses.
-    threads: int | None = option(None, minimum=1)
-    fresh: bool = False
-    debug: bool = False
+
+def _checked(name: str, entry: Field[Any], kind: Any, value: Any) -> Any:
+    """A value of an option as its type wants it."""
+    fitted = _fitted(value, kind)
+    if fitted is _WRONG:
+        raise ConfigError(f"`{name}` takes {type_name(kind)}, not {_shown(value)}")
+    rule = entry.metadata
+    if isinstance(fitted, tuple):
+        if not fitted and not rule.get("empty"):
+            raise ConfigError(f"`{name}` is empty", "give at least one value")
+        if rule.get("unique") and len(set(fitted)) != len(fitted):
+            raise ConfigError(f"`{name}` names a value twice: {list(fitted)}")
+    for item in fitted if isinstance(fitted, tuple) else (fitted,):
+        _check_item(name, rule, item)
+    return fitted
+
+
+def _check_item(name: str, rule: Mapping[str, Any], item: Any) -> None:
+    words, choices = rule.get("words"), rule.get("choices")
+    if isinstance(item, str):
+        if words and item not in words:
+            raise ConfigError(f"`{name}` takes a number or {listed(words)}, not {item!r}")
+        if choices and item not in choices:
+            likely = closest(item, choices)
+            hint = f"did you mean `{name}={likely}`?" if likely else f"it takes {listed(choices)}"
+            raise ConfigError(f"`{name}` has no choice {item!r}", hint)
+        return
+    if not isinstance(item, int | float) or isinstance(item, bool):
+        return
+    if not math.isfinite(item):
+        raise ConfigError(f"`{name}` takes a finite number, not {item}")
+    for key, is_wrong, words_of in (
+        ("minimum", lambda bound: item < bound, "at least"),
+        ("maximum", lambda bound: item > bound, "at most"),
+        ("above", lambda bound: item <= bound, "above"),
+        ("below", lambda bound: item >= bound, "below"),
+    ):
+        bound = rule.get(key)
+        if bound is not None and is_wrong(bound):
+            raise ConfigError(f"`{name}` is {words_of} {bound:g}, not {item:g}")
+
+
+_WRONG: Any = object()
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """`value` as a type wants it; `_WRONG` where it does not fit."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        fits = [fitted for item in inner if (fitted := _fitted(value, item)) is not _WRONG]
+        return fits[0] if fits else _WRONG
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return _WRONG
+        items = tuple(_fitted(item, inner[0]) for item in value)
+        return _WRONG if any(item is _WRONG for item in items) else items
+    if kind is float:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _WRONG
+    if kind is int:
+        return value if isinstance(value, int) and not isinstance(value, bool) else _WRONG
+    if kind is str:
+        # A command line reads `name=12` as a number.
+        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else _WRONG
+    return value if isinstance(value, kind) else _WRONG
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)

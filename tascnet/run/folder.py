@@ -1,9 +1,9 @@
-"""Where a run lives, whose folder it is, and when a stage is finished."""
+"""Whose a stage's folder is, and when a stage is finished."""
 
 import fcntl
 import json
-import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -11,114 +11,78 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.errors import RunFolderError
-from tascnet.options import Config
+from tascnet.options import Options
 from tascnet.run.console import log_file
-from tascnet.run.files import digest_json, read_json, write_json
+from tascnet.run.files import read_json, write_json
 
-# The recipes that can change a stage's numbers.
-RECIPES = {"pretrain": ("pretrain",), "tune": ("head", "trial", "finetune"), "prune": ("recover",)}
-# Labels, and what `inputs` of an identity says better.
-LABELS = {"tune.name", "prune.name", "prune.source"}
-DEFAULT_PRUNE = "reconstruction"
-LONGEST_NAME = 120
+# Options that say where something lies, whose digest is among the inputs.
+PLACES = {"root", "csv", "vectors"}
 # What the digests among the inputs say when they differ.
 INPUTS = {
     "input.data": "the samples are others",
-    "input.weights": "the pre-trained weights are others",
+    "input.network": "the network that it starts from is another",
     "input.excluded": "the samples that are left out are others",
-    "input.model": "the model that it starts from is another",
 }
 # What a claim itself writes into a folder.
 CLAIM_FILES = {".lock", "identity.json", "log.txt"}
 
 
-def run_folder(config: Config) -> Path:
-    """`outputs/<dataset>/<backbone>/<name>-seed<seed>`: a function of the config, not of the clock."""
-    name = safe_name(config.name or config.tune.name)
-    return Path(config.outputs) / config.dataset.name / config.backbone.name / f"{name}-seed{config.seed}"
-
-
-def cache_folder(config: Config) -> Path:
-    """Where runs share what they have computed."""
-    return Path(config.cache_dir) if config.cache_dir else Path(config.outputs) / "cache"
-
-
-def stage_folder(config: Config, stage: str) -> Path:
-    """The folder of one stage within the run's.
+def identity(
+    stage: str,
+    seed: int,
+    inputs: Mapping[str, str | None],
+    sections: Mapping[str, Options | Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What can change a stage's numbers, as `{dotted name: value}`.
 
     Args:
-        config: the composed config.
-        stage: `pretrain`, `search` (`tune`, whichever trial is picked), `tune` (`tune` or
-            `tune-pick<trial>`), or `prune` (`prune`, with a preset that is not the default and a picked trial
-            in its name).
-    """
-    if stage in ("search", "pretrain"):
-        return run_folder(config) / ("tune" if stage == "search" else stage)
-    own = stage == "prune" and config.prune.name != DEFAULT_PRUNE
-    name = f"prune-{safe_name(config.prune.name)}" if own else stage
-    pick = config.tune.pick
-    return run_folder(config) / (name if pick is None else f"{name}-pick{pick}")
-
-
-def parse_run_name(name: str) -> tuple[str, int] | None:
-    """Name and seed of a run, from the last part of `run_folder`; None where it is no such part."""
-    match = re.fullmatch(r"(.+)-seed(\d+)", name)
-    return None if match is None else (match[1], int(match[2]))
-
-
-def parse_stage_name(name: str) -> tuple[str, str | None, int | None] | None:
-    """Stage, pruning preset and picked trial, from the last part of `stage_folder`; None where it is none.
-
-    Args:
-        name: such as `tune`, `tune-pick3`, `prune` or `prune-tascnet-pick3`.
-    """
-    match = re.fullmatch(r"(tune|prune(?:-(.+?))??)(?:-pick(\d+))?", name)
-    if match is None:
-        return None
-    pick = None if match[3] is None else int(match[3])
-    return ("tune", None, pick) if match[1] == "tune" else ("prune", match[2] or DEFAULT_PRUNE, pick)
-
-
-def safe_name(text: str) -> str:
-    """`text` as the name of a folder: letters, digits and `._=,+-`, at most 120 of them."""
-    safe = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).lstrip(".") or "_"
-    if len(safe) <= LONGEST_NAME:
-        return safe
-    return f"{safe[: LONGEST_NAME - 9]}-{digest_json(text)[:8]}"
-
-
-def identity(config: Config, stage: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What can change a stage's numbers, as `{dotted key: value}`.
-
-    Args:
-        config: the composed config.
         stage: `pretrain`, `tune` or `prune`.
-        inputs: digests of what the stage reads (data, weights, the model that it starts from).
+        seed: of the run.
+        inputs: digests of what the stage reads: samples, network.
+        sections: option classes, or plain values, by the prefix of their names.
 
     Returns:
-        The options that count and `input.<name>` for each of the inputs. Cosmetic options, those that may
-        be extended, and device, threads, limits and the like are left out.
+        The options that count, and `input.<name>` for each of the inputs. Cosmetic options, those that may be
+        extended, and places are left out.
     """
-    values = {"stage": stage, "seed": config.seed}
-    values |= _options(config.dataset, "dataset") | _options(config.backbone, "backbone")
-    if stage != "pretrain":
-        values |= _options(getattr(config, stage), stage)
-    values["trainer.class_weights"] = config.trainer.class_weights
-    for recipe in RECIPES[stage]:
-        values |= _options(getattr(config.trainer, recipe), f"trainer.{recipe}")
-    # Digests among the inputs say what lies in these places, wherever it has been moved.
-    del values["dataset.root"], values["dataset.csv"], values["backbone.vectors"]
-    if config.backbone.weights not in ("pretrained", "random"):
-        del values["backbone.weights"]
-    return values | {f"input.{name}": value for name, value in inputs.items()}
+    values: dict[str, Any] = {"stage": stage, "seed": seed}
+    for prefix, section in sections.items():
+        own = section if isinstance(section, Mapping) else _counting(section)
+        values |= {f"{prefix}.{name}": value for name, value in own.items()}
+    return _as_json(values | {f"input.{name}": value for name, value in inputs.items()})
 
 
-def budget(config: Config, stage: str) -> dict[str, Any]:
-    """The options of a stage that may be extended when it is resumed, as `{dotted key: value}`.
+def budget(options: Options) -> dict[str, Any]:
+    """The options of a stage that may be extended when it is resumed."""
+    return _as_json({name: getattr(options, name) for name in _extendable(options)})
 
-    A pipeline keeps them in its metrics as `budget`, so that a finished stage goes on when they change.
-    """
-    return _options(getattr(config, stage), stage, extendable=True)
+
+def _counting(options: Options) -> dict[str, Any]:
+    extendable = _extendable(options)
+    return {
+        entry.name: getattr(options, entry.name)
+        for entry in fields(options)
+        if not entry.metadata.get("cosmetic") and entry.name not in extendable | PLACES
+    }
+
+
+def _extendable(options: Options) -> set[str]:
+    fixed: frozenset[str] = getattr(options, "fixed", frozenset())
+    return {entry.name for entry in fields(options) if entry.metadata.get("extendable")} - fixed
+
+
+@contextmanager
+def open_folder(
+    run: str | Path | None, identity: Mapping[str, Any], *, cache: Path, fresh: bool = False
+) -> Iterator[Path]:
+    """The folder of a stage, claimed; where `run` is None one in the cache that is removed at the end."""
+    if run is not None:
+        with claim(Path(run), identity, fresh=fresh) as folder:
+            yield folder
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as folder:
+        yield Path(folder)
 
 
 @contextmanager
@@ -155,17 +119,6 @@ def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
     return budget is None or read_json(folder / "metrics.json").get("budget") == _as_json(budget)
 
 
-def _options(section: Any, prefix: str, extendable: bool = False) -> dict[str, Any]:
-    values = {}
-    for entry in fields(section):
-        key = f"{prefix}.{entry.name}"
-        if entry.metadata.get("cosmetic") or key in LABELS:
-            continue
-        if bool(entry.metadata.get("extendable")) == extendable:
-            values[key] = getattr(section, entry.name)
-    return values
-
-
 def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` as it comes back from a file: tuples as lists."""
     return dict(json.loads(json.dumps(dict(content))))
@@ -174,10 +127,7 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
 def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether a folder may be claimed anew; False for one of this identity, an error for another's work."""
     path = folder / "identity.json"
-    stage = identity.get("stage")
-    # Prunings of one tuned model lie beside each other.
-    other = "prune.name" if stage == "prune" else "name"
-    hint = f"keep it and choose another folder with {other}=..., or start over with stage={stage} fresh=true"
+    hint = "keep it and choose another folder, or start over with `fresh=true`"
     try:
         known = read_json(path) if path.exists() else None
     except ValueError:
@@ -208,7 +158,7 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError:
             raise RunFolderError(
                 f"another process is working in {folder}",
-                "wait for it, or choose another folder with name=...",
+                "wait for it, or choose another folder",
             ) from None
         yield
 

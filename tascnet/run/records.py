@@ -42,6 +42,33 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """`record.json` of a step: how its network was made.
+
+    Args:
+        seconds: of the step, its trainings included.
+        training: of the network, where it was trained.
+        head: training of its new head, where that was trained first.
+        first_trained: index of the first trained block.
+        frozen: layers from that block on that stayed as they were.
+        val_accuracy_after_cut: in pruning, before retraining.
+        pairs_similarity_before: mean similarity of the pairs before they were pulled together.
+        pairs_similarity_after: after it.
+        block: name of the block that was removed in place of filters.
+    """
+
+    seconds: float
+    training: TrainingRecord | None = None
+    head: TrainingRecord | None = None
+    first_trained: int = 0
+    frozen: tuple[str, ...] = ()
+    val_accuracy_after_cut: float | None = None
+    pairs_similarity_before: float | None = None
+    pairs_similarity_after: float | None = None
+    block: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelMetrics:
     """A network's accuracy and cost.
 

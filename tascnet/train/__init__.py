@@ -1,16 +1,19 @@
-"""Training and judging: `fit` and `evaluate` as plain functions."""
+"""Training and evaluating networks."""
 
 from tascnet.train.evaluate import Evaluation, evaluate
-from tascnet.train.fit import Distillation, EpochRecord, FitResult, Recorder, fit
+from tascnet.train.fit import Distillation, Recorder, fit
+from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
-from tascnet.train.recipe import Recipe, learning_rate_factor, make_optimizer
+from tascnet.train.optimiser import learning_rate_factor, make_optimizer
+from tascnet.train.steps import CHECKPOINT, Archive
 
 __all__ = [
+    "CHECKPOINT",
+    "MEASURED",
+    "Archive",
     "Distillation",
-    "EpochRecord",
     "Evaluation",
-    "FitResult",
-    "Recipe",
+    "Learner",
     "Recorder",
     "batches",
     "evaluate",

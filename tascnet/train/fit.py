@@ -5,46 +5,25 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tascnet.data.sources import Source
 from tascnet.errors import TrainingDiverged
+from tascnet.options import Recipe
 from tascnet.run.console import Progress, progress
 from tascnet.run.files import write_whole
+from tascnet.run.records import EpochRecord, TrainingRecord, from_json, to_json
 from tascnet.train.evaluate import evaluate
 from tascnet.train.mode import batches, set_training_mode
-from tascnet.train.recipe import Recipe, learning_rate_factor, make_optimizer
+from tascnet.train.optimiser import learning_rate_factor, make_optimizer
 
 log = logging.getLogger("tascnet")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """What one epoch gave; `val_*` are None where there is no validation set."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float | None
-    val_accuracy: float | None
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """All epochs, and the one whose weights were kept."""
-
-    epochs: tuple[EpochRecord, ...]
-    best_epoch: int
-    best_val_accuracy: float | None
-    best_val_loss: float | None
-    seconds: float
 
 
 class Recorder(Protocol):
@@ -94,7 +73,7 @@ def fit(
     keep: str = "best",
     stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
     description: str = "train",
-) -> FitResult:
+) -> TrainingRecord:
     """Train `model` in place and leave it with the weights of its best epoch, in eval mode.
 
     The same arguments give the same weights on one CPU, also after an interruption: the random
@@ -128,7 +107,7 @@ def fit(
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
             train_loss = run.train_epoch(seed, loss_of, bar)
-            verdict = None if val is None else evaluate(run.judged(), val, device=run.device)
+            verdict = None if val is None else evaluate(model, val, device=run.device)
             record = EpochRecord(
                 epoch=run.epoch + 1,
                 train_loss=train_loss,
@@ -158,7 +137,6 @@ class _Run:
         self.model, self.recipe, self.train, self.device = model, recipe, train, device
         self.first_trained, self.checkpoint = first_trained, checkpoint
         self.optimizer = make_optimizer(model.parameters(), recipe)
-        self.average = _averaged(model, recipe)
         self.records: list[EpochRecord] = []
         self.best: EpochRecord | None = None
         self.best_state: dict[str, Tensor] = {}
@@ -172,9 +150,6 @@ class _Run:
     @property
     def epoch(self) -> int:
         return len(self.records)
-
-    def judged(self) -> nn.Module:
-        return self.model if self.average is None else self.average.module
 
     def best_val_accuracy(self) -> float | None:
         return None if self.best is None else self.best.val_accuracy
@@ -216,8 +191,6 @@ class _Run:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         return loss.detach()
 
     def _reduced(self) -> float:
@@ -236,7 +209,7 @@ class _Run:
         improved = self.best is None or _rank(record, keep) > _rank(self.best, keep)
         if improved:
             self.best = record
-            self.best_state = copy.deepcopy(self.judged().state_dict())
+            self.best_state = copy.deepcopy(self.model.state_dict())
         self.plateau_wait = 0 if _is_highest(self.records) else self.plateau_wait + 1
         if self.recipe.schedule == "plateau" and self.plateau_wait > self.recipe.plateau_patience:
             self.plateau_factor *= self.recipe.factor
@@ -244,15 +217,15 @@ class _Run:
         if self.checkpoint is not None:
             write_whole(self.checkpoint, lambda path: torch.save(self._state(), path))
 
-    def result(self) -> FitResult:
+    def result(self) -> TrainingRecord:
         assert self.best is not None, "a recipe has at least one epoch"
         self.model.load_state_dict(self.best_state)
         self.model.eval()
-        return FitResult(
+        return TrainingRecord(
             epochs=tuple(self.records),
             best_epoch=self.best.epoch,
-            best_val_accuracy=self.best.val_accuracy,
-            best_val_loss=self.best.val_loss,
+            val_accuracy=self.best.val_accuracy,
+            val_loss=self.best.val_loss,
             seconds=sum(record.seconds for record in self.records),
         )
 
@@ -260,8 +233,7 @@ class _Run:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "records": [asdict(record) for record in self.records],
+            "records": [to_json(record) for record in self.records],
             "best": None if self.best is None else self.best.epoch,
             "best_state": self.best_state,
             "plateau": [self.plateau_factor, self.plateau_wait],
@@ -271,9 +243,7 @@ class _Run:
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.records = [EpochRecord(**record) for record in state["records"]]
+        self.records = [from_json(EpochRecord, record) for record in state["records"]]
         self.best = next((record for record in self.records if record.epoch == state["best"]), None)
         self.best_state = state["best_state"]
         self.plateau_factor, self.plateau_wait = state["plateau"][0], int(state["plateau"][1])
@@ -300,12 +270,6 @@ def _rank(record: EpochRecord, keep: str) -> float:
     if keep == "last" or record.val_accuracy is None or record.val_loss is None:
         return float(record.epoch)
     return -record.val_loss if keep == "lowest_loss" else record.val_accuracy
-
-
-def _averaged(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
-    if recipe.ema is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
 
 
 def _loss_function(

@@ -1,0 +1,93 @@
+"""What every training and evaluation of one run shares: samples, device, recipes and seed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.data import FeatureSource, SampleSource, class_weights
+from tascnet.data.samples import Samples
+from tascnet.options import Recipe, Trainer
+from tascnet.run.records import TrainingRecord
+from tascnet.train.evaluate import Evaluation, evaluate
+from tascnet.train.fit import fit
+
+# So many samples, where activations are compared and criteria read gradients.
+MEASURED = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Trains and evaluates networks on the samples of one run.
+
+    Args:
+        samples: training, validation and test samples.
+        device: where networks are trained and evaluated.
+        trainer: the recipes.
+        seed: of the order of samples, augmentation and dropout.
+    """
+
+    samples: Samples
+    device: torch.device
+    trainer: Trainer
+    seed: int
+
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """Weight of each class in the loss, or None."""
+        if self.trainer.class_weights == "none":
+            return None
+        return class_weights(self.samples.train.labels, self.samples.num_classes)
+
+    def place(self, network: nn.Sequential) -> nn.Sequential:
+        """`network` on the device, channels_last."""
+        network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def fit(
+        self,
+        network: nn.Sequential,
+        recipe: str | Recipe,
+        *,
+        epochs: int | None = None,
+        features: tuple[FeatureSource, FeatureSource] | None = None,
+        checkpoint: Path | None = None,
+        **options: Any,
+    ) -> TrainingRecord:
+        """Train a network that is on the device; see `tascnet.train.fit`.
+
+        Args:
+            network: frozen as it is to be trained.
+            recipe: one of the trainer's by name, or any other.
+            epochs: in place of the recipe's.
+            features: cached training and validation features to train on instead of samples.
+            checkpoint: file from which an interrupted training resumes.
+            options: further ones of `fit`.
+        """
+        chosen = self.trainer.recipe(recipe) if isinstance(recipe, str) else recipe
+        if epochs is not None:
+            chosen = replace(chosen, epochs=epochs)
+        train, val = features or (self.samples.train, self.samples.val)
+        return fit(
+            network,
+            train,
+            val,
+            chosen,
+            seed=self.seed,
+            device=self.device,
+            class_weights=self.class_weights,
+            checkpoint=checkpoint,
+            **options,
+        )
+
+    def evaluate(self, network: nn.Module, source: SampleSource | None = None) -> Evaluation:
+        """Loss and accuracy on a source, or on the validation samples."""
+        return evaluate(network, source or self.samples.val, device=self.device)
+
+    def batches(self, count: int = MEASURED) -> Iterator[tuple[Tensor, Tensor]]:
+        """Plain training samples drawn by the seed, at most `count`, and their labels, on the device."""
+        return self.samples.drawn_batches(count, self.seed, self.device)

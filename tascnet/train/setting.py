@@ -1,0 +1,49 @@
+"""Device, threads and random state while a public function runs."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from tascnet.errors import ConfigError, first_line
+
+
+@contextmanager
+def computing(device: str, threads: int | None) -> Iterator[torch.device]:
+    """Use a device and a number of CPU threads; thread count and random state are restored at the end.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:<number>`, or `auto`, which takes CUDA where there is one.
+        threads: CPU threads; None: as torch has them.
+
+    Raises:
+        ConfigError: the device cannot be used here.
+    """
+    chosen = _resolved(device)
+    before = torch.get_num_threads()
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = [chosen] if chosen.type == "cuda" else []
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with torch.random.fork_rng(devices):
+            yield chosen
+    finally:
+        torch.set_num_threads(before)
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+def _resolved(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"`device={device}` cannot be used here ({first_line(error)})", "take `device=cpu` or `device=auto`"
+        ) from error
+    return chosen
