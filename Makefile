@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit format clean
+.PHONY: help setup demo test lint types unit docs format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +27,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 demo: setup  ## Tune and prune on the embedded digits (no files, no network)
 	$(BIN)/python -m tascnet
+	@cp outputs/digits/digits_cnn/tascnet-seed0/models.svg outputs/demo.svg && echo "plot: outputs/demo.svg"
 
 test: lint types unit  ## Lint, types and tests: what CI runs
 
@@ -40,7 +41,10 @@ types: setup  ## Check types
 unit: setup  ## Run the tests
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
-format: setup  ## Format the code and mend what the linter can
+docs: setup  ## Write the tables of docs/files.md from the records
+	$(BIN)/python -m tascnet.report.files docs/files.md
+
+format: setup  ## Format the code and fix what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -6,11 +6,6 @@ A user's own folder called conf/ or pipelines/ then does no harm. Everything els
 from setuptools import find_packages, setup
 
 setup(
-    packages=[
-        *find_packages(include=["tascnet", "tascnet.*"]),
-        "tascnet_conf",
-        "tascnet_pipelines",
-        *(f"tascnet_{name}" for name in find_packages(include=["pipelines.*"])),
-    ],
+    packages=[*find_packages(include=["tascnet", "tascnet.*"]), "tascnet_conf", "tascnet_pipelines"],
     package_dir={"tascnet_conf": "conf", "tascnet_pipelines": "pipelines"},
 )

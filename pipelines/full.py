@@ -1,65 +1,76 @@
-"""Both stages, one after the other, and one table of what each of them gained."""
+"""Both stages, one after the other, and one table and plot of what each of them gained."""
 
-from dataclasses import asdict
-from typing import Any, cast
+from dataclasses import replace
 
-from tascnet.errors import ConfigError
+from torch import Tensor, nn
+
+import tascnet
+from tascnet.cli.config import Config
+from tascnet.cli.folders import cache_folder, run_folder, stage_folder
+from tascnet.data import open_samples
 from tascnet.measure import measure_models
-from tascnet.models.archive import load
-from tascnet.models.info import ModelInfo
-from tascnet.options import Config
-from tascnet.report import models_table
+from tascnet.pruning import check_options
+from tascnet.report import models_plot, models_table
 from tascnet.run.console import output
-from tascnet.run.files import read_json
-from tascnet.run.folder import stage_folder
+from tascnet.run.files import write_text
+from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
+from tascnet.train.setting import computing
+from tascnet.tuning import may_widen
 
 from . import prune, tune
-from .pruning.early import check_before_search
-from .session import example_input, resolve_device, user_factory
 
 
 def run(config: Config) -> None:
-    """Run stage `tune`, then stage `prune` on what it left.
+    """Run stage `tune`, then stage `prune` on its network.
 
     Raises:
-        ConfigError: `prune.source` names another model, or stage `prune` would refuse its options later.
+        ConfigError: stage `prune` would refuse its options after the search.
     """
-    if config.prune.source is not None:
-        raise ConfigError(
-            "stage=full prunes what it has tuned, but prune.source names another model",
-            "leave prune.source out or take stage=prune",
-        )
-    tune.run(config, check=check_before_search)
+    with computing(config.device, config.threads):
+        network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache_folder(config))
+        example = _check_pruning(config, network)
+    tune.run(config)
     prune.run(config)
-    output().print(models_table(_models(config), title="From the baseline to the pruned network"))
+    models = _models(config, network, example)
+    output().print(models_table(models, title="From the baseline to the pruned network"))
+    write_text(run_folder(config) / "models.svg", models_plot(models))
 
 
-def _models(config: Config) -> dict[str, dict[str, Any]]:
-    """What both stages measured, but for latency, which is only comparable when measured side by side."""
-    tuned, pruned = (stage_folder(config, stage) for stage in ("tune", "prune"))
-    metrics = read_json(tuned / "metrics.json")
-    records = {
-        "baseline": metrics["models"]["baseline"],
-        "conventional": metrics["models"]["conventional"],
-        "tuned": metrics["models"]["after"],
-        "pruned": read_json(pruned / "metrics.json")["models"]["after"],
-    }
-    search = stage_folder(config, "search")
-    folders = {
-        "baseline": search / metrics["archives"]["baseline"],
-        "conventional": search / metrics["archives"]["conventional"],
-        "tuned": tuned / "model",
-        "pruned": pruned / "model",
-    }
-    device = resolve_device(config)
-    networks = {name: load(folder, factory=user_factory(config)) for name, folder in folders.items()}
-    measured = measure_models(
-        {name: network.to(device) for name, network in networks.items()},
-        example_input(cast(ModelInfo, networks["tuned"].info).preprocessing),
-        **asdict(config.measure),
+def _check_pruning(config: Config, network: nn.Sequential) -> Tensor:
+    """Refuse options of `prune` that no search makes right; gives one sample for the network."""
+    samples = open_samples(
+        config.dataset,
+        network.preprocessing,
+        seed=config.seed,
+        cache=cache_folder(config),
+        cache_limit_gb=config.cache_limit_gb,
+        grow_vocabulary=True,
     )
-    return {name: {**record, **_latencies(measured[name])} for name, record in records.items()}
+    check_options(config.prune, network, samples, may_widen(config.tune, config.prune.min_filters))
+    return samples.example
 
 
-def _latencies(measured: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in measured.items() if key.startswith("latency")}
+def _models(config: Config, network: nn.Sequential, example: Tensor) -> dict[str, ModelMetrics]:
+    """What both stages measured, but for latency, which compares only where it is measured side by side."""
+    tuned, pruned, search = (stage_folder(config, stage) for stage in ("tune", "prune", "search"))
+    metrics = read_record(tuned / "metrics.json", TuneMetrics)
+    after = read_record(pruned / "metrics.json", PruneMetrics).models["after"]
+    records = {
+        "baseline": metrics.models["baseline"],
+        "conventional": metrics.models["conventional"],
+        "tuned": metrics.models["after"],
+        "pruned": after,
+    }
+    folders = {name: search / place for name, place in metrics.archives.items()}
+    folders |= {"tuned": tuned / "model", "pruned": pruned / "model"}
+    with computing(config.device, config.threads) as device:
+        networks = {
+            name: tascnet.load(folders[name], factory=network.factory, device=device) for name in records
+        }
+        measure = config.measure
+        costs = measure_models(networks, example, batch=measure.batch, repeats=measure.repeats)
+    latencies = {
+        name: {key: value for key, value in cost.items() if key.startswith("latency")}
+        for name, cost in costs.items()
+    }
+    return {name: replace(record, **latencies[name]) for name, record in records.items()}

@@ -1,22 +1,105 @@
-"""tascnet: fit a pre-trained convolutional network to your images, then prune it."""
+"""tascnet: fit a pre-trained convolutional network to your images, then prune it.
 
+data = tascnet.image_folder("photos")
+network = tascnet.backbone("mobilenet_v2")
+tuned = tascnet.tune(network, data, tascnet.Tune(max_trials=24), run="runs/photos/tune")
+small = tascnet.prune(tuned.network, data, tascnet.Prune(flops_target=0.5), run="runs/photos/prune")
+tascnet.save(small.network, "photos-model")
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tascnet.models.archive import load
+    from tascnet.data.named import (
+        caltech101,
+        caltech256,
+        cifar10,
+        datasets,
+        digits,
+        image_folder,
+        image_list,
+        movie_review,
+        oxford_flowers102,
+        stanford_dogs,
+        subjectivity,
+        text_lines,
+    )
+    from tascnet.errors import TascnetError
+    from tascnet.models.archive import load, save
+    from tascnet.options import (
+        Autotune,
+        HistoryPrune,
+        Measure,
+        Prune,
+        Recipe,
+        RecipeChanges,
+        StepChanges,
+        Trainer,
+        Tune,
+    )
+    from tascnet.presets import preset
+    from tascnet.pruning.prune import prune
+    from tascnet.train.backbone import backbone
+    from tascnet.train.evaluate import evaluate
+    from tascnet.train.pretrain import pretrain
+    from tascnet.tuning.tune import tune
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Autotune",
+    "HistoryPrune",
+    "Measure",
+    "Prune",
+    "Recipe",
+    "RecipeChanges",
+    "StepChanges",
+    "TascnetError",
+    "Trainer",
+    "Tune",
+    "__version__",
+    "backbone",
+    "caltech101",
+    "caltech256",
+    "cifar10",
+    "datasets",
+    "digits",
+    "evaluate",
+    "image_folder",
+    "image_list",
+    "load",
+    "movie_review",
+    "oxford_flowers102",
+    "preset",
+    "pretrain",
+    "prune",
+    "save",
+    "stanford_dogs",
+    "subjectivity",
+    "text_lines",
+    "tune",
+]
 
 __version__ = "0.1.0"
 
+# Importing torch takes seconds: each name brings its own module when it is first used.
+_HOMES = {
+    "TascnetError": "errors",
+    "backbone": "train.backbone",
+    "evaluate": "train.evaluate",
+    "load": "models.archive",
+    "preset": "presets",
+    "pretrain": "train.pretrain",
+    "prune": "pruning.prune",
+    "save": "models.archive",
+    "tune": "tuning.tune",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Importing torch takes seconds, so it waits until somebody loads a model.
-    if name == "load":
-        from tascnet.models.archive import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name) or ("options" if name[0].isupper() else "data.named")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,10 @@ and check their values when they are made: types, bounds, choices, and rules bet
 """
 
 import math
+import operator
+import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Union, cast, get_args, get_origin
 
@@ -26,6 +28,12 @@ CRITERIA = (
     *("history", "reconstruction", "magnitude", "taylor", "fpgm", "lamp", "hessian", "bn_scale", "random"),
 )
 
+BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
+    ("minimum", operator.lt, "at least"),
+    ("above", operator.le, "above"),
+    ("maximum", operator.gt, "at most"),
+    ("below", operator.ge, "below"),
+)
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -99,15 +107,33 @@ def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
     known = {entry.name: entry.type for entry in fields(cls)}
     for name in values:
         if name not in known:
-            likely = closest(name, known)
+            likely = closest(str(name), known)
             raise ConfigError(f"there is no option `{name}`", f"did you mean `{likely}`?" if likely else None)
+    for name, value in values.items():
+        if is_dataclass(known[name]) and not isinstance(value, Mapping):
+            raise ConfigError(
+                f"`{name}` is a section of options and takes no value",
+                f"give one of them, such as `{name}.{fields(cast(Any, known[name]))[0].name}=...`",
+            )
     nested = {
-        name: make(cast(Any, known[name]), value)
-        if is_dataclass(known[name]) and isinstance(value, Mapping)
-        else value
+        name: _made_inside(name, known[name], value) if is_dataclass(known[name]) else value
         for name, value in values.items()
     }
     return cls(**nested)
+
+
+def _made_inside(section: str, cls: Any, values: Mapping[str, Any]) -> Any:
+    """Options below a section, whose errors name it."""
+    try:
+        return make(cls, values)
+    except ConfigError as error:
+        raise ConfigError(*_inside(section, error)) from None
+
+
+def _inside(section: str, error: ConfigError) -> tuple[str, str | None]:
+    """Message and hint of an error, with the section before each option."""
+    hint = error.hint and re.sub(r"`(?=\w)", f"`{section}.", error.hint)
+    return re.sub(r"`(?=\w)", f"`{section}.", error.message), hint
 
 
 def known_fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
@@ -128,9 +154,10 @@ def type_name(kind: Any) -> str:
     """A type in words: `a whole number or null`."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if item is type(None) else type_name(item) for item in inner)
+        shown = [item for item in inner if not (item is int and float in inner)]
+        return " or ".join("null" if item is type(None) else type_name(item) for item in shown)
     if origin is tuple:
-        return f"a list such as [{'a,b' if inner[0] is str else '1,2'}]"
+        return f"a list such as {({str: '[a,b]', float: '[0.5,1]'}).get(inner[0], '[1,2]')}"
     return TYPE_NAMES.get(kind, str(kind))
 
 
@@ -152,12 +179,12 @@ class Data(Options):
             value = getattr(self, name)
             yield (
                 isinstance(value, float) and value >= 1,
-                f"`{name}={value:g}` is neither a count nor a share",
+                f"`{name}={shown(value)}` is neither a count nor a share",
                 f"give a whole number such as `{name}=20`, or a share below 1 such as `{name}=0.7`",
             )
         yield (
             isinstance(self.train, int) != isinstance(self.val, int),
-            f"`train={self.train:g}` and `val={self.val:g}` are a count and a share",
+            f"`train={shown(self.train)}` and `val={shown(self.val)}` are a count and a share",
             "give two counts or two shares",
         )
         yield (
@@ -187,7 +214,7 @@ class Images(Data):
         yield from super().rules()
         yield (
             self.classes is not None and len(self.classes) < 2,
-            f"`classes` takes at least two classes, not {list(self.classes or ())}",
+            f"`classes` takes at least two classes, not {shown(self.classes)}",
             None,
         )
 
@@ -202,7 +229,7 @@ class Digits(Images):
         yield from super().rules()
         yield (
             not set(self.classes or ()) <= set("0123456789"),
-            f"`classes` takes digits from 0 to 9, not {list(self.classes or ())}",
+            f"`classes` takes digits from 0 to 9, not {shown(self.classes)}",
             None,
         )
 
@@ -229,7 +256,7 @@ class ImageFolder(_ImageFiles):
 
     name: str = option("image_folder", "Name of the data set.")
     csv: str | None = option(
-        None, "A CSV file with a line `file,label` for each image in place of class folders."
+        None, "A CSV file with a line `file,label` for each image, instead of class folders."
     )
 
     def rules(self) -> Iterator[tuple[bool, str, str | None]]:
@@ -243,7 +270,7 @@ class ImageFolder(_ImageFiles):
 
 @dataclass(frozen=True, kw_only=True)
 class _Download(Files):
-    download: bool = option(False, "Fetch a published data set where it is absent.", cosmetic=True)
+    download: bool = option(False, "Download a published data set that is not there yet.", cosmetic=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +279,7 @@ class PublishedImages(_ImageFiles, _Download):
 
     name: str = option("caltech101", "Name of the data set.", choices=PUBLISHED_IMAGES)
     official_test: bool = option(
-        False, "Take the test split that the data set comes with; false draws all three splits."
+        False, "Use the test split that the data set comes with; false draws all three splits."
     )
 
     def rules(self) -> Iterator[tuple[bool, str, str | None]]:
@@ -271,7 +298,7 @@ class Texts(Data, Files):
     name: str = option("text_lines", "Name of the data set.")
     max_tokens: int = option(
         64,
-        "Texts are padded or cut to this many tokens, at which FLOPs are counted.",
+        "Texts are padded or cut to this many tokens; FLOPs are counted for this length.",
         minimum=1,
         maximum=4096,
     )
@@ -392,10 +419,13 @@ class Steps(Options):
     """How a network is trained, without how long."""
 
     batch_size: int = option(32, "Samples of a step.", minimum=1)
-    optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "sgd", "nesterov", "adagrad"))
+    optimizer: str = option(
+        "adamw",
+        "Optimiser; sgd and nesterov have a momentum of 0.9.",
+        choices=("adamw", "sgd", "nesterov", "adagrad"),
+    )
     lr: float = option(1e-3, "Peak learning rate.", minimum=0)
     weight_decay: float = option(1e-2, "Weight decay: decoupled for adamw, L2 for the others.", minimum=0)
-    momentum: float = option(0.9, "Momentum of sgd and nesterov.", minimum=0, maximum=1)
     schedule: str = option(
         "cosine",
         "Learning rate over the steps: cosine falls to zero, step and plateau multiply by factor.",
@@ -425,11 +455,6 @@ class Steps(Options):
             self.min_lr > self.lr,
             f"`min_lr` is {self.min_lr:g}, above `lr`, {self.lr:g}",
             "lower it",
-        )
-        yield (
-            self.optimizer == "nesterov" and self.momentum == 0,
-            "`optimizer=nesterov` needs a momentum",
-            "raise `momentum` above 0, or take `optimizer=sgd`",
         )
 
 
@@ -510,15 +535,17 @@ class Trainer(Recipe):
             try:
                 self.recipe(name)
             except ConfigError as error:
-                yield True, f"recipe `{name}`: {error.message}", error.hint
+                yield True, *_inside(name, error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Options):
     """How latency is measured."""
 
-    batch: int = option(16, "Samples of a pass beside one sample.", minimum=1)
-    repeats: int = option(30, "Passes that are timed; the median counts.", minimum=3)
+    batch: int = option(
+        16, "Samples in a batch; latency is measured for one sample and for a batch.", minimum=1
+    )
+    repeats: int = option(30, "Passes that are timed; the latency is their median.", minimum=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -555,7 +582,7 @@ class Targets(Options):
 class TuneBase(Targets):
     """Stage one: what its search spaces share."""
 
-    # A bound decides which trials there are: unlike pruning, a search cannot go on with another one.
+    # A bound decides which trials there are: unlike pruning, a search cannot be resumed with another one.
     fixed: ClassVar[frozenset[str]] = frozenset(entry.name for entry in fields(Targets))
 
     space: str = option(
@@ -610,7 +637,9 @@ class TuneBase(Targets):
         1, "Depths without a better validation accuracy before the search ends.", minimum=1, extendable=True
     )
     early_stop: int | None = option(
-        None, "Epoch from which a trial below the median of earlier ones ends early; null never.", minimum=1
+        None,
+        "Epoch from which a trial below the median of earlier ones is stopped; null: never.",
+        minimum=1,
     )
     tolerance: float | None = option(
         0.02,
@@ -631,11 +660,18 @@ class TuneBase(Targets):
         return self.algorithm == "layerwise"
 
     def rules(self) -> Iterator[tuple[bool, str, str | None]]:
-        yield (
-            self.has_targets and self.objective != "accuracy",
-            f"targets have no effect with `objective={self.objective}`",
-            "leave them out, or take `objective=accuracy`",
-        )
+        for entry in fields(Targets):
+            is_given = getattr(self, entry.name) is not None
+            yield (
+                is_given and self.objective != "accuracy",
+                f"`{entry.name}` has no effect with `objective={self.objective}`",
+                "leave it out, or take `objective=accuracy`",
+            )
+            yield (
+                is_given and self.is_layerwise,
+                f"`{entry.name}` has no effect with `algorithm=layerwise`, whose trials are all of one size",
+                "leave it out, or take another `algorithm`",
+            )
         yield (
             self.is_layerwise and self.max_units is not None,
             "`max_units` has no effect with `algorithm=layerwise`, which goes through all depths",
@@ -704,16 +740,27 @@ class Tune(TuneBase):
             "add `head=grow` or `head=search`",
         )
         yield (
+            self.is_layerwise and self.objective.startswith("pareto"),
+            f"`objective={self.objective}` has no effect with `algorithm=layerwise`, whose trials are all of "
+            "one size",
+            "take `objective=accuracy`, or another `algorithm`",
+        )
+        yield (
+            self.is_layerwise and self.head == "search",
+            "`head=search` has no effect with `algorithm=layerwise`, which searches depths only",
+            "take `head=new` or `head=grow`",
+        )
+        yield (
             not self.is_layerwise and self.changed("layerwise_every"),
             f"`layerwise_every` has no effect with `algorithm={self.algorithm}`",
             "add `algorithm=layerwise`",
         )
-        yield (
-            self.slim_every not in (0, default_of(self.__dataclass_fields__["slim_every"]))
-            and (self.algorithm != "bo" or self.objective != "accuracy"),
-            "`slim_every` takes `algorithm=bo` and `objective=accuracy`",
-            "leave it out",
-        )
+        for name, learns in (("algorithm", "bo"), ("objective", "accuracy")):
+            yield (
+                self.slim_every > 0 and self.changed("slim_every") and getattr(self, name) != learns,
+                f"`slim_every` has no effect with `{name}={getattr(self, name)}`",
+                f"leave it out, or take `{name}={learns}`",
+            )
         yield (
             self.finetune_from == "conventional" and not (self.looks_for_narrower and self.head == "new"),
             "`finetune_from=conventional` needs a winner that is the pre-trained network made smaller",
@@ -758,6 +805,11 @@ class Autotune(TuneBase):
         yield from super().rules()
         yield self.space != "autotune", f"these are not the options of `space={self.space}`", "take Tune"
         yield (
+            self.is_layerwise,
+            "`algorithm=layerwise` trains the pre-trained layers, but `space=autotune` replaces them",
+            "take another `algorithm`, or `space=tascnet`",
+        )
+        yield (
             self.finetune_from == "conventional",
             "`finetune_from=conventional` needs a winner that is the pre-trained network made smaller",
             "take `finetune_from=auto`",
@@ -783,10 +835,10 @@ class Prune(Targets):
     )
     where: str = option(
         "all",
-        "Groups of all layers, or of those alone that stage tune has searched.",
+        "Which layers are pruned: all, or only those that stage tune has searched (tail).",
         choices=("all", "tail"),
     )
-    min_filters: int = option(16, "Groups with fewer filters are left alone.", minimum=2)
+    min_filters: int = option(16, "Groups with fewer filters are not pruned.", minimum=2)
     round_to: int | str = option(
         8,
         "Widths are multiples of this; auto takes what the device runs fastest with.",
@@ -795,7 +847,8 @@ class Prune(Targets):
     )
     blocks: bool = option(
         False,
-        "Whether residual blocks may go where that costs less than the filters that save the same time.",
+        "Whether a residual block may be removed where that costs less accuracy than filters that save the "
+        "same time.",
     )
     merge: str = option(
         "refit",
@@ -813,7 +866,7 @@ class Prune(Targets):
         False, "One large cut to the target: shares of 0.95 of all filters and 0.75 of a group an iteration."
     )
     epochs: int = option(4, "Training epochs of one iteration, all its phases together.", minimum=1)
-    final_epochs: int = option(0, "Further epochs of the network that is handed over.", minimum=0)
+    final_epochs: int = option(0, "Further training epochs of the final network.", minimum=0)
     distill: float = option(
         0.5, "Weight of the distillation loss from the unpruned network.", minimum=0, maximum=1
     )
@@ -822,7 +875,7 @@ class Prune(Targets):
     )
     retries: int = option(
         2,
-        "Smaller steps that are tried in a row where one falls below the tolerance.",
+        "Smaller steps to try in a row after one whose accuracy falls below the tolerance.",
         minimum=0,
         extendable=True,
     )
@@ -849,8 +902,10 @@ class Prune(Targets):
         is_path = "." in self.criterion and all(part.isidentifier() for part in self.criterion.split("."))
         yield (
             self.criterion not in CRITERIA and not is_path,
-            f"there is no `criterion={self.criterion}`",
-            f"did you mean {likely}?" if likely else f"take one of {listed(CRITERIA)}, or a dotted path",
+            f"`criterion` has no choice {self.criterion!r}",
+            f"did you mean `criterion={likely}`?"
+            if likely
+            else f"it takes {listed(CRITERIA)}, or a dotted path",
         )
         yield (
             has_pairs != isinstance(self, HistoryPrune),
@@ -858,8 +913,14 @@ class Prune(Targets):
             "take HistoryPrune for the criterion history, and Prune for the others",
         )
         yield (
-            has_pairs and self.group_ratio > 0.5,
-            f"`max_pruning_ratio={self.group_ratio:g}` is over half of a group, but one of each pair stays",
+            has_pairs and self.one_shot,
+            "`one_shot=true` may remove 0.75 of a group, but `criterion=history` keeps one of each pair",
+            "leave it out, or take another `criterion`",
+        )
+        yield (
+            has_pairs and self.max_pruning_ratio > 0.5,
+            f"`max_pruning_ratio={self.max_pruning_ratio:g}` is over half of a group, but one filter of each "
+            "pair is kept",
             "lower it to 0.5, or take another `criterion`",
         )
         yield (
@@ -884,9 +945,13 @@ class Prune(Targets):
 class HistoryPrune(Prune):
     """Stage two by the history of filters (Basha et al. 2022, TASCNet, arXiv 2205.05967)."""
 
-    criterion: str = option("history", "What ranks filters: their likeness through training.")
-    scope: str = option("group", "Which filters compete: those of one group.", choices=("group", "global"))
-    min_filters: int = option(128, "Groups with fewer filters are left alone.", minimum=2)
+    criterion: str = option("history", "What ranks filters: how similar pairs of them stay in training.")
+    scope: str = option(
+        "group",
+        "Which filters compete: those of one group, or of all groups by FLOPs saved.",
+        choices=("group", "global"),
+    )
+    min_filters: int = option(128, "Groups with fewer filters are not pruned.", minimum=2)
     merge: str = option(
         "fold",
         "What becomes of removed filters.",
@@ -934,13 +999,14 @@ def _checked(name: str, entry: Field[Any], kind: Any, value: Any) -> Any:
     """A value of an option as its type wants it."""
     fitted = _fitted(value, kind)
     if fitted is _WRONG:
-        raise ConfigError(f"`{name}` takes {type_name(kind)}, not {_shown(value)}")
+        given = repr(value) if isinstance(value, str) else shown(value)
+        raise ConfigError(f"`{name}` takes {type_name(kind)}, not {given}")
     rule = entry.metadata
     if isinstance(fitted, tuple):
         if not fitted and not rule.get("empty"):
             raise ConfigError(f"`{name}` is empty", "give at least one value")
         if rule.get("unique") and len(set(fitted)) != len(fitted):
-            raise ConfigError(f"`{name}` names a value twice: {list(fitted)}")
+            raise ConfigError(f"`{name}` names a value twice: {shown(fitted)}")
     for item in fitted if isinstance(fitted, tuple) else (fitted,):
         _check_item(name, rule, item)
     return fitted
@@ -960,15 +1026,10 @@ def _check_item(name: str, rule: Mapping[str, Any], item: Any) -> None:
         return
     if not math.isfinite(item):
         raise ConfigError(f"`{name}` takes a finite number, not {item}")
-    for key, is_wrong, words_of in (
-        ("minimum", lambda bound: item < bound, "at least"),
-        ("maximum", lambda bound: item > bound, "at most"),
-        ("above", lambda bound: item <= bound, "above"),
-        ("below", lambda bound: item >= bound, "below"),
-    ):
+    for key, is_wrong, words_of in BOUNDS:
         bound = rule.get(key)
-        if bound is not None and is_wrong(bound):
-            raise ConfigError(f"`{name}` is {words_of} {bound:g}, not {item:g}")
+        if bound is not None and is_wrong(item, bound):
+            raise ConfigError(f"`{name}` must be {words_of} {shown(bound)}, not {shown(item)}")
 
 
 _WRONG: Any = object()
@@ -986,7 +1047,12 @@ def _fitted(value: Any, kind: Any) -> Any:
         items = tuple(_fitted(item, inner[0]) for item in value)
         return _WRONG if any(item is _WRONG for item in items) else items
     if kind is float:
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _WRONG
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return _WRONG
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
     if kind is int:
         return value if isinstance(value, int) and not isinstance(value, bool) else _WRONG
     if kind is str:
@@ -995,7 +1061,12 @@ def _fitted(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else _WRONG
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is written on a command line or in YAML."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,15 +1,13 @@
-"""The typed config, composed from the tree in conf/ without importing torch."""
+"""Composing the config: Hydra merges conf/ and the command line, the option classes check the result."""
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -18,18 +16,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tascnet.cli.config import STAGES, Config, build, changed_options
+from tascnet.cli.folders import safe_name
 from tascnet.errors import ConfigError
-from tascnet.options import Config
-from tascnet.run.folder import safe_name
 
 CONFIG_PATH = "pkg://tascnet_conf"
 CONFIG_NAME = "config"
 
 
-def register() -> None:
-    """Make the schema known to Hydra as `schema`; config.yaml starts from it."""
-    version.setbase("1.3")
-    ConfigStore.instance().store(name="schema", node=Config)
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A config, and the choice of each group that it was composed from."""
+
+    config: Config
+    presets: Mapping[str, str]
 
 
 class Tree:
@@ -43,7 +43,6 @@ class Tree:
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
-        register()
         self.search_path = create_config_search_path(CONFIG_PATH)
         if config_dir is not None:
             folder = os.path.abspath(config_dir)
@@ -51,7 +50,7 @@ class Tree:
                 raise ConfigError(
                     f"there is no folder {folder}", "--config-dir takes a folder of config files"
                 )
-            self.search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+            self.search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="hydra"))
         self.loader = ConfigLoaderImpl(self.search_path)
 
     def groups(self) -> dict[str, list[str]]:
@@ -66,65 +65,83 @@ class Tree:
         parser = OverridesParser.create(config_loader=self.loader)
         return [_parse_one(parser, text) for text in overrides]
 
-    def compose(self, overrides: Iterable[str], config_name: str = CONFIG_NAME) -> Config:
-        """The typed config of one run.
+    def load(self, overrides: Iterable[str], config_name: str = CONFIG_NAME) -> DictConfig:
+        """The composed config of one run, unchecked.
 
         Raises:
-            ConfigError: the overrides or a config file do not fit the schema.
+            ConfigError: the overrides or a config file cannot be composed.
         """
         try:
-            composed = self.loader.load_configuration(config_name, list(overrides), RunMode.RUN)
-            return to_config(composed)
+            return self.loader.load_configuration(config_name, list(overrides), RunMode.RUN)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(one_line(error)) from error
 
+    def compose(self, overrides: Iterable[str], config_name: str = CONFIG_NAME) -> Composed:
+        """The typed config of one run.
 
-def to_config(composed: DictConfig) -> Config:
-    """The dataclasses of a composed config, with interpolations resolved."""
-    content = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    typed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(content, resolve=True))
-    return cast(Config, OmegaConf.to_object(typed))
+        Raises:
+            ConfigError: the overrides or a config file do not fit the option classes.
+        """
+        composed = self.load(overrides, config_name)
+        return typed(composed, presets_of(composed.hydra))
 
 
-def default_name(config: Config, tree: Tree, overrides: Iterable[str], config_name: str = CONFIG_NAME) -> str:
-    """The name of a run: the tune preset's, and the options of `tune` that differ from it.
+def presets_of(settings: Any) -> dict[str, str]:
+    """The choice of each group, from Hydra's own part of a composed config."""
+    choices = OmegaConf.to_container(settings.runtime.choices)
+    assert isinstance(choices, dict)
+    return {str(group): str(name) for group, name in choices.items()}
 
-    Args:
-        config: the composed config.
-        tree: the tree that it was composed from.
-        overrides: the overrides that it was composed with.
-        config_name: the primary config.
 
-    Returns:
-        `config.name` where it was given on the command line; else the name that an experiment gives or the
-        preset's, followed by each option of `tune` that differs and may not be extended.
+def typed(composed: DictConfig, presets: Mapping[str, str]) -> Composed:
+    """The option classes of a composed config, with interpolations resolved.
+
+    Raises:
+        ConfigError: an option is unknown, or a value does not fit.
     """
-    parsed = tree.parse(overrides)
-    if any(override.key_or_group == "name" for override in parsed) and config.name:
-        return config.name
+    return Composed(config=build(plain(composed), presets), presets=presets)
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The content of a composed config as nested mappings, with interpolations resolved.
+
+    Raises:
+        ConfigError: an interpolation cannot be resolved.
+    """
+    content = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(content, resolve=True))
+    except OmegaConfBaseException as error:
+        message = f"{error.full_key or 'an option'} cannot be resolved ({one_line(error)})"
+        raise ConfigError(message, "${section.option} stands for the value of another option") from error
+
+
+def with_name(composed: Composed, tree: Tree, overrides: list[str], config_name: str = CONFIG_NAME) -> Config:
+    """The config with the name of its run.
+
+    It is `name` where the command line gives that; else the name of an experiment or of the tune preset,
+    followed by each option of `tune` that differs from the preset and may not be extended.
+    """
+    config, parsed = composed.config, tree.parse(overrides)
+    if config.name and any(override.key_or_group == "name" for override in parsed):
+        return config
     groups = tree.groups()
     chosen = [
         text
         for text, override in zip(overrides, parsed, strict=True)
-        if override.key_or_group in groups or override.key_or_group == "hydra.searchpath"
+        if override.key_or_group in groups
+        or override.key_or_group in ("hydra.searchpath", "dataset.root", "dataset.csv", "backbone.factory")
     ]
     preset = tree.compose(chosen, config_name)
-    return safe_name("-".join([preset.name or preset.tune.name, *_differences(config.tune, preset.tune)]))
-
-
-def flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each option below a section of the config as `(dotted key, field, value)`."""
-    for entry in fields(section):
-        key = f"{prefix}{entry.name}"
-        value = getattr(section, entry.name)
-        if is_dataclass(value):
-            yield from flatten(value, f"{key}.")
-        else:
-            yield key, entry, value
+    changes = [
+        f"{name}={_written(value)}" for name, value in changed_options(config.tune, preset.config.tune)
+    ]
+    base = preset.config.name or composed.presets.get("tune", "tascnet")
+    return replace(config, name=safe_name("-".join([base, *changes])))
 
 
 def one_line(error: BaseException) -> str:
-    """The first sentence in an error of Hydra's, without its lines of context."""
+    """The first sentence of an error from Hydra, without its lines of context."""
     lines = [line.strip() for text in (str(error), str(error.__cause__ or "")) for line in text.splitlines()]
     first, *rest = [line for line in lines if line] or [type(error).__name__]
     # "In 'x.yaml': KeyError raised while composing config:" names the place, the next line the mistake.
@@ -133,20 +150,16 @@ def one_line(error: BaseException) -> str:
 
 
 def _parse_one(parser: OverridesParser, text: str) -> Override:
+    given = text.removeprefix("++")
+    hint = f"did you mean stage={given}?" if given in STAGES else "for instance seed=1 or tune.max_trials=12"
+    wrong = ConfigError(f"{given!r} is not of the form key=value", hint)
+    if not given.lstrip("+~").partition("=")[0].strip():
+        raise wrong
     try:
         return parser.parse_overrides([text])[0]
     except HydraException:
-        raise ConfigError(
-            f"{text!r} is not of the form key=value", "for instance seed=1 or tune.max_trials=12"
-        ) from None
-
-
-def _differences(section: Any, preset: Any) -> Iterator[str]:
-    for (key, entry, value), (_, _, before) in zip(flatten(section), flatten(preset), strict=True):
-        is_part = key != "name" and not (entry.metadata.get("extendable") or entry.metadata.get("cosmetic"))
-        if value != before and is_part:
-            yield f"{key}={_written(value)}"
+        raise wrong from None
 
 
 def _written(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -20,13 +20,26 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tascnet.cli.check import check_config, check_overrides, normalise
-from tascnet.cli.compose import CONFIG_NAME, CONFIG_PATH, Tree, default_name, one_line, register, to_config
+from tascnet.cli.check import check_names, check_overrides, normalise
+from tascnet.cli.compose import (
+    CONFIG_NAME,
+    CONFIG_PATH,
+    Composed,
+    Tree,
+    one_line,
+    plain,
+    presets_of,
+    typed,
+    with_name,
+)
+from tascnet.cli.config import as_content, spelled
+from tascnet.cli.help import print_help, print_topic
+from tascnet.cli.rules import check_config
 from tascnet.errors import ConfigError, TascnetError
-from tascnet.run.console import log, set_up_logging
+from tascnet.run.console import log, output, set_up_logging
 
 MISTAKE, BUG, STOPPED = 2, 1, 130
-# What the system says of a place that cannot be used: nothing that a traceback would explain.
+# Reasons why a file or folder cannot be used that need no traceback.
 PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
@@ -37,20 +50,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         debug = any(text.lstrip("+") in ("debug=true", "debug=True") for text in args.overrides)
-        args.overrides = [normalise(text) for text in args.overrides]
+        asked = [text for text in args.overrides if "=" not in text] if args.help else []
+        args.overrides = [normalise(text) for text in args.overrides if text not in asked]
         if args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
             return _show(args)
-        tree = _check(args)
-        return _show(args) if args.help or args.cfg else _start(args, tree)
+        if args.config_path is not None:
+            raise ConfigError(
+                "--config-path would replace tascnet's own options", "add yours with --config-dir"
+            )
+        tree, name = Tree(args.config_dir), args.config_name or CONFIG_NAME
+        if args.help:
+            return _help(args, tree, name, asked)
+        composed = check_overrides(args.overrides, tree, multirun=args.multirun, config_name=name)[0]
+        if args.cfg == "job":
+            return _print_config(composed, args.package)
+        return _show(args) if args.cfg else _start(args, tree, name)
     except TascnetError as error:
         return _mistake(error, debug)
     except (HydraException, OmegaConfBaseException) as error:
         return _mistake(ConfigError(one_line(error)), debug)
     except KeyboardInterrupt:
-        log.error("stopped: the same command resumes, without fresh=true if that was given")
+        log.error("stopped: run the same command again to resume, without fresh=true if you gave it")
         return STOPPED
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
+        # The reader, such as `head`, has closed its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -65,13 +88,14 @@ def script() -> int:
 
 
 def task(composed: DictConfig) -> int:
-    """One job: the composed config goes to its stage's pipeline; a failure is said and given as a code."""
+    """One job: hand the composed config to the pipeline of its stage; log a failure and return its code."""
     set_up_logging()
     debug = bool(composed.get("debug"))
     settings = HydraConfig.get()
     # A single run has no number.
     if not OmegaConf.is_missing(settings.job, "num"):
-        log.info(f"job {settings.job.num}: {settings.job.override_dirname or 'no overrides'}")
+        overrides = ", ".join(text.removeprefix("++") for text in settings.overrides.task)
+        log.info(f"job {settings.job.num}: {overrides or 'no overrides'}")
     try:
         run(composed, list(settings.overrides.task), _config_dir(), settings.job.config_name or CONFIG_NAME)
     except TascnetError as error:
@@ -82,13 +106,18 @@ def task(composed: DictConfig) -> int:
 
 
 def run(composed: DictConfig, overrides: list[str], config_dir: str | None, config_name: str) -> None:
-    """Give the run its name and call the pipeline that its stage names."""
-    config = to_config(composed)
-    check_config(config)
-    config.name = default_name(config, Tree(config_dir), overrides, config_name)
+    """Give the run its name and call the pipeline of its stage."""
+    found = typed(composed, presets_of(HydraConfig.get()))
+    check_config(found.config)
+    config = with_name(found, Tree(config_dir), overrides, config_name)
     if config.debug:
         set_up_logging(logging.DEBUG)
-    _function(config.stage._target_)(config)
+    stage = import_module(f"tascnet_pipelines.{config.stage}")
+    try:
+        stage.run(config)
+    except TascnetError as error:
+        section = config.stage if config.stage in ("tune", "prune") else None
+        raise spelled(error, section).with_traceback(error.__traceback__) from error
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -98,26 +127,39 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Hydra's own parser, with mistakes told as ours."""
+    """Hydra's own parser, whose errors are ours."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, "python -m tascnet --help shows what can be given")
+        raise ConfigError(message, "python -m tascnet --help lists the flags")
 
 
-def _check(args: argparse.Namespace) -> Tree:
-    if args.config_path is not None:
-        raise ConfigError("--config-path would replace tascnet's own options", "add yours with --config-dir")
-    tree = Tree(args.config_dir)
-    check_overrides(args.overrides, tree, multirun=args.multirun, config_name=args.config_name or CONFIG_NAME)
-    return tree
+def _help(args: argparse.Namespace, tree: Tree, config_name: str, topics: list[str]) -> int:
+    """Help in general, or on some topics, with the values that the overrides give."""
+    texts = check_names(args.overrides, tree, multirun=args.multirun)[0]
+    content = plain(tree.load(texts, config_name))
+    for topic in topics:
+        print_topic(content, topic)
+    if not topics:
+        print_help(tree.groups())
+    return 0
 
 
-def _start(args: argparse.Namespace, tree: Tree) -> int:
+def _print_config(composed: Composed, package: str | None) -> int:
+    """The composed config as YAML, defaults included."""
+    content = OmegaConf.create(as_content(composed.config))
+    part = content if package is None else OmegaConf.select(content, package)
+    if not OmegaConf.is_config(part):
+        raise ConfigError(f"there is no section {package!r}", "--package takes a section such as tune")
+    output().print(OmegaConf.to_yaml(part), markup=False, highlight=False, soft_wrap=True, end="")
+    return 0
+
+
+def _start(args: argparse.Namespace, tree: Tree, config_name: str) -> int:
     """Run one job, or all jobs of a multirun with Hydra's sweeper and launcher; the code of the worst."""
     app = Hydra.create_main_hydra2(task_name="tascnet", config_search_path=tree.search_path)
     start = app.multirun if args.multirun else app.run
     try:
-        codes = list(_codes(start(args.config_name or CONFIG_NAME, task, args.overrides)))
+        codes = list(_codes(start(config_name, task, args.overrides)))
     finally:
         GlobalHydra.instance().clear()
     failed = sum(code != 0 for code in codes)
@@ -127,7 +169,7 @@ def _start(args: argparse.Namespace, tree: Tree) -> int:
 
 
 def _codes(result: Any) -> Iterator[int]:
-    """The codes of a job, or of the batches of jobs that a sweeper gives back."""
+    """The codes of a job, or of the batches of jobs that a sweeper returns."""
     if isinstance(result, JobReturn):
         yield result.return_value
     elif isinstance(result, list | tuple):
@@ -136,8 +178,7 @@ def _codes(result: Any) -> Iterator[int]:
 
 
 def _show(args: argparse.Namespace) -> int:
-    """Let Hydra show its help or the config, where nothing is run; errors come out as they are."""
-    register()
+    """Let Hydra show its help or the config, without a run; errors are raised as they are."""
     entry = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(task)
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -145,7 +186,7 @@ def _show(args: argparse.Namespace) -> int:
     try:
         entry()
     except SystemExit as ended:
-        return int(ended.code or 0)
+        return MISTAKE if ended.code else 0
     finally:
         sys.argv = argv
         if full is None:
@@ -169,26 +210,14 @@ def _config_dir() -> str | None:
     return next((source.path for source in sources if source.provider == "command-line"), None)
 
 
-def _function(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        if isinstance(error, ImportError) and error.name not in (module, module.partition(".")[0]):
-            raise
-        raise ConfigError(
-            f"there is no function {target}", "stage and benchmark files name it as _target_"
-        ) from error
-
-
 def _other(error: Exception, debug: bool) -> int:
-    """The code of an error that is not ours: a place that cannot be used is a mistake, the rest are bugs."""
+    """The code of an error that is not ours: a file that cannot be used is a mistake, the rest are bugs."""
     if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
-        told = ConfigError(
+        mistake = ConfigError(
             f"{error.filename} cannot be used ({error.strerror})",
-            "see to its permissions and the space left, or choose other folders with outputs= and cache_dir=",
+            "check its permissions and the free space, or choose other folders with outputs= and cache_dir=",
         )
-        return _mistake(told, debug)
+        return _mistake(mistake, debug)
     log.error("".join(traceback.format_exception(error)))
     return BUG
 

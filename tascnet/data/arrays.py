@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tascnet.run.console import log
 from tascnet.run.files import write_whole
 
 GB = 1e9
-# What a killed process left is removed by a later one, but nothing that may still be written to.
+# Files that a killed process left are removed by a later one, but none that may still be written to.
 STALE_SECONDS = 600
 
 
@@ -38,7 +38,11 @@ def write_array(
     Raises:
         BudgetError: if the disk is full.
     """
-    _remove_stale(path.parent)
+    for left in path.parent.glob(".*.tmp"):
+        # Another process may remove it first.
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
     count = 0
 
     def write(temporary: Path) -> None:
@@ -58,7 +62,7 @@ def write_array(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise BudgetError(
-            f"the disk of {path.parent} is full", "free some space, or set cache_dir to a folder elsewhere"
+            f"the disk of {path.parent} is full", "free some space, or set `cache` to a folder elsewhere"
         ) from error
     return count
 
@@ -71,7 +75,7 @@ def open_array(path: Path, rows: int) -> NDArray[Any] | None:
         return None
     if array.ndim == 0 or len(array) != rows:
         return None
-    # The time of last use decides which file goes first when room is needed.
+    # The time of last use decides which file is removed first when room is needed.
     with suppress(OSError):
         os.utime(path)
     return array
@@ -91,31 +95,39 @@ def make_room(
     Args:
         folder: holds .npy files, in sub-folders too.
         needed: bytes about to be written.
-        limit_gb: gigabytes that the folder may take; None: as many as the disk has.
+        limit_gb: gigabytes that the folder may take; None: only the disk limits it.
         what: what is about to be written, as the subject of a sentence.
-        remedy: what makes it smaller, beside a higher limit.
-        keep: files that stay; those in the folder count against the limit.
+        remedy: what makes it smaller.
+        keep: files that are kept; those in the folder count against the limit.
 
     Raises:
         BudgetError: if it does not fit even then; nothing is removed.
     """
     if limit_gb is not None:
-        stays = {path.resolve() for path in keep}
+        kept = {path.resolve() for path in keep}
         entries = _entries(folder)
-        kept = sum(size for path, size in entries if path.resolve() in stays)
-        if needed + kept > limit_gb * GB:
-            beside = f" beside {gigabytes(kept)} that is in use" if kept else ""
+        in_use = sum(size for path, size in entries if path.resolve() in kept)
+        if needed + in_use > limit_gb * GB:
+            beside = f" beside {gigabytes(in_use)} that is in use" if in_use else ""
+            # Rounded up to one decimal.
+            enough = f"{-(-(needed + in_use) // 10**8) / 10:g}"
             raise BudgetError(
                 f"{what} would take {gigabytes(needed)}{beside}, "
-                f"expected at most {limit_gb:g} GB (cache_limit_gb)",
-                f"raise the limit, for example cache_limit_gb={_enough(needed + kept)}, or {remedy}",
+                f"expected at most {limit_gb:g} GB (`cache_limit_gb`)",
+                f"raise the limit, for example `cache_limit_gb={enough}`, or {remedy}",
             )
-        _evict(entries, int(limit_gb * GB) - needed, stays)
-    free = shutil.disk_usage(_existing(folder)).free
+        surplus = sum(size for _, size in entries) - (int(limit_gb * GB) - needed)
+        for path, size in entries:
+            if surplus > 0 and path.resolve() not in kept:
+                log.info("removed %s from the cache to make room", path.name)
+                path.unlink(missing_ok=True)
+                surplus -= size
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise BudgetError(
             f"{what} would take {gigabytes(needed)}, but the disk of {folder} has {gigabytes(free)} left",
-            f"free some space, set cache_dir to a folder elsewhere, or {remedy}",
+            f"free some space, set `cache` to a folder elsewhere, or {remedy}",
         )
 
 
@@ -130,43 +142,12 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: DTypeLike) -> int:
     return file.tell()
 
 
-def _enough(needed: int) -> str:
-    """The limit in GB that suffices, rounded up to one decimal."""
-    return f"{-(-needed // 10**8) / 10:g}"
-
-
 def _entries(folder: Path) -> list[tuple[Path, int]]:
     """The arrays of a folder with their bytes, the one used longest ago first."""
-    found = [(path, stat) for path in folder.rglob("*.npy") if (stat := _stat(path)) is not None]
-    found.sort(key=lambda entry: entry[1].st_mtime)
-    return [(path, stat.st_size) for path, stat in found]
-
-
-def _evict(entries: Sequence[tuple[Path, int]], allowed: int, stays: Collection[Path]) -> None:
-    total = sum(size for _, size in entries)
-    for path, size in entries:
-        if total <= allowed:
-            return
-        if path.resolve() not in stays:
-            log.info("removed %s from the cache to make room", path.name)
-            path.unlink(missing_ok=True)
-            total -= size
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """None if another process just removed the file."""
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
-def _remove_stale(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):
-        stat = _stat(path)
-        if stat is not None and time.time() - stat.st_mtime > STALE_SECONDS:
-            path.unlink(missing_ok=True)
+    found: list[tuple[float, Path, int]] = []
+    for path in folder.rglob("*.npy"):
+        # Another process may remove it meanwhile.
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            found.append((stat.st_mtime, path, stat.st_size))
+    return [(path, size) for _, path, size in sorted(found)]

@@ -1,42 +1,15 @@
 """Light augmentation of a whole batch at once: crops, shifts and flips."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tascnet.errors import ConfigError
+from tascnet.options import Images
 
 # Aspect ratios of random crops lie between 1 / MAX_RATIO and MAX_RATIO.
 MAX_RATIO = 4 / 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What training images may undergo.
-
-    Args:
-        flip: mirror half of the images from left to right.
-        min_scale: smallest share of the image's area that a random crop takes; 1: shift only.
-        pad: pixels by which a crop may reach over the edge, filled with the edge's own pixels.
-
-    Raises:
-        ConfigError: if `min_scale` is not in (0, 1] or `pad` is negative.
-    """
-
-    flip: bool = True
-    min_scale: float = 1.0
-    pad: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_scale <= 1:
-            raise ConfigError(
-                f"min_scale is {self.min_scale}, expected above 0 and at most 1", "1 means shift only"
-            )
-        if self.pad < 0:
-            raise ConfigError(f"pad is {self.pad}, expected 0 or more pixels", "0 means no padding")
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
@@ -45,13 +18,13 @@ def centre_crop(images: Tensor, size: int) -> Tensor:
     return images[:, start : start + size, start : start + size]
 
 
-def augment(images: Tensor, size: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Generator) -> Tensor:
     """Randomly cropped and flipped images; every call draws the same count of random numbers.
 
     Args:
         images: pixels, `b x R x R x c`, uint8.
         size: side of the crops.
-        augmentation: what may be done.
+        augmentation: options `flip`, `min_scale` and `pad`.
         generator: source of randomness, on the CPU.
 
     Returns:
@@ -64,7 +37,7 @@ def augment(images: Tensor, size: int, augmentation: Augmentation, generator: to
     tops, lefts = _starts(draws[1], padded.shape[1] - heights), _starts(draws[2], padded.shape[1] - widths)
     boxes = torch.stack([tops, lefts, heights, widths, flips.long()], dim=1).tolist()
     crops = images.new_empty(len(images), size, size, images.shape[3])
-    # One by one: for photographs far faster than to gather bytes, and torch resizes one as fast as many.
+    # One by one: for photographs far faster than gathering bytes, and torch resizes one as fast as many.
     for image, crop, (top, left, height, width, flip) in zip(padded, crops, boxes, strict=True):
         window = _resized(image[top : top + height, left : left + width], size)
         crop.copy_(window.flip(1) if flip else window)
@@ -72,7 +45,7 @@ def augment(images: Tensor, size: int, augmentation: Augmentation, generator: to
 
 
 def _edge_padded(images: Tensor, pad: int) -> Tensor:
-    """The images with their edges repeated `pad` times; torch pads no integers so."""
+    """The images with their edges repeated `pad` times; torch cannot pad integers like that."""
     if pad == 0:
         return images
     count, side, _, channels = images.shape
@@ -95,7 +68,7 @@ def _extents(side: int, size: int, min_scale: float, draws: Tensor) -> tuple[Ten
 
 
 def _starts(draws: Tensor, spans: Tensor) -> Tensor:
-    """Numbers from 0 to `spans`, all as likely."""
+    """Numbers from 0 to `spans`, all equally likely."""
     return torch.minimum((draws * (spans + 1)).long(), spans)
 
 
@@ -103,7 +76,7 @@ def _resized(image: Tensor, size: int) -> Tensor:
     """An image `h x w x c` as `size x size x c`."""
     if image.shape[:2] == (size, size):
         return image
-    # Channels last, for which torch has its fast way with bytes.
+    # Channels last, for which torch has a fast kernel for bytes.
     maps = image.contiguous()[None].permute(0, 3, 1, 2)
     resized = functional.interpolate(maps, (size, size), mode="bilinear", antialias=True)
     return resized.permute(0, 2, 3, 1)[0]

@@ -1,12 +1,12 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tascnet.data.arrays import make_room, open_array, write_array
 from tascnet.data.dataset import digest_array
-from tascnet.data.sources import FeatureSource, ImageSource, SampleSource
+from tascnet.data.sources import FeatureSource, SampleSource
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
@@ -47,76 +47,72 @@ def cached_features(
     the same call gives the same bits again. Values that float16 cannot hold are written as float32.
 
     Args:
-        trunk: gives `b x ...` for images `b x c x size x size` or words `b x T`; it is on `device`, an
-            empty chain is allowed.
-        source: the images or texts.
+        trunk: gives `b x ...` for a batch of the source; it is on `device`, an empty chain is allowed.
+        source: the samples.
         folder: one file for each split and view.
         trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`.
-        views: fixed transforms of `VIEWS`, with "plain" among them.
+        views: fixed transforms of the source, with "plain" among them.
         dtype: element type in the cache, `float16` or `float32`.
-        batch_size: images that the trunk takes at once.
+        batch_size: samples that the trunk takes at once.
         limit_gb: gigabytes that the folder may take; None: no limit.
-        beside: features in use: their files stay, and both have to fit in the limit.
+        beside: features in use: their files are kept, and both have to fit in the limit.
         device: where the trunk is.
 
     Returns:
         Features of all views, as read-only memory maps.
 
     Raises:
-        BudgetError: if the features would take more than the limit or the disk allows; nothing is
-            removed or computed then.
-        WeightsError: if the trunk gives values that are not finite.
-        ConfigError: if the element type is another.
+        BudgetError: the features would take more than the limit or the disk allows; nothing is removed or
+            computed then.
+        WeightsError: the trunk gives values that are not finite.
+        ConfigError: the element type is another.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"cache_dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    job = _Job(trunk=trunk, source=source, dtype=dtype, batch_size=batch_size, device=torch.device(device))
-    paths = {view: folder / f"{job.key(trunk_digest, view)}.npy" for view in views}
+        raise ConfigError(f"`dtype` is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    job = _TrunkJob(trunk=trunk, source=source, batch_size=batch_size, device=torch.device(device))
+    keys = {view: job.key(trunk_digest, view, dtype) for view in views}
+    paths = {view: folder / f"{key}.npy" for view, key in keys.items()}
     found = {view: open_array(path, len(source)) for view, path in paths.items()}
-    in_use = [path for features in beside for path in features.files]
-    _complete(found, job, paths, limit_gb, in_use)
-    arrays = {view: array for view, array in found.items() if array is not None}
-    return FeatureSource(arrays, source.labels, source.num_classes)
-
-
-def _complete(
-    found: dict[str, NDArray[np.floating] | None],
-    job: "_Job",
-    paths: Mapping[str, Path],
-    limit_gb: float | None,
-    in_use: Sequence[Path],
-) -> None:
-    """Compute the views that were not found, and put them among those that were."""
     missing = [view for view, array in found.items() if array is None]
+    in_use = [path for features in beside for path in features.files]
 
     def room(views: int, dtype: str) -> None:
         done = [paths[view] for view, array in found.items() if array is not None]
-        job.make_room(paths[missing[0]].parent, views, dtype, limit_gb, keep=[*in_use, *done])
+        job.make_room(folder, views, dtype, limit_gb, keep=[*in_use, *done])
 
     if missing:
-        room(len(missing), job.dtype)
+        room(len(missing), dtype)
     for view in missing:
-        job.fill(paths[view], view, lambda: room(1, "float32"))
-        found[view] = open_array(paths[view], len(job.source))
+        try:
+            write_array(paths[view], job.sample, dtype, job.features(view, dtype))
+        except _Overflow:
+            log.warning(
+                "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
+            )
+            room(1, "float32")
+            write_array(paths[view], job.sample, "float32", job.features(view, "float32"))
+        found[view] = open_array(paths[view], len(source))
+    arrays = {view: array for view, array in found.items() if array is not None}
+    return FeatureSource(arrays, source.labels, source.num_classes)
 
 
 def module_digest(module: nn.Module) -> str:
     """A digest of a module's structure and of every parameter and buffer."""
     hasher = hashlib.sha256(repr(module).encode())
     _add_tensors(hasher, module)
-    return _shown(hasher)
+    return hasher.hexdigest()[:32]
 
 
 def prefix_digests(chain: nn.Sequential) -> tuple[str, ...]:
     """A digest of each prefix of a chain, from no block to all of them, reading every tensor once."""
     hasher = hashlib.sha256(b"chain")
-    digests = [_shown(hasher)]
+    digests = [hasher.hexdigest()[:32]]
     # Unlike `named_children` this gives a block that is used twice under both its names.
     for name, block in chain._modules.items():
         assert block is not None
         hasher.update(f"{name} {block!r}".encode())
         _add_tensors(hasher, block)
-        digests.append(_shown(hasher))
+        digests.append(hasher.hexdigest()[:32])
     return tuple(digests)
 
 
@@ -127,88 +123,65 @@ def _add_tensors(hasher: "hashlib._Hash", module: nn.Module) -> None:
         hasher.update(flat.view(torch.uint8).numpy().data)
 
 
-def _shown(hasher: "hashlib._Hash") -> str:
-    return hasher.hexdigest()[:32]
-
-
-def _checked(batches: Iterator[Tensor], dtype: str) -> Iterator[NDArray[np.floating]]:
-    for batch in batches:
-        if not torch.isfinite(batch).all():
-            raise WeightsError(
-                "the frozen trunk gives values that are not finite", "check the weights and the normalisation"
-            )
-        values = batch.to(getattr(torch, dtype))
-        if not torch.isfinite(values).all():
-            raise _Overflow
-        yield values.cpu().numpy()
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class _TrunkJob:
     """The features of one source: what they are computed from, and how."""
 
     trunk: nn.Module
     source: SampleSource
-    dtype: str
     batch_size: int
     device: torch.device
 
     @cached_property
     def sample(self) -> tuple[int, ...]:
         """The shape of one sample's features."""
-        return tuple(self._features(torch.arange(1), "plain").shape[1:])
+        return tuple(self._outputs(torch.arange(1), "plain").shape[1:])
 
-    def key(self, trunk_digest: str, view: str) -> str:
+    def key(self, trunk_digest: str, view: str, dtype: str) -> str:
         source = self.source
         expected = source.preprocessing.to_dict()
         samples = [source.dataset.fingerprint, digest_array(source.rows), expected, view]
         # Kernels differ in the last bits between devices and versions.
         versions = [FORMAT, torch.__version__, self.device.type]
-        return digest_json([*versions, trunk_digest, samples, self.dtype, self.batch_size])
+        return digest_json([*versions, trunk_digest, samples, dtype, self.batch_size])
 
     def make_room(
         self, folder: Path, views: int, dtype: str, limit_gb: float | None, keep: Sequence[Path]
     ) -> None:
-        """Let the features of so many views have a place in the folder, beside the files to keep."""
-        rows, shape = len(self.source), " x ".join(map(str, self.sample))
-        is_image = isinstance(self.source, ImageSource)
-        kind, side = ("images", "backbone.size") if is_image else ("texts", "dataset.max_tokens")
-        smaller = f"lower {side}"
-        if dtype == "float32":
-            smaller += " or choose tune.cache_dtype=float16"
+        """Make room in the folder for the features of so many views, beside the files to keep."""
+        rows, shape, kind = len(self.source), " x ".join(map(str, self.sample)), self.source.dataset.kind
         make_room(
             folder,
             rows * views * int(np.prod(self.sample)) * np.dtype(dtype).itemsize,
             limit_gb,
             what=f"the features of {rows} {kind} in {views} view{'s' * (views > 1)} ({shape} {dtype} each)",
-            remedy=smaller,
+            remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
             keep=keep,
         )
 
-    def fill(self, path: Path, view: str, room_for_float32: Callable[[], None]) -> None:
-        """Write the features of one view, as float32 where they do not fit float16."""
-        try:
-            write_array(path, self.sample, self.dtype, _checked(self._batches(view), self.dtype))
-        except _Overflow:
-            log.warning(
-                "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
-            )
-            room_for_float32()
-            write_array(path, self.sample, "float32", _checked(self._batches(view), "float32"))
-
-    def _batches(self, view: str) -> Iterator[Tensor]:
+    def features(self, view: str, dtype: str) -> Iterator[NDArray[Any]]:
+        """The features of one view in batches."""
         rows = torch.arange(len(self.source)).split(self.batch_size)
         for chunk in track(rows, f"cache features ({view})"):
-            yield self._features(chunk, view).float()
+            outputs = self._outputs(chunk, view).float()
+            if not torch.isfinite(outputs).all():
+                raise WeightsError(
+                    "the frozen trunk gives values that are not finite",
+                    "check the weights and the normalisation",
+                )
+            values = outputs.to(getattr(torch, dtype))
+            if not torch.isfinite(values).all():
+                raise _Overflow
+            yield values.cpu().numpy()
 
-    def _features(self, rows: Tensor, view: str) -> Tensor:
+    def _outputs(self, rows: Tensor, view: str) -> Tensor:
         with _frozen(self.trunk, self.device):
             return cast(Tensor, self.trunk(self.source.batch_view(rows, view).to(self.device)))
 
 
 @contextmanager
 def _frozen(trunk: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode, no gradient, no autocast; the mode of every module is given back."""
+    """Eval mode, no gradient, no autocast; the mode of every module is restored."""
     modes = [(module, module.training) for module in trunk.modules()]
     trunk.eval()
     try:

@@ -2,50 +2,43 @@
 
 import codecs
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tascnet.data.download import RemoteFile
 from tascnet.data.listing import ImageFile, Listing
-from tascnet.data.published import PublishedSet, below
+from tascnet.data.published import PublishedSet
 from tascnet.data.unpack import unpack_tar
 from tascnet.errors import DataError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 FOLDER = "cifar-10-batches-py"
 TRAIN, TEST, META = tuple(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"
-HOLDS = (META, *TRAIN, TEST)
 SIDE = 32
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # type: ignore[index]
-# All that the published pickles ask for.
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): codecs.encode,
-}
 
 
 class _Plain(pickle.Unpickler):
     """Reads arrays, lists and texts, and refuses whatever else a pickle names."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in _KNOWN:
+        # Imported late: other data sets do without it.
+        import numpy as np
+
+        reconstruct = np.empty(0).__reduce__()[0]  # type: ignore[index]
+        # All that the published pickles ask for.
+        allowed: dict[tuple[str, str], Any] = {
+            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("_codecs", "encode"): codecs.encode,
+        }
+        if (module_name, global_name) not in allowed:
             raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
-        return _KNOWN[module_name, global_name]
-
-
-def _find(root: Path) -> Path | None:
-    return below(root, FOLDER, "cifar10", holds=HOLDS)
-
-
-def _unpack(archives: Sequence[Path], target: Path) -> None:
-    unpack_tar(archives[0], target, strip=FOLDER)
+        return allowed[module_name, global_name]
 
 
 def _listing(folder: Path) -> Listing:
@@ -67,7 +60,7 @@ def _listing(folder: Path) -> Listing:
                 )
             )
 
-    def read(path: str) -> NDArray[np.uint8]:
+    def read(path: str) -> "NDArray[np.uint8]":
         name, _, row = path.partition("/")
         return batches[name][int(row)]
 
@@ -75,8 +68,10 @@ def _listing(folder: Path) -> Listing:
     return Listing(root=folder, class_names=names, files=tuple(files), read=read)
 
 
-def _batch(path: Path, classes: int) -> tuple[NDArray[np.uint8], list[int]]:
+def _batch(path: Path, classes: int) -> "tuple[NDArray[np.uint8], list[int]]":
     """Pixels, `n x 32 x 32 x 3`, and labels of a batch."""
+    import numpy as np
+
     content = _read(path, "data", "labels")
     pixels, labels = np.asarray(content["data"]), [int(label) for label in content["labels"]]
     right = pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3 * SIDE * SIDE)
@@ -103,18 +98,17 @@ def _no_batch(path: Path, reason: str) -> DataError:
 CIFAR10 = PublishedSet(
     name="cifar10",
     title="CIFAR-10",
-    source="CIFAR-10 (Krizhevsky 2009), https://www.cs.toronto.edu/~kriz/cifar.html",
+    origin="CIFAR-10 (Krizhevsky 2009), https://www.cs.toronto.edu/~kriz/cifar.html",
     licence="none stated; the images were collected from the web, for research",
     files=(
         RemoteFile(
-            url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            digest="md5:c58f30108f718f92721af3b95e74349a",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a"
         ),
     ),
     folder=FOLDER,
-    find=_find,
-    holds=HOLDS,
-    unpack=_unpack,
-    listing=_listing,
+    places=("cifar10",),
+    holds=(META, *TRAIN, TEST),
+    unpack=lambda archives, target: unpack_tar(archives[0], target, strip=FOLDER),
+    contents=_listing,
     official_test=True,
 )

@@ -11,9 +11,6 @@ from tascnet.errors import DataError, closest, listed
 HEADER = ("file", "label")
 EXPECTED = "each line is <file>,<label>; the first may be file,label"
 
-# Number of the line, file and label.
-Line = tuple[int, str, str]
-
 
 def list_csv(path: Path, root: Path | None = None, classes: Sequence[str] | None = None) -> Listing:
     """List the images that a CSV in UTF-8 names, with their labels.
@@ -21,28 +18,41 @@ def list_csv(path: Path, root: Path | None = None, classes: Sequence[str] | None
     Args:
         path: has one line for each image: file, label; a first line `file,label` or `label,file` is a header.
         root: what the files are relative to; None: the folder of the CSV.
-        classes: the labels that are known; None: all that occur.
+        classes: the allowed labels; None: all that occur.
 
     Returns:
         Classes in the order of their names, files sorted by class and path.
 
     Raises:
-        DataError: the CSV is missing, a line is broken, a file is not there or named twice, a label is
-            missing or unknown, or there are fewer than two labels.
+        DataError: the CSV is missing, a line is broken, a file is missing or named twice, a label is missing
+            or not allowed, or there are fewer than two labels.
     """
     folder = path.parent if root is None else root
     labels: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    known: dict[str, int] = {}
+    # Lines of files by their normal path, and the first spelling of each label.
+    seen: dict[str, int] = {}
+    spelt: dict[str, str] = {}
     for number, file, label in _lines(path):
-        _check(path, number, file, label, folder, classes)
+        if not label:
+            raise _wrong(path, number, "has no label", EXPECTED)
+        if not file or not _is_file(folder / file):
+            hint = f"files are looked for in {folder}: set `root` to another folder, or mend the line"
+            raise _wrong(path, number, f"names {file or 'no file'}, which is not there", hint)
+        if classes is not None and label not in classes:
+            likely = closest(label, classes)
+            hint = f"did you mean {likely!r}?" if likely else f"`classes` has {listed(classes)}"
+            raise _wrong(path, number, f"has the unknown label {label!r}", hint)
         # One file may be written in several ways, such as ./a.png and a.png.
-        before = known.setdefault(normpath(folder / file), number)
+        before = seen.setdefault(normpath(folder / file), number)
         if before != number:
             raise _wrong(path, number, f"names {file} again, after line {before}", "keep one of them")
-        labels[file], lines[file] = label, number
+        other = spelt.setdefault(label.casefold(), label)
+        if other != label:
+            raise _wrong(path, number, f"has label {label!r}, others {other!r}", "spell them alike")
+        labels[file] = label
     names = sorted(set(labels.values()))
-    _check_names(path, names, labels, lines)
+    if len(names) < 2:
+        raise DataError(f"{path} has {len(names)} labels, expected at least two", EXPECTED)
     order = {name: index for index, name in enumerate(names)}
     files = sorted(labels, key=lambda file: (order[labels[file]], file))
     return Listing(
@@ -52,10 +62,10 @@ def list_csv(path: Path, root: Path | None = None, classes: Sequence[str] | None
     )
 
 
-def _lines(path: Path) -> Iterator[Line]:
-    """File and label of each line that is not empty, without spaces around them."""
+def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Number, file and label of each line that is not empty, without spaces around them."""
     file_column, label_column = 0, 1
-    rows = csv.reader(_texts(path), strict=True)
+    rows = csv.reader(_decoded(path), strict=True)
     while True:
         try:
             row = next(rows, None)
@@ -74,12 +84,12 @@ def _lines(path: Path) -> Iterator[Line]:
             yield rows.line_num, cells[file_column], cells[label_column]
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _decoded(path: Path) -> Iterator[str]:
     try:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror})", "set dataset.csv to a file of files and labels"
+            f"{path} cannot be read ({error.strerror})", "set `csv` to a file of files and labels"
         ) from error
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:
@@ -88,36 +98,12 @@ def _texts(path: Path) -> Iterator[str]:
             raise _wrong(path, number, "is not valid UTF-8", "save the file as UTF-8") from error
 
 
-def _check(
-    path: Path, number: int, file: str, label: str, folder: Path, classes: Sequence[str] | None
-) -> None:
-    if not label:
-        raise _wrong(path, number, "has no label", EXPECTED)
-    if not file or not _is_file(folder / file):
-        hint = f"files are looked for in {folder}: set dataset.root to another folder, or mend the line"
-        raise _wrong(path, number, f"names {file or 'no file'}, which is not there", hint)
-    if classes is not None and label not in classes:
-        likely = closest(label, classes)
-        hint = f"did you mean {likely!r}?" if likely else f"dataset.classes has {listed(classes)}"
-        raise _wrong(path, number, f"has the unknown label {label!r}", hint)
-
-
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     # Such as a name that is too long to be one.
     except OSError:
         return False
-
-
-def _check_names(path: Path, names: Sequence[str], labels: dict[str, str], lines: dict[str, int]) -> None:
-    if len(names) < 2:
-        raise DataError(f"{path} has {len(names)} labels, expected at least two", EXPECTED)
-    folded: dict[str, str] = {}
-    for file, label in labels.items():
-        other = folded.setdefault(label.casefold(), label)
-        if other != label:
-            raise _wrong(path, lines[file], f"has label {label!r}, others {other!r}", "write them alike")
 
 
 def _wrong(path: Path, number: int, what: str, hint: str) -> DataError:

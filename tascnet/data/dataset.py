@@ -1,58 +1,187 @@
-"""One record for every data set: decoded pixels, labels and where they came from."""
+"""Data sets of decoded images, and batches of some of their images; what all kinds of data sets share."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tascnet.data.when_read import DecodedWhenRead
+from tascnet.data.augment import augment, centre_crop
+from tascnet.data.pixels import DecodedWhenRead
+from tascnet.data.sources import AnyPreprocessing, SampleSource
+from tascnet.errors import DataError
+from tascnet.models.info import Preprocessing
+from tascnet.models.text import TextPreprocessing
+from tascnet.options import Images
 from tascnet.run.files import digest_json
+
+VIEWS = ("plain", "flipped")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """Labelled images, decoded once to squares of the size that the backbone's resize asks for.
+class SampleSet:
+    """Labelled samples of one kind.
 
     Args:
-        name: what the data set is called in tables.
+        name: of the data set, in tables.
         class_names: one name for each class, in the order of the labels.
         labels: class indices, `n`, int64.
-        pixels: images, `n x R x R x c`, uint8; often a read-only memory map, or decoded when they are read.
-        fingerprint: digest of class names, labels and pixels, and of `parts` where there are any.
-        skipped: relative paths of files that could not be read and were left out.
-        source: where the images come from.
+        fingerprint: digest of class names, labels and content, and of `parts` where there are any.
+        origin: where the samples come from.
         licence: the terms under which they may be used.
-        folder: what `paths` are relative to; None: the images are in no files of their own.
-        paths: the file of each row, relative to the folder.
-        parts: the split that each row is given to by what comes with the images ("train", "val", "test");
-            empty: all are drawn.
+        parts: the split that each row belongs to ("train", "val", "test"); empty: splits are drawn.
+        skipped: relative paths of files that could not be read and were left out.
     """
+
+    kind: ClassVar[str] = "images"
 
     name: str
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
-    pixels: NDArray[np.uint8] | DecodedWhenRead
     fingerprint: str
-    skipped: tuple[str, ...] = ()
-    source: str = ""
+    origin: str = ""
     licence: str = ""
-    folder: Path | None = None
-    paths: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(
+        self,
+        rows: NDArray[np.int64],
+        preprocessing: AnyPreprocessing,
+        augmentation: Images | None = None,
+    ) -> SampleSource:
+        """Some rows as a network takes them; images that are read with a generator are augmented.
+
+        Raises:
+            DataError: the preprocessing is that of another kind of samples.
+        """
+        check_kind(self.name, self.kind, preprocessing)
+        return self._take(np.asarray(rows, dtype=np.int64), preprocessing, augmentation)
+
+    def _take(self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None) -> SampleSource:
+        raise NotImplementedError
+
+    def digests(self, rows: Iterable[int]) -> list[str]:
+        """A digest of what a network can distinguish of each sample."""
+        raise NotImplementedError
+
+    def prepare(
+        self, preprocessing: AnyPreprocessing, train: NDArray[np.int64], *, grow: bool
+    ) -> AnyPreprocessing:
+        """The preprocessing of a network; with `grow` it also has the words of the rows in `train`."""
+        return preprocessing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset(SampleSet):
+    """Labelled images, decoded once to squares of the side that the network's preprocessing asks for.
+
+    Args:
+        pixels: images, `n x R x R x c`, uint8; often a read-only memory map, or decoded when they are read.
+        folder: what `paths` are relative to; None: the images are in no files of their own.
+        paths: the file of each row, relative to the folder.
+    """
+
+    pixels: NDArray[np.uint8] | DecodedWhenRead
+    folder: Path | None = None
+    paths: tuple[str, ...] = ()
+
+    def _take(self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None) -> SampleSource:
+        return ImageSource(self, rows, preprocessing, augmentation)
+
+    def digests(self, rows: Iterable[int]) -> list[str]:
+        return [digest_array(self.pixels[row]) for row in rows]
+
+
+class ImageSource(SampleSource):
+    """Normalised images of some rows of a data set.
+
+    Args:
+        dataset: decoded images.
+        rows: rows of the data set, `n`.
+        preprocessing: size of the crops, mean and deviation of each channel in [0, 1].
+        augmentation: options `flip`, `min_scale` and `pad` by which a batch that is read with a generator is
+            augmented; None: not at all.
+
+    Raises:
+        DataError: the pixels were decoded for another preprocessing.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: NDArray[np.int64],
+        preprocessing: Preprocessing,
+        augmentation: Images | None = None,
+    ) -> None:
+        side, channels = preprocessing.resize, preprocessing.channels
+        if dataset.pixels.shape[1:] != (side, side, channels):
+            came = " x ".join(map(str, dataset.pixels.shape[1:]))
+            raise DataError(
+                f"the images of {dataset.name} are {came}, expected {side} x {side} x {channels}",
+                "decode them with the preprocessing of this network",
+            )
+        super().__init__(dataset, rows, preprocessing)
+        self.pixels, self.size, self.augmentation = dataset.pixels, preprocessing.size, augmentation
+        self.views = VIEWS if augmentation is not None and augmentation.flip else VIEWS[:1]
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
+        # Repeated along a row of pixels, so that whole rows are computed at once.
+        self._scale = (1 / (255 * std)).float().repeat(self.size)
+        self._shift = (-mean / std).float().repeat(self.size)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
+        if generator is None or self.augmentation is None:
+            return self.batch_view(rows, "plain")
+        return self._normalise(augment(self._read(rows), self.size, self.augmentation, generator))
+
+    def batch_view(self, rows: Tensor, view: str) -> Tensor:
+        """Images under one fixed transform of `VIEWS`, `b x c x size x size`, float32, channels_last."""
+        if view not in VIEWS:
+            raise ValueError(f"view is {view!r}, expected one of {', '.join(VIEWS)}")
+        crops = centre_crop(self._read(rows), self.size)
+        return self._normalise(crops.flip(2) if view == "flipped" else crops)
+
+    def _read(self, rows: Tensor) -> Tensor:
+        # Indexing by an array copies, so that torch never sees the read-only memory map.
+        return torch.from_numpy(np.asarray(self.pixels[self.rows[rows.cpu().numpy()]]))
+
+    def _normalise(self, crops: Tensor) -> Tensor:
+        """Takes `b x size x size x c`, uint8."""
+        count, side, _, channels = crops.shape
+        rows = crops.float().reshape(count, side, side * channels)
+        torch.addcmul(self._shift, rows, self._scale, out=rows)
+        scaled = rows.view(count, side, side, channels).permute(0, 3, 1, 2)
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def check_kind(name: str, kind: str, preprocessing: AnyPreprocessing) -> None:
+    """Refuse images for a network of texts, and texts for a network of images.
+
+    Raises:
+        DataError: the kinds differ.
+    """
+    expected = "texts" if isinstance(preprocessing, TextPreprocessing) else "images"
+    if kind != expected:
+        raise DataError(
+            f"{name} holds {kind}, but the network takes {expected}", "give a network for this data set"
+        )
+
 
 def content_fingerprint(
-    class_names: Sequence[str], labels: NDArray[np.int64], pixels_digest: str, parts: Sequence[str] = ()
+    class_names: Sequence[str], labels: NDArray[np.int64], content_digest: str, parts: Sequence[str] = ()
 ) -> str:
-    """A digest of what a network sees and what splits are given: it does not change when the files move."""
+    """A digest of what a network sees and of ready splits; it does not change when files move."""
     given = [list(parts)] if parts else []
-    return digest_json([list(class_names), digest_array(labels), pixels_digest, *given])
+    return digest_json([list(class_names), digest_array(labels), content_digest, *given])
 
 
 def digest_array(array: NDArray[np.generic]) -> str:

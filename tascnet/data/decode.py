@@ -15,7 +15,7 @@ LONGEST = 4
 
 
 class UnreadableImage(Exception):
-    """A file holds no image that can be decoded; `lasting` when only a change of the file can mend it."""
+    """A file holds no image that can be decoded; `lasting` where only a change of the file helps."""
 
     def __init__(self, reason: str, *, lasting: bool = True) -> None:
         self.reason = reason
@@ -68,8 +68,8 @@ def channel_mode(channels: int) -> str:
     """Pillow's mode for a number of channels."""
     if channels not in MODES:
         raise ConfigError(
-            f"backbone.mean has {channels} values, expected one (grey) or three (RGB)",
-            "give mean and std one value for each channel",
+            f"`mean` has {channels} values, expected one (grey) or three (RGB)",
+            "give `mean` and `std` one value for each channel",
         )
     return MODES[channels]
 
@@ -90,7 +90,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    # A damaged EXIF block says nothing about the pixels.
+    # A damaged EXIF block does not affect the pixels.
     except Exception:
         return image
 

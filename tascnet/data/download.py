@@ -1,4 +1,4 @@
-"""Archives of published data sets: fetched with progress, gone on with after a cut, checked, landed whole."""
+"""Archives of published data sets: fetched with progress, resumed after a cut, checked, unpacked whole."""
 
 import fcntl
 import gzip
@@ -32,14 +32,14 @@ PARTIAL = 206
 Unpack = Callable[[Sequence[Path], Path], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RemoteFile:
     """A file of a published data set.
 
     Args:
         url: where it is.
-        digest: `md5:<hexadecimal>` or `sha256:<hexadecimal>`; None where nobody has published one: the
-            archive is then held against its own checksum alone, when it is unpacked.
+        digest: `md5:<hexadecimal>` or `sha256:<hexadecimal>`; None where nobody has published one: only the
+            archive's own checksum is then compared, when it is unpacked.
     """
 
     url: str
@@ -55,18 +55,18 @@ class _NotAsPublished(Exception):
     """What arrived is not what was published."""
 
 
-# Archives that will not get better by waiting: what has arrived of them goes.
+# Archives that will not get better by waiting: what has arrived of them is removed.
 BROKEN = (_NotAsPublished, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 
 
 def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpack) -> None:
     """Fetch and unpack archives beside their final place, then move the folder there in one step.
 
-    What has arrived before a cut is kept beside the target, and the next start goes on with it. Two
+    What has arrived before a cut is kept beside the target, and the next start resumes from it. Two
     processes that want the same wait for each other.
 
     Args:
-        title: what the data set is called in messages.
+        title: name of the data set in messages.
         files: what is fetched.
         target: the folder that they are unpacked to; nothing is done where it exists.
         unpack: takes the archives, in the order of `files`, and the folder that it makes and fills.
@@ -84,16 +84,8 @@ def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpa
     except (*BROKEN, OSError, HTTPException) as error:
         raise DataError(
             f"{title} could not be fetched from {files[0].url} to {place} ({' '.join(str(error).split())})",
-            "try again, which goes on where it stopped, or unpack it by hand and set dataset.root to it",
+            "try again, which resumes where it stopped, or unpack it by hand and set `root` to it",
         ) from error
-
-
-def lacking(target: Path, names: Sequence[str]) -> DataError:
-    """What to raise where the folder of a download was there, and what it must hold is not."""
-    return DataError(
-        f"{target} exists but lacks {' and '.join(names) or 'the published files'}",
-        "move it away, and it is fetched anew",
-    )
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
@@ -111,10 +103,10 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     if whole.exists():
         return whole
     folder.mkdir(parents=True, exist_ok=True)
-    goes_on = part.exists()
+    resumed = part.exists()
     _receive(file, part)
-    if goes_on and not _is_right(part, file.digest):
-        log.warning("what had arrived of %s does not fit what came now: it is fetched anew", file.name)
+    if resumed and not _is_right(part, file.digest):
+        log.warning("what had arrived of %s does not fit what came now: it is fetched again", file.name)
         part.unlink()
         _receive(file, part)
     if not _is_right(part, file.digest):
@@ -134,7 +126,7 @@ def _land(files: Sequence[RemoteFile], scratch: Path, target: Path, unpack: Unpa
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     except (OSError, HTTPException):
-        # What has arrived stays for the next start; a folder without anything goes.
+        # What has arrived is kept for the next start; an empty folder is removed.
         with suppress(OSError):
             scratch.rmdir()
         raise
@@ -142,17 +134,17 @@ def _land(files: Sequence[RemoteFile], scratch: Path, target: Path, unpack: Unpa
 
 
 def _receive(file: RemoteFile, part: Path) -> None:
-    """Append to `part` what is missing of the file; a server that cannot go on sends it anew."""
+    """Append to `part` what is missing of the file; a server that cannot resume sends all of it."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "tascnet", **({"Range": f"bytes={start}-"} if start else {})}
     try:
         response = urlopen(Request(file.url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         with error:
-            # All has arrived, or more than there is: the digest tells.
+            # All has arrived, or more than there is: the digest shows which.
             if error.code == NOT_SATISFIABLE and start:
                 return
-            raise OSError(f"the server says {error.code} {error.reason}") from error
+            raise OSError(f"the server answers {error.code} {error.reason}") from error
     with response:
         there = start if response.status == PARTIAL else 0
         with open(part, "ab" if there else "wb") as stream:

@@ -1,17 +1,31 @@
 """The samples of a run: training, validation and test samples of one data set, as a network takes them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from tascnet.data.dataset import Dataset
-from tascnet.data.sources import SampleSource, source_of
-from tascnet.data.text import TextDataset
+from tascnet.data.dataset import SampleSet, check_kind
+from tascnet.data.digits import load_digits_set
+from tascnet.data.heldout import HeldOut, decoding_of, without_samples
+from tascnet.data.images import load_images
+from tascnet.data.listing import Listing
+from tascnet.data.named import TorchData
+from tascnet.data.places import find_files
+from tascnet.data.sources import AnyPreprocessing, SampleSource
+from tascnet.data.splits import split
+from tascnet.data.text import load_texts
+from tascnet.data.text_files import TextFiles
+from tascnet.data.torchsets import load_torch
 from tascnet.models.info import Preprocessing
-from tascnet.models.text import TextPreprocessing
+from tascnet.options import Data, Images, Texts
+from tascnet.run.console import log
+from tascnet.run.files import digest_json
+from tascnet.run.records import SampleCounts, write_record
 
 # Samples that networks are compared on go through them in batches of this size.
 SAMPLE_BATCH = 32
@@ -33,8 +47,8 @@ class Samples:
         cache_limit_gb: gigabytes that features may take in it; None: no limit.
     """
 
-    dataset: Dataset | TextDataset
-    preprocessing: Preprocessing | TextPreprocessing
+    dataset: SampleSet
+    preprocessing: AnyPreprocessing
     train: SampleSource
     val: SampleSource
     test: SampleSource
@@ -56,7 +70,7 @@ class Samples:
     @property
     def is_text(self) -> bool:
         """Whether the samples are texts."""
-        return isinstance(self.preprocessing, TextPreprocessing)
+        return self.dataset.kind == "texts"
 
     @property
     def example(self) -> Tensor:
@@ -64,16 +78,119 @@ class Samples:
         dtype = torch.int64 if self.is_text else torch.float32
         return torch.zeros(self.preprocessing.example_shape, dtype=dtype)
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of class names, labels and content of the data set."""
+        return self.dataset.fingerprint
+
+    @cached_property
+    def held_out(self) -> str:
+        """Digest of the data set and of the rows of validation and test."""
+        return digest_json([self.fingerprint, self.val.rows.tolist(), self.test.rows.tolist()])
+
+    def counts(self) -> SampleCounts:
+        """How many samples there are, and where they come from."""
+        return SampleCounts(
+            classes=self.num_classes,
+            train=len(self.train),
+            val=len(self.val),
+            test=len(self.test),
+            skipped=len(self.dataset.skipped),
+            origin=self.dataset.origin,
+            licence=self.dataset.licence,
+        )
+
+    def write_splits(self, path: Path) -> None:
+        """Write the digests of validation and test samples, which `read_splits` reads."""
+        record = HeldOut(
+            dataset=self.dataset.name,
+            fingerprint=self.fingerprint,
+            digests=tuple(self.dataset.digests([*self.val.rows, *self.test.rows])),
+            **decoding_of(self.preprocessing),
+        )
+        write_record(path, record)
+
     def drawn(self, count: int, seed: int) -> SampleSource:
         """Plain training samples, drawn by a seed and at most `count`."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self.train), generator=generator)[:count]
-        return source_of(self.dataset, self.train.rows[chosen], self.preprocessing)
+        return self.dataset.take(self.train.rows[chosen], self.preprocessing)
 
     def drawn_batches(
         self, count: int, seed: int, device: torch.device | str
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Such samples and their labels, in batches on a device."""
-        source = self.drawn(count, seed)
-        for rows in torch.arange(len(source)).split(SAMPLE_BATCH):
-            yield source.batch(rows, None).to(device), source.labels[rows].to(device)
+        samples = self.drawn(count, seed)
+        for rows in torch.arange(len(samples)).split(SAMPLE_BATCH):
+            yield samples.batch(rows, None).to(device), samples.labels[rows].to(device)
+
+
+def open_samples(
+    data: Data,
+    preprocessing: AnyPreprocessing,
+    *,
+    seed: int,
+    cache: Path,
+    cache_limit_gb: float | None = None,
+    grow_vocabulary: bool = False,
+    exclude: Collection[str] = (),
+) -> Samples:
+    """Load and split a data set.
+
+    Args:
+        data: options of a data set, or what `tascnet.datasets` gives.
+        preprocessing: what the network expects of an image or a text.
+        seed: of the splits.
+        cache: folder of decoded images and features, and of downloads.
+        cache_limit_gb: gigabytes that decoded images, and likewise features, may take in it; None: no limit.
+        grow_vocabulary: whether the words of the training texts join the vocabulary.
+        exclude: digests of samples that are left out of all splits, such as those of `read_splits`.
+
+    Raises:
+        DataError: the data set is missing, empty, unreadable or too small, or holds texts where the network
+            takes images, or the reverse.
+    """
+    dataset = _load(data, preprocessing, cache, cache_limit_gb)
+    drawn = split(
+        dataset.labels,
+        dataset.class_names,
+        seed=seed,
+        train=data.train,
+        val=data.val,
+        parts=dataset.parts,
+    )
+    rows = without_samples(dataset, drawn, exclude) if exclude else drawn
+    preprocessing = dataset.prepare(preprocessing, rows.train, grow=grow_vocabulary)
+    train = dataset.take(rows.train, preprocessing, data if isinstance(data, Images) else None)
+    val, test = (dataset.take(part, preprocessing) for part in (rows.val, rows.test))
+    log.info(
+        "%s: %d classes, %d training, %d validation and %d test samples",
+        *(dataset.name, len(dataset.class_names), len(train), len(val), len(test)),
+    )
+    return Samples(
+        dataset=dataset,
+        preprocessing=preprocessing,
+        train=train,
+        val=val,
+        test=test,
+        views=train.views,
+        excluded=sum(map(len, (drawn.train, drawn.val, drawn.test))) - len(train) - len(val) - len(test),
+        cache=cache,
+        cache_limit_gb=cache_limit_gb,
+    )
+
+
+def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: float | None) -> SampleSet:
+    check_kind(data.name, "texts" if isinstance(data, Texts) else "images", preprocessing)
+    files = find_files(data, cache, fetch=True)
+    if isinstance(data, Texts):
+        return load_texts(cast(TextFiles, files), name=data.name, max_tokens=data.max_tokens)
+    images = cast(Preprocessing, preprocessing)
+    if isinstance(data, TorchData):
+        return load_torch(data, images, cache=cache, limit_gb=limit_gb)
+    if isinstance(files, Listing):
+        unreadable = getattr(data, "unreadable", "refuse")
+        return load_images(
+            files, images, cache=cache, name=data.name, unreadable=unreadable, limit_gb=limit_gb
+        )
+    return load_digits_set(cast(Images, data).classes, images)

@@ -23,9 +23,9 @@ def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "") -> N
         tarfile.TarError: a member is a link or a device or would leave the folder, or `strip` is not there.
         EOFError: the archive is cut off.
     """
-    source = {"name": archive} if isinstance(archive, Path) else {"fileobj": archive}
+    given = {"name": archive} if isinstance(archive, Path) else {"fileobj": archive}
     name = archive.name if isinstance(archive, Path) else "the archive"
-    with tarfile.open(**source, mode="r:*") as tar:  # type: ignore[call-overload]
+    with tarfile.open(**given, mode="r:*") as tar:  # type: ignore[call-overload]
         for member in track(tar, f"unpack {name}"):
             _extract(tar, member, target, strip)
     if not target.is_dir():
@@ -33,7 +33,7 @@ def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "") -> N
 
 
 def check_gzip(path: Path) -> None:
-    """Read a compressed file to its end, where its own checksum lies: unpacking stops before.
+    """Read a compressed file to its end, where its own checksum is: unpacking stops before.
 
     Raises:
         gzip.BadGzipFile: the checksum is another.

@@ -1,18 +1,20 @@
-"""What stays takes over: folding, averaging, reconstruction and refitting after a cut.
+"""What kept channels inherit from removed ones: ranking, folding, averaging and refitting around a cut.
 
-`rank_*` order the channels of a group; `fold_into`, `fold_pairs` and `average_into` fold removed ones into
-the kept ones; `refit` fits every layer to reproduce its outputs before the cut.
-Symbols: `n` filters of a group, `d` weights of one filter over all of the group's layers.
+`rank_*` order the channels of a group, the first to be removed first; `fold_into`, `fold_pairs` and
+`average_into` change the kept channels before a cut so that they stand for the removed ones; `hand_over`
+ranks and folds; `refit` fits every layer after a cut to reproduce its outputs before it.
+
+Words: `inputs` are the positions at which consumers read a group's channels, from `consumer_inputs`;
+`moments` are second moments of what they read there. Symbols: `n` filters of a group, `d` weights of one
+filter over all of the group's layers, `b` samples, `p` pixels, `m` rows, `o` outputs, `g` independent parts
+of a layer (channels of a depthwise one, else 1).
 """
 
-from tascnet.inherit.average import average_into
-from tascnet.inherit.fold import Moments, fold_into, input_moments
+from tascnet.inherit.fold import average_into, fold_into, fold_pairs, nearest_kept
 from tascnet.inherit.gradients import loss_gradients, output_gradients
-from tascnet.inherit.handover import hand_over
-from tascnet.inherit.pairs import most_similar_pairs, pair_count, split_members
-from tascnet.inherit.proportion import fold_pairs, nearest_kept
-from tascnet.inherit.ranking import Ranking, rank_pairs, rank_scores
-from tascnet.inherit.reconstruction import rank_all_by_reconstruction, rank_by_reconstruction
+from tascnet.inherit.moments import Moments, input_moments
+from tascnet.inherit.ranking import Ranking, most_similar_pairs, rank_pairs, rank_scores
+from tascnet.inherit.reconstruction import hand_over, rank_all_by_reconstruction, rank_by_reconstruction
 from tascnet.inherit.refitting import refit
 
 __all__ = [
@@ -27,11 +29,9 @@ __all__ = [
     "most_similar_pairs",
     "nearest_kept",
     "output_gradients",
-    "pair_count",
     "rank_all_by_reconstruction",
     "rank_by_reconstruction",
     "rank_pairs",
     "rank_scores",
     "refit",
-    "split_members",
 ]

@@ -1,4 +1,4 @@
-"""What the loss says of each parameter, for criteria that ask."""
+"""Gradients of the loss, for criteria that read them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tascnet.inherit.activations import attached
+from tascnet.models.inspect import hooked
 
 
 @contextmanager
@@ -25,8 +25,21 @@ def loss_gradients(
     """
     model.zero_grad(set_to_none=True)
     with _unfrozen(model):
+        parameters = list(model.parameters())
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        samples = 0
         try:
-            _accumulate(model, batches, squares)
+            for inputs, labels in batches:
+                parts = zip(inputs.split(1), labels.split(1), strict=True) if squares else [(inputs, labels)]
+                for x, y in parts:
+                    loss = functional.cross_entropy(model(x), y, reduction="sum")
+                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    for total, gradient in zip(totals, gradients, strict=True):
+                        if gradient is not None:
+                            total += gradient.square() if squares else gradient
+                samples += len(labels)
+            for parameter, total in zip(parameters, totals, strict=True):
+                parameter.grad = total / max(samples, 1)
             yield
         finally:
             model.zero_grad(set_to_none=True)
@@ -57,7 +70,7 @@ def output_gradients(
 
     hooks = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
     samples = 0
-    with attached(hooks), _unfrozen(model):
+    with hooked(hooks), _unfrozen(model):
         for inputs, labels in batches:
             loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(outputs.values()))
@@ -72,7 +85,7 @@ def output_gradients(
 
 @contextmanager
 def _unfrozen(model: nn.Module) -> Iterator[None]:
-    """Every parameter requires gradients, and those that did not do not again afterwards."""
+    """Every parameter requires gradients; those that did not are frozen again at the end."""
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     model.requires_grad_(True)
     try:
@@ -80,20 +93,3 @@ def _unfrozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-
-
-def _accumulate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], squares: bool) -> None:
-    parameters = list(model.parameters())
-    totals = [torch.zeros_like(parameter) for parameter in parameters]
-    samples = 0
-    for inputs, labels in batches:
-        parts = zip(inputs.split(1), labels.split(1), strict=True) if squares else [(inputs, labels)]
-        for x, y in parts:
-            loss = functional.cross_entropy(model(x), y, reduction="sum")
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.square() if squares else gradient
-        samples += len(labels)
-    for parameter, total in zip(parameters, totals, strict=True):
-        parameter.grad = total / max(samples, 1)

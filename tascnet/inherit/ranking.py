@@ -1,4 +1,4 @@
-"""In which order the channels of a group go, and what each removal costs."""
+"""In which order the channels of a group are removed, and what each removal costs."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -6,21 +6,19 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tascnet.inherit.pairs import most_similar_pairs, split_members
-
 # Mean dissimilarity below which all filters of a group count as one.
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The channels of one group that may go, the first one first.
+    """The channels of one group that may be removed, the first one first.
 
     Args:
         order: `m` channels.
         costs: what the removal of each costs, `m` numbers that do not fall; comparable within a group, and
             between groups where the criterion says so.
-        partners: for pairs, the channel that stays for each of them; else None.
+        partners: for pairs, the channel that is kept for each of them; else None.
     """
 
     order: tuple[int, ...]
@@ -51,23 +49,60 @@ def rank_pairs(similarity: Tensor, l1: Tensor, count: int | None = None) -> Rank
 
     Source: Basha et al. 2022, TASCNet, selection of filter pairs.
     """
-    pairs = most_similar_pairs(similarity, len(similarity) // 2 if count is None else count)
-    kept, removed = split_members(pairs, l1)
     n = len(similarity)
+    pairs = most_similar_pairs(similarity, n // 2 if count is None else count)
+    norms = l1.tolist()
+    # Of equal norms the later filter is removed.
+    ordered = [(i, j) if norms[i] >= norms[j] else (j, i) for i, j in pairs]
     mean = float(similarity.sum() - similarity.diagonal().sum()) / max(n * (n - 1), 1)
     scale = max(1 - mean, _LEAST)
     costs = [(1 - float(similarity[i, j])) / scale for i, j in pairs]
-    return Ranking(order=tuple(removed), costs=tuple(costs), partners=tuple(kept))
+    return Ranking(
+        order=tuple(removed for _, removed in ordered),
+        costs=tuple(costs),
+        partners=tuple(kept for kept, _ in ordered),
+    )
 
 
 def rank_scores(scores: Tensor) -> Ranking:
     """The least important channel first.
 
     Args:
-        scores: `n` importances; of equal ones the earlier channel goes first.
+        scores: `n` importances; of equal ones the earlier channel comes first.
 
     Returns:
         All channels; a removal costs the channel's importance.
     """
     values, order = torch.sort(scores.double().cpu(), stable=True)
     return Ranking(order=tuple(order.tolist()), costs=tuple(values.tolist()))
+
+
+def most_similar_pairs(similarity: Tensor, count: int) -> list[tuple[int, int]]:
+    """Disjoint pairs, the most similar first.
+
+    The most similar pair is taken, then the most similar one among the filters left, and so on; of equal
+    similarities the pair with the lowest indices comes first.
+
+    Args:
+        similarity: `n x n`, symmetric.
+        count: number of pairs; there are at most `n // 2`.
+
+    Returns:
+        Pairs `(i, j)` with `i < j`.
+    """
+    n = len(similarity)
+    rows, columns = torch.triu_indices(n, n, offset=1, device=similarity.device)
+    order = torch.sort(similarity[rows, columns], descending=True, stable=True).indices
+    pairs: list[tuple[int, int]] = []
+    free = [True] * n
+    wanted = min(count, n // 2)
+    # Few of the candidates are needed as a rule: they are brought to Python in growing slices.
+    start, size = 0, 4 * n
+    while len(pairs) < wanted:
+        part = order[start : start + size]
+        for i, j in zip(rows[part].tolist(), columns[part].tolist(), strict=True):
+            if free[i] and free[j] and len(pairs) < wanted:
+                pairs.append((i, j))
+                free[i] = free[j] = False
+        start, size = start + size, 2 * size
+    return pairs

@@ -1,16 +1,18 @@
-"""Which channels the next layers miss least, once the others speak for them."""
+"""Which channels the next layers miss least once they are folded into the others, and both in one go."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.inherit.filters import gram
-from tascnet.inherit.fold import RIDGE, correlations
+from tascnet.inherit.filters import gram, layer_weight
+from tascnet.inherit.fold import RIDGE, fold_into
 from tascnet.inherit.gradients import output_gradients
+from tascnet.inherit.moments import correlations, input_moments
 from tascnet.inherit.ranking import Ranking
+from tascnet.surgery import Trace, WidthGroup, consumer_inputs
 
-# Channels that go between two updates of the statistics, as a share of the group: one at a time is exact,
+# Channels removed between two updates of the statistics, as a share of the group: one at a time is exact,
 # and slow for thousands of channels.
 _CHUNK = 1 / 64
 # Outputs of a consumer whose weights are taken to float64 at a time.
@@ -24,7 +26,7 @@ def rank_all_by_reconstruction(
     counts: Mapping[str, int],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> dict[str, Ranking]:
-    """`rank_by_reconstruction` of several groups, errors weighed by what they cost the loss.
+    """`rank_by_reconstruction` of several groups, errors weighted by what they cost the loss.
 
     Args:
         model: the network or its tail; set to eval mode.
@@ -54,8 +56,8 @@ def rank_by_reconstruction(
     """Backward elimination of the channels whose loss the remaining ones can make up for best.
 
     With channels `x`, their covariance `C` and a consumer's weights `w`, the consumer's output changes by
-    `|w_j|^2 / (C^-1)_jj` when channel `j` goes and least squares fold it into the others (see `fold_into`).
-    The cheapest channel goes, weights and inverse are updated, and so on.
+    `|w_j|^2 / (C^-1)_jj` when channel `j` is removed and folded into the others (see `fold_into`). The
+    cheapest channel is removed, weights and inverse are updated, and so on.
 
     Args:
         model: the network that holds the group.
@@ -75,84 +77,110 @@ def rank_by_reconstruction(
         product of input moments and output gradients is that of Martens and Grosse 2015 (K-FAC), its output
         factor taken as diagonal.
     """
-    states = [
-        _State.of(
-            model.get_submodule(name),
-            inputs[name],
-            moments[name],
-            None if weights is None else weights[name],
-            ridge,
-        )
-        for name in inputs
+    costs_of = weights or {}
+    consumers = [
+        _Consumer(layer_weight(model, name), indices, moments[name], costs_of.get(name), ridge)
+        for name, indices in inputs.items()
     ]
     width = len(next(iter(inputs.values())))
-    stays = torch.ones(width, dtype=torch.bool)
+    left = torch.ones(width, dtype=torch.bool)
     chunk = max(1, int(width * _CHUNK))
     order: list[int] = []
     costs: list[float] = []
     while len(order) < count:
-        each = torch.stack([state.costs() for state in states]).sum(0).where(stays, torch.inf)
+        each = torch.stack([consumer.costs() for consumer in consumers]).sum(0).where(left, torch.inf)
         cheapest = torch.sort(each, stable=True).indices[: min(chunk, count - len(order))]
         for at in cheapest.tolist():
             order.append(at)
             costs.append(max(float(each[at]), costs[-1] if costs else 0.0))
-        stays[cheapest] = False
-        for state in states:
-            state.remove(cheapest)
+        left[cheapest] = False
+        for consumer in consumers:
+            consumer.remove(cheapest)
     return Ranking(order=tuple(order), costs=tuple(costs))
 
 
-class _State:
-    """One consumer's view of `n` channels; the rows and columns of those that have gone are 0.
+def hand_over(
+    model: nn.Sequential,
+    example: Tensor | Trace,
+    groups: Sequence[WidthGroup],
+    widths: Mapping[str, int],
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    *,
+    seed: int = 0,
+) -> dict[str, list[int]]:
+    """Choose the channels that are kept, and fold the others into them, in place, before the cut.
 
     Args:
-        precision: `n x n` inverse of the ridged correlations.
-        weights: `n x n` inner products of the channels' weights, in units of their standard deviations.
-        variance: of the consumer's output; 1 where errors have weights.
+        model: the network or its tail; set to eval mode.
+        example: one sample as its first block takes it, or a trace of the model.
+        groups: some of `width_groups(model, example)`.
+        widths: by group, channels that are kept; fewer than there are.
+        batches: gives inputs and labels on the network's device, the same ones at every call.
+        seed: of the pixels that count.
+
+    Returns:
+        By group, the channels that are kept, in their own order, for `narrow`; `rank_by_reconstruction`
+        chooses the removed ones, and `fold_into` folds them.
+    """
+    model.eval()
+    inputs = consumer_inputs(model, example, groups)
+    moments = input_moments(model, inputs, (samples for samples, _ in batches()), seed=seed)
+    counts = {group.name: group.width - widths[group.name] for group in groups}
+    rankings = rank_all_by_reconstruction(model, inputs, moments, counts, batches())
+    keep = {}
+    for group in groups:
+        removed = rankings[group.name].order
+        fold_into(model, inputs[group.name], moments[group.name], removed)
+        keep[group.name] = sorted(set(range(group.width)) - set(removed))
+    return keep
+
+
+class _Consumer:
+    """One consumer's view of `n` channels; the rows and columns of removed ones are 0.
+
+    Args:
+        weight: the layer's, output channels first.
+        indices: `n x s` positions among its inputs.
+        moment: of the channels.
+        costs: of a squared error of each output; None: the inverse of their variance.
+        ridge: added to the diagonal of the correlations.
     """
 
-    def __init__(self, precision: Tensor, weights: Tensor, variance: float) -> None:
-        self._precision = precision
-        self._weights = weights
-        self._variance = variance
-
-    @classmethod
-    def of(
-        cls, layer: nn.Module, indices: Tensor, moment: Tensor, weights: Tensor | None, ridge: float
-    ) -> "_State":
+    def __init__(
+        self, weight: Tensor, indices: Tensor, moment: Tensor, costs: Tensor | None, ridge: float
+    ) -> None:
         _, correlation, scale = correlations(moment)
-        products = _products(layer, indices, weights).mul_(scale[:, None]).mul_(scale)
-        variance = float(torch.vdot(products.flatten(), correlation.flatten())) if weights is None else 1.0
+        # Inner products of the channels' weights, in units of their standard deviations.
+        self._weights = _products(weight, indices, costs).mul_(scale[:, None]).mul_(scale)
+        variance = float(torch.vdot(self._weights.flatten(), correlation.flatten())) if costs is None else 1.0
+        self._variance = variance if variance > 0 else 1.0
         correlation.diagonal().add_(ridge)
         factor = torch.linalg.cholesky(correlation)
         del correlation
-        return cls(torch.cholesky_inverse(factor), products, variance if variance > 0 else 1.0)
+        self._precision = torch.cholesky_inverse(factor)
 
     def costs(self) -> Tensor:
-        """`n` errors that go with each channel alone; of no meaning for those that have gone."""
+        """`n` errors of removing each channel alone; without meaning for removed ones."""
         return self._weights.diagonal() / self._precision.diagonal() / self._variance
 
-    def remove(self, gone: Tensor) -> None:
+    def remove(self, channels: Tensor) -> None:
         """Fold channels into the others and forget them."""
-        across = self._precision[gone]
-        solved = torch.linalg.solve(across[:, gone], across)
+        across = self._precision[channels]
+        solved = torch.linalg.solve(across[:, channels], across)
         self._precision.addmm_(across.T, solved, alpha=-1)
-        # A channel takes over `f = -solved.T` of those that go, which themselves give up all. With the
-        # products `s` that it shares with them and `l` of them alone, `s f.T + f s.T + f l f.T` is added in
-        # two halves.
-        shared = self._weights[gone]
-        half = shared[:, gone] @ solved / 2 - shared
+        # A channel gets `f = -solved.T` of the removed ones, which keep nothing themselves. With the products
+        # `s` that it shares with them and `l` of them alone, `s f.T + f s.T + f l f.T` is added in halves.
+        shared = self._weights[channels]
+        half = shared[:, channels] @ solved / 2 - shared
         self._weights.addmm_(solved.T, half)
         self._weights.addmm_(half.T, solved)
 
 
-def _products(layer: nn.Module, indices: Tensor, weights: Tensor | None) -> Tensor:
+def _products(weight: Tensor, indices: Tensor, costs: Tensor | None) -> Tensor:
     """Inner products `n x n` of a consumer's weights for each channel, by parts of the outputs."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
     places = indices.to(weight.device)
     size = max(1, _OUTPUTS // places.shape[1])
-    scales = torch.ones(len(weight)) if weights is None else weights.sqrt()
+    scales = torch.ones(len(weight)) if costs is None else costs.sqrt()
 
     def rows() -> Iterator[Tensor]:
         for part, scale in zip(weight.split(size), scales.to(weight.device).split(size), strict=True):

@@ -1,17 +1,18 @@
-"""What stays learns by least squares to say what the whole network said, layer by layer.
+"""After a cut: layer by layer, least squares fit a network to the outputs of the whole one.
 
 Folding (`fold_into`) makes up for each group alone, by what its consumers read in the whole network: errors
-of earlier groups travel on. Here the layers are visited in the order in which they run. Each is given its
-inputs `x` as they have become and, as targets `y`, its own outputs in the whole network; least squares add to
-its weights what makes up for `y - W x`, and what is left of the mean goes to its bias or to the batch-norm
-after it. At the end the statistics of batch-norm are measured anew, and its scale and shift are set so that
-the function stays: training by the statistics of batches begins where this ends.
+of earlier groups travel on. Here the layers are visited in the order in which they run. Each has its current
+inputs `x` and, as targets `y`, its own outputs in the whole network; least squares add to its weights what
+makes up for `y - W x`, and what is left of the mean goes to its bias or to the batch-norm after it. At the
+end the statistics of batch-norm are measured again, and its scale and shift are set so that the function
+stays: training with the statistics of batches begins where this ends.
 
 Source: He et al. 2017, Channel pruning, section 3.2 (inputs of the pruned, outputs of the whole network).
 """
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tascnet.inherit.activations import attached, drawn_places, rows_at
-from tascnet.inherit.order import survey
-from tascnet.inherit.patches import output_rows, patches
-from tascnet.inherit.ridge import Correction, Evidence
+from tascnet.inherit.least_squares import Correction, Evidence, output_rows, patches
+from tascnet.inherit.moments import drawn_places, rows_at
+from tascnet.models.inspect import hooked
 from tascnet.run.console import track
+from tascnet.surgery.layers import CONVS, WEIGHTED, is_depthwise
 
 log = logging.getLogger("tascnet")
 
-# One of so many samples judges what a layer has learnt from the others.
+# One of so many samples judges what a layer has learned from the others.
 FOLDS = 4
 # Pixels from which a layer learns: in all, and at least of each sample's map.
 ROWS, PIXELS = 8192, 16
@@ -51,55 +52,45 @@ def refit(
     *,
     seed: int = 0,
 ) -> None:
-    """Let every layer behind a cut give what it gave before, as nearly as least squares can, in place.
+    """Fit every layer behind a cut to reproduce its outputs before the cut, by least squares, in place.
 
-    As they are stay layers in groups (other than depthwise), linear layers of anything but `b x c`, layers
+    Unchanged are layers in groups (other than depthwise), linear layers of anything but `b x c`, layers
     that run more than once, and those of more than `WIDEST` outputs with as many inputs each.
 
     Args:
         network: after the cut, with the names of `whole`; blocks may be missing. Set to eval mode.
         whole: before the cut. Set to eval mode.
-        kept: by layer, outputs that stayed; the others kept all.
+        kept: by layer, outputs that were kept; the others kept all.
         batches: gives inputs of both, on their device, the same ones at every call: plain training samples.
         seed: of the pixels that are drawn.
     """
     network.eval()
     whole.eval()
+    generator = torch.Generator().manual_seed(seed)
     with _without_in_place(network, whole):
-        behind = _walk(network, whole, kept, batches, torch.Generator().manual_seed(seed))
+        plan = survey(whole, next(iter(batches()))[:1])
+        before = after = images = _as_many_as_fit(batches(), plan.bytes_per_sample)
+        pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
+        # Blocks that may have changed.
+        behind: list[nn.Module] = []
+        is_cut = False
+        for name in track(list(whole._modules), "refit"):
+            block, narrowed = whole.get_submodule(name), network._modules.get(name)
+            is_cut = is_cut or narrowed is None or not _are_equal(block, narrowed)
+            if not is_cut:
+                before = after = [block(x) for x in before]
+                continue
+            layers = plan.layers.get(name, []) if narrowed is not None else []
+            targets = [_targets(whole, block, x, layers, kept, pixels, generator) for x in before]
+            before = [target.outputs for target in targets]
+            if narrowed is None:
+                continue
+            behind.append(narrowed)
+            for layer in layers:
+                norm = plan.norms.get(layer)
+                _fit(network, narrowed, layer, norm and network.get_submodule(norm), after, targets)
+            after = [narrowed(x) for x in after]
         _absorb(network, behind, batches())
-
-
-def _walk(
-    network: nn.Sequential,
-    whole: nn.Sequential,
-    kept: Mapping[str, Sequence[int]],
-    batches: Callable[[], Iterable[Tensor]],
-    generator: torch.Generator,
-) -> list[nn.Module]:
-    """Teach block after block; gives those that can have changed."""
-    plan = survey(whole, next(iter(batches()))[:1])
-    was = now = images = _as_many_as_fit(batches(), plan.bytes_per_sample)
-    pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
-    behind: list[nn.Module] = []
-    is_cut = False
-    for name in track(list(whole._modules), "refit"):
-        block, narrowed = whole.get_submodule(name), network._modules.get(name)
-        is_cut = is_cut or narrowed is None or not _are_equal(block, narrowed)
-        if not is_cut:
-            was = now = [block(x) for x in was]
-            continue
-        layers = plan.layers.get(name, []) if narrowed is not None else []
-        lessons = [_lesson(whole, block, x, layers, kept, pixels, generator) for x in was]
-        was = [lesson.outputs for lesson in lessons]
-        if narrowed is None:
-            continue
-        behind.append(narrowed)
-        for layer in layers:
-            norm = plan.norms.get(layer)
-            _learn(network, narrowed, layer, norm and network.get_submodule(norm), now, lessons)
-        now = [narrowed(x) for x in now]
-    return behind
 
 
 @contextmanager
@@ -117,6 +108,72 @@ def _without_in_place(*networks: nn.Module) -> Iterator[None]:
             module.inplace = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What one forward pass shows of a network.
+
+    Args:
+        layers: by block, its layers that run once and can be solved for, in the order in which they run.
+        norms: by such a layer, the batch-norm that reads its outputs, if one alone does.
+        bytes_per_sample: of the largest inputs and outputs of a block together.
+    """
+
+    layers: dict[str, list[str]]
+    norms: dict[str, str]
+    bytes_per_sample: int
+
+
+def survey(chain: nn.Sequential, example: Tensor) -> Survey:
+    """Run a network once, in eval mode and without in-place operations, and note what happens.
+
+    A batch-norm belongs to a layer where it is given the layer's outputs themselves and lies in the same
+    module: elsewhere a skip may read them too.
+
+    Args:
+        chain: the network.
+        example: one sample or more.
+    """
+    outputs: list[tuple[str, Tensor]] = []
+    reads: list[tuple[str, Tensor]] = []
+    sizes: list[int] = []
+
+    def note_output(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: outputs.append((name, output))
+
+    def note_read(name: str) -> Callable[..., None]:
+        return lambda _module, inputs: reads.append((name, inputs[0]))
+
+    def note_size(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes.append(sum(value.numel() * value.element_size() for value in (inputs[0], output)))
+
+    hooks = [block.register_forward_hook(note_size) for block in chain]
+    for name, module in chain.named_modules():
+        if isinstance(module, WEIGHTED):
+            hooks.append(module.register_forward_hook(note_output(name)))
+        elif isinstance(module, _BatchNorm):
+            hooks.append(module.register_forward_pre_hook(note_read(name)))
+    with hooked(hooks):
+        chain(example)
+    runs = Counter(name for name, _ in (*outputs, *reads))
+    layers: dict[str, list[str]] = {}
+    norms: dict[str, str] = {}
+    for layer, output in outputs:
+        if runs[layer] > 1 or not _can_be_solved(chain.get_submodule(layer), output):
+            continue
+        layers.setdefault(layer.split(".")[0], []).append(layer)
+        readers = [norm for norm, given in reads if given is output]
+        alone = len(readers) == 1 and runs[readers[0]] == 1
+        if alone and readers[0].rpartition(".")[0] == layer.rpartition(".")[0]:
+            norms[layer] = readers[0]
+    return Survey(layers=layers, norms=norms, bytes_per_sample=max(sizes))
+
+
+def _can_be_solved(layer: nn.Module, output: Tensor) -> bool:
+    if isinstance(layer, nn.Linear):
+        return output.dim() == 2
+    return isinstance(layer, CONVS) and (layer.groups == 1 or is_depthwise(layer))
+
+
 def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Tensor]:
     """As many samples as fit into `BYTES` for both networks; at least `FOLDS`."""
     most = left = max(FOLDS, BYTES // (2 * bytes_per_sample))
@@ -125,10 +182,10 @@ def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Te
         taken.append(batch[:left])
         left -= len(batch)
         if left <= 0:
-            log.info("refit learns from %d samples: of more the activations would not fit", most)
+            log.info("refit learns from %d samples: the activations of more would not fit", most)
             break
     if sum(map(len, taken)) < FOLDS:
-        log.warning("refit needs %d samples to learn from: every layer stays as it is", FOLDS)
+        log.warning("refit needs %d samples to learn from: no layer is changed", FOLDS)
     return taken
 
 
@@ -141,21 +198,21 @@ def _are_equal(block: nn.Module, other: nn.Module) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lesson:
-    """What a block of the whole network makes of one batch.
+class _Targets:
+    """What a block of the whole network and its layers give for one batch.
 
     Args:
         outputs: of the block.
         places: by layer, `b x p` flat positions in its map; None where it gives no map.
-        targets: by layer, `b x p x o` outputs there that are kept.
+        rows: by layer, `b x p x o` outputs there that are kept.
     """
 
     outputs: Tensor
     places: dict[str, Tensor | None]
-    targets: dict[str, Tensor]
+    rows: dict[str, Tensor]
 
 
-def _lesson(
+def _targets(
     whole: nn.Sequential,
     block: nn.Module,
     x: Tensor,
@@ -163,30 +220,30 @@ def _lesson(
     kept: Mapping[str, Sequence[int]],
     pixels: int,
     generator: torch.Generator,
-) -> _Lesson:
+) -> _Targets:
     places: dict[str, Tensor | None] = {}
-    targets: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
 
     def take(name: str) -> Callable[..., None]:
         def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             places[name] = drawn_places(output, pixels, generator)
-            rows = rows_at(output, places[name]).unflatten(0, (len(output), -1))
-            targets[name] = rows[:, :, list(kept[name])] if name in kept else rows.clone()
+            drawn = rows_at(output, places[name]).unflatten(0, (len(output), -1))
+            rows[name] = drawn[:, :, list(kept[name])] if name in kept else drawn.clone()
 
         return note
 
-    with attached([whole.get_submodule(name).register_forward_hook(take(name)) for name in layers]):
+    with hooked(whole.get_submodule(name).register_forward_hook(take(name)) for name in layers):
         outputs = block(x)
-    return _Lesson(outputs=outputs, places=places, targets=targets)
+    return _Targets(outputs=outputs, places=places, rows=rows)
 
 
-def _learn(
+def _fit(
     network: nn.Sequential,
     block: nn.Module,
     name: str,
     norm: Any,
     inputs: Sequence[Tensor],
-    lessons: Sequence[_Lesson],
+    targets: Sequence[_Targets],
 ) -> None:
     """Correct one layer of the narrowed network, and the mean of the batch-norm after it."""
     layer: Any = network.get_submodule(name)
@@ -195,36 +252,52 @@ def _learn(
         return
     takes_constant = layer.bias is not None or getattr(norm, "running_mean", None) is not None
     evidence = Evidence(has_offset=takes_constant)
-    for read, targets, judges in _rows(block, layer, name, inputs, lessons):
+    for read, wanted, judges in _rows(block, layer, name, inputs, targets):
         outputs = output_rows(layer, read)
-        wanted = targets.T[:, :, None] if len(read) > 1 else targets[None]
-        evidence.add(outputs if by_outputs else read, wanted - outputs, judges=judges)
+        errors = (wanted.T[:, :, None] if len(read) > 1 else wanted[None]) - outputs
+        evidence.add(outputs if by_outputs else read, errors, judges=judges)
     found = evidence.correction()
     if found is not None:
         _correct(layer, norm, found, by_outputs)
 
 
 def _rows(
-    block: nn.Module, layer: nn.Module, name: str, inputs: Sequence[Tensor], lessons: Sequence[_Lesson]
+    block: nn.Module, layer: nn.Module, name: str, inputs: Sequence[Tensor], targets: Sequence[_Targets]
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """What a layer reads, `g x m x d`, what it ought to give, `m x o`, and whether this judges."""
     seen = 0
-    for x, lesson in zip(inputs, lessons, strict=True):
-        read, place, targets = _input_of(block, layer, x), lesson.places[name], lesson.targets[name]
+    for x, target in zip(inputs, targets, strict=True):
+        read, places, wanted = _input_of(block, layer, x), target.places[name], target.rows[name]
         judges = torch.arange(seen, seen + len(x)) % FOLDS == FOLDS - 1
         seen += len(x)
-        size = max(1, PART // targets.shape[1])
+        size = max(1, PART // wanted.shape[1])
         for mask, judge in ((~judges, False), (judges, True)):
             for rows in mask.nonzero()[:, 0].to(x.device).split(size):
-                at = None if place is None else place[rows]
-                yield patches(layer, read[rows], at), targets[rows].flatten(0, 1), judge
+                at = None if places is None else places[rows]
+                yield patches(layer, read[rows], at), wanted[rows].flatten(0, 1), judge
+
+
+class _Reached(Exception):
+    """A forward pass has come to the layer that is looked at."""
+
+
+def _input_of(block: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer of a block reads; the rest of the block is not run."""
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+        raise _Reached
+
+    with hooked([layer.register_forward_pre_hook(stop)]), suppress(_Reached):
+        block(x)
+    return found[0]
 
 
 def _correct(layer: Any, norm: Any, found: Correction, by_outputs: bool) -> None:
     weights = found.weights.to(layer.weight)
-    flat = layer.weight.flatten(1)
     if by_outputs:
-        added = weights[0].T @ flat
+        added = weights[0].T @ layer.weight.flatten(1)
         if layer.bias is not None:
             layer.bias += weights[0].T @ layer.bias
     else:
@@ -240,25 +313,8 @@ def _correct(layer: Any, norm: Any, found: Correction, by_outputs: bool) -> None
         norm.running_mean -= constants
 
 
-class _Reached(Exception):
-    """A forward pass has come to the layer that is looked at."""
-
-
-def _input_of(block: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer of a block reads; the rest of the block is not run."""
-    found: list[Tensor] = []
-
-    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
-        raise _Reached
-
-    with attached([layer.register_forward_pre_hook(stop)]), suppress(_Reached):
-        block(x)
-    return found[0]
-
-
 def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterable[Tensor]) -> None:
-    """Statistics of batch-norm as they are on these images, with scales and shifts that change nothing."""
+    """Give batch-norm the statistics of these images, with scales and shifts that change nothing."""
     norms: list[Any] = [
         module
         for block in blocks
@@ -272,7 +328,7 @@ def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterabl
         count, total, squares = sums.get(module, (0, rows.new_zeros(()), rows.new_zeros(())))
         sums[module] = (count + rows.shape[1], total + rows.sum(1), squares + rows.square().sum(1))
 
-    with attached([norm.register_forward_pre_hook(add) for norm in norms]):
+    with hooked(norm.register_forward_pre_hook(add) for norm in norms):
         for batch in images:
             network(batch)
     for norm, (count, total, squares) in sums.items():

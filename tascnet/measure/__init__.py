@@ -6,16 +6,19 @@ time of one forward pass in milliseconds; sizes are bytes.
 
 from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, complexity
 from tascnet.measure.latency import Latency, compare_latency, latency
-from tascnet.measure.models import measure_models
-from tascnet.measure.size import describe_device, size_bytes, versions
+from tascnet.measure.machine import describe_device, versions
+from tascnet.measure.models import measure_models, size_bytes
+from tascnet.measure.widths import WidthCosts, costs_of_shapes
 
 __all__ = [
     "Complexity",
     "Latency",
     "LayerCost",
+    "WidthCosts",
     "compare_latency",
     "compare_layers",
     "complexity",
+    "costs_of_shapes",
     "describe_device",
     "latency",
     "measure_models",

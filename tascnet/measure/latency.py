@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tascnet.measure.state import as_example, evaluating, input_for
+from tascnet.models.inspect import as_example, evaluating, input_for
 
 _FEWEST_REPEATS = 3
 
@@ -81,20 +81,38 @@ def compare_latency(
         passes = {}
         for name, model in models.items():
             stack.enter_context(evaluating(model))
-            passes[name] = _forward(model, input_for(model, as_example(example), batch))
+            passes[name] = _timed(model, input_for(model, as_example(example), batch))
         _rounds(passes, warmup, 1, deadline)
         times = _rounds(passes, repeats, _FEWEST_REPEATS, deadline)
-    return {name: _summary(seconds, batch, models[name]) for name, seconds in times.items()}
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    found = {}
+    for name, seconds in times.items():
+        milliseconds = 1000 * torch.tensor(seconds, dtype=torch.float64)
+        low, median, high = torch.quantile(milliseconds, levels).tolist()
+        first = next(models[name].parameters(), None)
+        found[name] = Latency(
+            median_ms=median,
+            spread_ms=(low, high),
+            batch=batch,
+            repeats=len(seconds),
+            threads=torch.get_num_threads(),
+            device="cpu" if first is None else str(first.device),
+        )
+    return found
 
 
-def _forward(model: nn.Module, inputs: Tensor) -> Callable[[], float]:
-    """A function that makes one forward pass and gives its seconds."""
+def _timed(model: nn.Module, inputs: Tensor) -> Callable[[], float]:
+    """A function that makes one forward pass and returns its seconds."""
+
+    def synchronise() -> None:
+        if inputs.device.type != "cpu":
+            torch.accelerator.synchronize(inputs.device)
 
     def timed() -> float:
-        _synchronise(inputs.device)
+        synchronise()
         start = time.perf_counter()
         model(inputs)
-        _synchronise(inputs.device)
+        synchronise()
         return time.perf_counter() - start
 
     return timed
@@ -112,23 +130,3 @@ def _rounds(
         for name in names[shift:] + names[:shift]:
             times[name].append(passes[name]())
     return times
-
-
-def _summary(seconds: list[float], batch: int, model: nn.Module) -> Latency:
-    milliseconds = 1000 * torch.tensor(seconds, dtype=torch.float64)
-    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    low, median, high = torch.quantile(milliseconds, levels).tolist()
-    first = next(model.parameters(), None)
-    return Latency(
-        median_ms=median,
-        spread_ms=(low, high),
-        batch=batch,
-        repeats=len(seconds),
-        threads=torch.get_num_threads(),
-        device="cpu" if first is None else str(first.device),
-    )
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -1,13 +1,15 @@
-"""All of a network's costs under the names that `metrics.json` has for them."""
+"""A network's costs under the names that `tascnet.run.records.ModelMetrics` has for them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from tascnet.measure.complexity import Complexity, complexity
-from tascnet.measure.latency import Latency, compare_latency
-from tascnet.measure.state import as_example
+from tascnet.errors import ArchiveError
+from tascnet.measure.complexity import complexity
+from tascnet.measure.latency import compare_latency
+from tascnet.models.inspect import as_example
 
 
 def measure_models(
@@ -22,6 +24,7 @@ def measure_models(
     """Measure several models, their latencies side by side; the models are left as they were.
 
     Args:
+        models: by name.
         example: one sample `1 x ...`, or its shape.
         batch: samples in a pass of `latency_ms_batch`; `latency_ms` takes one.
         repeats: timed passes of each model at each of the two.
@@ -33,26 +36,36 @@ def measure_models(
         (10th and 90th percentile), latency_ms_batch, latency_ms_batch_spread, batch, threads, device.
     """
     sample = as_example(example)
-    options = {"repeats": repeats, "warmup": warmup}
-    single = compare_latency(models, sample, batch=1, max_seconds=max_seconds, **options)
-    batched = compare_latency(models, sample, batch=batch, max_seconds=max_seconds, **options)
+    single, batched = (
+        compare_latency(models, sample, batch=n, repeats=repeats, warmup=warmup, max_seconds=max_seconds)
+        for n in (1, batch)
+    )
+    costs = {name: complexity(model, sample) for name, model in models.items()}
     return {
-        name: _record(complexity(model, sample), single[name], batched[name])
-        for name, model in models.items()
+        name: {
+            "params": cost.params,
+            "trainable_params": cost.trainable_params,
+            "flops": cost.flops,
+            "flops_counted": cost.counted,
+            "latency_ms": single[name].median_ms,
+            "latency_ms_spread": single[name].spread_ms,
+            "latency_ms_batch": batched[name].median_ms,
+            "latency_ms_batch_spread": batched[name].spread_ms,
+            "batch": batched[name].batch,
+            "threads": single[name].threads,
+            "device": single[name].device,
+        }
+        for name, cost in costs.items()
     }
 
 
-def _record(cost: Complexity, single: Latency, batched: Latency) -> dict[str, Any]:
-    return {
-        "params": cost.params,
-        "trainable_params": cost.trainable_params,
-        "flops": cost.flops,
-        "flops_counted": cost.counted,
-        "latency_ms": single.median_ms,
-        "latency_ms_spread": list(single.spread_ms),
-        "latency_ms_batch": batched.median_ms,
-        "latency_ms_batch_spread": list(batched.spread_ms),
-        "batch": batched.batch,
-        "threads": single.threads,
-        "device": single.device,
-    }
+def size_bytes(folder: Path) -> int:
+    """Bytes of the weights of a saved model.
+
+    Raises:
+        ArchiveError: the folder holds no `model.safetensors`.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise ArchiveError(f"{folder} holds no model.safetensors", "name the folder of a saved model")
+    return path.stat().st_size

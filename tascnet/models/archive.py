@@ -1,7 +1,6 @@
 """Saved models: weights in safetensors, the architecture as checked JSON; no pickle, no code."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tascnet.errors import ArchiveError, ConfigError
+from tascnet.errors import ArchiveError, ConfigError, first_line
 from tascnet.models.chains.custom import call_factory
 from tascnet.models.describe import construct, describe
-from tascnet.models.info import ModelInfo
+from tascnet.models.info import ModelInfo, with_info
 from tascnet.models.text import TextPreprocessing
 from tascnet.run.files import digest_file, read_json, write_json, write_whole
 
@@ -24,35 +23,37 @@ _VERSION = 1
 # Of architecture.json; the largest backbone takes 200 kB, the largest vocabulary some 4 MB.
 _LARGEST_TEXT = 1 << 24
 
+_STORABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _HINT = "save the model again, or copy its folder again"
 _OTHER_FOLDER = f"give the folder that holds {_ARCHITECTURE} and {_WEIGHTS}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Architecture:
-    tree: Any
-    channels_last: frozenset[str]
-    digest: str
-    info: ModelInfo
-
-
-def save(folder: Path, model: nn.Sequential, info: ModelInfo) -> None:
-    """Write a network to a folder, from which `load` gives it back to the last bit.
+def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = None) -> None:
+    """Write a network to a folder, from which `load` reads it back to the last bit.
 
     Args:
+        network: a chain. Blocks of classes outside torch.nn and tascnet need `factory=` to load.
         folder: made if missing; `model.safetensors` and `architecture.json` in it are replaced.
-        model: a chain. Layers of classes outside torch.nn and tascnet need `factory=` to load.
-        info: what is stored beside it.
+        info: what is stored beside it; None: its attribute `info`.
 
     Raises:
-        ArchiveError: a layer has arguments or weights that cannot be stored.
+        ArchiveError: a layer has arguments or weights that cannot be stored, or the network has no
+            `info`.
     """
-    tree = describe(model)
-    state = model.state_dict()
-    unknown = [key for key, tensor in state.items() if not _is_storable(tensor)]
+    if isinstance(network, str | Path):  # TEMPORARY: until all callers have the new order
+        network, folder = folder, network  # type: ignore
+    folder, info = Path(folder), info or getattr(network, "info", None)
+    if info is None:
+        raise ArchiveError(
+            "the network does not say which inputs and classes it has (`info`)",
+            "give a ModelInfo, or take the network from tascnet.backbone",
+        )
+    tree = describe(network)
+    state = network.state_dict()
+    unknown = [key for key, tensor in state.items() if tensor.dtype not in _STORABLE]
     if unknown:
-        raise ArchiveError(f"{unknown[0]} is a {state[unknown[0]].dtype}, but float or int64 is expected")
+        raise ArchiveError(f"{unknown[0]} is a {state[unknown[0]].dtype}, expected float or int64")
     # safetensors takes no channels_last tensors and none that share memory.
     packed = {key: _packed(tensor) for key, tensor in state.items()}
     write_whole(folder / _WEIGHTS, lambda path: safetensors.torch.save_file(packed, path))
@@ -82,68 +83,56 @@ def load(
         device: where the weights go.
 
     Returns:
-        The network, with the attributes `preprocessing`, `class_names` and `info`.
+        The network, with the attributes `preprocessing`, `class_names`, `info` and `factory`.
 
     Raises:
         ArchiveError: a file is missing, truncated, corrupt or not one of ours.
         ConfigError: the factory fails.
     """
     folder = Path(folder)
-    architecture = _read_architecture(folder / _ARCHITECTURE)
-    model = _construct(architecture, factory)
-    state = _read_weights(folder / _WEIGHTS, model, architecture)
-    model.load_state_dict(state, assign=True)
+    content = _read_architecture(folder / _ARCHITECTURE)
+    info: ModelInfo = content["info"]
+    original = call_factory(factory, len(info.class_names) or 1) if factory else None
+    # On meta: a wrong file must not take memory.
+    with torch.device("meta"):
+        model = construct(content.get("chain"), original)
+    if not isinstance(model, nn.Sequential):
+        raise ArchiveError(f"the saved model is a {type(model).__name__}, expected a chain", _HINT)
+    _check_input(model, info)
+    state = _read_weights(folder / _WEIGHTS, model, content["weights_digest"])
+    channels_last = frozenset(content["channels_last"])
+    restored = {key: _restored(tensor, key in channels_last) for key, tensor in state.items()}
+    model.load_state_dict(restored, assign=True)
     model.to(device).eval()
-    for name in ("preprocessing", "class_names"):
-        setattr(model, name, getattr(architecture.info, name))
-    model.info = architecture.info  # type: ignore[assignment]
-    return model
+    return with_info(model, info, factory=factory)
 
 
-def _read_architecture(path: Path) -> _Architecture:
+def _read_architecture(path: Path) -> dict[str, Any]:
+    """The content of the file, its own fields checked and `info` made; the tree is as it stands there."""
     if not path.is_file():
-        raise ArchiveError(
-            f"{str(path.parent)!r} is no saved model, for it has no {path.name}", _OTHER_FOLDER
-        )
+        raise ArchiveError(f"{str(path.parent)!r} is no saved model: it has no {path.name}", _OTHER_FOLDER)
     if path.stat().st_size > _LARGEST_TEXT:
         raise ArchiveError(f"{path} is larger than any architecture", _HINT)
     try:
         content = read_json(path)
     except (ValueError, OSError, RecursionError) as error:
-        raise ArchiveError(f"{path} cannot be read ({_first_line(error)})", _HINT) from error
+        raise ArchiveError(f"{path} cannot be read ({first_line(error)})", _HINT) from error
     if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
         raise ArchiveError(f"{path} does not describe a model of tascnet", _OTHER_FOLDER)
     if content.get("version") != _VERSION:
         raise ArchiveError(
-            f"{path} has version {str(content.get('version'))[:40]}, but {_VERSION} is expected",
+            f"{path} has version {str(content.get('version'))[:40]}, expected {_VERSION}",
             "use the tascnet that wrote it",
         )
-    return _parsed(content, path)
-
-
-def _parsed(content: Mapping[str, Any], path: Path) -> _Architecture:
-    channels_last, digest = content.get("channels_last"), content.get("weights_digest")
-    if not isinstance(channels_last, list) or not all(isinstance(key, str) for key in channels_last):
+    keys = content.get("channels_last")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ArchiveError(f"{path} has no list channels_last", _HINT)
-    if not isinstance(digest, str):
+    if not isinstance(content.get("weights_digest"), str):
         raise ArchiveError(f"{path} has no weights_digest", _HINT)
     try:
-        info = ModelInfo.from_dict(content.get("info"))
+        return {**content, "info": ModelInfo.from_dict(content.get("info"))}
     except ConfigError as error:
         raise ArchiveError(f"{path} is wrong ({error})", _HINT) from error
-    tree = content.get("chain")
-    return _Architecture(tree=tree, channels_last=frozenset(channels_last), digest=digest, info=info)
-
-
-def _construct(architecture: _Architecture, factory: Callable[..., nn.Sequential] | None) -> nn.Sequential:
-    original = call_factory(factory, len(architecture.info.class_names)) if factory else None
-    # Shapes alone: a wrong file must not take memory.
-    with torch.device("meta"):
-        model = construct(architecture.tree, original)
-    if not isinstance(model, nn.Sequential):
-        raise ArchiveError(f"the saved model is a {type(model).__name__}, but a chain is expected", _HINT)
-    _check_input(model, architecture.info)
-    return model
 
 
 def _check_input(model: nn.Module, info: ModelInfo) -> None:
@@ -164,21 +153,20 @@ def _check_input(model: nn.Module, info: ModelInfo) -> None:
         )
 
 
-def _read_weights(path: Path, model: nn.Module, architecture: _Architecture) -> dict[str, Tensor]:
+def _read_weights(path: Path, model: nn.Module, digest: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArchiveError(f"{str(path.parent)!r} has no {path.name}", _HINT)
     try:
         _check_header(path, model.state_dict())
-        if digest_file(path) != architecture.digest:
+        if digest_file(path) != digest:
             raise ArchiveError(f"{path} is corrupt, or not the file that belongs to {_ARCHITECTURE}", _HINT)
-        state = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArchiveError(f"{path} cannot be read ({_first_line(error)})", _HINT) from error
-    return {key: _restored(tensor, key in architecture.channels_last) for key, tensor in state.items()}
+        raise ArchiveError(f"{path} cannot be read ({first_line(error)})", _HINT) from error
 
 
 def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and types with the header; opening also compares its sizes with the file's."""
+    """Compare names, shapes and types with the header; opening the file checks its length."""
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         if names != set(expected):
@@ -192,13 +180,9 @@ def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
             if shape != tuple(tensor.shape) or kind not in wanted:
                 raise ArchiveError(
                     f"{path} holds {key!r} as {kind} {shape}, "
-                    f"but {'/'.join(wanted)} {tuple(tensor.shape)} is expected",
+                    f"expected {'/'.join(wanted)} {tuple(tensor.shape)}",
                     _HINT,
                 )
-
-
-def _is_storable(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 
 
 def _packed(tensor: Tensor) -> Tensor:
@@ -206,7 +190,7 @@ def _packed(tensor: Tensor) -> Tensor:
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    """By strides alone: for 1x1 kernels torch calls both formats contiguous, but tells them apart."""
+    """By strides alone: torch calls 1x1 kernels contiguous in both formats, although their strides differ."""
     if tensor.dim() != 4:
         return False
     _, channels, height, width = tensor.shape
@@ -218,7 +202,3 @@ def _restored(tensor: Tensor, channels_last: bool) -> Tensor:
     """A copy in memory of its own: the file's places are not aligned, and kernels round by alignment."""
     packed = not channels_last or tensor.dim() != 4
     return tensor.clone(memory_format=torch.contiguous_format if packed else torch.channels_last)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tascnet.errors import SurgeryError
+from tascnet.errors import SurgeryError, listed
 from tascnet.models.activations import ACTIVATIONS
 
 # Blocks of a head begin with this, but for the classifier, so that `head_start` finds them again.
@@ -33,16 +33,14 @@ class HeadSpec:
 
     def __post_init__(self) -> None:
         if any(neurons < 1 for neurons in self.hidden):
-            raise SurgeryError(f"hidden layers of {self.hidden} neurons, but at least 1 is expected in each")
+            raise SurgeryError(f"hidden layers have {self.hidden} neurons, expected at least 1 in each")
         _check_dropout(self.dropout)
         if self.activation not in ACTIVATIONS:
-            raise SurgeryError(
-                f"activation {self.activation!r} is unknown, but one of {', '.join(ACTIVATIONS)} is expected"
-            )
+            raise SurgeryError(f"there is no activation {self.activation!r}, expected {listed(ACTIVATIONS)}")
 
 
 def classifier_of(chain: nn.Sequential) -> nn.Linear:
-    """The last block of a chain, which gives one output a class.
+    """The last block of a chain, with one output for each class.
 
     Raises:
         SurgeryError: the last block is no `nn.Linear`.
@@ -50,7 +48,7 @@ def classifier_of(chain: nn.Sequential) -> nn.Linear:
     last = chain[-1] if len(chain) else None
     if not isinstance(last, nn.Linear):
         raise SurgeryError(
-            f"the last block of the chain is {type(last).__name__}, but an nn.Linear classifier is expected"
+            f"the last block of the chain is {type(last).__name__}, expected an nn.Linear classifier"
         )
     return last
 
@@ -85,7 +83,7 @@ def replace_head(chain: nn.Sequential, spec: HeadSpec, num_classes: int, *, seed
     """A chain with the same features and a new head.
 
     Args:
-        chain: gives `b x old_classes`; stays as it is, and shares its other blocks with the result.
+        chain: gives `b x old_classes`; not changed, shares its other blocks with the result.
         spec: the dense layers of the new head.
         num_classes: outputs of the new classifier.
         seed: of the new weights.
@@ -106,7 +104,8 @@ def with_head(chain: nn.Sequential, head: Iterable[tuple[str, nn.Module]]) -> nn
     """
     like = classifier_of(chain).weight
     placed = [(name, block.to(device=like.device, dtype=like.dtype)) for name, block in head]
-    return nn.Sequential(OrderedDict([*_features(chain), *placed]))
+    features = list(chain.named_children())[: head_start(chain)]
+    return nn.Sequential(OrderedDict([*features, *placed]))
 
 
 def with_dropout(chain: nn.Sequential, dropout: float) -> nn.Sequential:
@@ -119,14 +118,10 @@ def with_dropout(chain: nn.Sequential, dropout: float) -> nn.Sequential:
     dropped = chain[head_start(chain) : len(chain) - 1]
     if not all(isinstance(block, nn.Dropout) for block in dropped):
         raise SurgeryError(
-            "the head has hidden layers, but a classifier alone is expected", "replace the whole head instead"
+            "the head has hidden layers, expected a classifier alone", "replace the whole head instead"
         )
     middle = [(f"{HEAD_PREFIX}dropout0", nn.Dropout(dropout))] if dropout else []
     return with_head(chain, [*middle, ("classifier", classifier_of(chain))])
-
-
-def _features(chain: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    return list(chain.named_children())[: head_start(chain)]
 
 
 def dense_blocks(width: int, spec: HeadSpec, num_classes: int, *, seed: int) -> list[tuple[str, nn.Module]]:
@@ -136,7 +131,7 @@ def dense_blocks(width: int, spec: HeadSpec, num_classes: int, *, seed: int) -> 
         SurgeryError: `num_classes` is below 1.
     """
     if num_classes < 1:
-        raise SurgeryError(f"the number of classes is {num_classes}, but at least 1 is expected")
+        raise SurgeryError(f"the number of classes is {num_classes}, expected at least 1")
     generator = torch.Generator().manual_seed(seed)
     blocks: list[tuple[str, nn.Module]] = []
     if spec.dropout:
@@ -164,4 +159,4 @@ def _he_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Line
 
 def _check_dropout(dropout: float) -> None:
     if not 0.0 <= dropout < 1.0:
-        raise SurgeryError(f"dropout is {dropout}, but a number from 0 to below 1 is expected")
+        raise SurgeryError(f"dropout is {dropout}, expected a number from 0 to below 1")

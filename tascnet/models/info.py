@@ -1,19 +1,23 @@
 """What a network needs to be used: the images or texts that it expects, and where it comes from."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tascnet.errors import ConfigError
 from tascnet.models.text import TextPreprocessing
+from tascnet.options import Backbone, ImageBackbone, Options, option
 
-_INTERPOLATIONS = ("bilinear", "bicubic")
+if TYPE_CHECKING:
+    from torch import nn
+
+Chain = TypeVar("Chain", bound="nn.Sequential")
+
 _LARGEST_SIDE = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Options):
     """From an image to a network's input.
 
     Args:
@@ -27,32 +31,23 @@ class Preprocessing:
         ConfigError: a value has the wrong type or lies outside its bounds.
     """
 
-    size: int
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bilinear"
+    size: int = option(MISSING, "", minimum=1, maximum=_LARGEST_SIDE)
+    resize: int = option(MISSING, "", minimum=1, maximum=_LARGEST_SIDE)
+    mean: tuple[float, ...] = option(MISSING, "", unique=False)
+    std: tuple[float, ...] = option(MISSING, "", unique=False, above=0)
+    interpolation: str = option("bilinear", "", choices=("bilinear", "bicubic"))
 
-    def __post_init__(self) -> None:
-        for name in ("size", "resize"):
-            _check_side(name, getattr(self, name))
-        if self.resize < self.size:
-            raise ConfigError(
-                f"resize is {self.resize} pixels, but at least the size of {self.size} is expected"
-            )
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        if len(self.mean) != len(self.std):
-            raise ConfigError(
-                f"mean has {len(self.mean)} channels and std {len(self.std)}, but as many are expected"
-            )
-        if min(self.std) <= 0:
-            raise ConfigError(f"std is {self.std}, but numbers above zero are expected")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ConfigError(
-                f"interpolation is {self.interpolation!r}, "
-                f"but one of {', '.join(_INTERPOLATIONS)} is expected"
-            )
+    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+        yield (
+            self.resize < self.size,
+            f"`resize` is {self.resize} pixels, expected at least `size`, {self.size}",
+            None,
+        )
+        yield (
+            len(self.mean) != len(self.std),
+            f"`mean` has {len(self.mean)} channels and `std` {len(self.std)}, expected the same number",
+            None,
+        )
 
     @property
     def channels(self) -> int:
@@ -77,17 +72,31 @@ class Preprocessing:
         """
         return cls(**_exactly_the_fields(cls, content))
 
+    @classmethod
+    def of(cls, options: ImageBackbone) -> Self:
+        """The input that the options of a network give."""
+        return cls(
+            size=options.size,
+            resize=options.resize or round(options.size * 8 / 7),
+            mean=options.mean,
+            std=options.std,
+            interpolation=options.interpolation,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """What is stored beside a saved network.
 
     Args:
-        backbone: name of the chain that it was made from.
+        backbone: name of the network that it was made from.
         preprocessing: the images or texts that it expects.
         class_names: names of its outputs, in order.
         weights: which weights it started from.
         licence: the licence of those weights.
+        held_out: digest of the data set and of the validation and test samples, which it has not been
+            trained on; None where it is unknown.
+        first_searched: index of the first block that stage tune could change; None where it is unknown.
 
     Raises:
         ConfigError: a value has the wrong type.
@@ -98,67 +107,94 @@ class ModelInfo:
     class_names: tuple[str, ...]
     weights: str
     licence: str
+    held_out: str | None = None
+    first_searched: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("backbone", "weights", "licence"):
-            if not isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}, but a text is expected")
+        for name in ("backbone", "weights", "licence", "held_out"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "held_out" and value is None):
+                raise ConfigError(f"{name} is {value!r}, expected a text")
+        first = self.first_searched
+        if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 0):
+            raise ConfigError(f"first_searched is {first!r}, expected a whole number from 0")
         if not isinstance(self.preprocessing, Preprocessing | TextPreprocessing):
-            raise ConfigError(f"preprocessing is {self.preprocessing!r}, but a Preprocessing is expected")
-        object.__setattr__(self, "class_names", _texts("class_names", self.class_names))
+            raise ConfigError(f"preprocessing is {self.preprocessing!r}, expected a Preprocessing")
+        names = self.class_names
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"class_names is {names!r}, expected a list of texts")
+        object.__setattr__(self, "class_names", tuple(names))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON content."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
-            "backbone": self.backbone,
+            **values,
             "preprocessing": self.preprocessing.to_dict(),
             "class_names": list(self.class_names),
-            "weights": self.weights,
-            "licence": self.licence,
         }
 
     @classmethod
     def from_dict(cls, content: Any) -> Self:
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; `held_out` and `first_searched` may be absent.
 
         Raises:
             ConfigError: a field is missing, unknown or wrong.
         """
+        if isinstance(content, Mapping):
+            content = {"held_out": None, "first_searched": None, **content}
         values = _exactly_the_fields(cls, content)
-        preprocessing = _read_preprocessing(values["preprocessing"])
-        return cls(**{**values, "preprocessing": preprocessing})
+        preprocessing = values["preprocessing"]
+        is_text = isinstance(preprocessing, Mapping) and "vocabulary" in preprocessing
+        kind = TextPreprocessing if is_text else Preprocessing
+        return cls(**{**values, "preprocessing": kind.from_dict(preprocessing)})
 
 
-def _read_preprocessing(content: Any) -> Preprocessing | TextPreprocessing:
-    """Of texts where there is a vocabulary, else of images."""
-    is_text = isinstance(content, Mapping) and "vocabulary" in content
-    return TextPreprocessing.from_dict(content) if is_text else Preprocessing.from_dict(content)
+def with_info(
+    network: Chain,
+    info: ModelInfo,
+    *,
+    origin: Backbone | None = None,
+    factory: "Callable[..., nn.Sequential] | None" = None,
+) -> Chain:
+    """`network` with the attributes that every network of tascnet has.
+
+    Args:
+        network: a chain.
+        info: becomes the attributes `info`, `preprocessing` and `class_names`.
+        origin: the options that it was made by, where it comes from `tascnet.backbone`.
+        factory: `factory(num_classes)` makes chains with blocks of the user's own classes, where it has any.
+    """
+    attributes = {
+        "info": info,
+        "preprocessing": info.preprocessing,
+        "class_names": info.class_names,
+        "origin": origin,
+        "factory": factory,
+    }
+    for name, value in attributes.items():
+        setattr(network, name, value)
+    return network
+
+
+def info_of(network: Any) -> ModelInfo:
+    """The attribute `info` of a network.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    info = getattr(network, "info", None)
+    if not isinstance(info, ModelInfo):
+        raise ConfigError(
+            "the network does not say which inputs and classes it has (`info`)",
+            "take it through tascnet.backbone or tascnet.load",
+        )
+    return info
 
 
 def _exactly_the_fields(cls: type[Any], content: Any) -> dict[str, Any]:
     expected = {field.name for field in fields(cls)}
     if not isinstance(content, Mapping) or set(content) != expected:
         came = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        raise ConfigError(f"{cls.__name__} needs exactly the fields {sorted(expected)}, but got {came}")
+        raise ConfigError(f"{cls.__name__} needs exactly the fields {sorted(expected)}, got {came}")
     return dict(content)
-
-
-def _check_side(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_SIDE:
-        raise ConfigError(f"{name} is {value!r}, but a whole number from 1 to {_LARGEST_SIDE} is expected")
-
-
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    if not isinstance(values, list | tuple) or not values or not all(map(_is_number, values)):
-        raise ConfigError(f"{name} is {values!r}, but one finite number for each channel is expected")
-    return tuple(float(value) for value in values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _texts(name: str, values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
-        raise ConfigError(f"{name} is {values!r}, but a list of texts is expected")
-    return tuple(values)

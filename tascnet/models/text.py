@@ -19,7 +19,7 @@ PADDING, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = (PADDING, UNKNOWN)
 _LONGEST_TEXT = 4096
 _LARGEST_VOCABULARY = 1 << 17
-# In letters; what is longer is no word of a language, and unknown.
+# In letters; anything longer is no word of a language.
 _LONGEST_WORD = 100
 
 
@@ -29,7 +29,7 @@ class TextPreprocessing:
 
     Args:
         max_tokens: texts are padded or cut to `T` tokens.
-        vocabulary: the words that have a number; `[PAD]` is 0, `[UNK]`, all other words, is 1.
+        vocabulary: words in the order of their numbers: `[PAD]` is 0; `[UNK]`, for all other words, is 1.
 
     Raises:
         ConfigError: a value has the wrong type or lies outside its bounds.
@@ -42,7 +42,7 @@ class TextPreprocessing:
         tokens = self.max_tokens
         if not isinstance(tokens, int) or isinstance(tokens, bool) or not 1 <= tokens <= _LONGEST_TEXT:
             raise ConfigError(
-                f"max_tokens is {tokens!r}, but a whole number from 1 to {_LONGEST_TEXT} is expected"
+                f"`max_tokens` is {tokens!r}, expected a whole number from 1 to {_LONGEST_TEXT}"
             )
         object.__setattr__(self, "vocabulary", _checked(self.vocabulary))
 
@@ -66,7 +66,7 @@ class TextPreprocessing:
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_tokens)
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts have more than `T` tokens, so that `encode` leaves out their end."""
+        """How many of the texts have more than `T` tokens, so that `encode` cuts them."""
         return sum(bool(row.overflowing) for row in self._tokenizer.encode_batch(list(texts)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,38 +99,38 @@ class TextPreprocessing:
         return tokenizer
 
 
-def learn_vocabulary(texts: Iterable[str], known: Sequence[str] = SPECIAL) -> tuple[str, ...]:
-    """The vocabulary of some texts, after the words that have a number already.
+def learn_vocabulary(texts: Iterable[str], vocabulary: Sequence[str] = SPECIAL) -> tuple[str, ...]:
+    """A vocabulary extended by the words of some texts.
 
     Args:
         texts: training texts.
-        known: a vocabulary; its words keep their numbers.
+        vocabulary: the one to extend; its words keep their numbers.
 
     Returns:
-        `known`, then the new words, the most frequent first.
+        `vocabulary`, then the new words, the most frequent first.
 
     Raises:
-        ConfigError: `known` is no vocabulary.
+        ConfigError: `vocabulary` is none.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.trainers import WordLevelTrainer
 
-    known = _checked(known)
+    vocabulary = _checked(vocabulary)
     tokenizer = _splitting(Tokenizer(WordLevel(unk_token=UNKNOWN)))
     trainer = WordLevelTrainer(
         vocab_size=_LARGEST_VOCABULARY, special_tokens=list(SPECIAL), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     numbers = tokenizer.get_vocab()
-    present = set(known)
+    present = set(vocabulary)
     ordered = sorted(numbers, key=numbers.__getitem__)
     new = [word for word in ordered if word not in present and len(word) <= _LONGEST_WORD]
-    return (*known, *new)[:_LARGEST_VOCABULARY]
+    return (*vocabulary, *new)[:_LARGEST_VOCABULARY]
 
 
 def normalise(text: str) -> str:
-    """The same for texts that a network sees as the same: their words, joined by spaces."""
+    """A text's words, joined by spaces: equal for texts that are equal to a network."""
     normaliser, splitter = _rules()
     return " ".join(word for word, _ in splitter.pre_tokenize_str(normaliser.normalize_str(text)))
 
@@ -155,11 +155,11 @@ def _checked(vocabulary: Any) -> tuple[str, ...]:
         raise ConfigError(f"a vocabulary is a list of different words that begins with {', '.join(SPECIAL)}")
     if len(vocabulary) > _LARGEST_VOCABULARY:
         raise ConfigError(
-            f"the vocabulary has {len(vocabulary)} words, but at most {_LARGEST_VOCABULARY} are expected"
+            f"the vocabulary has {len(vocabulary)} words, expected at most {_LARGEST_VOCABULARY}"
         )
     try:
         "".join(vocabulary).encode()
     except UnicodeEncodeError as error:
         letter = error.object[error.start]
-        raise ConfigError(f"the vocabulary holds {letter!a}, but words in Unicode are expected") from error
+        raise ConfigError(f"the vocabulary holds {letter!a}, expected words in Unicode") from error
     return tuple(vocabulary)

@@ -1,4 +1,4 @@
-"""Networks of words that move to texts with other words."""
+"""Text networks for texts with other words: vocabularies of weight files, and files of word vectors."""
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
@@ -7,45 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import ConfigError, WeightsError
-from tascnet.models.text import SPECIAL, TextPreprocessing, normalise
-from tascnet.models.weights import Backbone, build_backbone, read_metadata
+from tascnet.errors import ConfigError, WeightsError, first_line
+from tascnet.models.text import TextPreprocessing, normalise
+from tascnet.models.weights import read_metadata
 
 # Key of the metadata in which a weight file keeps its vocabulary.
 VOCABULARY = "vocabulary"
-# Vectors of words that nothing is known of; the width of the uniform distribution.
+# New words draw their vectors uniformly from -0.25 to 0.25.
 _SPREAD = 0.25
-
-
-def build_textcnn(
-    *, weights: str | Path, embedding_width: int, filters: int, num_classes: int | None = None, seed: int = 0
-) -> tuple[Backbone, tuple[str, ...]]:
-    """The text network and the words that it knows.
-
-    Args:
-        weights: `random`, or the path of a `.safetensors` file with a vocabulary.
-        embedding_width: numbers in a word's vector.
-        filters: of each convolution.
-        num_classes: outputs where no weight file tells; None: 10.
-        seed: of random weights.
-
-    Raises:
-        WeightsError: the weights are missing, without vocabulary, or those of another network.
-    """
-    if weights == "pretrained":
-        raise WeightsError(
-            "textcnn has no published weights that can be downloaded",
-            "give the file that stage=pretrain writes as backbone.weights=<file>, or backbone.weights=random",
-        )
-    known = SPECIAL if weights == "random" else _read_vocabulary(Path(weights).expanduser())
-    options = {"words": len(known), "embedding_width": embedding_width, "filters": filters}
-    backbone = build_backbone("textcnn", weights=weights, options=options, num_classes=num_classes, seed=seed)
-    return backbone, known
 
 
 def with_vocabulary(
     chain: nn.Sequential,
-    known: Sequence[str],
+    vocabulary: Sequence[str],
     words: Sequence[str],
     *,
     vectors: Mapping[str, Tensor] | None = None,
@@ -54,21 +28,21 @@ def with_vocabulary(
     """A text network for another vocabulary.
 
     Args:
-        chain: begins with an `nn.Embedding` of the words `known`; stays as it is, shares its other blocks.
-        known: its vocabulary.
-        words: the vocabulary wanted.
-        vectors: of some words, `d`; they win over the chain's.
+        chain: begins with an `nn.Embedding`; not changed, shares its other blocks with the result.
+        vocabulary: the chain's.
+        words: the vocabulary of the result.
+        vectors: of some words, `d`; they take precedence over the chain's.
         seed: of the vectors of words that are in neither.
 
     Returns:
-        A chain whose embedding has a row for each of `words`: those of known words are copied.
+        A chain whose embedding has a row for each of `words`; those of words in `vocabulary` are copied.
     """
     old = chain[0]
     assert isinstance(old, nn.Embedding), "a text network begins with its embedding"
     generator = torch.Generator().manual_seed(seed)
     width = old.embedding_dim
     rows = torch.empty(len(words), width).uniform_(-_SPREAD, _SPREAD, generator=generator)
-    places = {word: number for number, word in enumerate(known)}
+    places = {word: number for number, word in enumerate(vocabulary)}
     copied = [(new, places[word]) for new, word in enumerate(words) if word in places]
     rows[[new for new, _ in copied]] = old.weight.detach().float().cpu()[[at for _, at in copied]]
     for number, word in enumerate(words):
@@ -86,7 +60,7 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
 
     Args:
         path: UTF-8 text.
-        words: a vocabulary; other words of the file are passed over.
+        words: a vocabulary; other words of the file are skipped.
         width: numbers in each vector.
 
     Raises:
@@ -94,7 +68,7 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
         ConfigError: its vectors have another width.
     """
     if not path.is_file():
-        raise WeightsError(f"backbone.vectors={path} is no file", "give a text file in GloVe's format")
+        raise WeightsError(f"`vectors={path}` is no file", "give a text file in GloVe's format")
     wanted = set(words)
     found: dict[str, Tensor] = {}
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -102,7 +76,7 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
             # word2vec's text format begins with the numbers of words and of dimensions.
             if number == 1 and len(head := line.split()) == 2:
                 if head[1].isdigit() and int(head[1]) != width:
-                    raise _other_width(path, number, "promises", int(head[1]), width)
+                    raise _other_width(path, number, "announces", int(head[1]), width)
                 continue
             word, numbers = _entry(line, width, path, number)
             if (key := normalise(word)) in wanted and key not in found:
@@ -111,7 +85,7 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
 
 
 def _entry(line: str, width: int, path: Path, number: int) -> tuple[str, list[str]]:
-    """A line's word and numbers; GloVe's own files have words with spaces, though not the first."""
+    """A line's word and numbers; in GloVe's own files words have spaces, though not the first."""
     parts = line.rstrip().split(" ")
     word, numbers = " ".join(parts[:-width]), parts[-width:]
     if not word or (number == 1 and " " in word):
@@ -121,9 +95,8 @@ def _entry(line: str, width: int, path: Path, number: int) -> tuple[str, list[st
 
 def _other_width(path: Path, number: int, does: str, came: int, width: int) -> ConfigError:
     return ConfigError(
-        f"line {number} of {path} {does} {came} numbers, but vectors of "
-        f"backbone.embedding_width={width} are expected",
-        f"give backbone.embedding_width={came}, or a file of other vectors",
+        f"line {number} of {path} {does} {came} numbers, expected `embedding_width={width}`",
+        f"give `embedding_width={came}`, or a file of other vectors",
     )
 
 
@@ -137,15 +110,19 @@ def _vector(numbers: Sequence[str], path: Path, line: int) -> Tensor:
     return vector
 
 
-def _read_vocabulary(path: Path) -> tuple[str, ...]:
+def read_vocabulary(path: Path) -> tuple[str, ...]:
+    """The words that a weight file of a text network knows.
+
+    Raises:
+        WeightsError: the file is missing, or holds no vocabulary.
+    """
     if not path.is_file():
-        raise WeightsError(f"weights {str(path)!r} are no file", "give random, or a path that exists")
-    hint = "give the .safetensors file that stage=pretrain writes for textcnn"
+        raise WeightsError(f"`weights={path}` is no file", "give `random`, or a path that exists")
+    hint = "give the .safetensors file that `pretrain` writes for textcnn"
     words = read_metadata(path).get(VOCABULARY)
     if words is None:
-        raise WeightsError(f"weights {path} hold no vocabulary", hint)
+        raise WeightsError(f"the weights {path} hold no vocabulary", hint)
     try:
         return TextPreprocessing(max_tokens=1, vocabulary=words).vocabulary
     except ConfigError as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"the vocabulary of {path} cannot be read ({reason})", hint) from error
+        raise WeightsError(f"the vocabulary of {path} cannot be read ({first_line(error)})", hint) from error

@@ -1,14 +1,19 @@
 """How filters moved through training, in a form that does not grow with the epochs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 from tascnet.inherit.filters import filter_matrices, gram
+from tascnet.run.files import write_whole
 from tascnet.surgery import WidthGroup
 
+# The file of a recorded history, beside a network.
+HISTORY = "history.safetensors"
 # Columns of a filter matrix that are taken to float64 at a time: bounds the memory of wide linear layers.
 _COLUMNS = 4096
 
@@ -25,8 +30,8 @@ class FilterHistory:
     own kernel; layers that are concatenated are groups of their own. The similarity of channels `i` and
     `j` is thus `sum_e sum_l <w_eli, w_elj> / (|.| |.|)` over epochs `e` and filter layers `l`.
 
-    Once filters are removed their rows and columns go. What a remaining filter's weights for inputs that
-    were removed since have added to earlier epochs stays part of its history.
+    With filters that are removed their rows and columns are. What a kept filter's weights for inputs that
+    were removed since have added to earlier epochs remains part of its history.
 
     Args:
         groups: the width groups to watch.
@@ -99,3 +104,19 @@ class FilterHistory:
             self._gram[name] = state[f"{name}/gram"].to("cpu", copy=True)
             self._l1[name] = state[f"{name}/l1"].to("cpu", copy=True)
         self.epochs = int(state["epochs"])
+
+
+def write_history(folder: Path, history: FilterHistory) -> None:
+    """Keep a recorded history beside a network."""
+    state = {name: value.contiguous() for name, value in history.state_dict().items()}
+    write_whole(folder / HISTORY, lambda file: safetensors.torch.save_file(state, file))
+
+
+def read_history(folder: Path, groups: Sequence[WidthGroup]) -> FilterHistory:
+    """The part of a recorded history that is of these groups: others have become too narrow since."""
+    names, history = {group.name for group in groups}, FilterHistory(groups)
+    known = safetensors.torch.load_file(folder / HISTORY)
+    history.load_state_dict(
+        {k: v for k, v in known.items() if k == "epochs" or k.rpartition("/")[0] in names}
+    )
+    return history

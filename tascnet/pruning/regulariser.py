@@ -74,7 +74,6 @@ class PairRegulariser:
         groups: its width groups.
         pairs: by group name, pairs of filters.
         kind: one of `KINDS`.
-        weight: factor of the penalty.
     """
 
     def __init__(
@@ -83,13 +82,11 @@ class PairRegulariser:
         groups: Sequence[WidthGroup],
         pairs: Mapping[str, Sequence[tuple[int, int]]],
         kind: str = "per_group_mean",
-        weight: float = 1.0,
     ) -> None:
         self._model = model
         self._groups = {group.name: group for group in groups if pairs.get(group.name)}
         self._pairs = {name: list(pairs[name]) for name in self._groups}
         self._kind = kind
-        self._weight = weight
 
     def _values(self) -> dict[str, Tensor]:
         return {
@@ -98,8 +95,8 @@ class PairRegulariser:
         }
 
     def __call__(self) -> Tensor:
-        """The weighted penalty of the network as it is now; a scalar that gradients flow through."""
-        return self._weight * pair_penalty(self._values(), self._kind)
+        """The penalty of the network as it is now; a scalar that gradients flow through."""
+        return pair_penalty(self._values(), self._kind)
 
     def parameters(self) -> list[nn.Parameter]:
         """The weights that the penalty moves."""
@@ -124,9 +121,9 @@ def gradient_ratio(penalty: Tensor, loss: Tensor, parameters: Iterable[nn.Parame
     """Size of the penalty's gradient against the loss's; below `INERT_RATIO` the penalty is inert.
 
     Args:
-        penalty: scalar, weighted.
+        penalty: scalar.
         loss: scalar, from the same network.
-        parameters: the weights to look at; those that are frozen do not count.
+        parameters: the weights to look at; frozen ones are left out.
 
     Returns:
         The ratio of the two Euclidean norms; infinite where only the loss's is zero.

@@ -1,21 +1,24 @@
-"""What a stage found, as tables on the terminal and as a self-contained page.
+"""What a stage found: tables and sentences for the terminal, and a self-contained page.
 
-Words: a model's record has the keys of `metrics.json` (accuracies are fractions in [0, 1]); a trial is
-a line of `trials.jsonl`, an iteration a line of `iterations.jsonl`; a change is relative to the first
-model of a table, for accuracies in percentage points.
+A change is relative to the first model of a table; for accuracies it is in percentage points.
 """
 
+from tascnet.report.page import models_html
+from tascnet.report.plots import models_plot
 from tascnet.report.pretrain import pretrain_report
 from tascnet.report.prune import prune_report
-from tascnet.report.speed import speed_lines
-from tascnet.report.tables import front_table, insight_lines, layerwise_table, models_table, widths_table
+from tascnet.report.sentences import insight_lines, speed_lines
+from tascnet.report.tables import front_table, layerwise_table, models_table, models_text, widths_table
 from tascnet.report.tune import tune_report
 
 __all__ = [
     "front_table",
     "insight_lines",
     "layerwise_table",
+    "models_html",
+    "models_plot",
     "models_table",
+    "models_text",
     "pretrain_report",
     "prune_report",
     "speed_lines",

@@ -1,50 +1,73 @@
-"""What both reports share: models, headline, notes; a self-contained page, written whole or not at all."""
+"""What all pages share: headline, table of models, notes, and how a self-contained file is written."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tascnet.errors import plural
 from tascnet.report import numbers
-from tascnet.report.tables import model_cells, model_columns
-from tascnet.run.files import write_whole
-
-Row = Mapping[str, Any]
-
-_HEADLINE = ("test_accuracy", "params", "flops", "latency_ms")
+from tascnet.report.tables import COLUMNS, KEY_FIGURES, headings, model_cells
+from tascnet.run.files import write_text
+from tascnet.run.records import ModelMetrics, StageMetrics
 
 
-def page(
-    stage: str, metrics: Row, *, result: str, against: str, described: Mapping[str, str]
+def stage_page(
+    stage: str,
+    metrics: StageMetrics,
+    *,
+    facts: Iterable[str],
+    described: Mapping[str, str],
+    result: str = "after",
+    against: str | None = None,
 ) -> dict[str, Any]:
-    """The parts that both pages have, by the names of the base template.
+    """The parts of a stage's page that the base template shows.
 
     Args:
-        stage: tune or prune.
-        metrics: content of `metrics.json`.
-        result: name of the model that the stage made.
-        against: name of the model to compare it with.
+        stage: its name.
+        metrics: of the stage.
+        facts: of the search, pruning or training, for the line below the title.
         described: what each model is, by name.
+        result: name of the model that the stage made.
+        against: name of the model that the headline compares it with; None: no headline.
     """
-    models = metrics.get("models") or {}
-    columns = model_columns(models)
+    counts = metrics.samples
+    sizes = f"{counts.train:,} training, {counts.val:,} validation, {counts.test:,} test samples"
+    about = [
+        f"seed {metrics.seed}",
+        numbers.duration(metrics.seconds),
+        f"{counts.classes:,} classes; {sizes}",
+    ]
+    if counts.skipped:
+        about.append(f"{plural(counts.skipped, 'unreadable file')} skipped")
+    about += [f"origin: {counts.origin}"] if counts.origin else []
+    about += [f"licence: {counts.licence}"] if counts.licence else []
     return {
         "stage": stage,
-        "title": _title(stage, metrics),
-        "facts": _facts(metrics),
-        "headline": _headline(models, described, result, against),
-        "columns": columns,
-        "models": model_cells(models, columns),
-        "result": result,
-        "described": described,
+        "title": f"{metrics.backbone} on {metrics.dataset}",
+        "facts": [*about, *facts],
+        "headline": _headline(metrics.models, described, result, against) if against else None,
         "notes": _notes(metrics),
+        **_models(metrics.models, described, result),
     }
 
 
-def write(path: Path, template: str, content: Mapping[str, Any]) -> None:
+def models_html(models: Mapping[str, ModelMetrics]) -> str:
+    """The table of models as an HTML element, for a notebook."""
+    return _templates().get_template("models.html").render(_models(models))
+
+
+def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
     """Render a template and write the page whole or not at all."""
+    text = _templates().get_template(template).render(content)
+    # Names of files may hold bytes that are no UTF-8.
+    write_text(path, text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+
+
+@cache
+def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("tascnet.report"),
         autoescape=True,
@@ -52,88 +75,46 @@ def write(path: Path, template: str, content: Mapping[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(content)
-    write_whole(path, partial(_write_text, text=text))
+    for name in ("count", "percent", "milliseconds", "duration", "gap", "change", "plain", "decimal"):
+        environment.filters[name] = getattr(numbers, name)
+    return environment
 
 
-def _write_text(temporary: Path, *, text: str) -> None:
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def _title(stage: str, metrics: Row) -> str:
-    names = [metrics[key] for key in ("backbone", "dataset") if metrics.get(key)]
-    return " on ".join(names) or f"Report of stage {stage}"
-
-
-def _facts(metrics: Row) -> list[str]:
-    facts = []
-    if metrics.get("seed") is not None:
-        facts.append(f"seed {metrics['seed']}")
-    if metrics.get("seconds") is not None:
-        facts.append(numbers.duration(metrics["seconds"]))
-    return [*facts, *_samples(metrics.get("samples"))]
-
-
-def _samples(samples: Row | None) -> list[str]:
-    """Number, source and licence of the samples, as far as they are known."""
-    if samples is None:
-        return []
-    counts = ", ".join(
-        f"{samples[key]:,} {name}"
-        for key, name in (("train", "training"), ("val", "validation"), ("test", "test"))
-    )
-    facts = [f"{samples['classes']:,} classes; {counts} samples"]
-    if samples["skipped"]:
-        facts.append(f"{samples['skipped']:,} files left out as unreadable")
-    return [*facts, *(f"{key}: {samples[key]}" for key in ("source", "licence") if samples[key])]
-
-
-def stop_fact(metrics: Row) -> list[str]:
-    return [f"stopped: {metrics['stopped']}"] if metrics.get("stopped") else []
+def _models(
+    models: Mapping[str, ModelMetrics], described: Mapping[str, str] | None = None, result: str = ""
+) -> dict[str, Any]:
+    return {
+        "headings": headings(model.batch for model in models.values()),
+        "models": model_cells(models),
+        "described": described or {},
+        "result": result,
+    }
 
 
 def _headline(
-    models: Mapping[str, Row], described: Mapping[str, str], result: str, against: str
-) -> dict[str, Any] | None:
+    models: Mapping[str, ModelMetrics], described: Mapping[str, str], result: str, against: str
+) -> dict[str, Any]:
     """The result's key figures beside those of the model that it is fair to compare it with."""
-    if result not in models or against not in models:
-        return None
-    pair = {against: models[against], result: models[result]}
-    columns = [column for column in model_columns(pair) if column.key in _HEADLINE]
-    (_, references), (_, cells) = model_cells(pair, columns)
+    (_, references), (_, cells) = model_cells({against: models[against], result: models[result]})
     tiles = [
-        {
-            "label": _LABELS[column.key],
-            "value": cell.value,
-            "change": cell.change,
-            "reference": reference.value,
-        }
-        for column, cell, reference in zip(columns, cells, references, strict=True)
+        {"label": KEY_FIGURES[key], "value": cell.value, "change": cell.change, "reference": reference.value}
+        for key, cell, reference in zip(COLUMNS, cells, references, strict=True)
+        if key in KEY_FIGURES
     ]
     caption = f"{result} ({described[result]}) compared with {against} ({described[against]})"
     return {"tiles": tiles, "caption": caption}
 
 
-_LABELS = {
-    "test_accuracy": "test accuracy",
-    "params": "parameters",
-    "flops": "FLOPs",
-    "latency_ms": "latency, batch 1",
-}
+def _notes(metrics: StageMetrics) -> list[tuple[str, str]]:
+    def distinct(values: Iterable[object]) -> str:
+        return " / ".join(dict.fromkeys(map(str, values)))
 
-
-def _notes(metrics: Row) -> list[tuple[str, str]]:
-    models = list((metrics.get("models") or {}).values())
-    notes = []
-    for name, key in (("FLOPs", "flops_counted"), ("device", "device"), ("CPU threads", "threads")):
-        values = dict.fromkeys(str(model[key]) for model in models if model.get(key) is not None)
-        notes += [(name, " / ".join(values))] if values else []
-    if models and "latency_ms" in models[0]:
-        notes.append(("latency", "median of repeated forward passes, models timed in turn"))
-    if metrics.get("machine"):
-        machine = metrics["machine"]
-        names = dict.fromkeys(machine[key] for key in ("name", "cpu") if machine.get(key))
-        notes.append(("machine", ", ".join(names)))
-    if metrics.get("versions"):
-        notes.append(("versions", ", ".join(f"{name} {text}" for name, text in metrics["versions"].items())))
-    return notes
+    models, machine = metrics.models.values(), metrics.machine
+    return [
+        ("FLOPs", distinct(model.flops_counted for model in models)),
+        ("device", distinct(model.device for model in models)),
+        ("CPU threads", distinct(model.threads for model in models)),
+        ("latency", "median of repeated forward passes, models timed in turn"),
+        ("machine", ", ".join(dict.fromkeys(name for name in (machine.name, machine.cpu) if name))),
+        ("versions", ", ".join(f"{name} {version}" for name, version in metrics.versions.items())),
+    ]

@@ -1,27 +1,26 @@
 """Figures that take their colours and their typeface from the page they stand in."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import StringIO
-from typing import Any
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins that no other part of a figure uses; each becomes a variable of the page's style sheet.
-INK, MUTED, GRID, ACCENT, SECOND, BAD, SURFACE, BAR = (f"#0{i}0{i}0{i}" for i in range(1, 9))
-_VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    GRID: "var(--grid)",
-    ACCENT: "var(--accent)",
-    SECOND: "var(--second)",
-    BAD: "var(--bad)",
-    SURFACE: "var(--surface)",
-    BAR: "var(--bar)",
+from tascnet.run.files import digest_json
+
+P = ParamSpec("P")
+
+# Stand-ins that no other part of a figure uses, by their names in the style sheet.
+_COLOURS = {
+    name: f"#0{i}0{i}0{i}"
+    for i, name in enumerate(("ink", "muted", "grid", "accent", "second", "bad", "surface", "bar"), start=1)
 }
+INK, MUTED, GRID, ACCENT, SECOND, BAD, SURFACE, BAR = _COLOURS.values()
+_STYLE = Path(__file__).with_name("templates") / "style.css"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tascnet",
@@ -42,45 +41,48 @@ _SETTINGS: Any = {
 }
 
 
-def draw(name: str, size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """A figure as an `<svg>` element to stand in a page.
+def plotted(size: tuple[float, float], paint: Callable[Concatenate[Axes, P], None]) -> Callable[P, str]:
+    """A function that draws on axes as one that gives a figure, see `draw`."""
+
+    def plot(*args: P.args, **kwargs: P.kwargs) -> str:
+        return draw(size, lambda figure: paint(figure.add_subplot(), *args, **kwargs))
+
+    return plot
+
+
+def draw(size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    """A figure as an `<svg>` element to stand in a page, whose style sheet gives its colours.
 
     Args:
-        name: makes the element's ids differ from those of other figures in the page.
         size: width and height in inches; the page scales the figure to its column.
         paint: draws on the empty figure.
     """
-    with _settings():
-        figure = Figure(figsize=size, layout="constrained")
-        figure.patch.set_alpha(0.0)
+    svg = _drawn(size, paint)
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg, count=1)
+    # No id occurs in two figures of a page.
+    own = f"f{digest_json(svg)[:8]}-"
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{own}", svg)
+    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", svg)
+    for variable, colour in _COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg.strip()
+
+
+def draw_file(size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+    """A figure as the content of an SVG file, in the light colours of the pages."""
+    svg = _drawn(size, paint, background="#ffffff")
+    light = dict(re.findall(r"--(\w+): (#\w+)", _STYLE.read_text().partition("@media")[0]))
+    for variable, colour in _COLOURS.items():
+        svg = svg.replace(colour, light[variable])
+    return re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 sans-serif", svg)
+
+
+def _drawn(size: tuple[float, float], paint: Callable[[Figure], None], background: str = "none") -> str:
+    with mpl.rc_context(rc=_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained", facecolor=background)
         paint(figure)
         text = StringIO()
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(text.getvalue(), name)
-
-
-def quiet_axes(axes: Axes, *, grid: str = "y") -> None:
-    """No box and no tick marks, faint grid lines in one direction behind the data."""
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.tick_params(length=0)
-    axes.grid(axis="x" if grid == "x" else "y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-@contextmanager
-def _settings() -> Iterator[None]:
-    with mpl.rc_context(rc=_SETTINGS):
-        yield
-
-
-def _inline(text: str, name: str) -> str:
-    svg = text[text.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg, count=1)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
-    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    return svg.strip()
+    return text.getvalue()

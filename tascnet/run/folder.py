@@ -15,6 +15,8 @@ from tascnet.options import Options
 from tascnet.run.console import log_file
 from tascnet.run.files import read_json, write_json
 
+# The preset of stage prune whose folder is called `prune`; those of others are called `prune-<preset>`.
+DEFAULT_PRUNE = "reconstruction"
 # Options that say where something lies, whose digest is among the inputs.
 PLACES = {"root", "csv", "vectors"}
 # What the digests among the inputs say when they differ.
@@ -69,6 +71,11 @@ def _counting(options: Options) -> dict[str, Any]:
 def _extendable(options: Options) -> set[str]:
     fixed: frozenset[str] = getattr(options, "fixed", frozenset())
     return {entry.name for entry in fields(options) if entry.metadata.get("extendable")} - fixed
+
+
+def cache_folder(cache: str | Path | None) -> Path:
+    """Where runs share what they have computed; None: `outputs/cache` in the working folder."""
+    return Path("outputs/cache" if cache is None else cache).expanduser()
 
 
 @contextmanager

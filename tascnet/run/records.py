@@ -4,13 +4,14 @@ Accuracies are fractions in [0, 1], `flops` are those of one sample, sizes bytes
 """
 
 import json
+import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from tascnet.errors import RunFolderError
+from tascnet.errors import RunFolderError, listed
 from tascnet.run.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 
 # Of all records: a file of another version is refused.
@@ -21,7 +22,14 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """One epoch of a training; `val_*` are None where there is no validation split."""
+    """One epoch of a training.
+
+    Args:
+        epoch: its number, from 1.
+        train_loss: mean over its steps.
+        val_loss, val_accuracy: after it; None where there is no validation split.
+        seconds: time it took.
+    """
 
     epoch: int
     train_loss: float
@@ -32,7 +40,14 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """A training: its best epoch, whose weights are kept, and all epochs."""
+    """A training: its best epoch, whose weights are kept, and all epochs.
+
+    Args:
+        val_accuracy, val_loss: of the best epoch; None where there is no validation split.
+        best_epoch: its number.
+        seconds: of all epochs.
+        epochs: all of them.
+    """
 
     val_accuracy: float | None
     val_loss: float | None
@@ -53,7 +68,7 @@ class StepRecord:
         frozen: layers from that block on that stayed as they were.
         val_accuracy_after_cut: in pruning, before retraining.
         pairs_similarity_before: mean similarity of the pairs before they were pulled together.
-        pairs_similarity_after: after it.
+        pairs_similarity_after: mean similarity afterwards.
         block: name of the block that was removed in place of filters.
     """
 
@@ -73,10 +88,19 @@ class ModelMetrics:
     """A network's accuracy and cost.
 
     Args:
+        val_accuracy: on the validation samples.
+        test_accuracy: on the test samples.
+        params: parameters of the whole network.
+        trainable_params: those that were trained last.
+        flops: of one sample.
         flops_counted: which operations fvcore counts, and which it does not.
+        size_bytes: of its files.
         latency_ms: median for one sample.
-        latency_ms_spread: 10th and 90th percentile.
         latency_ms_batch: median for `batch` samples.
+        latency_ms_spread, latency_ms_batch_spread: 10th and 90th percentile.
+        batch: samples in a pass beside one sample.
+        threads: CPU threads of the passes.
+        device: of the passes, such as `cpu` or `cuda:0`.
     """
 
     val_accuracy: float
@@ -97,7 +121,15 @@ class ModelMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCounts:
-    """How many samples there are, where they come from, and under which licence."""
+    """How many samples there are, where they come from, and under which licence.
+
+    Args:
+        classes: number of classes.
+        train, val, test: samples of the split.
+        skipped: unreadable files that were left out.
+        origin: who publishes the data set; empty where that is not known.
+        licence: of the data set; empty where that is not known.
+    """
 
     classes: int
     train: int
@@ -110,7 +142,15 @@ class SampleCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The device that latencies were measured on, the processor and torch's version."""
+    """The device that latencies were measured on.
+
+    Args:
+        device: such as `cpu` or `cuda:0`.
+        name: of the accelerator, or else of the processor.
+        cpu: name of the processor.
+        threads: CPU threads.
+        torch: version of torch.
+    """
 
     device: str
     name: str
@@ -126,10 +166,13 @@ class StageMetrics:
     Args:
         models: by name.
         dataset: name of the data set.
+        samples: their numbers and origin.
         backbone: name of the network.
+        machine: that latencies were measured on.
         measure: options by which latencies were measured.
         budget: options that may be changed when the stage is resumed, as they were.
         seconds: of all work behind the stage, whichever process did it.
+        seed: of the run.
         versions: of Python and of the packages that can change a number.
     """
 
@@ -145,9 +188,87 @@ class StageMetrics:
     versions: dict[str, str]
 
 
+# What becomes of a trial.
+STATUSES = ("ok", "failed", "stopped", "infeasible")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial of a search: a line of `trials.jsonl`.
+
+    Args:
+        trial: its number.
+        depth: the depth at which it was proposed.
+        config: its configuration, canonical.
+        status: `ok`; `stopped` early, which the surrogate learns from and which never wins; `infeasible`,
+            with a measured latency above the bound and so not trained; or `failed`. The last two have a
+            reason and no value.
+        value: what it is judged by, larger is better; of a stopped trial the best until then.
+        reason: why it is not `ok`.
+        val_accuracy: of the best epoch (the one of the lowest loss where that is the objective), in [0, 1].
+        val_loss: of the same epoch.
+        curve: validation accuracy after each epoch.
+        params: parameters of the whole network.
+        flops: FLOPs of one sample.
+        latency_ms: measured before training, where it is bounded.
+        seconds: time it took.
+        epochs: epochs trained.
+        surrogate: hyperparameters of the surrogate that proposed it.
+
+    Raises:
+        ValueError: the fields contradict the status.
+    """
+
+    trial: int
+    depth: int
+    config: dict[str, Any]
+    status: str
+    value: float | None = None
+    reason: str | None = None
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+    curve: tuple[float, ...] | None = None
+    params: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None
+    seconds: float = 0.0
+    epochs: int | None = None
+    surrogate: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        is_without = self.status in ("failed", "infeasible")
+        rules = [(self.status in STATUSES, f"the status {self.status!r}", f"one of {listed(STATUSES)}")]
+        for name in ("value", "val_accuracy"):
+            value = getattr(self, name)
+            expected = (
+                f"a reason and no value, because it is {self.status}" if is_without else "a finite number"
+            )
+            fits = value is None if is_without else value is not None and math.isfinite(value)
+            rules.append((fits, f"{name} {value!r}", expected))
+        is_measured = self.status != "infeasible" or self.latency_ms is not None
+        rules.append((is_measured, "no latency_ms", "the one that makes it infeasible"))
+        rules.append((not is_without or bool(self.reason), "no reason", f"one, because it is {self.status}"))
+        for fits, has, expected in rules:
+            if not fits:
+                raise ValueError(f"trial {self.trial} has {has}, expected {expected}")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has a value."""
+        return self.value is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrontPoint:
-    """A trial that no other one matches or beats in value and cost."""
+    """A trial that no other one matches or beats in value and cost.
+
+    Args:
+        trial: its number.
+        value: what it is judged by.
+        val_accuracy: of its best epoch.
+        params: of the whole network.
+        flops: of one sample.
+    """
 
     trial: int
     value: float
@@ -158,7 +279,17 @@ class FrontPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class FreezingDepth:
-    """A trial of the pre-trained network, trained from one block on."""
+    """A trial of the pre-trained network, trained from one block on.
+
+    Args:
+        trial: its number.
+        first_trained: unit from which it was trained, counted from the output.
+        block: index of the first trained block.
+        name: of that block.
+        trainable_params: parameters that were trained.
+        val_accuracy: of its best epoch.
+        seconds: time it took.
+    """
 
     trial: int
     first_trained: int
@@ -167,6 +298,70 @@ class FreezingDepth:
     trainable_params: int
     val_accuracy: float
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the surrogate predicts for a trial from all others, in the unit of the insight's target.
+
+    Args:
+        trial: its number.
+        observed: its result.
+        predicted: mean of the leave-one-out distribution.
+        deviation: standard deviation of that distribution, noise included.
+    """
+
+    trial: int
+    observed: float
+    predicted: float
+    deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """How much the predictions depend on a choice.
+
+    Args:
+        choice: its name.
+        rise: of the leave-one-out error when the choice's columns are taken out of the kernel, in the unit of
+            the insight's target; below 0 where predictions are better without it.
+        lengthscale: of its columns, which lie in [0, 1].
+    """
+
+    choice: str
+    rise: float
+    lengthscale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insight:
+    """How well the surrogate predicts, and from which choices.
+
+    Args:
+        target: what is predicted: `val_accuracy`, or `val_loss` where that is the objective.
+        predictions: leave-one-out, one for each trial that succeeded.
+        rmse: root of the mean squared leave-one-out error.
+        deviation: standard deviation of the results (over n).
+        r2: leave-one-out, `1 - rmse² / deviation²`; 0 or less: no better than the mean.
+        rank_correlation: Spearman's, of leave-one-out predictions and results; None where undefined.
+        refitted_r2: `r2` of predictions by surrogates that were fitted without the fifth predicted.
+        refitted_rank_correlation: the same for the rank correlation.
+        learnt: whether refitted predictions beat the mean and rank better than chance (5 %, one-sided).
+        sentence: the same for a reader.
+        importance: of every choice that varied, the largest rise first.
+    """
+
+    target: str
+    predictions: tuple[Prediction, ...]
+    rmse: float
+    deviation: float
+    r2: float
+    rank_correlation: float | None
+    refitted_r2: float
+    refitted_rank_correlation: float | None
+    learnt: bool
+    sentence: str
+    importance: tuple[Importance, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +381,7 @@ class TuneMetrics(StageMetrics):
         bounds: largest `flops`, `params` and `latency_ms`, where there are any.
         layerwise: one row for each freezing depth, with algorithm layerwise.
         front: with a pareto objective.
-        surrogate: what the surrogate learnt, or None.
+        surrogate: what the surrogate learnt; None after too few different results.
     """
 
     best_config: dict[str, Any]
@@ -201,12 +396,20 @@ class TuneMetrics(StageMetrics):
     bounds: dict[str, float]
     layerwise: tuple[FreezingDepth, ...] = ()
     front: tuple[FrontPoint, ...] = ()
-    surrogate: dict[str, Any] | None = None
+    surrogate: Insight | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWidths:
-    """Width, params and FLOPs of a layer before and after; None where it is not there."""
+    """Width, params and FLOPs of a layer before and after pruning; None where the layer does not exist.
+
+    Args:
+        layer: its name.
+        kind: its class.
+        before, after: output channels or features.
+        params_before, params_after: its own parameters.
+        flops_before, flops_after: of one sample.
+    """
 
     layer: str
     kind: str | None
@@ -220,7 +423,13 @@ class LayerWidths:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupShare:
-    """Validation accuracy without a share of one group, and the share of FLOPs that it saves."""
+    """Validation accuracy without a share of one group.
+
+    Args:
+        share: of the group's filters that was removed.
+        val_accuracy: without them, nothing retrained.
+        flops_saved: share of the network's FLOPs.
+    """
 
     share: float
     val_accuracy: float
@@ -229,7 +438,13 @@ class GroupShare:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSensitivity:
-    """How accuracy falls without parts of one group of layers."""
+    """How accuracy falls without parts of one group of layers.
+
+    Args:
+        group: name of its first layer.
+        width: filters of the group.
+        shares: what was tried.
+    """
 
     group: str
     width: int
@@ -238,7 +453,13 @@ class GroupSensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """`sensitivity.json`: accuracy of the whole network on some samples, and without parts of each group."""
+    """`sensitivity.json`: accuracy without parts of each group.
+
+    Args:
+        samples: validation samples that it was measured on.
+        val_accuracy: of the whole network on them.
+        groups: in the order of the network.
+    """
 
     samples: int
     val_accuracy: float
@@ -253,7 +474,7 @@ class PruneMetrics(StageMetrics):
         iterations: how many there were.
         kept_iteration: the one whose network is handed over.
         stopped: why pruning ended.
-        removable_blocks: residual blocks that could have gone too, had the options asked for it.
+        removable_blocks: residual blocks that the option `blocks` could still remove.
         tolerance: largest fall of validation accuracy.
         widths: one row a layer.
         sensitivity: where it was asked for.
@@ -274,7 +495,7 @@ class PretrainMetrics(StageMetrics):
 
     Args:
         weights: name of the weight file in the folder.
-        exclude: the data set or file whose validation and test samples were left out, or None.
+        exclude: the file whose validation and test samples were left out.
         excluded: how many samples were left out.
         best_epoch: whose weights were kept.
         epochs: all of them.
@@ -297,14 +518,17 @@ class Iteration:
         step: share of the full pruning ratio that it asked for.
         state: folder of its network, below `state/`.
         landed: the targets that it was fitted to, by cost; None where it reached none.
-        val_accuracy: after retraining.
+        val_accuracy, val_loss: after retraining.
+        params, flops, size_bytes: of the pruned network.
         val_accuracy_after_cut: before retraining.
         pairs_similarity_before: mean similarity of the pairs before they were pulled together.
-        pairs_similarity_after: after it.
+        pairs_similarity_after: mean similarity afterwards.
         block: name of the block that was removed in place of filters.
+        latency_ms: for one sample, where a target asks for it.
         inside: whether it keeps the tolerance.
         removed: filters removed, by group.
-        pending: shares of a filter that each group still owes, by group.
+        pending: filters that were asked for and wait for a later iteration, by group.
+        seconds: time it took.
     """
 
     iteration: int
@@ -319,7 +543,7 @@ class Iteration:
     size_bytes: int
     inside: bool
     removed: dict[str, int]
-    pending: dict[str, float]
+    pending: dict[str, int]
     seconds: float
     val_accuracy_after_cut: float | None = None
     pairs_similarity_before: float | None = None

@@ -2,31 +2,37 @@
 
 Words: a *width group* is a set of layers whose channels are coupled, so that they can only be removed
 together; its *filters* are the layers that produce these channels, its *consumers* those that read them.
-A layer's name is its dotted module name in the chain, a block's index its position in the chain.
+A layer's name is its dotted module name in the chain, a block's index its position in the chain. A `Trace`
+is the dependency graph of a chain; it takes the place of the example in every function that needs one, so
+that a network is traced once for each structure that it has.
 """
 
-from tascnet.surgery.groups import WidthGroup, width_groups
 from tascnet.surgery.inputs import channel_slots, consumer_inputs
 from tascnet.surgery.layers import (
     activation_name,
     activations,
     block_of,
+    is_depthwise,
+    is_removable,
     layer_widths,
     replace_layer,
     set_activation,
     set_kernel,
     spatial_convs,
+    without_blocks,
 )
 from tascnet.surgery.narrow import narrow
-from tascnet.surgery.rebuild import Rebuilt, footprint, he_linear, path_layers, rebuild, shape_after
-from tascnet.surgery.removal import is_removable, without_blocks
+from tascnet.surgery.rebuild import Rebuilt, Skip, footprint, he_linear, path_layers, rebuild, shape_after
 from tascnet.surgery.scores import CRITERIA, GRADIENTS, Importance, all_channel_scores
+from tascnet.surgery.trace import Trace, WidthGroup, width_groups
 
 __all__ = [
     "CRITERIA",
     "GRADIENTS",
     "Importance",
     "Rebuilt",
+    "Skip",
+    "Trace",
     "WidthGroup",
     "activation_name",
     "activations",
@@ -36,6 +42,7 @@ __all__ = [
     "consumer_inputs",
     "footprint",
     "he_linear",
+    "is_depthwise",
     "is_removable",
     "layer_widths",
     "narrow",

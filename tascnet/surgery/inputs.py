@@ -1,25 +1,33 @@
 """Where the channels of a width group arrive: the inputs of the layers that read them."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
-from tascnet.surgery.groups import WidthGroup, cut_group
+from tascnet.models.inspect import hooked
 from tascnet.surgery.layers import block_of
-from tascnet.surgery.trace import Trace, trace
+from tascnet.surgery.trace import Trace, WidthGroup
+
+# What layers of each kind call the numbers of their inputs and outputs.
+_SIZES = (
+    ("in_channels", "out_channels"),
+    ("in_features", "out_features"),
+    ("num_features", "num_features"),
+    ("num_parameters", "num_parameters"),
+)
 
 
 def consumer_inputs(
-    chain: nn.Sequential, example: Tensor, groups: Sequence[WidthGroup]
+    chain: nn.Sequential, example: Tensor | Trace, groups: Sequence[WidthGroup]
 ) -> dict[str, dict[str, Tensor]]:
     """For each consumer of each group the positions among its inputs at which the channels arrive.
 
     Args:
         chain: the chain that the groups belong to.
-        example: `1 x c x h x w`, one sample as its first block takes it.
+        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
         groups: some of `width_groups(chain, example)`.
 
     Returns:
@@ -29,20 +37,27 @@ def consumer_inputs(
     Raises:
         SurgeryError: a group is not one of the chain's.
     """
-    traced = trace(chain, example)
+    trace = Trace.of(chain, example)
+    _check_layers(trace, [group.name for group in groups])
+    inputs: dict[str, dict[str, Tensor]] = {}
     for group in groups:
-        _check_layer(traced, group.name)
-    return {group.name: _inputs(traced, group) for group in groups}
+        parts: dict[str, list[Tensor]] = {}
+        for item in trace.coupled(group.name, range(group.width)).items:
+            name = trace.names.get(item.dep.target.module, "")
+            if name in group.consumers:
+                parts.setdefault(name, []).append(torch.tensor(list(item.idxs)).reshape(group.width, -1))
+        inputs[group.name] = {name: torch.cat(indices, dim=1) for name, indices in parts.items()}
+    return inputs
 
 
 def channel_slots(
-    chain: nn.Sequential, example: Tensor, groups: Iterable[str], watched: Collection[str] = ()
+    chain: nn.Sequential, example: Tensor | Trace, groups: Iterable[str], watched: Collection[str] = ()
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """For each group how many inputs and outputs of each layer go with one channel.
+    """For each group how many inputs and outputs of each layer are removed with one channel.
 
     Args:
-        chain: the chain that the groups belong to; left as it is.
-        example: `1 x c x h x w`, one sample as its first block takes it.
+        chain: the chain that the groups belong to; stays as it is.
+        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
         groups: names of some of `width_groups(chain, example)`.
         watched: layers that the graph does not know, by name; the channels that they take are counted.
 
@@ -53,79 +68,60 @@ def channel_slots(
     Raises:
         SurgeryError: a group is not one of the chain's.
     """
-    traced = trace(chain, example)
-    taken = _channels_taken(traced, watched) if watched else {}
-    found = {}
-    for name in groups:
-        _check_layer(traced, name)
-        found[name], touched = _lose_one(traced, name)
-        blocks = [block_of(chain, layer) for layer in touched]
-        if any(min(blocks) <= block_of(chain, layer) <= max(blocks) for layer in watched):
-            now = _channels_taken(traced, watched)
-            lost = {layer: taken[layer] - now[layer] for layer in watched}
-            found[name] |= {layer: (count, count) for layer, count in lost.items() if count}
-            taken = now
-    return found
+    trace, names = Trace.of(chain, example), list(groups)
+    _check_layers(trace, names)
+    slots = {}
+    with trace.rehearsal():
+        taken = _channels_taken(trace, watched) if watched else {}
+        for name in names:
+            slots[name], touched = _without_one(trace, name)
+            blocks = [block_of(chain, layer) for layer in touched]
+            if any(min(blocks) <= block_of(chain, layer) <= max(blocks) for layer in watched):
+                now = _channels_taken(trace, watched)
+                lost = {layer: taken[layer] - now[layer] for layer in watched}
+                slots[name] |= {layer: (count, count) for layer, count in lost.items() if count}
+                taken = now
+    return slots
 
 
-def _check_layer(traced: Trace, name: str) -> None:
-    if name not in traced.names.values():
-        raise SurgeryError(f"'{name}' is no layer of the chain")
+def _check_layers(trace: Trace, names: Iterable[str]) -> None:
+    layers = set(trace.names.values())
+    for name in names:
+        if name not in layers:
+            raise SurgeryError(f"'{name}' is no layer of the chain")
 
 
-def _inputs(traced: Trace, group: WidthGroup) -> dict[str, Tensor]:
-    found: dict[str, list[Tensor]] = {}
-    for item in cut_group(traced, group.name, range(group.width)).items:
-        name = traced.names.get(item.dep.target.module, "")
-        if name in group.consumers:
-            indices = torch.tensor(list(item.idxs)).reshape(group.width, -1)
-            found.setdefault(name, []).append(indices)
-    return {name: torch.cat(parts, dim=1) for name, parts in found.items()}
-
-
-def _lose_one(traced: Trace, group: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
+def _without_one(trace: Trace, group: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
     """Cut a group's last channel on the copy: inputs and outputs lost by layer, and all layers touched."""
-    _, width = _size(traced.ghost.get_submodule(group))
-    coupled = cut_group(traced, group, [width - 1])
+    _, width = _size(trace.ghost.get_submodule(group))
+    coupled = trace.coupled(group, [width - 1])
     modules = [item.dep.target.module for item in coupled.items]
-    layers = {traced.names[module]: module for module in modules if module in traced.names}
+    layers = {trace.names[module]: module for module in modules if module in trace.names}
     before = {name: _size(layer) for name, layer in layers.items()}
     coupled.prune(record_history=False)
-    lost = {}
-    for name, layer in layers.items():
-        inputs, outputs = (old - new for old, new in zip(before[name], _size(layer), strict=True))
-        if inputs or outputs:
-            lost[name] = (inputs, outputs)
-    return lost, list(layers)
+    after = {name: _size(layer) for name, layer in layers.items()}
+    lost = {name: (before[name][0] - after[name][0], before[name][1] - after[name][1]) for name in layers}
+    return {name: slot for name, slot in lost.items() if any(slot)}, list(layers)
 
 
-def _size(layer: Any) -> tuple[int, int]:
+def _size(layer: nn.Module) -> tuple[int, int]:
     """Inputs and outputs of a layer that a cut touches."""
-    for inputs, outputs in (
-        ("in_channels", "out_channels"),
-        ("in_features", "out_features"),
-        ("num_features", "num_features"),
-        ("num_parameters", "num_parameters"),
-    ):
+    for inputs, outputs in _SIZES:
         if hasattr(layer, inputs):
             return int(getattr(layer, inputs)), int(getattr(layer, outputs))
     raise SurgeryError(f"a layer of type {type(layer).__name__} has no width")
 
 
-def _channels_taken(traced: Trace, names: Collection[str]) -> dict[str, int]:
+def _channels_taken(trace: Trace, names: Collection[str]) -> dict[str, int]:
     """Channels of the first input of layers of the copy."""
     taken: dict[str, int] = {}
 
-    def watch(name: str) -> Any:
-        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             taken.setdefault(name, int(inputs[0].shape[1]))
 
-        return traced.ghost.get_submodule(name).register_forward_pre_hook(note)
+        return note
 
-    handles = [watch(name) for name in names]
-    try:
-        traced.forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(trace.ghost.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
+        trace.forward()
     return taken

@@ -1,7 +1,7 @@
 """New layers in place of the last ones of a chain, and the layers that reconcile their shapes.
 
 The *path* of a chain is the sequence of its layers without those of its shortcuts: what is left of a
-residual or dense network when its connections are taken away. Layers are searched along it.
+residual or dense network without its connections. Layers are searched along it.
 
 Source: Basha et al. 2020, section 3; its two ways of joining new layers to an old network are the two
 values of `skip`. `keep`: connections stay, a 1x1 convolution gives a shortcut the new width, and padding
@@ -12,7 +12,7 @@ padding, and a map that has become smaller than a kernel is enlarged before it.
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tascnet.errors import SurgeryError
+from tascnet.errors import SurgeryError, first_line
 from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.inspect import input_for, meta_copy, meta_like
 from tascnet.surgery.layers import is_depthwise
-from tascnet.surgery.trace import fitted, meta_copy
 
 Skip: TypeAlias = Literal["keep", "drop"]
 # For each layer what is decided of it: `filter_size`, `filters`, `padding`, `pool`, `pool_size`, `neurons`,
@@ -43,7 +43,7 @@ class Rebuilt:
         chain: the blocks under their old names; a layer that needs another one before or after it
             becomes a sequence of both.
         features: the output for the example, on the meta device: its shape alone.
-        frozen: names of the pre-trained layers that nothing new lies before.
+        frozen: names of the pre-trained layers with no new layer before them.
     """
 
     chain: nn.Sequential
@@ -60,7 +60,7 @@ def rebuild(
     side: int,
     generator: torch.Generator | None,
 ) -> Rebuilt:
-    """Make the layers named in `settings` anew, and with them all whose input's width changes.
+    """Replace the layers named in `settings` by new ones, and with them all whose input's width changes.
 
     New weights are He-normal, new biases zero. All other layers are copied with their weights.
 
@@ -69,7 +69,7 @@ def rebuild(
         example: `1 x c x h x w`, one sample as the slice takes it; its shape alone matters.
         settings: for each searched layer on the path what is decided of it.
         skip: what becomes of residual and dense connections.
-        side: to at least this many pixels a map is enlarged that is smaller than its kernel.
+        side: a map that is smaller than its kernel is enlarged to at least this many pixels.
         generator: draws the new weights; None leaves them without values, on the meta device.
 
     Raises:
@@ -82,9 +82,10 @@ def rebuild(
         side=side,
         normed=frozenset(name for (name, _), (_, after) in path if isinstance(after, _BatchNorm)),
         generator=generator,
-        features=torch.empty_like(example, device="meta"),
+        features=meta_like(example),
     )
-    new = nn.Sequential(OrderedDict(walk.children("", chain)))
+    new = walk.module("", chain)
+    assert isinstance(new, nn.Sequential)
     for name in walk.frozen:
         new.get_submodule(name).requires_grad_(False)
     return Rebuilt(chain=new, features=walk.features, frozen=tuple(walk.frozen))
@@ -113,11 +114,11 @@ def shape_after(module: nn.Module, example: Tensor) -> Tensor:
     ghost = meta_copy(module).eval()
     try:
         with torch.no_grad():
-            output: Tensor = ghost(fitted(torch.empty_like(example, device="meta"), ghost))
+            output: Tensor = ghost(input_for(ghost, meta_like(example)))
     except (RuntimeError, ValueError, IndexError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        shape = tuple(example.shape)
-        raise SurgeryError(f"a layer does not take an input of shape {shape} ({reason})") from error
+        raise SurgeryError(
+            f"a layer does not take an input of shape {tuple(example.shape)} ({first_line(error)})"
+        ) from error
     return output
 
 
@@ -135,13 +136,13 @@ def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]
 
 
 def he_linear(inputs: int, outputs: int, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
-    """A dense layer with He-normal weights and zero bias; without a generator with no values at all."""
+    """A dense layer with He-normal weights and zero bias; without a generator it has no values."""
     return _he_normal(nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias), generator)
 
 
 @dataclass(kw_only=True)
 class _Walk:
-    """Follows the path and makes each layer with the input that it really gets.
+    """Follows the path and builds each layer for the input that it really gets.
 
     Args:
         normed: names of the layers that a batch-norm follows.
@@ -164,13 +165,10 @@ class _Walk:
         """Channels, or features of a flattened input."""
         return int(self.features.shape[1])
 
-    def children(self, path: str, parent: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
-        for name, child in _children(parent):
-            yield name, self.module(f"{path}.{name}" if path else name, child)
-
     def module(self, path: str, old: nn.Module) -> nn.Module:
         if isinstance(old, nn.Sequential):
-            return nn.Sequential(OrderedDict(self.children(path, old)))
+            children = [(name, f"{path}.{name}" if path else name, child) for name, child in _children(old)]
+            return nn.Sequential(OrderedDict((name, self.module(at, child)) for name, at, child in children))
         if isinstance(old, Residual):
             return self._residual(path, old)
         if isinstance(old, Concat):
@@ -188,27 +186,36 @@ class _Walk:
         if self.skip == "drop":
             activation = self.module(f"{path}.activation", old.activation)
             return nn.Sequential(OrderedDict(body=body, activation=activation))
-        shortcut = self._shortcut(old, entry)
-        if shortcut is None:
+        if self._fits(old.shortcut, entry):
             shortcut = copy.deepcopy(old.shortcut).requires_grad_(True)
-            self.frozen += [] if downstream else [n for n, _ in _leaves(shortcut, f"{path}.shortcut")]
+            if not downstream:
+                layers = shortcut.named_modules(prefix=f"{path}.shortcut")
+                self.frozen += [name for name, layer in layers if not any(layer.children())]
+        else:
+            shortcut = self._new_shortcut(old, entry)
         return Residual(body, shortcut, self.module(f"{path}.activation", old.activation))
 
-    def _shortcut(self, old: Residual, entry: Tensor) -> nn.Module | None:
-        """What matches the shortcut to the body's new width; None where the old one does."""
-        if _fits(old.shortcut, entry, self.features):
-            return None
+    def _fits(self, shortcut: nn.Module, entry: Tensor) -> bool:
+        try:
+            return shape_after(shortcut, entry).shape == self.features.shape
+        except SurgeryError:
+            return False
+
+    def _new_shortcut(self, old: Residual, entry: Tensor) -> nn.Module:
+        """A 1x1 convolution to the body's new width."""
         normed = any(isinstance(layer, nn.BatchNorm2d) for layer in old.body.modules())
+        strided = (nn.Conv2d, *_POOLS, SliceAndPad)
+        strides = [_pair(layer.stride)[0] for layer in old.shortcut.modules() if isinstance(layer, strided)]
         conv = nn.utils.skip_init(
-            nn.Conv2d, entry.shape[1], self.width, 1, stride=_stride_of(old.shortcut), bias=not normed
+            nn.Conv2d, entry.shape[1], self.width, 1, stride=math.prod(strides), bias=not normed
         )
         parts: OrderedDict[str, nn.Module] = OrderedDict(conv=_he_normal(conv, self.generator))
         if normed:
             parts["bn"] = nn.BatchNorm2d(self.width)
         new = nn.Sequential(parts)
-        if not _fits(new, entry, self.features):
+        if not self._fits(new, entry):
             came, wanted = tuple(entry.shape), tuple(self.features.shape)
-            raise SurgeryError(f"no 1x1 convolution makes a shortcut from {came} to {wanted}")
+            raise SurgeryError(f"no 1x1 convolution takes a shortcut from {came} to {wanted}")
         return new
 
     def _concat(self, path: str, old: Concat) -> nn.Module:
@@ -237,70 +244,79 @@ class _Walk:
             return ACTIVATIONS[wanted["activation"]]()
         if "dropout" in wanted and isinstance(old, nn.Dropout):
             return nn.Dropout(wanted["dropout"])
-        raise SurgeryError(f"a {type(old).__name__} cannot be made anew with {dict(wanted)}")
+        raise SurgeryError(f"a {type(old).__name__} cannot be replaced by {dict(wanted)}")
 
     def _new_conv(self, old: nn.Conv2d, wanted: Mapping[str, Any]) -> nn.Module:
         size = wanted["filter_size"]
-        groups = self.width if is_depthwise(old) else 1
-        padded = self._padding(old, size, wanted.get("padding"))
-        own = _own_padding(padded)
-        conv = nn.utils.skip_init(
-            nn.Conv2d,
-            self.width,
-            wanted.get("filters", self.width),
-            size,
-            stride=1 if self.skip == "drop" else old.stride,
-            padding=(0, 0) if own is None else own,
-            groups=groups,
-            bias=old.bias is not None,
-        )
-        new = _he_normal(conv, self.generator)
-        return self._joined("conv", new, size, padded, outside=own is None)
 
-    def _new_pool(self, old: nn.Module, wanted: Mapping[str, Any]) -> nn.Module:
-        assert isinstance(old, _POOLS)
-        size = wanted["pool_size"]
-        padded = self._padding(old, size, wanted.get("padding"))
-        own = _own_padding(padded)
-        # torch pads a pooling layer by half of its kernel at most.
-        outside = own is None or max(own) > size // 2
+        def conv(padding: tuple[int, int]) -> nn.Module:
+            new = nn.utils.skip_init(
+                nn.Conv2d,
+                self.width,
+                wanted.get("filters", self.width),
+                size,
+                stride=1 if self.skip == "drop" else old.stride,
+                padding=padding,
+                groups=self.width if is_depthwise(old) else 1,
+                bias=old.bias is not None,
+            )
+            return _he_normal(new, self.generator)
+
+        return self._padded("conv", old, size, wanted.get("padding"), conv)
+
+    def _new_pool(self, old: nn.MaxPool2d | nn.AvgPool2d, wanted: Mapping[str, Any]) -> nn.Module:
+        size, keep = wanted["pool_size"], self.skip == "keep"
         kind = nn.MaxPool2d if wanted["pool"] == "max" else nn.AvgPool2d
-        keep = self.skip == "keep"
-        new = kind(
-            size,
-            stride=old.stride if keep else size,
-            padding=(0, 0) if outside or own is None else own,
-            ceil_mode=keep and old.ceil_mode,
-        )
-        return self._joined("pool", new, size, padded, outside=outside)
 
-    def _padding(self, old: Any, size: int, wanted: int | None) -> tuple[int, int]:
-        """Pixels added to the height and the width of the map, both sides together."""
-        if wanted is not None:
-            return 2 * wanted, 2 * wanted
-        if self.skip == "drop":
-            return 0, 0
-        height, width = (size - pixels for pixels in footprint(old))
-        if min(height, width) < 0:
-            raise SurgeryError(f"a kernel of size {size} in place of {old} cannot keep the size of the map")
-        return height, width
+        def pool(padding: tuple[int, int]) -> nn.Module:
+            stride = old.stride if keep else size
+            return kind(size, stride=stride, padding=padding, ceil_mode=keep and old.ceil_mode)
 
-    def _joined(
-        self, name: str, layer: nn.Module, size: int, padded: tuple[int, int], *, outside: bool
+        # torch pads a pooling layer by half of its kernel at most.
+        return self._padded("pool", old, size, wanted.get("padding"), pool, most=size // 2)
+
+    def _padded(
+        self,
+        name: str,
+        old: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d,
+        size: int,
+        padding: int | None,
+        layer: Callable[[tuple[int, int]], nn.Module],
+        most: int | None = None,
     ) -> nn.Module:
-        """The layer behind the upsampling and the padding that its input needs."""
+        """A layer of kernel size `size`, behind the upsampling and the padding that its input needs.
+
+        Args:
+            name: of the layer, where there are others before it.
+            old: the layer in whose place it comes.
+            size: of its kernel.
+            padding: pixels on each side of the map; None: as many as keep its size, or none with `drop`.
+            layer: makes it, given its own padding.
+            most: largest padding of its own; None: any.
+        """
+        if padding is not None:
+            height = width = 2 * padding
+        elif self.skip == "drop":
+            height = width = 0
+        else:
+            height, width = (size - pixels for pixels in footprint(old))
+            if min(height, width) < 0:
+                raise SurgeryError(
+                    f"a kernel of size {size} in place of {old} cannot keep the size of the map"
+                )
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         sides = [int(side) for side in self.features.shape[2:]]
-        if any(side + pixels < size for side, pixels in zip(sides, padded, strict=True)):
+        if sides[0] + height < size or sides[1] + width < size:
             # Source: the upsampling variant of the published code.
             factor = math.ceil(max(self.side, size) / min(sides))
             parts["upsample"] = nn.Upsample(scale_factor=float(factor), mode="nearest")
-        if outside:
-            height, width = padded
+        own = (height // 2, width // 2)
+        if height % 2 or width % 2 or (most is not None and max(own) > most):
             # Of an odd number of pixels the larger half comes after the map.
-            parts["pad"] = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
-        parts[name] = layer
-        return nn.Sequential(parts) if len(parts) > 1 else layer
+            parts["pad"] = nn.ZeroPad2d((own[1], width - own[1], own[0], height - own[0]))
+            own = (0, 0)
+        parts[name] = layer(own)
+        return nn.Sequential(parts) if len(parts) > 1 else parts[name]
 
     def _fitted(self, old: nn.Module) -> nn.Module:
         """A copy, or a new layer of the same kind where the input has another width."""
@@ -312,24 +328,21 @@ class _Walk:
             inputs = int(self.features.shape[-1])
             return he_linear(inputs, old.out_features, self.generator, bias=old.bias is not None)
         if isinstance(old, nn.Conv2d) and old.in_channels != self.width:
-            return self._widened(old)
+            depthwise = is_depthwise(old)
+            conv = nn.utils.skip_init(
+                nn.Conv2d,
+                self.width,
+                self.width if depthwise else old.out_channels,
+                old.kernel_size,
+                stride=old.stride,
+                padding=old.padding,
+                dilation=old.dilation,
+                groups=self.width if depthwise else 1,
+                bias=old.bias is not None,
+                padding_mode=old.padding_mode,
+            )
+            return _he_normal(conv, self.generator)  # type: ignore[no-any-return]
         return copy.deepcopy(old).requires_grad_(True)
-
-    def _widened(self, old: nn.Conv2d) -> nn.Conv2d:
-        depthwise = is_depthwise(old)
-        conv = nn.utils.skip_init(
-            nn.Conv2d,
-            self.width,
-            self.width if depthwise else old.out_channels,
-            old.kernel_size,
-            stride=old.stride,
-            padding=old.padding,
-            dilation=old.dilation,
-            groups=self.width if depthwise else 1,
-            bias=old.bias is not None,
-            padding_mode=old.padding_mode,
-        )
-        return _he_normal(conv, self.generator)
 
 
 def _he_normal(layer: Any, generator: torch.Generator | None) -> Any:
@@ -342,37 +355,11 @@ def _he_normal(layer: Any, generator: torch.Generator | None) -> Any:
     return layer
 
 
-def _own_padding(padded: tuple[int, int]) -> tuple[int, int] | None:
-    """The padding argument that a layer gets; None where the two sides of the map differ."""
-    height, width = padded
-    return None if height % 2 or width % 2 else (height // 2, width // 2)
-
-
 def _pair(value: Any) -> tuple[int, int]:
     height, width = value if isinstance(value, tuple | list) else (value, value)
     return height, width
 
 
-def _fits(module: nn.Module, entry: Tensor, target: Tensor) -> bool:
-    try:
-        return shape_after(module, entry).shape == target.shape
-    except SurgeryError:
-        return False
-
-
-def _stride_of(shortcut: nn.Module) -> int:
-    """How many pixels of the input one pixel of the output stands for."""
-    kinds = (nn.Conv2d, *_POOLS, SliceAndPad)
-    strides = [_pair(layer.stride)[0] for layer in shortcut.modules() if isinstance(layer, kinds)]
-    return math.prod(strides)
-
-
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
     # Unlike `named_children` this gives a layer that is used twice under both its names.
     return [(name, child) for name, child in module._modules.items() if child is not None]
-
-
-def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, layer in module.named_modules(prefix=path):
-        if not list(layer.children()):
-            yield name, layer

@@ -1,6 +1,6 @@
 """Training and evaluating networks."""
 
-from tascnet.train.evaluate import Evaluation, evaluate
+from tascnet.train.evaluate import Evaluation, evaluate, evaluate_source
 from tascnet.train.fit import Distillation, Recorder, fit
 from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
@@ -17,6 +17,7 @@ __all__ = [
     "Recorder",
     "batches",
     "evaluate",
+    "evaluate_source",
     "fit",
     "freeze_before",
     "learning_rate_factor",

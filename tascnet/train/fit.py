@@ -19,7 +19,7 @@ from tascnet.options import Recipe
 from tascnet.run.console import Progress, progress
 from tascnet.run.files import write_whole
 from tascnet.run.records import EpochRecord, TrainingRecord, from_json, to_json
-from tascnet.train.evaluate import evaluate
+from tascnet.train.evaluate import evaluate_source
 from tascnet.train.mode import batches, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor, make_optimizer
 
@@ -86,15 +86,15 @@ def fit(
         recipe: optimiser, schedule and their settings.
         seed: of the order of samples, augmentation and dropout.
         device: where to train; bf16 autocast on CUDA.
-        first_trained: index of the first trained block; what lies before stays in eval mode.
+        first_trained: index of the first trained block; those before it are in eval mode.
         class_weights: weight of each class in the loss, shape `classes`.
         penalty: a scalar that is added to the loss of every step.
         distillation: a teacher to learn from beside the labels.
         recorder: sees the model after every epoch; its state is part of the checkpoint.
         checkpoint: file that holds the state after every epoch; continued from when it exists.
         keep: `best` (by validation accuracy, the first of equals), `lowest_loss` (on validation) or `last`.
-        stop: given all epochs so far, says whether to end here.
-        description: what the progress bar says.
+        stop: takes all epochs so far; training ends where it gives True.
+        description: text of the progress bar.
 
     Raises:
         TrainingDiverged: the loss became infinite or not a number.
@@ -107,7 +107,7 @@ def fit(
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
             train_loss = run.train_epoch(seed, loss_of, bar)
-            verdict = None if val is None else evaluate(model, val, device=run.device)
+            verdict = None if val is None else evaluate_source(model, val, device=run.device)
             record = EpochRecord(
                 epoch=run.epoch + 1,
                 train_loss=train_loss,
@@ -249,7 +249,7 @@ class _Run:
         self.plateau_factor, self.plateau_wait = state["plateau"][0], int(state["plateau"][1])
         if self.recorder is not None:
             self.recorder.load_state_dict(state["recorder"])
-        log.info("continuing after epoch %d of %d", self.epoch, self.recipe.epochs)
+        log.info("training resumes after epoch %d of %d", self.epoch, self.recipe.epochs)
 
 
 def _check_finite(name: str, loss: float, epoch: int) -> None:

@@ -13,7 +13,7 @@ from tascnet.data import FeatureSource, SampleSource, class_weights
 from tascnet.data.samples import Samples
 from tascnet.options import Recipe, Trainer
 from tascnet.run.records import TrainingRecord
-from tascnet.train.evaluate import Evaluation, evaluate
+from tascnet.train.evaluate import Evaluation, evaluate_source
 from tascnet.train.fit import fit
 
 # So many samples, where activations are compared and criteria read gradients.
@@ -86,7 +86,7 @@ class Learner:
 
     def evaluate(self, network: nn.Module, source: SampleSource | None = None) -> Evaluation:
         """Loss and accuracy on a source, or on the validation samples."""
-        return evaluate(network, source or self.samples.val, device=self.device)
+        return evaluate_source(network, source or self.samples.val, device=self.device)
 
     def batches(self, count: int = MEASURED) -> Iterator[tuple[Tensor, Tensor]]:
         """Plain training samples drawn by the seed, at most `count`, and their labels, on the device."""

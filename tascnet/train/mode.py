@@ -16,7 +16,7 @@ def freeze_before(chain: nn.Sequential, first_trained: int) -> None:
 
 
 def set_training_mode(chain: nn.Sequential, first_trained: int, batchnorm: str) -> None:
-    """Training mode from block `first_trained` on; what is frozen stays in eval mode.
+    """Training mode from block `first_trained` on; frozen layers are in eval mode.
 
     Args:
         chain: the network.
@@ -49,7 +49,7 @@ def reestimate_batchnorm(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Measure the batch-norm statistics at and after `first_block` anew on training data.
+    """Measure the batch-norm statistics at and after `first_block` again, on training data.
 
     The mean over batches of plain (not augmented) samples replaces the running averages, dropout
     off, without gradients. Frozen batch-norm layers keep their statistics.

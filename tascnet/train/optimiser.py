@@ -7,6 +7,9 @@ from torch import nn
 
 from tascnet.options import Recipe
 
+# Of sgd and nesterov.
+MOMENTUM = 0.9
+
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser that a recipe names, over the trainable ones of `parameters`."""
@@ -18,7 +21,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.
         return torch.optim.SGD(
             trained,
             lr=recipe.lr,
-            momentum=recipe.momentum,
+            momentum=MOMENTUM,
             weight_decay=recipe.weight_decay,
             nesterov=recipe.optimizer == "nesterov",
             fused=True,

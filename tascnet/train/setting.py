@@ -44,6 +44,7 @@ def _resolved(device: str) -> torch.device:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"`device={device}` cannot be used here ({first_line(error)})", "take `device=cpu` or `device=auto`"
+            f"`device={device}` cannot be used here ({first_line(error)})",
+            "take `device=cpu` or `device=auto`",
         ) from error
     return chosen

@@ -53,7 +53,7 @@ class Archive:
         folder = self.path(name)
         if not (folder / RECORD).exists():
             network, came = work(folder)
-            save(folder, network, self.info)
+            save(network, folder, self.info)
             write_record(folder / RECORD, came)
         for checkpoint in folder.glob("*.pt"):
             checkpoint.unlink()

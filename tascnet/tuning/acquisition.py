@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 with warnings.catch_warnings():
-    # gpytorch's own use of a deprecated decorator: nothing that a user could mend.
+    # gpytorch uses a deprecated decorator, about which users can do nothing.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     from botorch.acquisition.analytic import LogExpectedImprovement
     from botorch.acquisition.logei import qLogNoisyExpectedImprovement
@@ -34,7 +34,7 @@ _FAR = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency:
+class LatencyModel:
     """A model of log latency, and its bound on the model's scale."""
 
     model: SingleTaskGP
@@ -48,12 +48,12 @@ class Latency:
 
 
 def improvement(
-    model: SingleTaskGP, X: Tensor, pending: Tensor | None, latency: Latency | None, seed: int
+    model: SingleTaskGP, X: Tensor, pending: Tensor | None, latency: LatencyModel | None, seed: int
 ) -> Acquisition:
     """Log expected improvement of the value.
 
     Without pending points it is analytic, on the highest posterior mean of what was observed, which noise
-    does not flatter. With them it is noisy expected improvement, which integrates over the values of all.
+    does not raise. With them it is noisy expected improvement, which integrates over the values of all.
     A bound on latency weighs it by the probability of being kept.
 
     Args:
@@ -65,22 +65,31 @@ def improvement(
 
     Source: Ament et al. 2023 (log expected improvement); Gardner et al. 2014 (weight of feasibility).
     """
-    if latency is not None:
-        return _over_points(_constrained(model, X, pending, latency, seed))
-    if pending is None:
+    if latency is None and pending is None:
         with torch.no_grad():
             best = model.posterior(X).mean.max()
         return _over_points(LogExpectedImprovement(model, best_f=best))
     sampler = SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed)
-    return _over_points(qLogNoisyExpectedImprovement(model, X, sampler, X_pending=pending))
+    if latency is None:
+        return _over_points(qLogNoisyExpectedImprovement(model, X, sampler, X_pending=pending))
+    constrained = qLogNoisyExpectedImprovement(
+        ModelListGP(model, latency.model),
+        X,
+        sampler,
+        objective=LinearMCObjective(torch.tensor([1.0, 0.0], dtype=X.dtype)),
+        constraints=[lambda Z: Z[..., 1] - latency.bound],
+        X_pending=pending,
+        cache_root=False,
+    )
+    return _over_points(constrained)
 
 
-def feasibility(latency: Latency) -> Acquisition:
-    """Log probability that the latency is kept: what is sought before any trial could be trained."""
-    return _without_gradient(latency.log_probability)
+def feasibility(latency: LatencyModel) -> Acquisition:
+    """Log probability that the latency's bound is kept: what is sought before any trial could be trained."""
+    return torch.no_grad()(latency.log_probability)
 
 
-def reaching(model: SingleTaskGP, lowest: float, latency: Latency | None) -> Acquisition:
+def reaching(model: SingleTaskGP, lowest: float, latency: LatencyModel | None) -> Acquisition:
     """Log probability that the value that a trial shows, noise included, is at least `lowest`.
 
     A bound on latency adds the log probability of being kept.
@@ -92,23 +101,23 @@ def reaching(model: SingleTaskGP, lowest: float, latency: Latency | None) -> Acq
         kept = 0.0 if latency is None else latency.log_probability(X)
         return torch.special.log_ndtr(score) + kept
 
-    return _without_gradient(log_probability)
+    return torch.no_grad()(log_probability)
 
 
 def hypervolume(
     model: SingleTaskGP,
     X: Tensor,
     pending: Tensor | None,
-    latency: Latency | None,
+    latency: LatencyModel | None,
     reference: Tensor | None = None,
 ) -> Acquisition:
     """Log expected improvement of the hypervolume of value and cost.
 
     The cost, the last column of `X`, is exact. What a point of value `y` adds is therefore an integral over
-    costs, from the reference's to its own, of what `y` exceeds the front by there; the front is a staircase,
-    and the expectation a sum of expected improvements over its steps, one for each, in closed form.
-    The front is that of the highest posterior means of what was observed, which noise does not flatter;
-    pending points join it as they are expected to come out. A bound on latency weighs the sum by the
+    costs, from the reference's to its own, of the amount by which `y` exceeds the front there; the front is a
+    staircase, and the expectation is a sum of expected improvements, one for each step, in closed form.
+    The front is that of the highest posterior means of what was observed, which noise does not raise;
+    pending points join it at their expected values. A bound on latency weighs the sum by the
     probability of being kept.
 
     Args:
@@ -122,10 +131,10 @@ def hypervolume(
     Source: Emmerich et al. 2006 (expected improvement of the hypervolume), with one objective known; Ament
         et al. 2023 (logarithms); Ishibuchi et al. 2011 (reference point).
     """
-    known = X if pending is None else torch.cat([X, pending])
+    observed = X if pending is None else torch.cat([X, pending])
     with torch.no_grad():
-        values = model.posterior(known).mean.squeeze(-1)
-    points = torch.stack([values, known[:, -1]], dim=-1)
+        values = model.posterior(observed).mean.squeeze(-1)
+    points = torch.stack([values, observed[:, -1]], dim=-1)
     if reference is None:
         reference = infer_reference_point(points[is_non_dominated(points)])
     levels, starts, ends = _staircase(points, reference)
@@ -137,7 +146,7 @@ def hypervolume(
         total = torch.logsumexp(widths.log() + gains, dim=-1)
         return total if latency is None else total + latency.log_probability(X)
 
-    return _without_gradient(log_expected)
+    return torch.no_grad()(log_expected)
 
 
 def _staircase(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,25 +169,6 @@ def _staircase(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tenso
     return torch.cat([levels, reference[:1]]), starts, ends
 
 
-def _constrained(
-    model: SingleTaskGP, X: Tensor, pending: Tensor | None, latency: Latency, seed: int
-) -> Callable[[Tensor], Tensor]:
-    return qLogNoisyExpectedImprovement(
-        ModelListGP(model, latency.model),
-        X,
-        SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed),
-        objective=LinearMCObjective(torch.tensor([1.0, 0.0], dtype=X.dtype)),
-        constraints=[lambda Z: Z[..., 1] - latency.bound],
-        X_pending=pending,
-        cache_root=False,
-    )
-
-
-def _without_gradient(values: Acquisition) -> Acquisition:
-    return torch.no_grad()(values)
-
-
 def _over_points(acquisition: Callable[[Tensor], Tensor]) -> Acquisition:
     """The acquisition's value of each row by itself."""
-
-    return _without_gradient(lambda X: acquisition(X.unsqueeze(1)))
+    return torch.no_grad()(lambda X: acquisition(X.unsqueeze(1)))

@@ -18,16 +18,16 @@ class Values:
 
     def __init__(self, value: Callable[[list[Configuration]], list[float]]) -> None:
         self._value = value
-        self.known: dict[Key, float] = {}
+        self._computed: dict[Key, float] = {}
 
     def __call__(self, configs: Sequence[Configuration]) -> list[float]:
         """The values of canonical configurations; what is not finite is the worst."""
-        new = {key: c for c in configs if (key := tuple(c.values())) not in self.known}
+        new = {key: c for c in configs if (key := tuple(c.values())) not in self._computed}
         if new:
             values = self._value(list(new.values()))
             clean = [value if math.isfinite(value) else -math.inf for value in values]
-            self.known |= dict(zip(new, clean, strict=True))
-        return [self.known[tuple(c.values())] for c in configs]
+            self._computed |= dict(zip(new, clean, strict=True))
+        return [self._computed[tuple(c.values())] for c in configs]
 
 
 def climb(
@@ -39,16 +39,16 @@ def climb(
 ) -> Configuration | None:
     """The best allowed configuration of depth `k` found from the best of `pool`; None: none is allowed.
 
-    A step goes to the best configuration that differs in one choice, whatever its value; when no start
-    can go on, the best point's pairs of single steps are tried, too. Whether a configuration is allowed is
-    asked for the best first, and for no more than needed.
+    A step goes to the best configuration that differs in one choice, whatever its value; when no climb
+    can continue, the best point's pairs of single steps are tried, too. Whether a configuration is allowed is
+    asked of the best first, and of no more than needed.
 
     Args:
         space: the search space.
         k: depth.
         values: larger is better.
         pool: where climbs may start; canonical, any depth.
-        is_allowed: what may be given, and stepped on.
+        is_allowed: what may be given, and stepped to.
     """
 
     def allowed(config: Configuration) -> bool:

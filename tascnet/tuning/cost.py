@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a configuration's network, told exactly without building it.
+"""Parameters and FLOPs of a configuration's network, computed exactly without building it.
 
 The pre-trained network is counted once, layer by layer. A layer has inputs x outputs x area of the kernel
 weights, so that its cost follows from its widths and its kernel; the layers of a removed block cost nothing;
@@ -7,18 +7,18 @@ a head's cost is a constant and a share for each feature that it reads.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.measure import LayerCost, complexity
-from tascnet.measure.sized import lost_sizes, sized_layer
-from tascnet.models.head import classifier_of, head_start
+from tascnet.measure import complexity
+from tascnet.measure.widths import SizedLayers, lost_sizes
+from tascnet.models.head import HeadSpec, classifier_of, head_start
 from tascnet.surgery import shape_after
-from tascnet.tuning.build import is_grown, with_head_of
-from tascnet.tuning.discover import DROPOUT, HIDDEN_LAYERS, NEURONS, NORM
+from tascnet.tuning.choices import Changes, LayerChoice
+from tascnet.tuning.head import SearchedHead
 from tascnet.tuning.space import Space
 
 
@@ -29,28 +29,14 @@ class Cost:
     params: int
     flops: int
 
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(params=self.params + other.params, flops=self.flops + other.flops)
 
-@dataclass(frozen=True, kw_only=True)
-class _Effect:
-    """What a choice changes.
+    def __sub__(self, other: "Cost") -> "Cost":
+        return self + -1 * other
 
-    Args:
-        neutral: the value at which it changes nothing.
-        slots: by layer, the inputs and outputs that go with one channel of a group.
-        features: those of the head's inputs that do.
-        kernels: layers that get another kernel.
-        dimensions: of these kernels.
-        block: the block that goes.
-        saved: parameters and FLOPs that go with the block.
-    """
-
-    neutral: int
-    slots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    features: int = 0
-    kernels: tuple[str, ...] = ()
-    dimensions: int = 2
-    block: str | None = None
-    saved: tuple[int, int] = (0, 0)
+    def __rmul__(self, factor: int) -> "Cost":
+        return Cost(params=factor * self.params, flops=factor * self.flops)
 
 
 class CostModel:
@@ -76,16 +62,35 @@ class CostModel:
     ) -> None:
         measured = complexity(chain, example)
         self.neutral = Cost(params=measured.params, flops=measured.flops)
-        self._space = space
-        self._softmax = classifier_of(chain)
-        self._classifier = classifier
-        self._heads: dict[tuple[Any, ...], tuple[Cost, Cost]] = {}
+        self._softmax, self._classifier = classifier_of(chain), classifier
+        self._heads: dict[SearchedHead, tuple[Cost, Cost]] = {}
         head = {name for name, _ in list(chain.named_children())[head_start(chain) :]}
-        costs = {cost.name: cost for cost in measured.layers if _block_of(cost.name) not in head}
-        self._features = _total(costs.values())
-        self._effects = _effects(chain, space, example, costs)
-        touched = {name for e in self._effects.values() for name in (*e.slots, *e.kernels)}
-        self._layers = {name: sized_layer(chain.get_submodule(name), costs[name]) for name in touched}
+        costs = {cost.name: cost for cost in measured.layers if cost.name.partition(".")[0] not in head}
+        self._features = sum_of((cost.params, cost.flops) for cost in costs.values())
+        choices = [choice for choice in space.choices if isinstance(choice, LayerChoice)]
+        self._choices = choices
+        # All that any configuration changes.
+        every = Changes()
+        for choice in choices:
+            choice.change(every, choice.neutral)
+        cut = space.units[-1].block
+        entry = shape_after(chain[:cut], example)
+        lost = lost_sizes(chain[cut:], entry, every.widths, costs) if every.widths else {}
+        # What is not counted among the features is the head's first layer.
+        self._slots = {
+            g: {name: slot for name, slot in by.items() if name in costs} for g, by in lost.items()
+        }
+        self._inputs = {
+            g: sum(slot[0] for name, slot in by.items() if name not in costs) for g, by in lost.items()
+        }
+        self._widths = every.widths
+        self._saved = {
+            block: sum_of((c.params, c.flops) for c in costs.values() if c.name.partition(".")[0] == block)
+            for block in every.removed
+        }
+        self._dimensions = {n: chain.get_submodule(n).weight.dim() - 2 for n in every.kernels}  # type: ignore[operator]
+        touched = {*every.kernels, *(name for slots in self._slots.values() for name in slots)}
+        self._layers = SizedLayers(chain, costs, touched)
 
     def __call__(self, config: Mapping[str, Any]) -> Cost:
         """Parameters and FLOPs of the whole network, trunk and tail.
@@ -93,59 +98,36 @@ class CostModel:
         Args:
             config: a canonical configuration of the space.
         """
-        changes = [(e, config[name]) for name, e in self._effects.items() if config[name] != e.neutral]
-        gone = {effect.block for effect, _ in changes}
-        params, flops = self._features
-        features = self._softmax.in_features
-        for effect, value in changes:
-            params, flops = params - effect.saved[0], flops - effect.saved[1]
-            features -= effect.features * (effect.neutral - value)
-        for name, size in self._sizes(changes).items():
-            if _block_of(name) not in gone:
-                layer = self._layers[name]
-                old, new = layer.cost(layer.size), layer.cost(size)
-                params, flops = params + new[0] - old[0], flops + new[1] - old[1]
-        constant, each = self._head(config)
-        return Cost(
-            params=params + constant.params + features * each.params,
-            flops=flops + constant.flops + features * each.flops,
+        changes = Changes.of(self._choices, config)
+        lost = {group: self._widths[group] - width for group, width in changes.widths.items()}
+        added = self._layers.change(
+            ((count, self._slots[group]) for group, count in lost.items()),
+            {name: side ** self._dimensions[name] for name, side in changes.kernels.items()},
+            without=changes.removed,
         )
-
-    def _sizes(self, changes: Iterable[tuple[_Effect, int]]) -> dict[str, list[int]]:
-        """Inputs, outputs and area of the kernel of the layers that are changed, by name."""
-        sizes: dict[str, list[int]] = {}
-        for effect, value in changes:
-            lost = effect.neutral - value
-            for name, (inputs, outputs) in effect.slots.items():
-                size = sizes.setdefault(name, list(self._layers[name].size))
-                size[0] -= lost * inputs
-                size[1] -= lost * outputs
-            for name in effect.kernels:
-                sizes.setdefault(name, list(self._layers[name].size))[2] = value**effect.dimensions
-        return sizes
+        features = self._softmax.in_features - sum(n * self._inputs[group] for group, n in lost.items())
+        constant, each = self._head(config)
+        total = self._features + sum_of([added]) + constant + features * each
+        for block in changes.removed:
+            total -= self._saved[block]
+        return total
 
     def _head(self, config: Mapping[str, Any]) -> tuple[Cost, Cost]:
         """A head's cost without features, and for each of them; measured once for each kind of head."""
-        hidden = config.get(HIDDEN_LAYERS, 0)
-        key = (is_grown(config) and config[NORM], hidden, hidden and config[NEURONS])
-        if key not in self._heads:
-            one, two = (self._measured_head(config, features) for features in (1, 2))
-            each = Cost(params=two.params - one.params, flops=two.flops - one.flops)
-            constant = Cost(params=one.params - each.params, flops=one.flops - each.flops)
-            self._heads[key] = constant, each
-        return self._heads[key]
+        head = SearchedHead.of(config)
+        head = replace(head, spec=HeadSpec(hidden=head.spec.hidden))
+        if head not in self._heads:
+            one, two = (self._measured(head, features) for features in (1, 2))
+            each = two - one
+            self._heads[head] = one - each, each
+        return self._heads[head]
 
-    def _measured_head(self, config: Mapping[str, Any], features: int) -> Cost:
+    def _measured(self, head: SearchedHead, features: int) -> Cost:
         softmax = _resized(self._softmax, features)
         kept = None if self._classifier is None else _resized(self._classifier, features)
-        head = with_head_of(
-            nn.Sequential(OrderedDict(classifier=softmax)),
-            {**config, DROPOUT: 0.0},
-            softmax.out_features,
-            classifier=kept,
-            magnitude=1.0,
-        )
-        measured = complexity(head, torch.zeros(1, features))
+        chain = nn.Sequential(OrderedDict(classifier=softmax))
+        built = head.on(chain, softmax.out_features, classifier=kept, magnitude=1.0)
+        measured = complexity(built, torch.zeros(1, features))
         return Cost(params=measured.params, flops=measured.flops)
 
 
@@ -154,41 +136,7 @@ def _resized(layer: nn.Linear, inputs: int) -> nn.Linear:
     return nn.utils.skip_init(nn.Linear, inputs, layer.out_features, bias=layer.bias is not None)
 
 
-def _block_of(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def _total(costs: Iterable[LayerCost]) -> tuple[int, int]:
+def sum_of(costs: Iterable[tuple[int, int]]) -> Cost:
+    """The sum of parameters and FLOPs."""
     counted = list(costs)
-    return sum(cost.params for cost in counted), sum(cost.flops for cost in counted)
-
-
-def _effects(
-    chain: nn.Sequential, space: Space, example: Tensor, costs: Mapping[str, LayerCost]
-) -> dict[str, _Effect]:
-    """What the choices of the space change, but for the head's; activations cost nothing."""
-    groups = [choice.layers[0] for choice in space.choices if choice.what == "width"]
-    slots = {}
-    if groups:
-        cut = space.units[-1].block
-        slots = lost_sizes(chain[cut:], shape_after(chain[:cut], example), groups, costs)
-    effects = {}
-    for choice in space.choices:
-        if choice.what == "kernel":
-            is_over_time = isinstance(chain.get_submodule(choice.layers[0]), nn.Conv1d)
-            effects[choice.name] = _Effect(
-                neutral=int(choice.neutral), kernels=choice.layers, dimensions=1 if is_over_time else 2
-            )
-        elif choice.what == "kept":
-            block = choice.layers[0]
-            saved = _total(cost for cost in costs.values() if _block_of(cost.name) == block)
-            effects[choice.name] = _Effect(neutral=int(choice.neutral), block=block, saved=saved)
-        elif choice.what == "width":
-            of_group = slots[choice.layers[0]]
-            effects[choice.name] = _Effect(
-                neutral=int(choice.neutral),
-                slots={name: lost for name, lost in of_group.items() if name in costs},
-                # What is not counted among the features is the head's first layer.
-                features=sum(inputs for name, (inputs, _) in of_group.items() if name not in costs),
-            )
-    return effects
+    return Cost(params=sum(params for params, _ in counted), flops=sum(flops for _, flops in counted))

@@ -1,101 +1,32 @@
-"""What a search learnt: how its surrogate predicts trials that it has not seen, and from which choices.
+"""What a search learnt: how well its surrogate predicts trials that it has not seen, and from which choices.
 
 Two measures, each named where it is shown. *Leave-one-out*: every trial is predicted from all others in
-closed form, with the hyperparameters fitted to all; these have seen the trial, which flatters where trials
-are few. *Refitted*: every fifth of the trials is predicted by a surrogate fitted to the other four fifths
-alone; this decides whether anything was learnt.
+closed form, with the hyperparameters fitted to all; these have seen the trial, which is too optimistic where
+trials are few. *Refitted*: every fifth of the trials is predicted by a surrogate fitted to the other four
+fifths alone; this decides whether anything was learnt.
 
 Glossary: `X` are encoded configurations `n x d`, `y` their standardised values `n`, `K` the covariance of
 noisy values `n x n`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tascnet.tuning.encoding import Coding, encode
+from tascnet.run.records import Importance, Insight, Prediction, Trial
+from tascnet.tuning.encoding import columns, encode
 from tascnet.tuning.goal import Goal
 from tascnet.tuning.space import FIRST_TRAINED, Space
-from tascnet.tuning.surrogate import Columns, Scale, fit, hyperparameters, quiet, seeded
-from tascnet.tuning.trial import Trial
+from tascnet.tuning.surrogate import Standardiser, fit, hyperparameters, quiet, seeded
 
-Target: TypeAlias = Literal["val_accuracy", "val_loss"]
-
-# Fewer results than this say nothing about predictions.
+# Predictions of fewer results cannot be judged.
 _LEAST = 5
 _FOLDS = 5
-# As the search encodes them.
-_CODING: Coding = "onehot"
 # Of the standard normal distribution: one-sided, 5 %.
 _SIGNIFICANT = 1.645
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the surrogate predicts for a trial from all others, in the unit of the insight's target.
-
-    Args:
-        trial: its number.
-        observed: its result.
-        predicted: mean of the leave-one-out distribution.
-        deviation: standard deviation of that distribution, noise included.
-    """
-
-    trial: int
-    observed: float
-    predicted: float
-    deviation: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Importance:
-    """How much the predictions lean on a choice.
-
-    Args:
-        choice: its name.
-        rise: by how much the leave-one-out error rises when the choice's columns are taken out of the
-            kernel, in the unit of the insight's target; below 0 where predictions are better without it.
-        lengthscale: of its columns, which lie in [0, 1].
-    """
-
-    choice: str
-    rise: float
-    lengthscale: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Insight:
-    """How well the surrogate predicts, and from what.
-
-    Args:
-        target: what is predicted: the accuracy (a fraction), or the loss where that is the objective.
-        predictions: leave-one-out, one for each trial that succeeded.
-        rmse: root of the mean squared leave-one-out error.
-        deviation: standard deviation of the results (over n).
-        r2: leave-one-out, `1 - rmse² / deviation²`; 0 or less: no better than the mean.
-        rank_correlation: Spearman's, of leave-one-out predictions and results; None where undefined.
-        refitted_r2: `r2` of predictions by surrogates that were fitted without the fifth predicted.
-        refitted_rank_correlation: the same for the rank correlation.
-        learnt: whether refitted predictions beat the mean and rank better than chance (5 %, one-sided).
-        sentence: the same for a reader.
-        importance: of every choice that varied, the largest rise first.
-    """
-
-    target: Target
-    predictions: tuple[Prediction, ...]
-    rmse: float
-    deviation: float
-    r2: float
-    rank_correlation: float | None
-    refitted_r2: float
-    refitted_rank_correlation: float | None
-    learnt: bool
-    sentence: str
-    importance: tuple[Importance, ...]
 
 
 def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None:
@@ -103,7 +34,7 @@ def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None
 
     Args:
         space: the search space.
-        trials: of a search; those that failed, were stopped or not trained are passed over.
+        trials: of a search; those that are not `ok` are ignored.
         goal: names the objective.
 
     Returns:
@@ -117,11 +48,13 @@ def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None
     results = {number: (-1.0 if is_loss else 1.0) * (t.value or 0.0) for number, t in ok.items()}
     if len(results) < _LEAST or len(set(results.values())) < 2:
         return None
-    data = _Data.of(space, [trial.config for trial in ok.values()], list(results.values()))
-    surrogate = _Surrogate.of(data)
+    configs = [trial.config for trial in ok.values()]
+    depth = max(int(config[FIRST_TRAINED]) for config in configs)
+    values = torch.tensor(list(results.values()), dtype=torch.float64)
+    surrogate = _Surrogate(encode(space, configs, depth), values, columns(space, depth))
     predicted, deviations = surrogate.leave_one_out()
-    r2, correlation = _agreement(predicted, data.results)
-    refitted_r2, refitted_correlation = _agreement(_refitted(data), data.results)
+    r2, correlation = _agreement(predicted, values)
+    refitted_r2, refitted_correlation = _agreement(_refitted(surrogate), values)
     learnt, sentence = _verdict(refitted_r2, refitted_correlation, len(results))
     rows = zip(results.items(), predicted.tolist(), deviations.tolist(), strict=True)
     return Insight(
@@ -130,8 +63,8 @@ def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None
             Prediction(trial=trial, observed=result, predicted=mean, deviation=sd)
             for (trial, result), mean, sd in rows
         ),
-        rmse=_rmse(predicted, data.results),
-        deviation=float(data.results.std(correction=0)),
+        rmse=_rmse(predicted, values),
+        deviation=float(values.std(correction=0)),
         r2=r2,
         rank_correlation=correlation,
         refitted_r2=refitted_r2,
@@ -165,80 +98,55 @@ def rank_correlation(a: Tensor, b: Tensor) -> float | None:
     return float(ranks[0] @ ranks[1]) / norm if norm > 0 else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """Encoded configurations `n x d`, what their columns are, and results `n`."""
-
-    X: Tensor
-    columns: Columns
-    results: Tensor
-
-    @classmethod
-    def of(cls, space: Space, configs: Sequence[Mapping[str, Any]], results: Sequence[float]) -> "_Data":
-        depth = max(int(config[FIRST_TRAINED]) for config in configs)
-        return cls(
-            X=encode(space, configs, depth, _CODING),
-            columns=Columns.of(space, depth, _CODING),
-            results=torch.tensor(results, dtype=torch.float64),
-        )
-
-    def part(self, chosen: Tensor) -> "_Data":
-        """The points where `chosen` is true."""
-        return replace(self, X=self.X[chosen], results=self.results[chosen])
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Surrogate:
-    """The process that the search fits, of standardised results, and its data."""
+    """The process that the search fits, of standardised results.
 
-    data: _Data
-    scale: Scale
-    model: Any
+    Args:
+        X: encoded configurations, `n x d`.
+        results: `n`.
+        columns: the choices that the `d` columns stand for.
+    """
 
-    @classmethod
-    def of(cls, data: _Data) -> "_Surrogate":
-        scale = Scale.of(data.results.tolist())
+    def __init__(self, X: Tensor, results: Tensor, columns: tuple[str, ...]) -> None:
+        self.X, self.results, self.columns = X, results, columns
+        self._scale = Standardiser.of(results.tolist())
+        y = self._scale(results.tolist())
         with seeded(0), quiet():
-            model = fit(data.X, scale(data.results.tolist()), data.columns)
-        return cls(data=data, scale=scale, model=model)
+            self.model: Any = fit(X, y, columns)
+        self._prior = self.model.mean_module.constant.item()
+        self._residuals = y.squeeze(-1) - self._prior
 
     @torch.no_grad()
     def leave_one_out(self, without: str | None = None) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each result given all others; `without` a choice's columns."""
-        X = self.data.X.clone()
+        X = self.X.clone()
         # A kernel of distances does not see columns in which all points agree.
-        X[:, [i for i, name in enumerate(self.data.columns.choices) if name == without]] = 0.0
+        X[:, [i for i, name in enumerate(self.columns) if name == without]] = 0.0
         means, variances = leave_one_out(self._covariance(X), self._residuals)
-        return self._unscaled(means), self.scale.deviation * variances.sqrt()
+        return self._unscaled(means), self._scale.deviation * variances.sqrt()
 
     @torch.no_grad()
     def predict(self, X: Tensor) -> Tensor:
         """Mean results `m` of new points `m x d`."""
-        across = self.model.covar_module(X, self.data.X).to_dense()
-        return self._unscaled(across @ torch.linalg.solve(self._covariance(self.data.X), self._residuals))
-
-    @property
-    def _prior(self) -> float:
-        return self.model.mean_module.constant.item()
-
-    @property
-    def _residuals(self) -> Tensor:
-        return self.scale(self.data.results.tolist()).squeeze(-1) - self._prior
+        across = self.model.covar_module(X, self.X).to_dense()
+        return self._unscaled(across @ torch.linalg.solve(self._covariance(self.X), self._residuals))
 
     def _covariance(self, X: Tensor) -> Tensor:
         noise = self.model.likelihood.noise * torch.eye(len(X), dtype=X.dtype)
         return self.model.covar_module(X).to_dense() + noise
 
     def _unscaled(self, means: Tensor) -> Tensor:
-        return self.scale.mean + self.scale.deviation * (means + self._prior)
+        return self._scale.mean + self._scale.deviation * (means + self._prior)
 
 
-def _refitted(data: _Data) -> Tensor:
+def _refitted(surrogate: _Surrogate) -> Tensor:
     """Each result predicted by a surrogate that was fitted without its fifth of the trials."""
-    predicted = torch.empty_like(data.results)
-    fold = torch.arange(len(data.results)) % _FOLDS
+    X, results = surrogate.X, surrogate.results
+    predicted = torch.empty_like(results)
+    fold = torch.arange(len(results)) % _FOLDS
     for i in range(_FOLDS):
-        predicted[fold == i] = _Surrogate.of(data.part(fold != i)).predict(data.X[fold == i])
+        rest = _Surrogate(X[fold != i], results[fold != i], surrogate.columns)
+        predicted[fold == i] = rest.predict(X[fold == i])
     return predicted
 
 
@@ -258,9 +166,9 @@ def _verdict(r2: float, correlation: float | None, n: int) -> tuple[bool, str]:
     is_chance = correlation is None or correlation * math.sqrt(n - 1) < _SIGNIFICANT
     if r2 <= 0 or is_chance:
         how = (
-            "no better than the mean of the trials"
+            "trials no better than their mean does"
             if r2 <= 0
-            else "the order of the trials no better than chance"
+            else "the order of trials no better than chance"
         )
         return False, f"The surrogate predicts {how}: treat the choice of the winner as random search."
     share = f"{100 * r2:.0f} % of the variance of trials that it was not fitted to"
@@ -269,21 +177,20 @@ def _verdict(r2: float, correlation: float | None, n: int) -> tuple[bool, str]:
 
 def _importance(surrogate: _Surrogate) -> tuple[Importance, ...]:
     """Of every choice that varied, the largest rise first."""
-    data = surrogate.data
-    varied = {
-        name for name, column in zip(data.columns.choices, data.X.T, strict=True) if len(column.unique()) > 1
-    }
-    fitted = hyperparameters(surrogate.model, data.columns)
-    assert fitted is not None, "the search's own kernel has lengthscales"
-    full = _rmse(surrogate.leave_one_out()[0], data.results)
+    varied = [
+        name
+        for name, column in zip(surrogate.columns, surrogate.X.T, strict=True)
+        if len(column.unique()) > 1
+    ]
+    scales = hyperparameters(surrogate.model, surrogate.columns)["lengthscales"]
+    full = _rmse(surrogate.leave_one_out()[0], surrogate.results)
     found = [
         Importance(
             choice=name,
-            rise=_rmse(surrogate.leave_one_out(without=name)[0], data.results) - full,
-            lengthscale=fitted["lengthscales"][name],
+            rise=_rmse(surrogate.leave_one_out(without=name)[0], surrogate.results) - full,
+            lengthscale=scales[name],
         )
-        for name in data.columns.names
-        if name in varied
+        for name in dict.fromkeys(varied)
     ]
     return tuple(sorted(found, key=lambda importance: -importance.rise))
 

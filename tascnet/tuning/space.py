@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
 from torch.quasirandom import SobolEngine
@@ -17,7 +17,7 @@ Configuration: TypeAlias = dict[str, Value]
 Key: TypeAlias = tuple[Value, ...]
 
 FIRST_TRAINED = "first_trained"
-# Draws in a row that may repeat known configurations before the neighbours of those are taken instead.
+# Draws in a row that may repeat earlier configurations before the neighbours of those are taken instead.
 _MISSES = 64
 # Draws made at once; a multiple of a power of two keeps the Sobol sequence balanced.
 _BATCH = 64
@@ -33,11 +33,17 @@ class Choice:
         neutral: the pre-trained setting, one of `values`.
         kind: `ordinal` where values have an order and distances, else `categorical`.
         unit: the unit that it belongs to.
-        layers: the layers, or the width group, that it acts on.
+        layers: the layers, the width group or the block that it acts on.
         only_if: another, ordinal choice of the unit; this one is inactive, and neutral, while that one is
             below `only_from`.
         only_from: the smallest value of `only_if` at which this one matters.
+
+    Raises:
+        ConfigError: the neutral setting is no value, values repeat, or ordinal ones are not ascending.
     """
+
+    # Whether the values are widths.
+    is_width: ClassVar[bool] = False
 
     name: str
     values: tuple[Value, ...]
@@ -55,6 +61,14 @@ class Choice:
             raise ConfigError(f"the values {self.values} of {self.name} repeat")
         if self.kind == "ordinal" and list(self.values) != sorted(self.values):  # type: ignore[type-var]
             raise ConfigError(f"the ordinal values {self.values} of {self.name} are not ascending")
+
+    @classmethod
+    def ordinal(
+        cls, name: str, values: Iterable[float], neutral: float, unit: int, layers: tuple[str, ...] = ()
+    ) -> Self:
+        """An ordinal choice of `values` and the neutral setting."""
+        ascending = tuple(sorted({*values, neutral}))
+        return cls(name=name, values=ascending, neutral=neutral, kind="ordinal", unit=unit, layers=layers)
 
     @property
     def what(self) -> str:
@@ -85,15 +99,18 @@ class Unit:
 
     def count(self) -> int:
         """The number of different settings."""
-        free = [choice for choice in self.choices if choice.only_if is None]
-        return math.prod(self._count_with_dependents(choice) for choice in free)
-
-    def _count_with_dependents(self, choice: Choice) -> int:
-        dependents = [other for other in self.choices if other.only_if == choice.name]
-        return sum(
-            math.prod(len(other.values) for other in dependents if float(value) >= other.only_from)
-            for value in (choice.values if dependents else [0.0] * len(choice.values))
-        )
+        total = 1
+        for choice in (choice for choice in self.choices if choice.only_if is None):
+            others = [other for other in self.choices if other.only_if == choice.name]
+            total *= (
+                sum(
+                    math.prod(len(other.values) for other in others if float(value) >= other.only_from)
+                    for value in choice.values
+                )
+                if others
+                else len(choice.values)
+            )
+        return total
 
 
 @dataclass(frozen=True)
@@ -140,7 +157,7 @@ class Space:
 
     def count(self, k: int) -> int:
         """The number of canonical configurations of depth `k`."""
-        settings = [unit.count() for unit in self.units[: self._check_depth(k) + 1]]
+        settings = [unit.count() for unit in self.units[: k + 1]]
         return sum(math.prod(settings[: first + 1]) for first in self.firsts(k))
 
     def firsts(self, k: int) -> range:
@@ -149,18 +166,17 @@ class Space:
 
     def neutral(self, first_trained: int = 0) -> Configuration:
         """The pre-trained settings, trained from unit `first_trained` on."""
-        self._check_depth(first_trained)
         return {FIRST_TRAINED: first_trained, **{choice.name: choice.neutral for choice in self.choices}}
 
     def narrowed(self, share: float, first_trained: int) -> Configuration:
-        """The pre-trained settings but for the widths of units 1 to `first_trained`, trained from there on.
+        """The pre-trained settings, except that units 1 to `first_trained`, which are trained, are narrower.
 
         Each width is the value that is nearest to that share of the pre-trained one, the smaller of two.
         """
-        widths = [c for c in self.choices_to(first_trained) if c.unit > 0 and c.name.endswith(".width")]
         nearest = {
             c.name: min(c.values, key=lambda v: (abs(float(v) - share * float(c.neutral)), float(v)))
-            for c in widths
+            for c in self.choices_to(first_trained)
+            if c.is_width
         }
         return self.canonical({**self.neutral(first_trained), **nearest})
 
@@ -221,7 +237,7 @@ class Space:
             n: how many.
             k: depth.
             seed: of the scrambled Sobol sequence or the random draws; a smaller `n` gives a prefix.
-            exclude: configurations not to be given.
+            exclude: configurations to leave out.
             method: quasi-random or independent uniform draws.
         """
         excluded = list(exclude)
@@ -250,7 +266,7 @@ class Space:
                     yield config
 
     def _draws(self, k: int, seed: int, method: str) -> Iterator[Configuration]:
-        choices = self.choices_to(self._check_depth(k))
+        choices = self.choices_to(k)
         generator = torch.Generator().manual_seed(seed)
         engine = SobolEngine(len(choices) + 1, scramble=True, seed=seed)
         while True:
@@ -268,11 +284,6 @@ class Space:
             return True
         value = config.get(choice.only_if, self._by_name[choice.only_if].neutral)
         return float(value) >= choice.only_from
-
-    def _check_depth(self, k: int) -> int:
-        if not 0 <= k <= self.depth:
-            raise ConfigError(f"depth {k} is outside the space's 0 to {self.depth}")
-        return k
 
     def _check(self, config: Mapping[str, Any]) -> None:
         if config.get(FIRST_TRAINED) not in range(self.depth + 1):

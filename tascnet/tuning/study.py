@@ -1,24 +1,23 @@
-"""One search: ask for configurations, tell what came of them; the journal is its whole memory."""
+"""One search: ask for configurations, tell the trials; the journal is its whole memory."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from tascnet.errors import ConfigError
-from tascnet.run.files import append_jsonl
-from tascnet.tuning.goal import Goal
+from tascnet.errors import ConfigError, RunFolderError
+from tascnet.run.files import read_jsonl
+from tascnet.run.records import Trial, append_record, from_json
+from tascnet.tuning.goal import Goal, front, value_of, winner
 from tascnet.tuning.progression import layerwise_depths
-from tascnet.tuning.propose import Observation, Suggestion, propose
+from tascnet.tuning.propose import propose
 from tascnet.tuning.sampling import draw, refuse_infeasible
-from tascnet.tuning.space import Configuration, Space
-from tascnet.tuning.trial import Trial, read_trials
-from tascnet.tuning.winner import front, value_of, winner
+from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space
+from tascnet.tuning.surrogate import Hyperparameters
 
 # Share of the widths of the second trial.
 HALF = 0.5
-
-Algorithm: TypeAlias = Literal["bo", "random", "sobol", "layerwise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +26,33 @@ class Proposal:
 
     Args:
         trial: its number.
-        depth: the depth it was asked for at.
+        depth: the depth at which it is proposed.
         config: canonical configuration.
-        surrogate: hyperparameters of the surrogate that chose it; None: none did. `Study.tell` journals them.
+        surrogate: hyperparameters of the surrogate that chose it; None: none did.
     """
 
     trial: int
     depth: int
     config: Configuration
-    surrogate: dict[str, Any] | None = None
+    surrogate: Hyperparameters | None = None
+
+    def came(self, status: str, **results: Any) -> Trial:
+        """The trial of this proposal."""
+        return Trial(
+            trial=self.trial,
+            depth=self.depth,
+            config=self.config,
+            surrogate=self.surrogate,
+            status=status,
+            **results,
+        )
 
 
 class Study:
     """The search's memory: trials in a journal, and the proposals they lead to.
 
-    A proposal is a pure function of journal, pending proposals and seed, so that a search that was
-    broken off goes on as if it had not been. Proposals that were never told are given again.
+    A proposal is a pure function of journal, pending proposals and seed, so that an interrupted search
+    resumes as if it had not been interrupted. Proposals without a trial are made again.
 
     Args:
         path: the journal, made with the first trial; a torn last line is ignored.
@@ -67,7 +77,7 @@ class Study:
         space: Space,
         seed: int,
         goal: Goal | None = None,
-        algorithm: Algorithm = "bo",
+        algorithm: str = "bo",
         every: int = 1,
     ) -> None:
         self.path = path
@@ -82,14 +92,14 @@ class Study:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """All trials told so far, by number."""
+        """All trials so far, by number."""
         return tuple(self._trials[number] for number in sorted(self._trials))
 
     def ask(self, k: int, n: int = 1, *, initial_trials: int = 0) -> list[Proposal]:
-        """The next proposals, which are pending until they are told.
+        """The next proposals, which are pending until `tell` gets their trials.
 
         Args:
-            k: depth; of no account with `layerwise`.
+            k: depth; ignored with `layerwise`.
             n: how many.
             initial_trials: with `bo`, at the first depth of the search, the trials before this number are
                 quasi-random; where spaces nest the very first are the pre-trained setting trained from unit
@@ -103,33 +113,39 @@ class Study:
         """
         asked: list[Proposal] = []
         while len(asked) < n:
-            suggested = self._suggest(k, n - len(asked), initial_trials)
-            if not suggested.configs:
-                self._close(k)
+            configs, surrogate = self._configs(k, n - len(asked), initial_trials)
+            if not configs:
+                if not self._trials and not self.pending and self.algorithm != "layerwise":
+                    refuse_infeasible(self.space, self.goal)
+                self.exhausted.add(k)
                 break
-            asked += [self._add_pending(k, config, suggested.surrogate) for config in suggested.configs]
+            for config in configs:
+                depth = int(config[FIRST_TRAINED]) if self.algorithm == "layerwise" else k
+                number = self._next_number()
+                self.pending[number] = Proposal(trial=number, depth=depth, config=config, surrogate=surrogate)
+                asked.append(self.pending[number])
         return asked
 
     def tell(self, trial: Trial) -> None:
         """Journal what came of a proposal, with the hyperparameters that led to it.
 
         Raises:
-            ConfigError: the trial was told before, or its configuration is not in the space.
+            ConfigError: the journal has this trial, or its configuration is not in the space.
         """
         if trial.trial in self._trials:
-            raise ConfigError(f"trial {trial.trial} was told before")
+            raise ConfigError(f"trial {trial.trial} is already in the journal")
         if self.space.canonical(trial.config) != trial.config:
             raise ConfigError(f"the configuration of trial {trial.trial} is not canonical")
         proposal = self.pending.get(trial.trial)
         if trial.surrogate is None and proposal is not None and proposal.config == trial.config:
             trial = replace(trial, surrogate=proposal.surrogate)
-        append_jsonl(self.path, trial.row())
+        append_record(self.path, trial)
         self._trials[trial.trial] = trial
         self.pending.pop(trial.trial, None)
 
     def best(self) -> Trial | None:
         """The `ok` trial of the highest value, the earliest of equals; None before one succeeded."""
-        return max(self._succeeded(), key=value_of, default=None)
+        return max((t for t in self.trials if t.status == "ok"), key=value_of, default=None)
 
     def winner(self, n_val: int, tolerance: float | None = None) -> Trial | None:
         """The smallest network among the trials near the best, by params or by the cost of `pareto`."""
@@ -140,16 +156,13 @@ class Study:
         """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""
         return front(self.trials, self.goal.pareto_cost)
 
-    def curves(self) -> list[list[float]]:
-        """Learning curves of the trials that were trained to their end, for `median_stop`."""
-        return [trial.curve for trial in self._succeeded() if trial.curve is not None]
+    def curves(self) -> list[tuple[float, ...]]:
+        """Learning curves of the trials that were trained to their end, for the median rule."""
+        return [trial.curve for trial in self.trials if trial.status == "ok" and trial.curve is not None]
 
-    def _succeeded(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.status == "ok"]
-
-    def _known(self) -> list[Configuration]:
-        told = [trial.config for trial in self.trials]
-        return [*told, *(proposal.config for proposal in self.pending.values())]
+    def _tried(self) -> list[Configuration]:
+        pending = (proposal.config for proposal in self.pending.values())
+        return [*(trial.config for trial in self.trials), *pending]
 
     def _next_number(self) -> int:
         number = 0
@@ -157,66 +170,82 @@ class Study:
             number += 1
         return number
 
-    def _add_pending(self, k: int, config: Configuration, surrogate: dict[str, Any] | None) -> Proposal:
-        depth = int(config["first_trained"]) if self.algorithm == "layerwise" else k
-        proposal = Proposal(trial=self._next_number(), depth=depth, config=config, surrogate=surrogate)
-        self.pending[proposal.trial] = proposal
-        return proposal
-
-    def _close(self, k: int) -> None:
-        """Note that nothing is left at depth `k`; refuse bounds that nothing keeps."""
-        if not self._trials and not self.pending and self.algorithm != "layerwise":
-            refuse_infeasible(self.space, self.goal)
-        self.exhausted.add(k)
-
-    def _suggest(self, k: int, n: int, initial_trials: int) -> Suggestion:
+    def _configs(
+        self, k: int, n: int, initial_trials: int
+    ) -> tuple[list[Configuration], Hyperparameters | None]:
+        """Up to `n` configurations to try next, and the surrogate's hyperparameters where it chose them."""
         number = self._next_number()
         if self.algorithm == "layerwise":
-            return Suggestion(configs=self._layerwise(n))
+            tried = self._tried()
+            depths = layerwise_depths(self.space.depth, self.every)
+            return [c for c in map(self.space.neutral, depths) if c not in tried][:n], None
         if self.algorithm == "random":
-            return Suggestion(configs=self._draw(k, 1, _trial_seed(self.seed, number), "random"))
+            return self._draw(k, _trial_seed(self.seed, number), "random"), None
         is_first_depth = all(trial.depth >= k for trial in self.trials)
         if self.algorithm == "sobol" or (is_first_depth and number < initial_trials):
-            return Suggestion(configs=self._start(k) or self._draw(k, 1, self.seed, "sobol"))
+            return self._start(k) or self._draw(k, self.seed, "sobol"), None
         return self._learnt(k, n, number)
 
     def _start(self, k: int) -> list[Configuration]:
         """The pre-trained setting, then it at half its widths, where they are to be the next trial.
 
-        What all widths together cost in accuracy is the first thing to know of them.
+        What all widths together cost in accuracy is the first thing to learn about them.
         """
         if self.algorithm != "bo" or not self.space.nested:
             return []
-        known, starts = self._known(), (self.space.neutral(k), self.space.narrowed(HALF, k))
-        return [start for start in starts if start not in known and self.goal.is_feasible(start)][:1]
+        tried, starts = self._tried(), (self.space.neutral(k), self.space.narrowed(HALF, k))
+        return [start for start in starts if start not in tried and self.goal.is_feasible(start)][:1]
 
-    def _draw(self, k: int, n: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
-        return draw(self.space, self.goal, n, k, seed, exclude=self._known(), method=method)
+    def _draw(self, k: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
+        return draw(self.space, self.goal, 1, k, seed, exclude=self._tried(), method=method)
 
-    def _layerwise(self, n: int) -> list[Configuration]:
-        known = self._known()
-        depths = layerwise_depths(self.space.depth, self.every)
-        return [c for c in map(self.space.neutral, depths) if c not in known][:n]
-
-    def _learnt(self, k: int, n: int, number: int) -> Suggestion:
+    def _learnt(self, k: int, n: int, number: int) -> tuple[list[Configuration], Hyperparameters | None]:
         slim = self.goal.slim
-        # One at a time, as each number has its turn.
-        n = n if slim is None else 1
         fits = [trial.surrogate for trial in self.trials if trial.surrogate is not None]
         return propose(
             self.space,
             k,
-            [
-                Observation(trial.config, trial.value, trial.latency_ms, may_win=trial.status == "ok")
-                for trial in self.trials
-            ],
+            self.trials,
             [proposal.config for proposal in self.pending.values()],
-            n,
+            # One at a time, as each number has its turn.
+            n if slim is None else 1,
             _trial_seed(self.seed, number),
             goal=self.goal,
             slim=slim is not None and slim.is_due(number),
             start=fits[-1] if fits else None,
         )
+
+
+def read_trials(path: Path, space: Space) -> list[Trial]:
+    """The trials of a journal; none where there is no file.
+
+    Raises:
+        RunFolderError: a line is no trial of this space.
+    """
+    trials = []
+    for line, row in enumerate(read_jsonl(path), start=1):
+        try:
+            trial = from_json(Trial, row)
+            trials.append(replace(trial, config=_canonical(trial.config, space)))
+        except (ConfigError, ValueError) as error:
+            raise RunFolderError(
+                f"line {line} of the journal {path} does not fit this search ({error})",
+                "give the options that it was made with, or another folder, or start over with `fresh=true`",
+            ) from error
+    return trials
+
+
+def _canonical(config: Mapping[str, Any], space: Space) -> Configuration:
+    """A journal's configuration in a space that may have fewer units, whose choices it leaves neutral.
+
+    Raises:
+        ConfigError: it trains a unit that the space lacks, or has a value that the space lacks.
+    """
+    first = config.get(FIRST_TRAINED)
+    if isinstance(first, int) and first > space.depth:
+        raise ConfigError(f"it went to unit {first}, and `max_units` ends at {space.depth}")
+    names = {FIRST_TRAINED, *(choice.name for choice in space.choices)}
+    return space.canonical({name: value for name, value in config.items() if name in names})
 
 
 def _trial_seed(seed: int, number: int) -> int:

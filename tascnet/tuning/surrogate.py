@@ -9,22 +9,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.tuning.encoding import Coding, categorical_columns
-from tascnet.tuning.space import FIRST_TRAINED, Space
-
 with warnings.catch_warnings():
-    # gpytorch's own use of a deprecated decorator: nothing that a user could mend.
+    # gpytorch uses a deprecated decorator, about which users can do nothing.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     from botorch.exceptions.errors import ModelFittingError
     from botorch.exceptions.warnings import BotorchWarning
     from botorch.fit import fit_gpytorch_mll
     from botorch.models.gp_regression import SingleTaskGP
-    from botorch.models.gp_regression_mixed import MixedSingleTaskGP
     from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import Kernel as BaseKernel
     from gpytorch.mlls import ExactMarginalLogLikelihood
@@ -33,7 +29,6 @@ with warnings.catch_warnings():
 
 log = logging.getLogger("tascnet")
 
-Kernel: TypeAlias = Literal["matern", "rbf", "mixed"]
 # `lengthscales` by choice, `noise` and `mean`, of inputs in [0, 1] and standardised outputs.
 Hyperparameters: TypeAlias = dict[str, Any]
 
@@ -44,42 +39,14 @@ _SHORTEST = 2.5e-2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
-    """What the columns of `X` stand for.
-
-    Args:
-        choices: the name of each column's choice, or `first_trained`.
-        categorical: the columns that hold categories.
-    """
-
-    choices: tuple[str, ...]
-    categorical: tuple[int, ...]
-
-    @classmethod
-    def of(cls, space: Space, k: int, coding: Coding) -> "Columns":
-        """The columns of `encode(space, ..., k, coding)`."""
-        names = [FIRST_TRAINED] if k > 0 else []
-        for choice in space.choices_to(k):
-            is_onehot = choice.kind == "categorical" and coding == "onehot"
-            if len(choice.values) > 1:
-                names += [choice.name] * (len(choice.values) if is_onehot else 1)
-        return cls(choices=tuple(names), categorical=tuple(categorical_columns(space, k, coding)))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The choices, each once, in order."""
-        return tuple(dict.fromkeys(self.choices))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
+class Standardiser:
     """Mean and deviation by which values are standardised."""
 
     mean: float
     deviation: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Scale":
+    def of(cls, values: Sequence[float]) -> Self:
         """That of at least one value; equal values have the deviation 1."""
         tensor = torch.tensor(values, dtype=torch.float64)
         deviation = float(tensor.std()) if len(values) > 1 else 0.0
@@ -90,23 +57,18 @@ class Scale:
         return ((torch.tensor(values, dtype=torch.float64) - self.mean) / self.deviation).unsqueeze(-1)
 
 
-def fit(
-    X: Tensor,
-    Y: Tensor,
-    columns: Columns,
-    kernel: Kernel = "matern",
-    start: Mapping[str, Any] | None = None,
-) -> SingleTaskGP:
+def fit(X: Tensor, Y: Tensor, columns: Sequence[str], start: Mapping[str, Any] | None = None) -> SingleTaskGP:
     """The process fitted to `X` and `Y` by maximum a posteriori, at its prior's mode where fitting fails.
 
+    Its kernel is Matern 5/2 with a lengthscale for each choice.
+
     Args:
-        X: `n x d` float64, or wider: columns after the `d` of `columns` are not looked at.
+        X: `n x d` float64, or wider: columns after the `d` of `columns` are ignored.
         Y: `n x 1` float64.
-        columns: what the first `d` columns stand for.
-        kernel: see `propose`.
+        columns: the choices that the first `d` columns stand for.
         start: hyperparameters to start from, for choices that it names; else from the prior's mode.
     """
-    model = _build(X, Y, columns, kernel)
+    model = _build(X, Y, columns)
     if start is not None:
         _set(model, columns, start)
     try:
@@ -116,24 +78,22 @@ def fit(
         )
     except ModelFittingError:
         log.warning("the surrogate could not be fitted; it proposes from its prior")
-        model = _build(X, Y, columns, kernel)
+        model = _build(X, Y, columns)
     return model.eval()
 
 
-def hyperparameters(model: SingleTaskGP, columns: Columns) -> Hyperparameters | None:
-    """What another `fit` can start from; None for the mixed kernel, which has no such form."""
-    kernel = model.covar_module
-    if not isinstance(kernel, _Shared):
-        return None
+def hyperparameters(model: SingleTaskGP, columns: Sequence[str]) -> Hyperparameters:
+    """What another `fit` can start from."""
+    scales = model.covar_module.scales.tolist()
     return {
-        "lengthscales": dict(zip(columns.names, kernel.scales.tolist(), strict=True)),
+        "lengthscales": dict(zip(dict.fromkeys(columns), scales, strict=True)),
         "noise": model.likelihood.noise.item(),
         "mean": model.mean_module.constant.item(),
     }
 
 
 class _Shared(BaseKernel):  # type: ignore[misc]
-    """Matern 5/2, or the squared exponential, with one lengthscale for each choice.
+    """Matern 5/2 with one lengthscale for each choice.
 
     The columns of a category share theirs: any two categories are equally far apart, and there is less to
     learn than with a lengthscale for each column.
@@ -144,13 +104,12 @@ class _Shared(BaseKernel):  # type: ignore[misc]
     owners: Tensor
     scales: nn.Parameter
 
-    def __init__(self, columns: Columns, *, is_rbf: bool) -> None:
-        super().__init__(active_dims=tuple(range(len(columns.choices))))
-        d = len(columns.names)
-        prior = LogNormalPrior(loc=math.sqrt(2) + 0.5 * math.log(d), scale=math.sqrt(3))
-        self.is_rbf = is_rbf
-        self.register_buffer("owners", torch.tensor([columns.names.index(name) for name in columns.choices]))
-        start = torch.full((d,), float(prior.mode), dtype=torch.float64)
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__(active_dims=tuple(range(len(columns))))
+        names = list(dict.fromkeys(columns))
+        prior = LogNormalPrior(loc=math.sqrt(2) + 0.5 * math.log(len(names)), scale=math.sqrt(3))
+        self.register_buffer("owners", torch.tensor([names.index(name) for name in columns]))
+        start = torch.full((len(names),), float(prior.mode), dtype=torch.float64)
         self.register_parameter("scales", nn.Parameter(start))
         self.register_constraint("scales", GreaterThan(_SHORTEST, transform=None))
         self.register_prior("scales_prior", prior, "scales")
@@ -158,34 +117,27 @@ class _Shared(BaseKernel):  # type: ignore[misc]
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
         """Covariances of rows, `... x n x m`, or `... x n` of `diag`."""
         scale = self.scales[self.owners]
-        near = self.covar_dist(x1 / scale, x2 / scale, square_dist=self.is_rbf, diag=diag, **params)
-        if self.is_rbf:
-            return torch.exp(-0.5 * near)
-        r = math.sqrt(5) * near
+        r = math.sqrt(5) * self.covar_dist(x1 / scale, x2 / scale, square_dist=False, diag=diag, **params)
         return (1 + r + r**2 / 3) * torch.exp(-r)
 
 
-def _build(X: Tensor, Y: Tensor, columns: Columns, kernel: Kernel) -> SingleTaskGP:
-    if kernel == "mixed" and columns.categorical:
-        return MixedSingleTaskGP(X, Y, cat_dims=list(columns.categorical), outcome_transform=None)
-    covariance = _Shared(columns, is_rbf=kernel == "rbf")
-    return SingleTaskGP(X, Y, covar_module=covariance, outcome_transform=None)
+def _build(X: Tensor, Y: Tensor, columns: Sequence[str]) -> SingleTaskGP:
+    return SingleTaskGP(X, Y, covar_module=_Shared(columns), outcome_transform=None)
 
 
-def _set(model: SingleTaskGP, columns: Columns, start: Mapping[str, Any]) -> None:
+def _set(model: SingleTaskGP, columns: Sequence[str], start: Mapping[str, Any]) -> None:
     kernel = model.covar_module
-    if isinstance(kernel, _Shared):
-        own = zip(columns.names, kernel.scales.tolist(), strict=True)
-        scales = [start["lengthscales"].get(name, default) for name, default in own]
-        kernel.scales.data = torch.tensor(scales, dtype=torch.float64)
-        # Their setters would round plain numbers to float32.
-        model.likelihood.noise = torch.tensor(start["noise"], dtype=torch.float64)
-        model.mean_module.constant = torch.tensor(start["mean"], dtype=torch.float64)
+    own = zip(dict.fromkeys(columns), kernel.scales.tolist(), strict=True)
+    scales = [start["lengthscales"].get(name, default) for name, default in own]
+    kernel.scales.data = torch.tensor(scales, dtype=torch.float64)
+    # Their setters would round plain numbers to float32.
+    model.likelihood.noise = torch.tensor(start["noise"], dtype=torch.float64)
+    model.mean_module.constant = torch.tensor(start["mean"], dtype=torch.float64)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU's generator, which BoTorch draws from, and put it back."""
+    """Seed the CPU's generator, which BoTorch draws from, and restore it."""
     state = torch.random.get_rng_state()
     try:
         torch.default_generator.manual_seed(seed)
@@ -196,7 +148,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Numerical remarks that the fit handles itself are no news to a user."""
+    """Hide numerical warnings about what the fit handles itself."""
     with warnings.catch_warnings():
         for kind in (BotorchWarning, NumericalWarning):
             warnings.simplefilter("ignore", kind)

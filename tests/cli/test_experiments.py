@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 import tascnet_conf
+from tascnet.cli.check import check_overrides, normalise
 from tascnet.cli.compose import Tree
-from tascnet.options import StepsConfig
+from tascnet.options import RECIPES, Autotune, HistoryPrune, Prune, Recipe, Tune
 
 EXPERIMENTS = Path(tascnet_conf.__file__).parent / "experiment"
+# A folder that is there, and no samples.
+ROOT = f"dataset.root={EXPERIMENTS}"
 BACKBONES = ("vgg16", "resnet50", "densenet121")
 # Labelled images a class, for training and for validation.
 LABELLED = {"caltech101": (25, 5), "caltech256": (50, 10), "stanford_dogs": (90, 10)}
@@ -23,20 +26,33 @@ IMAGES = sorted(
 ADAGRAD = {
     **{"optimizer": "adagrad", "lr": 0.01, "batch_size": 8, "epochs": 50, "epoch_share": 1 / 8},
     **{"schedule": "plateau", "factor": 0.1, "plateau_patience": 5, "min_lr": 0.5e-10},
-    **{"weight_decay": 0.0, "warmup": 0.0, "label_smoothing": 0.0, "patience": None, "ema": None},
+    **{"weight_decay": 0.0, "warmup": 0.0, "label_smoothing": 0.0, "patience": None, "batchnorm": "train"},
 }
-# TASCNet's: SGD, halved every 20 epochs.
+# TASCNet's: SGD with Nesterov's momentum of 0.9, halved every 20 epochs.
 SGD = {
-    **{"optimizer": "sgd", "lr": 1e-3, "momentum": 0.9, "nesterov": True, "batch_size": 32},
+    **{"optimizer": "nesterov", "lr": 1e-3, "batch_size": 32, "min_lr": 0.0, "batchnorm": "train"},
     **{"schedule": "step", "step_epochs": 20, "factor": 0.5, "weight_decay": 0.0, "warmup": 0.0},
-    **{"label_smoothing": 0.0, "ema": None},
+    **{"label_smoothing": 0.0},
 }
 # Stage two: 5 % as pairs, of layers with more than 128 filters, three phases of 50 epochs.
 PRUNE = {
-    **{"criterion": "history", "percent": 5.0, "min_filters": 129, "tolerance": 0.02},
-    **{"history_epochs": 50, "optimise_epochs": 50, "retrain_epochs": 50, "final_epochs": 0},
-    **{"merge": "none", "distill": 0.0, "round_to": 1, "retries": 0, "flops_target": None},
+    **{
+        "criterion": "history",
+        "pruning_ratio": 0.05,
+        "min_filters": 129,
+        "tolerance": 0.02,
+        "scope": "group",
+    },
+    **{"epochs": 150, "final_epochs": 0, "regulariser": "per_group_mean", "max_pruning_ratio": 0.5},
+    **{"merge": "none", "distill": 0.0, "round_to": 1, "retries": 0, "flops_target": None, "one_shot": False},
+    **{"history": "restart", "where": "all", "blocks": False, "max_iterations": 1000},
 }
+PHASES = (50, 50, 50)
+
+
+def composed(*overrides):
+    texts = [normalise(override) for override in overrides]
+    return check_overrides(texts, Tree(), multirun=False, config_name="config")[0].config
 
 
 def has(section, expected):
@@ -45,69 +61,90 @@ def has(section, expected):
     return {key: found[key] for key in expected}
 
 
+def recipe(config, name, expected):
+    """The same of a recipe as it resolves."""
+    return has(config.trainer.recipe(name), expected)
+
+
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_experiment_has_the_published_settings(name):
-    config = Tree().compose([f"experiment={name}", "dataset.root=/data"])
+    config = composed(f"experiment={name}", ROOT)
     family, backbone, dataset = name.split("_", 2)
     assert (config.backbone.name, config.dataset.name) == (backbone, dataset)
     assert (config.backbone.size, config.backbone.weights) == (224, "pretrained")
-    assert (config.dataset.train_per_class, config.dataset.val_per_class) == LABELLED[dataset]
+    assert (config.dataset.train, config.dataset.val) == LABELLED[dataset]
+    assert config.dataset.official_test is (dataset == "stanford_dogs")
     assert (config.dataset.flip, config.dataset.min_scale, config.dataset.pad) == (False, 1.0, 0)
     tune = config.tune
+    assert isinstance(tune, Autotune)
     assert (tune.space, tune.algorithm, tune.objective, tune.skip) == ("autotune", "bo", "loss", "keep")
-    assert (tune.initial_trials, tune.trials_per_depth, tune.patience, tune.slim_every) == (5, 20, 1, 0)
+    assert (tune.initial_trials, tune.trials_per_depth, tune.patience, tune.tolerance) == (5, 20, 1, 0.0)
+    assert (tune.finetune_from, tune.early_stop, tune.has_targets) == ("prefix", None, False)
     # No bound that the deepest network reaches before its accuracy falls.
     assert tune.max_trials == 20 * (tune.max_units + 1)
-    assert (tune.filters, tune.filter_sizes) == ([64, 128, 256, 512], [1, 2, 3, 5])
-    assert (tune.pool_sizes, tune.paddings) == ([2, 3], [1, 3])
-    assert tune.neurons == [2**power for power in range(6, 11)]
+    assert (tune.filters, tune.filter_sizes) == ((64, 128, 256, 512), (1, 2, 3, 5))
+    assert (tune.pool_sizes, tune.paddings) == ((2, 3), (1, 3))
+    assert tune.neurons == tuple(2**power for power in range(6, 11))
     assert tune.dropouts == pytest.approx([tenth / 10 for tenth in range(10)])
-    assert has(config.trainer.head, ADAGRAD) == has(config.trainer.trial, ADAGRAD) == ADAGRAD
+    assert recipe(config, "head", ADAGRAD) == recipe(config, "trial", ADAGRAD) == ADAGRAD
     if backbone == "vgg16":
-        assert (tune.dense, tune.start_depth, tune.hidden_layers) == ("keep", 1, [0])
-        assert tune.filter_activations == ["relu", "sigmoid", "tanh", "elu", "selu"]
+        assert (tune.dense, tune.start_depth, tune.hidden_layers) == ("keep", 1, (0,))
+        assert tune.activations == ("relu", "sigmoid", "tanh", "elu", "selu")
     else:
-        assert (tune.dense, tune.start_depth, tune.hidden_layers) == ("replace", 0, [1, 2])
-        assert tune.filter_activations == ["relu"]
+        assert (tune.dense, tune.start_depth, tune.hidden_layers) == ("replace", 0, (1, 2))
+        assert tune.activations == ("relu",)
     if family == "autotune":
-        assert config.stage.name == "tune"
-        assert has(config.trainer.finetune, ADAGRAD) == ADAGRAD
+        assert config.stage == "tune"
+        assert recipe(config, "finetune", ADAGRAD) == ADAGRAD
         assert config.trainer.class_weights == "none"
     else:
-        assert config.stage.name == "full"
-        assert has(config.trainer.finetune, SGD) == has(config.trainer.recover, SGD) == SGD
-        assert (config.trainer.finetune.epochs, config.trainer.finetune.epoch_share) == (50, 1.0)
+        assert config.stage == "full"
+        assert recipe(config, "finetune", SGD) == recipe(config, "recover", SGD) == SGD
+        finetune = config.trainer.recipe("finetune")
+        assert (finetune.epochs, finetune.epoch_share, finetune.patience) == (50, 1.0, None)
         assert config.trainer.class_weights == "balanced"
+        assert isinstance(config.prune, HistoryPrune)
         assert has(config.prune, PRUNE) == PRUNE
+        assert config.prune.phases == PHASES
 
 
 @pytest.mark.parametrize("name", ["autotune_resnet50_caltech101", "tascnet_vgg16_caltech101"])
 def test_the_command_line_wins_over_an_experiment(name):
-    given = [
+    config = composed(
+        f"experiment={name}",
+        ROOT,
         "stage=prune",
         "backbone=resnet18",
         "prune=magnitude",
         "trainer.finetune.epochs=3",
         "tune.patience=2",
-    ]
-    config = Tree().compose([f"experiment={name}", *given])
-    assert (config.stage.name, config.backbone.name, config.prune.name) == ("prune", "resnet18", "magnitude")
-    assert (config.trainer.finetune.epochs, config.tune.patience) == (3, 2)
-    # What the preset on the command line does not say is still the experiment's.
+    )
+    assert (config.stage, config.backbone.name, config.prune_run.name) == ("prune", "resnet18", "magnitude")
+    assert (config.trainer.recipe("finetune").epochs, config.tune.patience) == (3, 2)
+    assert type(config.prune) is Prune
     assert config.prune.criterion == "magnitude"
+    # What the command line does not say is still the experiment's.
     assert config.name.endswith("-published")
+    assert config.dataset.train == 25
 
 
-def test_recover_has_no_setting_that_the_experiments_leave_open():
-    """A default of `trainer=default` would slip into the published recipe unseen."""
-    default = Tree().compose(["trainer=default", "dataset=image_folder", "dataset.root=/data"])
-    published = Tree().compose(["experiment=tascnet_resnet50_caltech101"])
-    own, plain = asdict(default.trainer.recover), asdict(StepsConfig())
-    changed = {key for key in own if own[key] != plain[key]}
-    assert changed
-    assert not {key for key in changed & SGD.keys() if getattr(published.trainer.recover, key) != SGD[key]}
-    assert changed - SGD.keys() == {"batchnorm"}
-    assert published.trainer.recover.batchnorm == "train"
+def test_recipes_have_no_setting_that_the_experiments_leave_open():
+    """A value of `trainer=default` would slip into the published recipe unseen."""
+    default = composed("trainer=default", "dataset=image_folder", ROOT).trainer
+    for experiment, names, expected in (
+        ("tascnet_resnet50_caltech101", ("finetune", "recover"), SGD),
+        ("autotune_resnet50_caltech101", ("head", "trial", "finetune"), ADAGRAD),
+    ):
+        published = composed(f"experiment={experiment}", ROOT).trainer
+        for name in names:
+            own, plain = asdict(default.recipe(name)), asdict(Recipe())
+            # What the preset changes, for this recipe or for all, is among what the paper says; the options
+            # of pruning say how long the last recipe trains.
+            changed = {key for key in own if own[key] != plain[key]} - {"epochs"}
+            assert changed
+            assert changed <= expected.keys()
+            assert has(published.recipe(name), expected) == expected
+    assert set(names) < set(RECIPES)
 
 
 def test_every_experiment_of_the_papers_is_there():
@@ -117,28 +154,22 @@ def test_every_experiment_of_the_papers_is_there():
 
 
 def test_the_experiment_on_text_has_the_published_settings():
-    config = Tree().compose(["experiment=tascnet_textcnn_movie_review", "dataset.root=/data"])
-    assert (config.stage.name, config.backbone.name, config.dataset.name) == (
-        "full",
-        "textcnn",
-        "movie_review",
-    )
+    config = composed("experiment=tascnet_textcnn_movie_review", ROOT)
+    assert (config.stage, config.backbone.name, config.dataset.name) == ("full", "textcnn", "movie_review")
     # Adam, at 0.1, reduced by 0.99 where it stands still.
     adam = {
         **{"optimizer": "adamw", "lr": 0.1, "weight_decay": 0.0, "batch_size": 32, "schedule": "plateau"},
-        **{"factor": 0.99, "plateau_patience": 10, "warmup": 0.0, "label_smoothing": 0.0},
+        **{"factor": 0.99, "plateau_patience": 10, "warmup": 0.0, "label_smoothing": 0.0, "min_lr": 0.0},
+        "batchnorm": "train",
     }
-    trainer = config.trainer
-    recipes = (trainer.head, trainer.trial, trainer.finetune, trainer.recover)
-    assert [has(recipe, adam) for recipe in recipes] == [adam] * 4
-    assert [recipe.epochs for recipe in recipes[:3]] == [50] * 3
+    recipes = ("head", "trial", "finetune", "recover")
+    assert [recipe(config, name, adam) for name in recipes] == [adam] * 4
+    assert [config.trainer.recipe(name).epochs for name in recipes[:3]] == [50] * 3
     assert has(config.prune, PRUNE) == PRUNE | {"min_filters": 64}
-    assert config.dataset.train_per_class is None
-    assert (config.dataset.train_fraction, config.dataset.val_fraction) == (0.8, 0.1)
+    assert config.prune.phases == PHASES
+    assert (config.dataset.train, config.dataset.val) == (0.8, 0.1)
     tune = config.tune
-    assert (tune.objective, tune.initial_trials, tune.trials_per_depth, tune.tolerance) == (
-        "loss",
-        5,
-        20,
-        0.0,
-    )
+    assert isinstance(tune, Tune)
+    assert (tune.objective, tune.initial_trials, tune.trials_per_depth) == ("loss", 5, 20)
+    assert (tune.tolerance, tune.max_trials, tune.slim_every) == (0.0, 80, 0)
+    assert tune.finetune_from == "prefix"

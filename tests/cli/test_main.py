@@ -1,5 +1,6 @@
 """The command line: in one process where that is quick, in processes of its own where that is the point."""
 
+import errno
 import json
 import os
 import signal
@@ -11,18 +12,21 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tascnet.cli import main as entry
+from tascnet.cli.config import STAGES
 from tascnet.errors import DataError
 from tascnet.run.console import log
 
-# A pipeline in a module of its own, for processes that cannot see this test's objects.
-STUB = """
-import json, os, time, sys
+# For processes that cannot see this test's objects: it puts stages where the entry imports them.
+LAUNCHER = """
+import json, os, sys, time, types
+from tascnet.cli.main import main
 from tascnet.errors import DataError
 
 def show(config):
-    facts = {"stage": config.stage.name, "name": config.name, "seed": config.seed}
+    facts = {"stage": config.stage, "name": config.name, "seed": config.seed}
     print(json.dumps(facts | {"cwd": os.getcwd()}))
 
 def fail_on_one(config):
@@ -36,6 +40,27 @@ def wait(config):
 
 def torch_loaded(config):
     print("torch" in sys.modules)
+
+stub, *arguments = sys.argv[1:]
+for name in ("tune", "prune", "full", "pretrain", "compare"):
+    module = types.ModuleType(f"tascnet_pipelines.{name}")
+    module.run = globals()[stub]
+    sys.modules[module.__name__] = module
+sys.exit(main(arguments))
+"""
+# The same for processes that start by themselves: Python imports it. The stage looks for the user's module.
+SITE = """
+import sys, types
+
+def run(config):
+    import importlib.util, json, os, tascnet_conf, tascnet_pipelines
+    found = importlib.util.find_spec("own_network") is not None
+    facts = {"stage": config.stage, "name": config.name, "seed": config.seed, "found": found}
+    print(json.dumps(facts | {"cwd": os.getcwd()}))
+
+module = types.ModuleType("tascnet_pipelines.tune")
+module.run = run
+sys.modules[module.__name__] = module
 """
 
 
@@ -62,20 +87,26 @@ def ran(monkeypatch):
         if config.seed == 3:
             raise KeyboardInterrupt
 
-    for name in ("tune", "prune", "full", "compare", "benchmark"):
-        module = types.ModuleType(f"tascnet_pipelines.{name}")
-        module.run = run
-        monkeypatch.setitem(sys.modules, f"tascnet_pipelines.{name}", module)
+    for name in STAGES:
+        with_stage(monkeypatch, name, run)
     return configs
 
 
-def in_process(folder, *arguments, **options):
-    (folder / "stub_pipeline.py").write_text(STUB)
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
+def with_stage(monkeypatch, name, run):
+    """Put a function in the place of a stage."""
+    module = types.ModuleType(f"tascnet_pipelines.{name}")
+    module.run = run
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def launched(folder, stub, *arguments, **options):
+    """The command line in a process of its own, whose stages are a function of the launcher."""
+    launcher = folder / "launcher.py"
+    launcher.write_text(LAUNCHER)
     return subprocess.Popen(
-        [sys.executable, "-m", "tascnet", *arguments],
+        [sys.executable, str(launcher), stub, *arguments],
         cwd=folder,
-        env=environment,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -83,11 +114,11 @@ def in_process(folder, *arguments, **options):
     )
 
 
-@pytest.mark.parametrize("stage", ["tune", "prune", "full", "compare", "benchmark"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_stage_gets_the_typed_config(ran, tmp_path, stage):
     assert entry.main([f"stage={stage}", "tune.round_to=16", "outputs=out"]) == 0
     (config,) = ran
-    assert config.stage.name == stage
+    assert config.stage == stage
     assert config.tune.round_to == 16
     assert config.name == "tascnet-round_to=16"
     assert os.listdir(tmp_path) == []
@@ -95,7 +126,7 @@ def test_the_stage_gets_the_typed_config(ran, tmp_path, stage):
 
 def test_full_is_the_default(ran):
     assert entry.main([]) == 0
-    assert ran[0].stage.name == "full"
+    assert ran[0].stage == "full"
 
 
 def test_a_mistake_is_one_sentence_and_code_2(ran, capsys):
@@ -134,18 +165,38 @@ def test_a_bug_shows_its_traceback_and_gives_code_1(ran, capsys):
 
 def test_stopping_says_how_to_resume(ran, capsys):
     assert entry.main(["seed=3"]) == 130
-    assert "the same command resumes" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
 
 
-def test_a_target_that_does_not_exist_is_a_mistake(capsys):
-    assert entry.main(["stage._target_=tascnet_pipelines.nothing.run"]) == 2
-    assert "there is no function tascnet_pipelines.nothing.run" in capsys.readouterr().err
+def test_a_file_that_cannot_be_used_is_a_mistake(monkeypatch, capsys):
+    def run(config):
+        raise PermissionError(errno.EACCES, "Permission denied", "/outputs/log.txt")
+
+    with_stage(monkeypatch, "full", run)
+    assert entry.main([]) == 2
+    assert capsys.readouterr().err.startswith("/outputs/log.txt cannot be used (Permission denied): check")
 
 
-def test_an_import_that_fails_within_a_pipeline_is_a_bug(tmp_path, monkeypatch, capsys):
-    (tmp_path / "broken_pipeline.py").write_text("import a_module_that_is_missing\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert entry.main(["stage._target_=broken_pipeline.run"]) == 1
+def test_options_in_errors_of_the_library_are_spelled_as_here(monkeypatch, capsys):
+    def run(config):
+        raise DataError(
+            "`min_filters=128` leaves no group", "lower `min_filters`, or start with `fresh=true`"
+        )
+
+    for stage in ("prune", "tune"):
+        with_stage(monkeypatch, stage, run)
+        assert entry.main([f"stage={stage}"]) == 2
+        assert capsys.readouterr().err == (
+            "prune.min_filters=128 leaves no group: lower prune.min_filters, or start with fresh=true\n"
+        )
+
+
+def test_an_import_that_fails_within_a_stage_is_a_bug(monkeypatch, capsys):
+    def run(config):
+        import a_module_that_is_missing  # noqa: F401
+
+    with_stage(monkeypatch, "full", run)
+    assert entry.main([]) == 1
     assert "a_module_that_is_missing" in capsys.readouterr().err
 
 
@@ -167,17 +218,16 @@ def test_overrides_may_stand_before_and_after_flags(ran):
     assert [config.seed for config in ran] == [0, 4]
 
 
-def test_options_of_a_custom_factory_reach_the_job(ran):
-    custom = ["backbone=custom", "backbone.factory=a.b", "dataset.digits=null"]
-    assert entry.main([*custom, "backbone.options.depth=3"]) == 0
-    assert ran[0].backbone.options == {"depth": 3}
+def test_the_factory_of_a_custom_network_reaches_the_job(ran):
+    assert entry.main(["backbone=custom", "backbone.factory=a.b", "backbone.size=8"]) == 0
+    assert (ran[0].backbone.factory, ran[0].backbone.size) == ("a.b", 8)
 
 
 def test_a_config_folder_of_the_users_own_reaches_the_job(ran, tmp_path):
     (tmp_path / "own" / "tune").mkdir(parents=True)
-    (tmp_path / "own" / "tune" / "wide.yaml").write_text("name: wide\nwidths: [0.5, 1.0]\n")
+    (tmp_path / "own" / "tune" / "wide.yaml").write_text("widths: [0.5, 1.0]\n")
     assert entry.main(["--config-dir", "own", "tune=wide", "tune.kernels=[3]"]) == 0
-    assert ran[0].tune.widths == [0.5, 1.0]
+    assert ran[0].tune.widths == (0.5, 1.0)
     assert ran[0].name == "wide-kernels=3"
 
 
@@ -189,32 +239,74 @@ def test_the_environment_is_left_as_it_was(ran, monkeypatch):
     assert sys.argv == before
 
 
-def test_cfg_and_help_show_options_and_run_nothing(ran, capsys):
-    assert entry.main(["--help"]) == 0
-    text = capsys.readouterr().out
-    assert "backbone: custom, densenet121" in text
-    assert "max_trials" in text
-    assert "python -m tascnet stage=pretrain" in text
+def test_cfg_shows_the_composed_config_and_runs_nothing(ran, capsys):
     assert entry.main(["--cfg", "job", "tune.max_trials=5"]) == 0
-    assert "max_trials: 5" in capsys.readouterr().out
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert content["stage"] == "full"
+    assert content["tune"]["max_trials"] == 5
+    # Defaults are shown, and of recipes what differs from the base.
+    assert content["tune"]["importance"] == "magnitude"
+    assert content["trainer"]["recover"] == {"lr": 0.0005}
+    assert content["prune"]["name"] == "reconstruction"
+    assert entry.main(["--cfg", "job", "--package", "measure"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"batch": 16, "repeats": 30}
     assert ran == []
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["tune.pateince=3"], 2), (["seed=x"], 2)])
+@pytest.mark.parametrize("package", ["seed", "nothing", "tune.patience"])
+def test_a_package_that_is_no_section_is_a_mistake(ran, capsys, package):
+    assert entry.main(["--cfg", "job", "--package", package]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"there is no section {package!r}: --package takes a section such as tune\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "shows"),
+    [
+        (["--cfg", "hydra"], "launcher"),
+        (["--hydra-help"], "hydra/launcher"),
+        (["--info", "defaults"], "tune/tascnet"),
+    ],
+)
+def test_hydra_shows_its_own(tmp_path, flags, shows):
+    # In a process of its own, for Hydra sets up its log then.
+    process = launched(tmp_path, "show", *flags, "tune.patience=2")
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert shows in output
+    assert "seed" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--help", "trainer"], 0),
+        (["--cfg", "job"], 0),
+        (["tune.pateince=3"], 2),
+        (["seed=x"], 2),
+        (["dataset=image_folder", "dataset.root=missing"], 2),
+        (["dataset=text_lines", "dataset.root=missing"], 2),
+        (["prune.criterion=magnitud"], 2),
+    ],
+)
 def test_help_and_mistakes_wait_for_no_large_library(tmp_path, arguments, code):
     """Each of these takes seconds to import."""
-    large = ("torch", "torchvision", "sklearn", "botorch", "torch_pruning", "fvcore", "matplotlib")
+    large = ("torch", "torchvision", "sklearn", "botorch", "torch_pruning", "fvcore", "matplotlib", "numpy")
     asked = f"import sys; from tascnet.cli.main import main; code = main({arguments})"
-    told = f"print([name for name in {large} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    report = f"print([name for name in {large} if name in sys.modules], file=sys.stderr); sys.exit(code)"
     process = subprocess.run(
-        [sys.executable, "-c", f"{asked}; {told}"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", f"{asked}; {report}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert process.returncode == code
     assert process.stderr.splitlines()[-1] == "[]"
+    assert len(process.stderr.splitlines()) == (1 if code == 0 else 2)
 
 
 def test_torch_is_not_imported_before_the_pipeline(tmp_path):
-    process = in_process(tmp_path, "stage._target_=stub_pipeline.torch_loaded")
+    process = launched(tmp_path, "torch_loaded")
     output, errors = process.communicate()
     assert (output, errors, process.returncode) == ("False\n", "", 0)
 
@@ -231,32 +323,43 @@ def entered(request, tmp_path_factory):
     return [sys.executable, str(script)]
 
 
-def test_it_finds_the_users_own_module_in_a_folder_with_its_own_conf_and_pipelines(entered, tmp_path):
-    (tmp_path / "stub_pipeline.py").write_text(STUB)
+def with_own_module(entered, folder, site, **environment):
+    """What the stage `tune` found, started in a folder with a module of the user's own."""
+    (site / "sitecustomize.py").write_text(SITE)
+    (folder / "own_network.py").write_text("")
+    ended = subprocess.run(
+        [*entered, "stage=tune"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(site), **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
+
+
+def test_it_finds_the_users_own_module_in_a_folder_with_its_own_conf_and_pipelines(
+    entered, tmp_path, tmp_path_factory
+):
     for name in ("conf", "pipelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not the one that is meant')")
     (tmp_path / "conf" / "config.yaml").write_text("nonsense: 1\n")
-    command = [*entered, "stage=tune", "stage._target_=stub_pipeline.show"]
-    ended = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert json.loads(ended.stdout) == {"stage": "tune", "name": "tascnet", "seed": 0, "cwd": str(tmp_path)}
+    assert with_own_module(entered, tmp_path, tmp_path_factory.mktemp("site")) == {
+        **{"stage": "tune", "name": "tascnet", "seed": 0, "found": True},
+        "cwd": str(tmp_path),
+    }
     assert "outputs" not in os.listdir(tmp_path)
 
 
-def test_a_safe_path_keeps_the_working_folder_out(entered, tmp_path):
-    (tmp_path / "stub_pipeline.py").write_text(STUB)
-    command = [*entered, "stage=tune", "stage._target_=stub_pipeline.show"]
-    environment = os.environ | {"PYTHONSAFEPATH": "1"}
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "there is no function stub_pipeline.show" in ended.stderr
+def test_a_safe_path_keeps_the_working_folder_out(entered, tmp_path, tmp_path_factory):
+    site = tmp_path_factory.mktemp("site")
+    assert not with_own_module(entered, tmp_path, site, PYTHONSAFEPATH="1")["found"]
 
 
 def test_a_multirun_in_a_process_of_its_own(tmp_path):
-    process = in_process(tmp_path, "-m", "seed=0,1,2", "stage._target_=stub_pipeline.fail_on_one")
+    process = launched(tmp_path, "fail_on_one", "-m", "seed=0,1,2")
     output, errors = process.communicate()
     assert process.returncode == 2
     assert [json.loads(line)["seed"] for line in output.splitlines()] == [0, 2]
@@ -269,16 +372,16 @@ def test_a_multirun_in_a_process_of_its_own(tmp_path):
 def test_ctrl_c_ends_with_130_and_one_sentence(tmp_path):
     # A suite that was started in the background would pass on that SIGINT is ignored.
     hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    with in_process(tmp_path, "stage._target_=stub_pipeline.wait", preexec_fn=hear) as process:
+    with launched(tmp_path, "wait", preexec_fn=hear) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "stopped: the same command resumes, without fresh=true if that was given\n"
+    assert errors == "stopped: run the same command again to resume, without fresh=true if you gave it\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
-    with in_process(tmp_path, "--help") as process:
+    with launched(tmp_path, "show", "--help") as process:
         process.stdout.close()
         errors = process.stderr.read()
     assert errors == ""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tascnet.data import Dataset
+from tascnet.data.dataset import Dataset
 from tascnet.models.info import Preprocessing
 
 

@@ -31,10 +31,10 @@ class Misbehaviour:
 
     Args:
         name: what it is.
-        make: spoils a good folder of classes or of texts; gives further options of `dataset`.
-        outcome: `used`; `skipped`: refused, and with `dataset.unreadable=skip` left out; `refused`.
+        make: spoils a good folder of classes or of texts; gives further options of the data set.
+        outcome: `used`; `skipped`: refused, and with `unreadable=skip` left out; `refused`.
         rule: what happens, in one sentence.
-        says: what the sentence or the log holds, a regular expression; empty: nothing is said.
+        says: what the sentence or the log line holds, a regular expression; empty: there is none.
         samples: how many samples there are in the end.
         colour: of the pixels of `cat/odd.*`, where these are to be looked at.
     """
@@ -238,7 +238,7 @@ def csv(last: bytes, **options: Any) -> Callable[[Path], Options]:
 
 
 def too_many(root: Path) -> Options:
-    return {"train_per_class": 3, "val_per_class": 2}
+    return {"train": 3, "val": 2}
 
 
 JPEG = io.BytesIO()
@@ -393,7 +393,7 @@ MISBEHAVIOURS = (
         make=loose,
         outcome="used",
         rule="They belong to no class: they are counted in the log and passed over.",
-        says=r"1 image in no class folder passed over, such as odd\.png",
+        says=r"skipped 1 image outside class folders, such as odd\.png",
         samples=8,
     ),
     Misbehaviour(
@@ -569,14 +569,14 @@ TEXT_MISBEHAVIOURS = (
         make=more(b"\n \t\na new text\n"),
         outcome="used",
         rule="They are no texts: they are counted in the log and passed over.",
-        says=r"cat\.txt: 2 lines without a word passed over",
+        says=r"cat\.txt: skipped 2 lines without a word",
     ),
     Misbehaviour(
         name="lines of marks that make no word",
         make=more("\u200b\u00ad\n\u00a0\na new text\n".encode()),
         outcome="used",
         rule="They are counted and passed over like empty ones.",
-        says=r"cat\.txt: 2 lines without a word passed over",
+        says=r"cat\.txt: skipped 2 lines without a word",
     ),
     Misbehaviour(
         name="file that does not end in .txt",
@@ -598,7 +598,7 @@ TEXT_MISBEHAVIOURS = (
         make=more(b"caf\xe9\n"),
         outcome="refused",
         rule="The file, the line and the place in it are named; nothing is guessed.",
-        says=r"line 5 of .*cat\.txt is no UTF-8 \(byte 0xe9 at place 4\)",
+        says=r"line 5 of .*cat\.txt is not UTF-8 \(byte 0xe9 at place 4\)",
     ),
     Misbehaviour(
         name="file without a text",
@@ -612,7 +612,7 @@ TEXT_MISBEHAVIOURS = (
         make=more(b"a text of five words\n"),
         outcome="used",
         rule="It loses its end; the log tells how many texts do.",
-        says=r"1 of 9 texts of text_lines are longer than the 4 tokens of dataset\.max_tokens",
+        says=r"1 of 9 texts of text_lines are longer than `max_tokens=4`",
     ),
     Misbehaviour(
         name="the same text in two classes",

@@ -75,7 +75,7 @@ def room(folder, needed, limit, **options):
 
 def test_limit_is_exact_and_names_the_choice(tmp_path):
     room(tmp_path, 1000, 1e-6)
-    with pytest.raises(BudgetError, match=r"at most 2 GB .* cache_limit_gb=2\.6, or ask for less"):
+    with pytest.raises(BudgetError, match=r"at most 2 GB .* `cache_limit_gb=2\.6`, or ask for less"):
         room(tmp_path, 2_510_000_000, 2.0)
 
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import resized_crop
 
-from tascnet.data.augment import Augmentation, augment, centre_crop
+from tascnet.data.augment import augment, centre_crop
 from tascnet.errors import ConfigError
+from tascnet.options import Images
 
 
 def seeded(seed=0):
@@ -31,7 +32,7 @@ def windows(image, size, pad):
 @given(side=st.integers(3, 8), pad=st.integers(0, 2), flip=st.booleans(), seed=st.integers(0, 2**31))
 def test_shifts_are_windows_of_the_edge_padded_image(side, pad, flip, seed):
     images = ramp(6, side)
-    out = augment(images, side - 2, Augmentation(flip=flip, pad=pad), seeded(seed))
+    out = augment(images, side - 2, Images(flip=flip, pad=pad), seeded(seed))
     assert out.dtype == torch.uint8
     straight, mirrored = windows(images[0].numpy(), side - 2, pad)
     allowed = straight | mirrored if flip else straight
@@ -41,7 +42,7 @@ def test_shifts_are_windows_of_the_edge_padded_image(side, pad, flip, seed):
 @pytest.mark.parametrize(("pad", "channels"), [(0, 3), (3, 3), (2, 1)])
 def test_scaled_crops_are_those_of_torchvision(pad, channels):
     images = torch.randint(0, 256, (40, 14, 14, channels), generator=seeded(1), dtype=torch.uint8)
-    out = augment(images, 10, Augmentation(min_scale=0.3, pad=pad), seeded(2))
+    out = augment(images, 10, Images(min_scale=0.3, pad=pad), seeded(2))
     draws = torch.rand(5, 40, generator=seeded(2))
     area, ratio = 0.3 + 0.7 * draws[3], torch.exp((2 * draws[4] - 1) * math.log(4 / 3))
     heights, widths = ((14 * share.sqrt()).round().clamp(max=14) for share in (area / ratio, area * ratio))
@@ -55,7 +56,7 @@ def test_scaled_crops_are_those_of_torchvision(pad, channels):
 
 
 def test_every_window_and_both_directions_occur():
-    out = augment(ramp(2000, 5), 4, Augmentation(flip=True, pad=1), seeded())
+    out = augment(ramp(2000, 5), 4, Images(flip=True, pad=1), seeded())
     straight, mirrored = windows(ramp(1, 5)[0].numpy(), 4, 1)
     seen = {crop.numpy().tobytes() for crop in out}
     assert seen == straight | mirrored
@@ -66,7 +67,7 @@ def test_every_window_and_both_directions_occur():
 def test_scaled_crops_take_the_promised_shares_of_the_image():
     # Intensity is the column, doubled: a crop of width w spans w of them in 16 pixels.
     images = (2 * torch.arange(64.0)).repeat(400, 64, 1)[..., None].byte()
-    out = augment(images, 16, Augmentation(flip=False, min_scale=0.3), seeded())
+    out = augment(images, 16, Images(flip=False, min_scale=0.3), seeded())
     assert out.dtype == torch.uint8
     assert out.shape == (400, 16, 16, 1)
     assert (out == out[:, :1]).all()
@@ -79,14 +80,14 @@ def test_scaled_crops_take_the_promised_shares_of_the_image():
 
 def test_scaled_crops_flip_half_of_the_images():
     images = torch.arange(32.0).repeat(400, 32, 1)[..., None].byte()
-    out = augment(images, 8, Augmentation(flip=True, min_scale=0.5), seeded())
+    out = augment(images, 8, Images(flip=True, min_scale=0.5), seeded())
     falling = (out[:, 0, -1, 0] < out[:, 0, 0, 0]).float().mean()
     assert falling == pytest.approx(0.5, abs=0.1)
 
 
 def test_generator_alone_decides():
     images = torch.randint(0, 256, (8, 9, 9, 3), dtype=torch.uint8)
-    for augmentation in (Augmentation(pad=1), Augmentation(min_scale=0.5)):
+    for augmentation in (Images(pad=1), Images(min_scale=0.5)):
         first, again, other = (augment(images, 8, augmentation, seeded(seed)) for seed in (4, 4, 5))
         assert first.equal(again)
         assert not first.equal(other)
@@ -99,4 +100,4 @@ def test_centre_crop_by_hand():
 @pytest.mark.parametrize("options", [{"min_scale": 0.0}, {"min_scale": 1.5}, {"pad": -1}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
-        Augmentation(**options)
+        Images(**options)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tascnet.data import ImageSource, cached_features, prefix_digests
+from tascnet.data import cached_features, prefix_digests
+from tascnet.data.dataset import ImageSource
 from tascnet.errors import BudgetError
 from tascnet.models import build_backbone, head_start
 from tascnet.models.info import Preprocessing

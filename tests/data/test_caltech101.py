@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tascnet.data import list_published, load_published, split
-from tascnet.data.caltech101 import CALTECH101
+from tascnet.data.catalogue import CATALOGUE
+from tascnet.data.splits import split
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
+from tests.data.loading import load_published
 from tests.data.server import serve
+
+CALTECH101 = CATALOGUE["caltech101"]
 
 
 def png(seed):
@@ -78,7 +81,7 @@ def categories(folder):
 )
 def test_found_at_either_level_without_the_background(place, root, tiny, tmp_path, caplog):
     categories(tmp_path / "data" / place)
-    dataset = load_published(CALTECH101, tmp_path / "data" / root, tiny, cache_dir=tmp_path / "cache")
+    dataset = load_published(CALTECH101, tmp_path / "data" / root, tiny, cache=tmp_path / "cache")
     assert dataset.class_names == ("accordion", "yin_yang")
     assert len(dataset) == 6
     assert dataset.name == "caltech101"
@@ -88,8 +91,8 @@ def test_found_at_either_level_without_the_background(place, root, tiny, tmp_pat
 def test_absent_says_how_to_get_it(tiny, tmp_path):
     before = os.listdir(tmp_path)
     for root in (tmp_path / "nowhere", tmp_path, None):
-        with pytest.raises(DataError, match=r"holds no 101_ObjectCategories.*dataset\.download=true"):
-            load_published(CALTECH101, root, tiny, cache_dir=tmp_path / "cache")
+        with pytest.raises(DataError, match=r"holds no 101_ObjectCategories.*`download=true`"):
+            load_published(CALTECH101, root, tiny, cache=tmp_path / "cache")
     assert os.listdir(tmp_path) == before
 
 
@@ -100,7 +103,7 @@ def served(site, content):
 
 def test_downloaded_and_unpacked_once(tiny, tmp_path, site):
     own = served(site, published(members()))
-    options = {"cache_dir": tmp_path / "cache", "fetch": True}
+    options = {"cache": tmp_path / "cache", "fetch": True}
     dataset = load_published(own, tmp_path / "data", tiny, **options)
     assert dataset.class_names == ("accordion", "yin_yang")
     assert dataset.licence == "CC BY 4.0"
@@ -112,16 +115,16 @@ def test_downloaded_and_unpacked_once(tiny, tmp_path, site):
 
 def test_without_a_root_it_lands_in_the_cache(tiny, tmp_path, site):
     own = served(site, published(members()))
-    dataset = load_published(own, None, tiny, cache_dir=tmp_path / "cache", fetch=True)
+    dataset = load_published(own, None, tiny, cache=tmp_path / "cache", fetch=True)
     assert (tmp_path / "cache" / "datasets" / "caltech101" / "101_ObjectCategories").is_dir()
-    again = load_published(CALTECH101, None, tiny, cache_dir=tmp_path / "cache")
+    again = load_published(CALTECH101, None, tiny, cache=tmp_path / "cache")
     assert again.fingerprint == dataset.fingerprint
-    assert len(list_published(CALTECH101, None, tmp_path / "cache").files) == len(dataset)
+    assert len(CALTECH101.locate(None, tmp_path / "cache").files) == len(dataset)
 
 
 def unpacked_nothing(tiny, tmp_path, own):
     with pytest.raises(DataError) as caught:
-        load_published(own, tmp_path / "data", tiny, cache_dir=tmp_path / "cache", fetch=True)
+        load_published(own, tmp_path / "data", tiny, cache=tmp_path / "cache", fetch=True)
     assert os.listdir(tmp_path / "data") == []
     return str(caught.value)
 
@@ -151,8 +154,8 @@ def test_torn_and_foreign_archives_leave_nothing(content, reason, tiny, tmp_path
 def test_real_images_split_by_counts(shared, tmp_path):
     root = shared / "data" / "caltech101"
     preprocessing = Preprocessing(size=16, resize=18, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    dataset = load_published(CALTECH101, root, preprocessing, cache_dir=tmp_path)
+    dataset = load_published(CALTECH101, root, preprocessing, cache=tmp_path)
     assert (len(dataset), len(dataset.class_names)) == (5293, 101)
     assert dataset.pixels.shape == (5293, 18, 18, 3)
-    parts = split(dataset.labels, dataset.class_names, seed=0, train_per_class=20, val_per_class=10)
+    parts = split(dataset.labels, dataset.class_names, seed=0, train=20, val=10)
     assert (len(parts.train), len(parts.val), len(parts.test)) == (2020, 1010, 2263)

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from tascnet.data import list_csv
+from tascnet.data.csv_list import list_csv
 from tascnet.errors import DataError
 
 

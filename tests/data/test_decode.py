@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from tascnet.data import UnreadableImage, decode_image
+from tascnet.data.decode import UnreadableImage, decode_image
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
 

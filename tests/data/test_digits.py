@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tascnet.data import load_digits_set
+from tascnet.data.digits import load_digits_set
 from tascnet.errors import ConfigError
 from tascnet.models.info import Preprocessing
+from tascnet.options import Digits
 
 
 def test_all_digits_are_scikit_learns_scaled_to_bytes(grey):
@@ -20,7 +21,7 @@ def test_all_digits_are_scikit_learns_scaled_to_bytes(grey):
 
 
 def test_classes_are_numbered_in_the_order_given(grey):
-    digits = load_digits_set([7, 5], grey)
+    digits = load_digits_set(["7", "5"], grey)
     bunch = load_digits()
     assert digits.class_names == ("7", "5")
     kept = bunch.target[np.isin(bunch.target, [5, 7])]
@@ -29,7 +30,7 @@ def test_classes_are_numbered_in_the_order_given(grey):
 
 def test_resized_and_repeated_to_three_channels():
     preprocessing = Preprocessing(size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
-    digits = load_digits_set([0, 1], preprocessing)
+    digits = load_digits_set(["0", "1"], preprocessing)
     assert digits.pixels.shape[1:] == (16, 16, 3)
     assert (digits.pixels[..., 0] == digits.pixels[..., 2]).all()
 
@@ -38,13 +39,22 @@ def test_fingerprint_tells_classes_and_sizes_apart(grey):
     other = Preprocessing(size=9, resize=9, mean=(0.0,), std=(1.0,))
     prints = [
         load_digits_set(classes, preprocessing).fingerprint
-        for classes, preprocessing in [([0, 1], grey), ([1, 0], grey), ([0, 2], grey), ([0, 1], other)]
+        for classes, preprocessing in [("01", grey), ("10", grey), ("02", grey), ("01", other)]
     ]
     assert len(set(prints)) == 4
-    assert load_digits_set([0, 1], grey).fingerprint == prints[0]
+    assert load_digits_set(("0", "1"), grey).fingerprint == prints[0]
 
 
-@pytest.mark.parametrize("classes", [[], [3], [3, 3], [3, 10], [-1, 3]])
-def test_impossible_classes_are_refused(classes, grey):
-    with pytest.raises(ConfigError, match="two different digits"):
-        load_digits_set(classes, grey)
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ((), "`classes` is empty"),
+        (("3",), "at least two classes"),
+        (("3", "3"), "names a value twice"),
+        (("3", "10"), "digits from 0 to 9"),
+        (("-1", "3"), "digits from 0 to 9"),
+    ],
+)
+def test_impossible_classes_are_refused(classes, says):
+    with pytest.raises(ConfigError, match=says):
+        Digits(classes=classes)

@@ -88,7 +88,7 @@ def test_a_part_of_something_else_is_fetched_anew(site, tmp_path, said):
     (tmp_path / "a.bin.part").write_bytes(b"something else")
     assert fetch(remote, tmp_path).read_bytes() == BYTES
     assert [asked for _, asked in site.asked] == ["bytes=14-", None]
-    assert said == ["what had arrived of a.bin does not fit what came now: it is fetched anew"]
+    assert said == ["what had arrived of a.bin does not fit what came now: it is fetched again"]
 
 
 @pytest.mark.parametrize("there", [BYTES, BYTES + b"more"])
@@ -164,7 +164,7 @@ def test_a_start_after_an_end_while_unpacking_fetches_nothing_again(site, tmp_pa
 def test_a_server_that_is_away_is_one_sentence(site, tmp_path):
     remote = site.put("a.tar", b"")
     site.files.clear()
-    assert "the server says 404" in refused([remote], tmp_path / "pictures")
+    assert "the server answers 404" in refused([remote], tmp_path / "pictures")
     closed = RemoteFile(url="http://127.0.0.1:9/a.tar", digest=remote.digest)
     assert "refused" in refused([closed], tmp_path / "pictures")
     assert os.listdir(tmp_path) == []

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tascnet.data import load_image_folder, pixels
+from tascnet.data import pixels
 from tascnet.data.decode import decode_image
 from tascnet.data.listing import list_images
-from tascnet.errors import BudgetError, ConfigError, DataError
+from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
+from tascnet.options import ImageFolder
+from tests.data.loading import load_image_folder
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def decoded_paths(monkeypatch):
 
 
 def test_samples_are_sorted_and_decoded(image_folder, tiny, tmp_path):
-    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", workers=3)
+    dataset = load_image_folder(image_folder, tiny, cache=tmp_path / "cache", workers=3)
     assert dataset.class_names == ("cat", "dog")
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
     files = [image_folder / name / f"{index}.png" for name in ("cat", "dog") for index in range(3)]
@@ -39,30 +41,30 @@ def test_some_classes_alone_are_taken(image_folder, tiny, tmp_path):
     Image.new("RGB", (9, 9), "red").save(image_folder / "dog" / "z.png")
     (image_folder / "eel").mkdir()
     shutil.copy(image_folder / "cat" / "0.png", image_folder / "eel" / "0.png")
-    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path, classes=["eel", "cat"])
+    dataset = load_image_folder(image_folder, tiny, cache=tmp_path, classes=["eel", "cat"])
     assert dataset.class_names == ("cat", "eel")
     assert dataset.labels.tolist() == [0, 0, 0, 1]
     with pytest.raises(DataError, match="'cot', which is no class") as raised:
-        load_image_folder(image_folder, tiny, cache_dir=tmp_path, classes=["cot", "eel"])
+        load_image_folder(image_folder, tiny, cache=tmp_path, classes=["cot", "eel"])
     assert "did you mean 'cat'?" in str(raised.value.hint)
 
 
 def test_repeat_reads_the_cache_and_decodes_nothing(image_folder, tiny, tmp_path, decoded_paths):
-    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    first = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert len(decoded_paths) == 6
-    again = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    again = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert len(decoded_paths) == 6
     assert again.fingerprint == first.fingerprint
     assert (again.pixels == first.pixels).all()
 
 
 def test_only_changed_files_are_decoded_again(image_folder, tiny, tmp_path, decoded_paths):
-    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    first = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     decoded_paths.clear()
     Image.new("RGB", (9, 9), "red").save(image_folder / "cat" / "1.png")
     Image.new("RGB", (9, 9), "blue").save(image_folder / "cat" / "new.png")
     (image_folder / "dog" / "0.png").unlink()
-    second = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    second = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert sorted(decoded_paths) == ["cat/1.png", "cat/new.png"]
     assert second.labels.tolist() == [0, 0, 0, 0, 1, 1]
     assert (second.pixels[1] == [255, 0, 0]).all()
@@ -73,29 +75,28 @@ def test_only_changed_files_are_decoded_again(image_folder, tiny, tmp_path, deco
 
 def test_another_size_is_decoded_beside_the_first(image_folder, tiny, tmp_path, decoded_paths):
     larger = Preprocessing(size=9, resize=12, mean=tiny.mean, std=tiny.std)
-    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
-    second = load_image_folder(image_folder, larger, cache_dir=tmp_path / "cache")
+    first = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
+    second = load_image_folder(image_folder, larger, cache=tmp_path / "cache")
     assert second.pixels.shape == (6, 12, 12, 3)
     assert second.fingerprint != first.fingerprint
-    load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert len(decoded_paths) == 12
 
 
 def test_fingerprint_follows_the_content_and_not_the_place(image_folder, tiny, tmp_path):
     shutil.copytree(image_folder, tmp_path / "moved")
     first, moved = (
-        load_image_folder(root, tiny, cache_dir=tmp_path / "cache")
-        for root in (image_folder, tmp_path / "moved")
+        load_image_folder(root, tiny, cache=tmp_path / "cache") for root in (image_folder, tmp_path / "moved")
     )
     assert first.fingerprint == moved.fingerprint
     (tmp_path / "moved" / "dog").rename(tmp_path / "moved" / "hen")
-    renamed = load_image_folder(tmp_path / "moved", tiny, cache_dir=tmp_path / "cache")
+    renamed = load_image_folder(tmp_path / "moved", tiny, cache=tmp_path / "cache")
     assert renamed.fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "garble", "index", "foreign"])
 def test_damaged_cache_is_rebuilt(damage, image_folder, tiny, tmp_path, decoded_paths):
-    first = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    first = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     expected = np.array(first.pixels)
     (array,) = tmp_path.glob("cache/pixels/*/*.npy")
     index = array.with_name("index.json")
@@ -107,7 +108,7 @@ def test_damaged_cache_is_rebuilt(damage, image_folder, tiny, tmp_path, decoded_
         array.write_bytes(b"garbage" * 100)
     else:
         index.write_text("{" if damage == "index" else '{"files": [[1]], "array": 3}')
-    again = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    again = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert len(decoded_paths) == 12
     assert (again.pixels == expected).all()
 
@@ -124,22 +125,22 @@ def test_unreadable_files_are_named_and_refused(image_folder, tiny, tmp_path, de
     spoil(image_folder)
     for _ in range(2):
         with pytest.raises(DataError) as caught:
-            load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+            load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
         text = str(caught.value)
         assert "4 of 10 images" in text
         assert "cat/empty.jpg: empty file; cat/text.jpg: not an image; dog/cut.png: " in text
         assert "and 1 more" in text
-        assert "dataset.unreadable=skip" in text
+        assert "`unreadable=skip`" in text
     # The verdicts are kept: the repeat decoded nothing.
     assert len(decoded_paths) == 10
 
 
 def test_unreadable_files_are_skipped_with_a_count(image_folder, tiny, tmp_path, said, decoded_paths):
-    clean = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    clean = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     expected, print_ = np.array(clean.pixels), clean.fingerprint
     spoil(image_folder)
     decoded_paths.clear()
-    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", unreadable="skip")
+    dataset = load_image_folder(image_folder, tiny, cache=tmp_path / "cache", unreadable="skip")
     assert len(decoded_paths) == 4
     assert dataset.skipped == ("cat/empty.jpg", "cat/text.jpg", "dog/cut.png", "dog/late.gif")
     (message,) = said
@@ -152,10 +153,10 @@ def test_unreadable_files_are_skipped_with_a_count(image_folder, tiny, tmp_path,
 def test_mended_file_is_all_that_is_decoded_after_a_refusal(image_folder, tiny, tmp_path, decoded_paths):
     (image_folder / "cat" / "bad.png").write_text("no image")
     with pytest.raises(DataError):
-        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+        load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     decoded_paths.clear()
     Image.new("RGB", (9, 9)).save(image_folder / "cat" / "bad.png")
-    assert len(load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")) == 7
+    assert len(load_image_folder(image_folder, tiny, cache=tmp_path / "cache")) == 7
     assert decoded_paths == ["cat/bad.png"]
 
 
@@ -163,9 +164,9 @@ def test_a_failure_that_may_pass_is_tried_again(image_folder, tiny, tmp_path):
     target = tmp_path / "elsewhere.png"
     (image_folder / "cat" / "link.png").symlink_to(target)
     with pytest.raises(DataError, match=r"cat/link\.png: No such file"):
-        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+        load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     shutil.copy(image_folder / "cat" / "0.png", target)
-    assert len(load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")) == 7
+    assert len(load_image_folder(image_folder, tiny, cache=tmp_path / "cache")) == 7
 
 
 def test_class_without_a_readable_image_is_refused_even_when_skipping(image_folder, tiny, tmp_path):
@@ -173,7 +174,7 @@ def test_class_without_a_readable_image_is_refused_even_when_skipping(image_fold
     (image_folder / "eel" / "0.jpg").touch()
     for _ in range(2):
         with pytest.raises(DataError, match="no image of class 'eel'"):
-            load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", unreadable="skip")
+            load_image_folder(image_folder, tiny, cache=tmp_path / "cache", unreadable="skip")
 
 
 def test_not_one_readable_image(tiny, tmp_path):
@@ -182,15 +183,15 @@ def test_not_one_readable_image(tiny, tmp_path):
         (tmp_path / "root" / name / "0.jpg").touch()
     for _ in range(2):
         with pytest.raises(DataError, match="no image of class 'a'"):
-            load_image_folder(tmp_path / "root", tiny, cache_dir=tmp_path / "cache", unreadable="skip")
+            load_image_folder(tmp_path / "root", tiny, cache=tmp_path / "cache", unreadable="skip")
 
 
-def test_size_is_estimated_before_anything_is_decoded(image_folder, tiny, tmp_path, decoded_paths):
+def test_pixels_are_kept_if_they_fit_the_limit(image_folder, tiny, tmp_path, said):
     # 6 images of 8 x 8 x 3 bytes are 1152 bytes.
-    with pytest.raises(BudgetError, match=r"6 decoded images .* cache_limit_gb="):
-        load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", keep="always", limit_gb=1151e-9)
-    assert decoded_paths == []
-    load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", keep="always", limit_gb=1152e-9)
+    for limit, is_kept in ((1151e-9, False), (1152e-9, True)):
+        load_image_folder(image_folder, tiny, cache=tmp_path / "cache", limit_gb=limit)
+        assert (tmp_path / "cache").exists() == is_kept
+    assert len(said) == 1
 
 
 def same_samples(one, other):
@@ -203,8 +204,8 @@ def same_samples(one, other):
 def test_pixels_that_are_not_kept_are_the_same(image_folder, tiny, tmp_path, decoded_paths):
     (image_folder / "cat" / "broken.png").write_bytes(b"none")
     options = {"unreadable": "skip", "workers": 2}
-    kept = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache", **options)
-    when_read = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "none", keep="never", **options)
+    kept = load_image_folder(image_folder, tiny, cache=tmp_path / "cache", **options)
+    when_read = load_image_folder(image_folder, tiny, cache=tmp_path / "none", limit_gb=1e-9, **options)
     assert not (tmp_path / "none").exists()
     decoded_paths.clear()
     assert same_samples(kept, when_read)
@@ -213,9 +214,9 @@ def test_pixels_that_are_not_kept_are_the_same(image_folder, tiny, tmp_path, dec
 
 
 def test_pixels_that_do_not_fit_are_decoded_when_they_are_read(image_folder, tiny, tmp_path, said):
-    kept = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "cache")
+    kept = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert said == []
-    when_read = load_image_folder(image_folder, tiny, cache_dir=tmp_path / "other", limit_gb=1151e-9)
+    when_read = load_image_folder(image_folder, tiny, cache=tmp_path / "other", limit_gb=1151e-9)
     assert same_samples(kept, when_read)
     assert len(said) == 1
     assert "6 decoded images" in said[0]
@@ -223,7 +224,7 @@ def test_pixels_that_do_not_fit_are_decoded_when_they_are_read(image_folder, tin
 
 
 def test_an_image_that_is_gone_when_it_is_read_is_named(image_folder, tiny, tmp_path):
-    dataset = load_image_folder(image_folder, tiny, cache_dir=tmp_path, keep="never")
+    dataset = load_image_folder(image_folder, tiny, cache=tmp_path, limit_gb=1e-9)
     (image_folder / dataset.paths[0]).unlink()
     with pytest.raises(DataError, match=f"^{dataset.paths[0]} in .* was readable and is no more"):
         dataset.pixels[np.array([0])]
@@ -244,8 +245,8 @@ def test_listing_passes_over_what_is_no_image(image_folder):
 
 
 def test_folders_without_classes_are_refused_at_once(image_folder, tmp_path):
-    with pytest.raises(DataError, match=r"dataset\.root is not set"):
-        list_images(None)
+    with pytest.raises(ConfigError, match=r"give it as `root=<folder>`"):
+        ImageFolder()
     with pytest.raises(DataError, match="missing, expected a folder"):
         list_images(tmp_path / "nowhere")
     with pytest.raises(DataError, match="is a file"):
@@ -264,6 +265,6 @@ def test_class_folders_without_images_are_named(image_folder):
         list_images(image_folder)
 
 
-def test_unknown_policy_is_refused(image_folder, tiny, tmp_path):
+def test_unknown_policy_is_refused():
     with pytest.raises(ConfigError, match="refuse or skip"):
-        load_image_folder(image_folder, tiny, cache_dir=tmp_path, unreadable="ignore")
+        ImageFolder(root="x", unreadable="ignore")

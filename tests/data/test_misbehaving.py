@@ -7,12 +7,12 @@ from PIL import Image
 from torch import nn
 
 import tascnet
-from tascnet.cli.check import check_config
+from tascnet.data import check_samples, open_samples
 from tascnet.errors import TascnetError
 from tascnet.models.archive import save
-from tascnet.options import BackboneConfig, Config, DatasetConfig
-from tascnet_pipelines.datasets import check_samples
-from tascnet_pipelines.session import open_session
+from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.text import SPECIAL, TextPreprocessing
+from tascnet.options import ImageFolder, Texts
 from tests.data.misbehaving import (
     HAPPENS,
     MISBEHAVIOURS,
@@ -31,15 +31,10 @@ def root(tmp_path):
 
 def opened(root, **options):
     """What every stage does first."""
-    config = Config(
-        dataset=DatasetConfig(**{"name": "image_folder", "root": str(root), **options}),
-        backbone=BackboneConfig(name="resnet20", weights="random", size=8, resize=8),
-        outputs=str(root.parent / "out"),
-        device="cpu",
-    )
-    check_config(config)
-    check_samples(config)
-    return open_session(config)
+    data = ImageFolder(**{"root": str(root), **options})
+    preprocessing = Preprocessing(size=8, resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    check_samples(data, root.parent / "cache")
+    return open_samples(data, preprocessing, seed=0, cache=root.parent / "cache")
 
 
 @pytest.mark.parametrize("entry", MISBEHAVIOURS, ids=lambda entry: entry.name.replace(" ", "_"))
@@ -55,10 +50,10 @@ def test_it_ends_as_the_list_says(entry, root, said):
     if entry.outcome == "refused":
         assert said == []
         return
-    session = opened(root, **options, **({"unreadable": "skip"} if entry.outcome == "skipped" else {}))
-    dataset = session.dataset
+    samples = opened(root, **options, **({"unreadable": "skip"} if entry.outcome == "skipped" else {}))
+    dataset = samples.dataset
     assert len(dataset) == entry.samples
-    splits = [session.train.rows, session.val.rows, session.test.rows]
+    splits = [samples.train.rows, samples.val.rows, samples.test.rows]
     assert sorted(np.concatenate(splits)) == list(range(entry.samples))
     assert len(dataset.skipped) == (entry.outcome == "skipped")
     assert len(said) == bool(entry.says)
@@ -68,16 +63,11 @@ def test_it_ends_as_the_list_says(entry, root, said):
         assert (dataset.pixels[row] == entry.colour).all()
 
 
-def opened_texts(root, **options):
-    config = Config(
-        dataset=DatasetConfig(name="text_lines", root=str(root), max_tokens=4, **options),
-        backbone=BackboneConfig(name="textcnn", weights="random"),
-        outputs=str(root.parent / "out"),
-        device="cpu",
-    )
-    check_config(config)
-    check_samples(config)
-    return open_session(config)
+def opened_texts(root):
+    data = Texts(root=str(root), max_tokens=4)
+    check_samples(data, root.parent / "cache")
+    words = TextPreprocessing(max_tokens=4, vocabulary=SPECIAL)
+    return open_samples(data, words, seed=0, cache=root.parent / "cache", grow_vocabulary=True)
 
 
 @pytest.mark.parametrize("entry", TEXT_MISBEHAVIOURS, ids=lambda entry: entry.name.replace(" ", "_"))
@@ -91,8 +81,8 @@ def test_texts_end_as_the_list_says(entry, tmp_path, caplog):
         assert "\n" not in str(caught.value)
         str(caught.value).encode("utf-8")
         return
-    session = opened_texts(root)
-    splits = [session.train.rows, session.val.rows, session.test.rows]
+    samples = opened_texts(root)
+    splits = [samples.train.rows, samples.val.rows, samples.test.rows]
     assert sorted(np.concatenate(splits)) == list(range(entry.samples))
     assert len([record for record in caplog.records if re.search(entry.says, record.getMessage())]) == 1
 
@@ -129,10 +119,17 @@ def test_an_image_half_as_large_as_a_bomb_is_used_without_a_warning(root, monkey
 def test_names_of_classes_are_as_they_were_written(root):
     (entry,) = [entry for entry in MISBEHAVIOURS if "other letters" in entry.name]
     entry.make(root)
-    session = opened(root)
-    assert session.dataset.class_names == ("dog", "grüne Katze 猫")
+    samples = opened(root)
+    assert samples.dataset.class_names == ("dog", "grüne Katze 猫")
     chain = nn.Sequential(OrderedDict(flatten=nn.Flatten(), classifier=nn.Linear(3 * 8 * 8, 2)))
-    save(root.parent / "model", chain, session.model_info("random", ""))
+    info = ModelInfo(
+        backbone="custom",
+        preprocessing=samples.preprocessing,
+        class_names=samples.class_names,
+        weights="random",
+        licence="",
+    )
+    save(root.parent / "model", chain, info)
     assert tascnet.load(root.parent / "model").class_names == ("dog", "grüne Katze 猫")
 
 

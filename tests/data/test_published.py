@@ -13,12 +13,18 @@ from scipy.io import savemat
 from torchvision.datasets import CIFAR10 as TorchvisionCifar10
 from torchvision.datasets import Flowers102
 
-from tascnet.data import CATALOGUE, load_published, split
-from tascnet.data.catalogue import CALTECH101, CALTECH256, CIFAR10, OXFORD_FLOWERS102, STANFORD_DOGS
+from tascnet.data.catalogue import CATALOGUE
 from tascnet.data.decode import square_pixels
+from tascnet.data.splits import split
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
+from tascnet.options import OFFICIAL_TESTS, PUBLISHED_IMAGES, PUBLISHED_TEXTS
+from tests.data.loading import load_published
 from tests.data.server import serve
+
+CALTECH101, CALTECH256, STANFORD_DOGS, CIFAR10, OXFORD_FLOWERS102 = (
+    CATALOGUE[name] for name in PUBLISHED_IMAGES
+)
 
 
 @pytest.fixture
@@ -105,10 +111,10 @@ def test_found_in_the_published_layout_at_any_level(name, level, tiny, tmp_path)
     place = tmp_path / "cache" / "datasets" / name if level == "cache" else tmp_path / "data"
     make(place / folder)
     root = {"above": place, "at": place / folder, "cache": None}[level]
-    dataset = load_published(CATALOGUE[name], root, tiny, cache_dir=tmp_path / "cache")
+    dataset = load_published(CATALOGUE[name], root, tiny, cache=tmp_path / "cache")
     assert dataset.name == name
     assert dataset.parts == ()
-    assert (dataset.source, dataset.licence) == (CATALOGUE[name].source, CATALOGUE[name].licence)
+    assert (dataset.origin, dataset.licence) == (CATALOGUE[name].origin, CATALOGUE[name].licence)
     assert len(dataset.paths) == len(dataset) > 0
     assert sorted(dataset.labels) == dataset.labels.tolist()
     if dataset.folder is not None:
@@ -117,14 +123,14 @@ def test_found_in_the_published_layout_at_any_level(name, level, tiny, tmp_path)
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_absent_says_where_and_how_to_get_it(name, tiny, tmp_path):
-    with pytest.raises(DataError, match=f"holds no {MAKERS[name][1]}.*dataset.download=true to fetch"):
-        load_published(CATALOGUE[name], tmp_path, tiny, cache_dir=tmp_path / "cache")
+    with pytest.raises(DataError, match=f"holds no {MAKERS[name][1]}.*`download=true` to fetch"):
+        load_published(CATALOGUE[name], tmp_path, tiny, cache=tmp_path / "cache")
     assert os.listdir(tmp_path) == []
 
 
 def test_caltech256_without_clutter_numbers_and_what_was_left_behind(tiny, tmp_path):
     caltech256(tmp_path / "renamed")
-    dataset = load_published(CALTECH256, tmp_path / "renamed", tiny, cache_dir=tmp_path / "cache")
+    dataset = load_published(CALTECH256, tmp_path / "renamed", tiny, cache=tmp_path / "cache")
     assert dataset.class_names == ("ak47", "american-flag")
     assert dataset.paths == (
         *(f"001.ak47/001_{index:04d}.jpg" for index in range(3)),
@@ -136,15 +142,13 @@ def test_dogs_by_the_official_lists(tiny, tmp_path):
     stanford_dogs(tmp_path / "dogs")
     save(tmp_path / "dogs" / "Images" / "n02085620-Chihuahua" / "in_no_list.jpg", 7)
     dataset = load_published(
-        STANFORD_DOGS, tmp_path / "dogs", tiny, cache_dir=tmp_path / "cache", official_test=True
+        STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache", official_test=True
     )
     assert dataset.class_names == ("Chihuahua", "flat-coated_retriever")
     assert dataset.labels.tolist() == [0] * 5 + [1] * 5
     assert dataset.parts == (*["train"] * 3, "test", "test") * 2
     assert dataset.paths[3] == "n02085620-Chihuahua/n02085620_3.jpg"
-    rows = split(
-        dataset.labels, dataset.class_names, seed=0, train_per_class=2, val_per_class=1, parts=dataset.parts
-    )
+    rows = split(dataset.labels, dataset.class_names, seed=0, train=2, val=1, parts=dataset.parts)
     assert rows.test.tolist() == [3, 4, 8, 9]
     assert sorted([*rows.train, *rows.val]) == [0, 1, 2, 5, 6, 7]
 
@@ -153,16 +157,16 @@ def test_an_image_of_the_lists_that_is_absent_is_refused_or_skipped(tiny, tmp_pa
     stanford_dogs(tmp_path / "dogs")
     (tmp_path / "dogs" / "Images" / "n02085620-Chihuahua" / "n02085620_1.jpg").unlink()
     with pytest.raises(DataError, match=r"n02085620_1\.jpg: No such file"):
-        load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache_dir=tmp_path / "cache")
+        load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache")
     dataset = load_published(
-        STANFORD_DOGS, tmp_path / "dogs", tiny, cache_dir=tmp_path / "cache", unreadable="skip"
+        STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache", unreadable="skip"
     )
     assert (len(dataset), dataset.skipped) == (9, ("n02085620-Chihuahua/n02085620_1.jpg",))
 
 
 def test_flowers_are_labelled_as_torchvision_does(tiny, tmp_path, monkeypatch):
     oxford_flowers(tmp_path / "flowers-102")
-    dataset = load_published(OXFORD_FLOWERS102, tmp_path, tiny, cache_dir=tmp_path, official_test=True)
+    dataset = load_published(OXFORD_FLOWERS102, tmp_path, tiny, cache=tmp_path, official_test=True)
     assert dataset.class_names == tuple(Flowers102.classes)
     monkeypatch.setattr(Flowers102, "_check_integrity", lambda self: True)
     theirs = {}
@@ -178,7 +182,7 @@ def test_cifar10_as_torchvision_reads_it(tmp_path, monkeypatch):
     cifar10(tmp_path / "cifar-10-batches-py")
     # At their own size nothing is resized.
     plain = Preprocessing(size=32, resize=32, mean=(0.0,) * 3, std=(1.0,) * 3)
-    dataset = load_published(CIFAR10, tmp_path, plain, cache_dir=tmp_path / "cache", official_test=True)
+    dataset = load_published(CIFAR10, tmp_path, plain, cache=tmp_path / "cache", official_test=True)
     assert dataset.class_names == ("airplane", "automobile")
     assert dataset.folder is None
     monkeypatch.setattr(TorchvisionCifar10, "_check_integrity", lambda self: True)
@@ -194,12 +198,12 @@ def test_cifar10_as_torchvision_reads_it(tmp_path, monkeypatch):
 
 def test_cifar10_is_resized_like_any_image_and_cached(tiny, tmp_path, monkeypatch):
     cifar10(tmp_path / "cifar-10-batches-py")
-    dataset = load_published(CIFAR10, tmp_path, tiny, cache_dir=tmp_path / "cache")
+    dataset = load_published(CIFAR10, tmp_path, tiny, cache=tmp_path / "cache")
     row = dataset.paths.index("data_batch_2/00003")
     image = Image.fromarray(cifar_pixels(1)[3].reshape(3, 32, 32).transpose(1, 2, 0))
     assert (dataset.pixels[row] == square_pixels(image, tiny)).all()
     monkeypatch.setattr("tascnet.data.pixels.square_pixels", lambda *_: pytest.fail("resized again"))
-    again = load_published(CIFAR10, tmp_path, tiny, cache_dir=tmp_path / "cache")
+    again = load_published(CIFAR10, tmp_path, tiny, cache=tmp_path / "cache")
     assert again.fingerprint == dataset.fingerprint
 
 
@@ -221,9 +225,9 @@ def test_batches_in_the_published_form_are_read(tmp_path):
     batch = as_python_2_wrote_it(cifar_pixels(2), [0, 1, 1, 0])
     assert (pickle.loads(batch, encoding="latin1")["data"] == cifar_pixels(2)).all()
     plain = Preprocessing(size=32, resize=32, mean=(0.0,) * 3, std=(1.0,) * 3)
-    modern = load_published(CIFAR10, tmp_path, plain, cache_dir=tmp_path / "cache")
+    modern = load_published(CIFAR10, tmp_path, plain, cache=tmp_path / "cache")
     (folder / "data_batch_3").write_bytes(batch)
-    published = load_published(CIFAR10, tmp_path, plain, cache_dir=tmp_path / "cache")
+    published = load_published(CIFAR10, tmp_path, plain, cache=tmp_path / "cache")
     assert published.fingerprint == modern.fingerprint
 
 
@@ -247,7 +251,7 @@ def test_foreign_batches_are_refused_and_run_nothing(content, says, tiny, tmp_pa
     cifar10(tmp_path / "cifar-10-batches-py")
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
     with pytest.raises(DataError, match=rf"data_batch_3 is no file of CIFAR-10 \(.*{says}"):
-        load_published(CIFAR10, tmp_path, tiny, cache_dir=tmp_path / "cache")
+        load_published(CIFAR10, tmp_path, tiny, cache=tmp_path / "cache")
     assert not (tmp_path / "made_by_a_pickle").exists()
 
 
@@ -255,11 +259,11 @@ def test_damaged_lists_are_one_sentence(tiny, tmp_path):
     stanford_dogs(tmp_path / "dogs")
     (tmp_path / "dogs" / "test_list.mat").write_bytes(b"no list")
     with pytest.raises(DataError, match=r"test_list\.mat holds no list file_list"):
-        load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache_dir=tmp_path / "cache")
+        load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache")
     oxford_flowers(tmp_path / "flowers-102")
     savemat(tmp_path / "flowers-102" / "imagelabels.mat", {"labels": np.array([[1, 103]])})
     with pytest.raises(DataError, match="holds labels beside 1 to 102"):
-        load_published(OXFORD_FLOWERS102, tmp_path, tiny, cache_dir=tmp_path / "cache")
+        load_published(OXFORD_FLOWERS102, tmp_path, tiny, cache=tmp_path / "cache")
 
 
 def tar_of(folder, *names, inside="", mode="w"):
@@ -289,10 +293,10 @@ def test_downloaded_archives_give_the_same_as_a_local_copy(name, site, tiny, tmp
     packed = archives(name, make(tmp_path / "local" / folder))
     assert [file.name for file in CATALOGUE[name].files] == list(packed)
     own = replace(CATALOGUE[name], files=tuple(site.put(*item) for item in packed.items()))
-    fetched = load_published(own, tmp_path / "data", tiny, cache_dir=tmp_path / "cache", fetch=True)
+    fetched = load_published(own, tmp_path / "data", tiny, cache=tmp_path / "cache", fetch=True)
     assert os.listdir(tmp_path / "data") == [folder]
     assert len(site.asked) == len(packed)
-    local = load_published(own, tmp_path / "local", tiny, cache_dir=tmp_path / "cache", fetch=True)
+    local = load_published(own, tmp_path / "local", tiny, cache=tmp_path / "cache", fetch=True)
     assert len(site.asked) == len(packed)
     assert local.fingerprint == fetched.fingerprint
 
@@ -310,7 +314,12 @@ def test_what_is_there_in_part_is_not_fetched_over(name, says, tiny, tmp_path):
     else:
         (tmp_path / "101_ObjectCategories").write_text("a file")
     with pytest.raises(DataError, match=says):
-        load_published(CATALOGUE[name], tmp_path, tiny, cache_dir=tmp_path / "cache", fetch=True)
+        load_published(CATALOGUE[name], tmp_path, tiny, cache=tmp_path / "cache", fetch=True)
+
+
+def test_the_options_name_what_the_catalogue_holds():
+    assert tuple(CATALOGUE) == (*PUBLISHED_IMAGES, *PUBLISHED_TEXTS)
+    assert tuple(name for name, entry in CATALOGUE.items() if entry.official_test) == OFFICIAL_TESTS
 
 
 def test_addresses_and_digests_are_those_of_torchvision():

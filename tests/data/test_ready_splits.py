@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tascnet.data import list_images, load_image_folder, split
+from tascnet.data.listing import list_images
+from tascnet.data.splits import split
 from tascnet.errors import DataError
+from tests.data.loading import load_image_folder
 
 NAMES = ("ant", "bee")
 TRAIN = {"train__ant": 1, "train__bee": 1}
@@ -38,7 +40,7 @@ def ready(tmp_path):
 
 
 def test_ready_folders_are_the_splits(ready, tiny, tmp_path):
-    dataset = load_image_folder(ready, tiny, cache_dir=tmp_path / "cache")
+    dataset = load_image_folder(ready, tiny, cache=tmp_path / "cache")
     assert dataset.class_names == NAMES
     assert dataset.labels.tolist() == [0] * 6 + [1] * 7
     rows = split(dataset.labels, dataset.class_names, seed=0, parts=dataset.parts)
@@ -50,15 +52,15 @@ def test_ready_folders_are_the_splits(ready, tiny, tmp_path):
 
 
 def test_a_file_moved_to_another_split_is_another_data_set(ready, tiny, tmp_path):
-    first = load_image_folder(ready, tiny, cache_dir=tmp_path / "cache")
+    first = load_image_folder(ready, tiny, cache=tmp_path / "cache")
     # The last of its class by path, before and after: pixels and labels stay as they are.
     shutil.move(ready / "train" / "bee" / "3.png", ready / "train" / "bee" / "z.png")
-    renamed = load_image_folder(ready, tiny, cache_dir=tmp_path / "cache")
+    renamed = load_image_folder(ready, tiny, cache=tmp_path / "cache")
     assert renamed.fingerprint == first.fingerprint
     shutil.move(ready / "test", ready / "tested")
     shutil.move(ready / "Valid", ready / "test")
     shutil.move(ready / "tested", ready / "Valid")
-    assert load_image_folder(ready, tiny, cache_dir=tmp_path / "cache").fingerprint != first.fingerprint
+    assert load_image_folder(ready, tiny, cache=tmp_path / "cache").fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def per_class(rows, labels):
 
 def test_a_missing_validation_is_drawn_from_train_by_hand():
     labels, parts = labelled(train=(10, 20), test=(3, 4))
-    rows = split(labels, NAMES, seed=0, train_fraction=0.6, val_fraction=0.2, parts=parts)
+    rows = split(labels, NAMES, seed=0, train=0.6, val=0.2, parts=parts)
     # Train and validation share train's rows as 6 to 2: a quarter of 10 is 2.5, rounded to even, and 5 of 20.
     assert (per_class(rows.train, labels), per_class(rows.val, labels)) == ([8, 15], [2, 5])
     assert rows.test.tolist() == list(range(30, 37))
@@ -115,24 +117,24 @@ def test_a_missing_validation_is_drawn_from_train_by_hand():
 
 def test_a_missing_test_is_drawn_from_train_by_hand():
     labels, parts = labelled(train=(10, 20), val=(1, 2))
-    rows = split(labels, NAMES, seed=0, train_fraction=0.6, val_fraction=0.2, parts=parts)
+    rows = split(labels, NAMES, seed=0, train=0.6, val=0.2, parts=parts)
     assert (per_class(rows.train, labels), per_class(rows.test, labels)) == ([8, 15], [2, 5])
     assert rows.val.tolist() == [30, 31, 32]
 
 
 def test_counts_take_some_of_what_is_given():
     labels, parts = labelled(train=(10, 20), val=(4, 5), test=(3, 4))
-    rows = split(labels, NAMES, seed=0, train_per_class=6, val_per_class=2, parts=parts)
+    rows = split(labels, NAMES, seed=0, train=6, val=2, parts=parts)
     assert (per_class(rows.train, labels), per_class(rows.val, labels)) == ([6, 6], [2, 2])
     assert set(rows.train) <= set(range(30))
     assert set(rows.val) <= set(range(30, 39))
     assert rows.test.tolist() == list(range(39, 46))
     labels, parts = labelled(train=(10, 20), test=(3, 4))
-    rows = split(labels, NAMES, seed=0, train_per_class=6, val_per_class=2, parts=parts)
+    rows = split(labels, NAMES, seed=0, train=6, val=2, parts=parts)
     assert (per_class(rows.train, labels), per_class(rows.val, labels)) == ([6, 6], [2, 2])
     assert {*rows.train, *rows.val} <= set(range(30))
     labels, parts = labelled(train=(10, 20), val=(4, 5))
-    rows = split(labels, NAMES, seed=0, train_per_class=6, val_per_class=2, parts=parts)
+    rows = split(labels, NAMES, seed=0, train=6, val=2, parts=parts)
     assert per_class(rows.test, labels) == [4, 14]
 
 
@@ -146,7 +148,7 @@ def test_counts_take_some_of_what_is_given():
 def test_disjoint_complete_and_as_given(train, val, test, share, seed):
     given_to = {"train": train, **({"val": val} if val else {}), **({"test": test} if test else {})}
     labels, parts = labelled(**given_to)
-    rows = split(labels, NAMES, seed=seed, train_fraction=share, val_fraction=share / 2, parts=parts)
+    rows = split(labels, NAMES, seed=seed, train=share, val=share / 2, parts=parts)
     assert sorted([*rows.train, *rows.val, *rows.test]) == list(range(len(labels)))
     for part in ("train", "val", "test"):
         own = getattr(rows, part)
@@ -167,12 +169,12 @@ def test_disjoint_complete_and_as_given(train, val, test, share, seed):
         ({"train": (9, 9), "val": (1, 0), "test": (1, 1)}, {}, "'bee' has 0 validation samples, expected at"),
         (
             {"train": (9, 5), "test": (1, 1)},
-            {"train_per_class": 4, "val_per_class": 2},
+            {"train": 4, "val": 2},
             "'bee' has 5 training samples, expected at least 6",
         ),
         (
             {"train": (9, 9), "val": (2, 1), "test": (1, 1)},
-            {"train_per_class": 4, "val_per_class": 2},
+            {"train": 4, "val": 2},
             "'bee' has 1 validation samples, expected at least 2",
         ),
     ],

@@ -4,8 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tascnet.data import class_weights, split
+from tascnet.data import class_weights
+from tascnet.data.splits import split
 from tascnet.errors import ConfigError, DataError
+from tascnet.options import ImageFolder
 
 NAMES = ("ant", "bee", "cow")
 
@@ -21,7 +23,7 @@ def per_class(rows, labels):
 
 def test_counts_of_fractions_by_hand():
     labels = labelled(20, 3, 7)
-    parts = split(labels, NAMES, seed=0, train_fraction=0.7, val_fraction=0.15)
+    parts = split(labels, NAMES, seed=0, train=0.7, val=0.15)
     # 14 + 3 of 20; of 3 one each; of 7: round(4.9) = 5 and round(1.05) = 1.
     assert per_class(parts.train, labels) == [14, 1, 5]
     assert per_class(parts.val, labels) == [3, 1, 1]
@@ -30,7 +32,7 @@ def test_counts_of_fractions_by_hand():
 
 def test_counts_a_class_leave_the_rest_to_test():
     labels = labelled(10, 6, 5)
-    parts = split(labels, NAMES, seed=0, train_per_class=3, val_per_class=2)
+    parts = split(labels, NAMES, seed=0, train=3, val=2)
     assert per_class(parts.train, labels) == [3, 3, 3]
     assert per_class(parts.val, labels) == [2, 2, 2]
     assert per_class(parts.test, labels) == [5, 1, 0]
@@ -44,7 +46,7 @@ def test_counts_a_class_leave_the_rest_to_test():
 )
 def test_disjoint_complete_sorted_and_every_class_everywhere(counts, train, val, seed):
     labels = labelled(*counts)
-    parts = split(labels, NAMES, seed=seed, train_fraction=train, val_fraction=val)
+    parts = split(labels, NAMES, seed=seed, train=train, val=val)
     rows = np.concatenate([parts.train, parts.val, parts.test])
     assert sorted(rows) == list(range(len(labels)))
     for part in (parts.train, parts.val, parts.test):
@@ -67,24 +69,24 @@ def test_too_small_classes_are_named_with_their_count():
     with pytest.raises(DataError, match=r"class 'bee' has 2 samples, expected at least 3"):
         split(labelled(9, 2, 9), NAMES, seed=0)
     with pytest.raises(DataError, match=r"class 'cow' has 4 samples, expected at least 5 \(3 \+ 2\)"):
-        split(labelled(9, 9, 4), NAMES, seed=0, train_per_class=3, val_per_class=2)
+        split(labelled(9, 9, 4), NAMES, seed=0, train=3, val=2)
     with pytest.raises(DataError, match="leave no test"):
-        split(labelled(5, 5, 5), NAMES, seed=0, train_per_class=3, val_per_class=2)
+        split(labelled(5, 5, 5), NAMES, seed=0, train=3, val=2)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"train_per_class": 3},
-        {"val_per_class": 3},
-        {"train_per_class": 0, "val_per_class": 1},
-        {"train_fraction": 0.0},
-        {"train_fraction": 0.8, "val_fraction": 0.2},
+        {"train": 3},
+        {"val": 3},
+        {"train": 0, "val": 1},
+        {"train": 0.0},
+        {"train": 0.8, "val": 0.2},
     ],
 )
 def test_contradictory_options_are_refused(options):
     with pytest.raises(ConfigError):
-        split(labelled(9, 9, 9), NAMES, seed=0, **options)
+        ImageFolder(root="x", **options)
 
 
 def test_class_weights_by_hand():

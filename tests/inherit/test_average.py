@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from tascnet.inherit import average_into
-from tascnet.inherit.average import merge_weights
+from tascnet.inherit.fold import pair_weights
 from tascnet.surgery import narrow, width_groups
 from tests.models.toys import EXAMPLE, TOYS, body, conv, output, settle
 
 
 def test_weights_by_hand() -> None:
-    kept, removed = merge_weights(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
+    kept, removed = pair_weights(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]))
     assert kept.tolist() == [0.25, 0.5, 0.5]
     assert removed.tolist() == [0.75, 0.5, 0.5]
 

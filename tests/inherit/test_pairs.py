@@ -1,19 +1,10 @@
 """Pairs: disjoint, greedy, deterministic."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tascnet.inherit import most_similar_pairs, pair_count, split_members
-
-
-@pytest.mark.parametrize(
-    ("width", "percent", "count"),
-    [(128, 5, 6), (19, 5, 1), (20, 5, 1), (40, 5, 2), (200, 28.5, 57), (3, 50, 1)],
-)
-def test_count(width: int, percent: float, count: int) -> None:
-    assert pair_count(width, percent) == count
+from tascnet.inherit import most_similar_pairs, rank_pairs
 
 
 def test_a_taken_filter_blocks_its_other_pairs() -> None:
@@ -56,6 +47,7 @@ def test_equals_the_definition(n: int, count: int, seed: int, levels: int) -> No
     assert len({filter_ for pair in pairs for filter_ in pair}) == 2 * len(pairs)
 
 
-def test_the_weaker_member_goes_and_of_equals_the_later() -> None:
+def test_the_weaker_member_is_removed_and_of_equals_the_later() -> None:
     l1 = torch.tensor([1.0, 2.0, 5.0, 3.0, 4.0, 4.0])
-    assert split_members([(0, 1), (2, 3), (4, 5)], l1) == ([1, 2, 4], [0, 3, 5])
+    ranking = rank_pairs(torch.ones(6, 6), l1)
+    assert (ranking.partners, ranking.order) == ((1, 2, 4), (0, 3, 5))

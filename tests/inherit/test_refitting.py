@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.inherit import fold_into, input_moments, refit, refitting
-from tascnet.inherit.order import survey
+from tascnet.inherit.refitting import survey
 from tascnet.surgery import consumer_inputs, narrow, width_groups, without_blocks
 from tests.models.toys import EXAMPLE, TOYS
 

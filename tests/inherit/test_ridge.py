@@ -2,7 +2,7 @@
 
 import torch
 
-from tascnet.inherit.ridge import Evidence
+from tascnet.inherit.least_squares import Evidence
 
 
 def rows(count, seed=0, parts=2, width=3):

@@ -148,15 +148,15 @@ def test_layers_before_and_after() -> None:
     before = complexity(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), example)
     after = complexity(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)), example)
     rows = compare_layers(before, after)
-    assert [(row["layer"], row["before"], row["after"]) for row in rows] == [("0", 8, 6), ("2", 2, 2)]
-    assert [(row["params_before"], row["params_after"]) for row in rows] == [(32, 24), (18, 14)]
-    assert [(row["flops_before"], row["flops_after"]) for row in rows] == [(24, 18), (16, 12)]
+    assert [(row.layer, row.before, row.after) for row in rows] == [("0", 8, 6), ("2", 2, 2)]
+    assert [(row.params_before, row.params_after) for row in rows] == [(32, 24), (18, 14)]
+    assert [(row.flops_before, row.flops_after) for row in rows] == [(24, 18), (16, 12)]
 
 
 def test_a_layer_of_one_side_has_no_numbers_on_the_other() -> None:
     before = complexity(nn.Sequential(nn.Linear(3, 2)), torch.zeros(1, 3))
     after = complexity(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.zeros(1, 3))
-    assert [(row["before"], row["after"]) for row in compare_layers(before, after)] == [(2, 4), (None, 2)]
+    assert [(row.before, row.after) for row in compare_layers(before, after)] == [(2, 4), (None, 2)]
 
 
 def test_import_gives_no_warning() -> None:

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tascnet.models.blocks import Concat, Residual, SliceAndPad
-from tascnet.models.weights import BACKBONES, build_backbone
+from tascnet.models.build import NAMES, build_chain
 from tests.models.networks import CIFAR, TORCHVISION, original
 
 ORIGINALS = (*TORCHVISION, *CIFAR)
@@ -22,7 +22,7 @@ def images(name: str, count: int = 2, channels: int = 3) -> torch.Tensor:
 def test_outputs_equal_the_originals_to_the_last_bit(name: str, tmp_path: Path) -> None:
     model = original(name, 7)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    chain = build_backbone(name, weights=tmp_path / "weights.safetensors").chain
+    chain = build_chain(name, weights=tmp_path / "weights.safetensors")
     for memory_format in (torch.contiguous_format, torch.channels_last):
         x = images(name).to(memory_format=memory_format)
         model, chain = model.to(memory_format=memory_format), chain.to(memory_format=memory_format)
@@ -46,31 +46,31 @@ def test_outputs_equal_the_originals_to_the_last_bit(name: str, tmp_path: Path) 
 )
 def test_params_are_the_published_ones(name: str, params: int) -> None:
     with torch.device("meta"):
-        chain = build_backbone(name, weights="random").chain
+        chain = build_chain(name, weights="random")
     assert sum(parameter.numel() for parameter in chain.parameters()) == params
 
 
 def test_params_of_digits_cnn_by_hand() -> None:
-    chain = build_backbone("digits_cnn", weights="random", channels=1, num_classes=5).chain
+    chain = build_chain("digits_cnn", weights="random", channels=1, num_classes=5)
     convolutions = 9 * (1 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     norms = 2 * (16 + 32 + 32 + 64 + 64)
     classifier = 2 * 2 * 64 * 5 + 5
     assert sum(parameter.numel() for parameter in chain.parameters()) == convolutions + norms + classifier
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_chain_is_flat_named_and_ends_in_the_classifier(name: str) -> None:
     channels = 1 if name == "digits_cnn" else 3
-    backbone = build_backbone(name, weights="random", channels=channels, num_classes=4)
-    names = [child for child, _ in backbone.chain.named_children()]
-    assert type(backbone.chain) is nn.Sequential
+    chain = build_chain(name, channels=channels, num_classes=4)
+    names = [child for child, _ in chain.named_children()]
+    assert type(chain) is nn.Sequential
     assert names[-1] == "classifier"
     assert not any(child.startswith("head_") or child.isdigit() for child in names)
-    assert backbone.num_classes == 4
-    assert not any(getattr(module, "inplace", False) for module in backbone.chain.modules())
+    assert chain.classifier.out_features == 4
+    assert not any(getattr(module, "inplace", False) for module in chain.modules())
     x = images(name, 1, channels)
     with torch.inference_mode():
-        for block in backbone.chain:
+        for block in chain:
             before = x.clone()
             after = block(x)
             assert torch.equal(before, x), "a tail that starts here would overwrite cached features"
@@ -78,10 +78,10 @@ def test_every_chain_is_flat_named_and_ends_in_the_classifier(name: str) -> None
     assert x.shape == (1, 4)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", NAMES)
 def test_chains_hold_layers_of_torch_and_our_blocks_alone(name: str) -> None:
     with torch.device("meta"):
-        chain = build_backbone(name, weights="random").chain
+        chain = build_chain(name, weights="random")
     for module in chain.modules():
         assert type(module) in (Concat, Residual, SliceAndPad) or type(module).__module__.startswith(
             "torch.nn."
@@ -104,9 +104,9 @@ def test_chains_hold_layers_of_torch_and_our_blocks_alone(name: str) -> None:
 )
 def test_block_counts_by_hand(name: str, blocks: int) -> None:
     with torch.device("meta"):
-        assert len(build_backbone(name, weights="random").chain) == blocks
+        assert len(build_chain(name, weights="random")) == blocks
 
 
 def test_other_input_channels() -> None:
-    chain = build_backbone("mobilenet_v2", weights="random", channels=1, num_classes=3).chain
+    chain = build_chain("mobilenet_v2", weights="random", channels=1, num_classes=3)
     assert chain(torch.randn(1, 1, 32, 32)).shape == (1, 3)

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
 from tascnet.measure import complexity
-from tascnet.models import Backbone, build_backbone
 from tascnet.models.archive import load, save
 from tascnet.models.blocks import L2Norm, Scale
+from tascnet.models.build import NAMES, TORCHVISION, build_chain
 from tascnet.models.grow import NORMS, grow_head, initial_scale, kept_blocks, output_magnitude
 from tascnet.models.head import HeadSpec, classifier_of, head_start, head_width, replace_head, with_head
 from tascnet.models.info import ModelInfo, Preprocessing
-from tascnet.models.weights import BACKBONES
 from tascnet.surgery import WidthGroup, all_channel_scores, consumer_inputs, narrow, width_groups
 from tests.models.networks import shaken
 
@@ -173,7 +172,7 @@ def test_own_layers_can_stand_on_the_kept_one() -> None:
 
 def test_impossible_heads_are_refused() -> None:
     chain = toy()
-    with pytest.raises(SurgeryError, match=r"reads 5 features, expected 6.*before the features"):
+    with pytest.raises(SurgeryError, match=r"has 5 inputs, expected 6.*before the features"):
         grow_head(chain, nn.Linear(5, 50), HeadSpec(), "none", 3, magnitude=1.0, seed=0)
     with pytest.raises(SurgeryError, match="none, l2, batchnorm"):
         grown("l1")
@@ -190,21 +189,21 @@ def test_a_head_takes_the_type_of_the_chain() -> None:
     assert {parameter.dtype for parameter in new.parameters()} == {torch.float64}
 
 
-def backbone(name: str, classes: int | None = None) -> tuple[Backbone, Tensor]:
+def backbone(name: str, classes: int | None = None) -> tuple[nn.Sequential, Tensor]:
     channels, size = (1, 8) if name == "digits_cnn" else (3, 32)
-    made = build_backbone(name, weights="random", channels=channels, num_classes=classes)
-    return made, torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    chain = build_chain(name, channels=channels, num_classes=classes)
+    return chain, torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_backbone_keeps_its_own_classification_layer(name: str) -> None:
     made, images = backbone(name)
-    old = classifier_of(made.chain)
+    old = classifier_of(made)
     # Published: 1000 classes of ImageNet; the others have the 10 of CIFAR-10 or of the digits.
-    assert old.out_features == (1000 if BACKBONES[name].published else 10)
-    new = grow_head(made.chain, old, HeadSpec(hidden=(4,)), "l2", 3, magnitude=1.0, seed=0).eval()
+    assert old.out_features == (1000 if name in TORCHVISION else 10)
+    new = grow_head(made, old, HeadSpec(hidden=(4,)), "l2", 3, magnitude=1.0, seed=0).eval()
     with torch.no_grad():
-        assert torch.equal(new[: list(new).index(new.head_kept) + 1](images), made.chain(images))
+        assert torch.equal(new[: list(new).index(new.head_kept) + 1](images), made(images))
         assert new(images).shape == (2, 3)
 
 
@@ -213,7 +212,7 @@ def surgical(name: str, norm: str) -> tuple[nn.Sequential, Tensor]:
     made, images = backbone(name, 20)
     # ELU is zero at zero, as silencing needs, and leaves no channel unread.
     spec = HeadSpec(hidden=(12,), dropout=0.2, activation="elu")
-    new = grow_head(made.chain, classifier_of(made.chain), spec, norm, 3, magnitude=1.5, seed=0)
+    new = grow_head(made, classifier_of(made), spec, norm, 3, magnitude=1.5, seed=0)
     return shaken(new), images
 
 
@@ -232,7 +231,7 @@ def test_every_cut_equals_silencing(name: str, norm: str) -> None:
     chain, images = surgical(name, norm)
     groups = width_groups(chain, images[:1])
     made, _ = backbone(name)
-    inner = [group.name for group in width_groups(made.chain, images[:1])]
+    inner = [group.name for group in width_groups(made, images[:1])]
     assert [group.name for group in groups] == [*inner, "head_kept", "head_linear1"]
     assert groups[-2].width == 20
     # All of a small network; of a large one the stream and layers that lead to the head.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from tascnet.errors import ConfigError
@@ -23,6 +25,11 @@ def test_round_trip_through_json_content() -> None:
     assert info.to_dict()["preprocessing"]["mean"] == [0.5]
     assert ModelInfo.from_dict(info.to_dict()) == info
     assert hash(ModelInfo.from_dict(info.to_dict())) == hash(info)
+    # Files from before these fields existed lack them.
+    old = {key: value for key, value in info.to_dict().items() if key not in ("held_out", "first_searched")}
+    assert ModelInfo.from_dict(old) == info
+    trained = replace(info, held_out="abc", first_searched=2)
+    assert ModelInfo.from_dict(trained.to_dict()) == trained
 
 
 @pytest.mark.parametrize(
@@ -31,12 +38,12 @@ def test_round_trip_through_json_content() -> None:
         ({"size": 0}, "size"),
         ({"size": True}, "size"),
         ({"size": 8.0}, "size"),
-        ({"resize": 7}, "at least the size"),
+        ({"resize": 7}, "at least `size`"),
         ({"resize": 10**9}, "resize"),
         ({"mean": ()}, "mean"),
         ({"mean": (float("nan"),)}, "mean"),
         ({"mean": (0.5, 0.5)}, "channels"),
-        ({"std": (0.0,)}, "above zero"),
+        ({"std": (0.0,)}, "`std` .*above 0"),
         ({"interpolation": "nearest"}, "bicubic"),
     ],
 )

@@ -10,11 +10,15 @@ from torch import nn
 import tascnet
 from tascnet.errors import ArchiveError, ConfigError, WeightsError
 from tascnet.measure import complexity
-from tascnet.models import MaxOverTime, ModelInfo, TextPreprocessing, write_weights
+from tascnet.models import ModelInfo, TextPreprocessing
 from tascnet.models.archive import save
-from tascnet.models.chains import textcnn_chain
+from tascnet.models.blocks import MaxOverTime
+from tascnet.models.build import build
+from tascnet.models.chains.small import textcnn_chain
 from tascnet.models.text import SPECIAL, learn_vocabulary, normalise
-from tascnet.models.transfer import build_textcnn, read_vectors, with_vocabulary
+from tascnet.models.transfer import read_vectors, with_vocabulary
+from tascnet.models.weights import write_weights
+from tascnet.options import TextBackbone
 from tascnet.surgery import narrow, set_kernel, width_groups
 
 EXAMPLE = torch.zeros(1, 6, dtype=torch.int64)
@@ -74,7 +78,7 @@ def test_texts_that_lose_their_end_are_counted():
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"max_tokens": 0, "vocabulary": [*SPECIAL]}, "max_tokens is 0"),
+        ({"max_tokens": 0, "vocabulary": [*SPECIAL]}, "`max_tokens` is 0"),
         ({"max_tokens": 3, "vocabulary": ["a", *SPECIAL]}, "begins with"),
         ({"max_tokens": 3, "vocabulary": [*SPECIAL, "a", "a"]}, "different words"),
         ({"max_tokens": 3, "vocabulary": [*SPECIAL, 5]}, "a list of different words"),
@@ -145,7 +149,7 @@ def test_a_smaller_kernel_over_time_keeps_the_centre_and_the_map():
 
 def test_a_saved_network_of_texts_takes_raw_texts_again(tmp_path):
     chain, words = network(), (*SPECIAL, *"abcdefg")
-    save(tmp_path / "model", chain, info(words))
+    save(chain, tmp_path / "model", info(words))
     loaded = tascnet.load(tmp_path / "model")
     assert loaded.preprocessing == info(words).preprocessing
     tokens = loaded.preprocessing.encode(["A b, g", "x"])
@@ -173,7 +177,7 @@ IMAGES = {"size": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": 
         (lambda c: embedding_of(c).update(padding_idx=9), "impossible padding_idx of a Embedding: 9"),
         (lambda c: words_of(c).pop(), "has 8 words, but its network has vectors for 9: save"),
         (lambda c: words_of(c).append("h"), "has 10 words, but its network has vectors for 9"),
-        (lambda c: words_of(c).append("\udcff"), r"holds '\\udcff', but words in Unicode are expected"),
+        (lambda c: words_of(c).append("\udcff"), r"holds '\\udcff', expected words in Unicode"),
         (lambda c: c["info"].update(preprocessing=IMAGES), "takes texts, but its preprocessing gives images"),
         (
             lambda c: c["chain"]["children"].pop("embedding"),
@@ -182,7 +186,7 @@ IMAGES = {"size": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": 
     ],
 )
 def test_a_network_of_texts_that_was_tampered_with_is_one_sentence(change, says, tmp_path):
-    save(tmp_path, network(), info((*SPECIAL, *"abcdefg")))
+    save(network(), tmp_path, info((*SPECIAL, *"abcdefg")))
     content = json.loads((tmp_path / "architecture.json").read_text())
     change(content)
     (tmp_path / "architecture.json").write_text(json.dumps(content))
@@ -218,13 +222,13 @@ def test_vectors_of_known_words_are_read_from_gloves_format(tmp_path):
     path.write_text("the 1 2 3\nat name@domain.com 7 8 9\nFilm 4 5 6\nrare 0 0 0\n")
     found = read_vectors(path, ("the", "film"), 3)
     assert {word: vector.tolist() for word, vector in found.items()} == {"the": [1, 2, 3], "film": [4, 5, 6]}
-    with pytest.raises(ConfigError, match=r"line 1 of \S+ holds 3 numbers.*backbone\.embedding_width=3"):
+    with pytest.raises(ConfigError, match=r"line 1 of \S+ holds 3 numbers.*`embedding_width=3`"):
         read_vectors(path, ("the",), 4)
-    with pytest.raises(ConfigError, match=r"holds 3 numbers, but vectors of backbone\.embedding_width=2"):
+    with pytest.raises(ConfigError, match=r"holds 3 numbers, expected `embedding_width=2`"):
         read_vectors(path, ("the",), 2)
     (tmp_path / "word2vec.txt").write_text("1 3\nthe 1 2 3\n")
     assert read_vectors(tmp_path / "word2vec.txt", ("the",), 3)["the"].tolist() == [1, 2, 3]
-    with pytest.raises(ConfigError, match=r"line 1 of \S+ promises 3 numbers"):
+    with pytest.raises(ConfigError, match=r"line 1 of \S+ announces 3 numbers"):
         read_vectors(tmp_path / "word2vec.txt", ("the",), 2)
     path.write_text("the 1 two 3\n")
     with pytest.raises(WeightsError, match=r"line 1 of \S+ is no word with numbers"):
@@ -237,21 +241,34 @@ def test_weights_of_texts_bring_their_vocabulary(tmp_path):
     chain, words = network(words=3), (*SPECIAL, "é")
     path = tmp_path / "weights.safetensors"
     write_weights(path, chain, metadata={"vocabulary": words})
-    backbone, known = build_textcnn(weights=path, embedding_width=4, filters=5)
-    assert known == words
-    assert backbone.num_classes == 3
-    assert backbone.chain(EXAMPLE).equal(chain(EXAMPLE))
+    again = build(textcnn(path))
+    assert again.preprocessing.vocabulary == words
+    assert again(EXAMPLE).equal(chain(EXAMPLE))
     with pytest.raises(WeightsError, match=r"not those of textcnn \(of another shape: "):
-        build_textcnn(weights=path, embedding_width=4, filters=6)
+        build(textcnn(path, filters=6))
+
+
+def textcnn(weights, filters=5):
+    return TextBackbone(weights=str(weights), embedding_width=4, filters=filters)
 
 
 def test_weights_without_a_vocabulary_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(network().state_dict(), path)
     with pytest.raises(WeightsError, match=r"hold no vocabulary: give the \.safetensors file"):
-        build_textcnn(weights=path, embedding_width=4, filters=5)
+        build(textcnn(path))
     write_weights(path, network(), metadata={"vocabulary": [1]})
     with pytest.raises(WeightsError, match="cannot be read"):
-        build_textcnn(weights=path, embedding_width=4, filters=5)
+        build(textcnn(path))
     with pytest.raises(WeightsError, match="no published weights"):
-        build_textcnn(weights="pretrained", embedding_width=4, filters=5)
+        build(textcnn("pretrained"))
+    with pytest.raises(WeightsError, match="is no file"):
+        build(textcnn("absent"))
+
+
+def test_random_words_and_weights_follow_the_seed():
+    first, again, other = (build(textcnn("random"), seed=seed) for seed in (1, 1, 2))
+    assert first.preprocessing.vocabulary == SPECIAL
+    assert first.classifier.weight.equal(again.classifier.weight)
+    assert not first.classifier.weight.equal(other.classifier.weight)
+    assert (first.info.weights, first.info.licence) == ("random", "none")

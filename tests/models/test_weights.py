@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tascnet.errors import ConfigError, WeightsError
+from tascnet.models.build import build, build_chain, write_backbone
 from tascnet.models.chains.custom import find_factory
-from tascnet.models.weights import build_backbone, original_keys, read_metadata, read_state, write_weights
+from tascnet.models.weights import read_metadata, read_state, write_weights
+from tascnet.options import CustomBackbone, ImageBackbone
 from tests.models.networks import original
 
 
@@ -31,9 +33,7 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
 
 def test_random_weights_follow_the_seed_and_spare_the_global_generator() -> None:
     before = torch.get_rng_state()
-    first, again, other = (
-        build_backbone("resnet20", weights="random", seed=seed).chain for seed in (3, 3, 4)
-    )
+    first, again, other = (build_chain("resnet20", seed=seed) for seed in (3, 3, 4))
     assert torch.equal(before, torch.get_rng_state())
     assert same_weights(first, again)
     assert not same_weights(first, other)
@@ -41,23 +41,23 @@ def test_random_weights_follow_the_seed_and_spare_the_global_generator() -> None
 
 def test_a_file_leaves_the_global_generator_alone(resnet_file: Path) -> None:
     before = torch.get_rng_state()
-    backbone = build_backbone("resnet20", weights=resnet_file)
+    chain = build_chain("resnet20", weights=resnet_file)
     assert torch.equal(before, torch.get_rng_state())
-    assert backbone.num_classes == 6
-    assert not backbone.chain.training
-    assert all(parameter.requires_grad for parameter in backbone.chain.parameters())
+    assert chain.classifier.out_features == 6
+    assert not chain.training
+    assert all(parameter.requires_grad for parameter in chain.parameters())
 
 
-def test_source_names_the_file_and_its_digest(resnet_file: Path) -> None:
-    source = build_backbone("resnet20", weights=str(resnet_file)).source
+def test_info_names_the_file_and_its_digest(resnet_file: Path) -> None:
+    network = build(ImageBackbone(name="resnet20", weights=str(resnet_file), size=32))
     digest = hashlib.sha256(resnet_file.read_bytes()).hexdigest()[:32]
-    assert source["weights"] == f"resnet20.pth (sha256 {digest})"
+    assert network.info.weights == f"resnet20.pth (sha256 {digest})"
 
 
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     state = original("resnet20", 6).half().state_dict()
     save_file(state, tmp_path / "half.safetensors")
-    chain = build_backbone("resnet20", weights=tmp_path / "half.safetensors").chain
+    chain = build_chain("resnet20", weights=tmp_path / "half.safetensors")
     assert {parameter.dtype for parameter in chain.parameters()} == {torch.float32}
     assert torch.equal(chain.conv1.weight, state["conv1.weight"].float())
 
@@ -66,8 +66,8 @@ def test_training_checkpoints_with_data_parallel_names(tmp_path: Path, resnet_fi
     state = torch.load(resnet_file, weights_only=True)
     wrapped = {f"module.{key}": tensor for key, tensor in state.items() if "num_batches" not in key}
     torch.save({"state_dict": wrapped, "best": 0.9}, tmp_path / "checkpoint.pth")
-    chain = build_backbone("resnet20", weights=tmp_path / "checkpoint.pth").chain
-    assert same_weights(chain, build_backbone("resnet20", weights=resnet_file).chain)
+    chain = build_chain("resnet20", weights=tmp_path / "checkpoint.pth")
+    assert same_weights(chain, build_chain("resnet20", weights=resnet_file))
 
 
 def test_densenet_files_in_torchvisions_first_names(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_densenet_files_in_torchvisions_first_names(tmp_path: Path) -> None:
     save_file(old, tmp_path / "old.safetensors")
     save_file(state, tmp_path / "new.safetensors")
     first, second = (
-        build_backbone("densenet121", weights=tmp_path / f"{age}.safetensors").chain for age in ("old", "new")
+        build_chain("densenet121", weights=tmp_path / f"{age}.safetensors") for age in ("old", "new")
     )
     assert same_weights(first, second)
 
@@ -94,11 +94,11 @@ def test_pretrained_takes_the_file_of_torchvisions_enum(
     folder.mkdir(parents=True)
     model = original("mobilenet_v2", 1000)
     torch.save(model.state_dict(), folder / enum.url.rpartition("/")[2])
-    backbone = build_backbone("mobilenet_v2", weights="pretrained")
+    network = build(ImageBackbone(name="mobilenet_v2"))
     x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(backbone.chain(x), model(x))
-    assert backbone.source["weights"] == "torchvision IMAGENET1K_V1"
-    assert "BSD-3-Clause" in backbone.source["licence"]
+    assert torch.equal(network(x), model(x))
+    assert network.info.weights == "torchvision IMAGENET1K_V1"
+    assert "BSD-3-Clause" in network.info.licence
 
 
 def test_pretrained_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_pretrained_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(WeightsError, match=r"mobilenet_v2-b0353104\.pth elsewhere"):
-        build_backbone("mobilenet_v2", weights="pretrained")
+        build_chain("mobilenet_v2", weights="pretrained")
 
 
 @pytest.mark.realdata
@@ -122,20 +122,20 @@ def test_pretrained_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_published_files_load(name: str, file: str, classes: int, shared: Path) -> None:
-    backbone = build_backbone(name, weights=shared / "weights" / f"{file}.safetensors")
-    assert backbone.num_classes == classes
-    assert {parameter.dtype for parameter in backbone.chain.parameters()} == {torch.float32}
+    chain = build_chain(name, weights=shared / "weights" / f"{file}.safetensors")
+    assert chain.classifier.out_features == classes
+    assert {parameter.dtype for parameter in chain.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["resnet20", "digits_cnn"])
 def test_unpublished_weights_need_a_path(name: str) -> None:
     with pytest.raises(WeightsError, match=r"no published weights.*path of a file"):
-        build_backbone(name, weights="pretrained")
+        build_chain(name, weights="pretrained")
 
 
 def test_another_architecture_is_named(resnet_file: Path) -> None:
     with pytest.raises(WeightsError, match=r"not those of mobilenet_v2.*classifier\.1\.weight"):
-        build_backbone("mobilenet_v2", weights=resnet_file)
+        build_chain("mobilenet_v2", weights=resnet_file)
 
 
 def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path, resnet_file: Path) -> None:
@@ -145,18 +145,18 @@ def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path, resnet_
     state["conv1.weight"] = torch.zeros(16, 1, 3, 3)
     torch.save(state, tmp_path / "wrong.pth")
     with pytest.raises(WeightsError) as caught:
-        build_backbone("resnet20", weights=tmp_path / "wrong.pth")
+        build_chain("resnet20", weights=tmp_path / "wrong.pth")
     assert str(caught.value) == (
         "the weights are not those of resnet20 (missing: layer2.1.conv2.weight; unexpected: extra; "
         "of another shape: conv1.weight (16, 1, 3, 3) for (16, 3, 3, 3)): "
-        "check that backbone and weights belong together"
+        "check that network and weights belong together"
     )
 
 
 def test_a_deeper_network_of_the_same_family_is_refused(tmp_path: Path) -> None:
     save_file(original("resnet56", 4).state_dict(), tmp_path / "deep.safetensors")
     with pytest.raises(WeightsError, match=r"unexpected: .* more"):
-        build_backbone("resnet20", weights=tmp_path / "deep.safetensors")
+        build_chain("resnet20", weights=tmp_path / "deep.safetensors")
 
 
 def test_unreadable_files_are_one_sentence(tmp_path: Path, resnet_file: Path) -> None:
@@ -183,24 +183,24 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path, resnet_file: Path) ->
 
 def test_own_weights_are_written_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "digits.safetensors"
-    chain = build_backbone("digits_cnn", weights="random", channels=1, num_classes=5).chain
+    chain = build_chain("digits_cnn", channels=1, num_classes=5)
     write_weights(path, chain.to(memory_format=torch.channels_last))
-    again = build_backbone("digits_cnn", weights=path, channels=1)
-    assert again.num_classes == 5
-    assert same_weights(chain, again.chain)
+    again = build_chain("digits_cnn", weights=path, channels=1)
+    assert again.classifier.out_features == 5
+    assert same_weights(chain, again)
 
 
 def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    chain = build_backbone("digits_cnn", weights="random").chain
+    chain = build_chain("digits_cnn")
     write_weights(tmp_path / "own.safetensors", chain)
-    again = build_backbone("digits_cnn", weights="~/own.safetensors").chain
+    again = build_chain("digits_cnn", weights="~/own.safetensors")
     assert torch.equal(again.state_dict()["classifier.weight"], chain.state_dict()["classifier.weight"])
 
 
 def test_unknown_backbone_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="mobilenet_v2"):
-        build_backbone("mobilenet", weights="random")
+    with pytest.raises(ConfigError, match="did you mean 'mobilenet_v2'"):
+        build_chain("mobilenet")
 
 
 def tiny(num_classes: int, width: int = 4) -> nn.Sequential:
@@ -216,19 +216,21 @@ def broken(num_classes: int) -> nn.Sequential:
     raise RuntimeError("no such layer")
 
 
-def test_custom_chains_by_dotted_path_and_by_function(tmp_path: Path) -> None:
-    path = f"{__name__}.tiny"
-    first = build_backbone("custom", weights="random", factory=path, options={"width": 6}, num_classes=3)
-    again = build_backbone("custom", weights="random", factory=tiny, options={"width": 6}, num_classes=3)
-    assert first.num_classes == 3
-    assert first.chain.conv.out_channels == 6
-    assert same_weights(first.chain, again.chain)
-    write_weights(tmp_path / "tiny.safetensors", first.chain)
-    stored = build_backbone(
-        "custom", weights=tmp_path / "tiny.safetensors", factory=tiny, options={"width": 6}, seed=9
-    )
-    assert stored.num_classes == 3
-    assert same_weights(first.chain, stored.chain)
+def tiny_options(factory: str = "tiny", weights: str | Path = "random") -> CustomBackbone:
+    return CustomBackbone(factory=f"{__name__}.{factory}", weights=str(weights))
+
+
+def test_custom_chains_by_dotted_path(tmp_path: Path) -> None:
+    first = build(tiny_options(), num_classes=3)
+    again = build(tiny_options(weights="pretrained"), num_classes=3)
+    assert first.output.out_features == 3
+    assert first.factory(5).output.out_features == 5
+    assert same_weights(first, again)
+    write_weights(tmp_path / "tiny.safetensors", first)
+    stored = build(tiny_options(weights=tmp_path / "tiny.safetensors"), seed=9)
+    assert stored.output.out_features == 3
+    assert same_weights(first, stored)
+    assert stored.info.weights.startswith("tiny.safetensors (sha256 ")
 
 
 @pytest.mark.parametrize(
@@ -254,38 +256,52 @@ def test_a_factory_whose_module_fails_is_one_sentence(
     monkeypatch.delitem(sys.modules, "own_network", raising=False)
 
 
-def test_custom_factories_are_checked(tmp_path: Path) -> None:
+three = 3
+
+
+def no_chain(num_classes: int) -> int:
+    return 3
+
+
+def one_output(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 1))
+
+
+broken_in_part = partial(broken)
+
+
+def test_custom_factories_are_checked() -> None:
     for factory, word in [
-        (None, "needs a factory"),
-        ("nowhere.to.be.found", "cannot be imported"),
-        ("tiny", "cannot be imported"),
-        (f"{__name__}.absent", "cannot be imported"),
-        (f"{__name__}.__name__", "function is expected"),
-        (headless, "nn.Linear of 10 outputs is expected"),
-        (broken, r"test_weights\.broken failed with RuntimeError: no such layer"),
-        (partial(broken), r"test_weights\.broken failed"),
-        (lambda num_classes: 3, "nn.Sequential is expected"),
-        (lambda num_classes: nn.Sequential(nn.Linear(3, 1)), "10 outputs"),
+        ("absent", "cannot be imported"),
+        ("__name__", "expected a function"),
+        ("headless", "expected an nn.Linear of 10 outputs"),
+        ("broken", r"test_weights\.broken failed with RuntimeError: no such layer"),
+        ("broken_in_part", r"test_weights\.broken failed"),
+        ("no_chain", "expected an nn.Sequential"),
+        ("one_output", "10 outputs"),
     ]:
         with pytest.raises(ConfigError, match=word):
-            build_backbone("custom", weights="random", factory=factory)
+            build(tiny_options(factory))
+    for path in ("nowhere.to.be.found", "tiny"):
+        with pytest.raises(ConfigError, match="cannot be imported"):
+            build(CustomBackbone(factory=path))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "resnet20", "digits_cnn"])
 def test_written_weights_have_the_original_layout_and_are_read_back(tmp_path: Path, name: str) -> None:
-    chain = build_backbone(name, weights="random", num_classes=3, seed=1).chain
+    network = build(ImageBackbone(name=name, weights="random", size=32), num_classes=3, seed=1)
     path = tmp_path / "weights.safetensors"
-    write_weights(path, chain, original_keys(name, 3, 3), {"note": "ours"})
+    write_backbone(path, network, {"note": "ours"})
     assert read_metadata(path) == {"note": "ours"}
     if name not in ("resnet20", "digits_cnn"):
         assert set(read_state(path)) == set(original(name, 3).state_dict())
-    again = build_backbone(name, weights=path)
-    assert again.num_classes == 3
-    assert same_weights(again.chain, chain)
+    again = build_chain(name, weights=path)
+    assert again.classifier.out_features == 3
+    assert same_weights(again, network)
 
 
 def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
-    chain = build_backbone("digits_cnn", weights="random").chain
+    chain = build_chain("digits_cnn")
     for name in ("a", "b"):
         write_weights(
             tmp_path / f"{name}.safetensors", chain, None, {"one": [1, 2], "two": "x", "three": None}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
-from tascnet.pruning import FilterHistory
+from tascnet.pruning.history import FilterHistory
 from tascnet.surgery import WidthGroup, narrow, width_groups
 from tests.models.toys import EXAMPLE, TOYS, settle
 

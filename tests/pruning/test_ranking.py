@@ -1,15 +1,10 @@
-"""In which order channels go, how many of each group, and what that saves."""
-
-import copy
+"""In which order channels are removed."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from tascnet.inherit import (
-    Ranking,
     fold_into,
     input_moments,
     loss_gradients,
@@ -18,9 +13,7 @@ from tascnet.inherit import (
     rank_pairs,
     rank_scores,
 )
-from tascnet.measure import complexity
-from tascnet.pruning import Limits, WidthCosts, allocate
-from tascnet.surgery import consumer_inputs, narrow, width_groups
+from tascnet.surgery import consumer_inputs, width_groups
 from tests.models.toys import EXAMPLE, TOYS, body
 
 
@@ -107,70 +100,6 @@ def test_costs_are_the_variance_that_folding_loses(name: str) -> None:
     change = after - before
     lost = (change.T @ covariance @ change).trace() / (before.T @ covariance @ before).trace()
     assert ranking.costs[0] == pytest.approx(float(lost), rel=0.05, abs=2e-3)
-
-
-rankings = st.dictionaries(
-    st.sampled_from("abcd"), st.lists(st.floats(0, 10), min_size=2, max_size=24).map(sorted), min_size=1
-)
-
-
-@given(
-    costs=rankings,
-    count=st.integers(0, 60),
-    round_to=st.integers(1, 5),
-    max_step=st.floats(0, 0.9),
-    min_width=st.integers(1, 6),
-)
-def test_what_competes_keeps_every_bound(
-    costs: dict[str, list[float]], count: int, round_to: int, max_step: float, min_width: int
-) -> None:
-    ranked = {name: Ranking(order=tuple(range(len(c))), costs=tuple(c)) for name, c in costs.items()}
-    widths = {name: len(c) for name, c in costs.items()}
-    limits = Limits(round_to=round_to, max_step=max_step, min_width=min_width)
-    taken = allocate(ranked, widths, count, limits)
-    for name, number in taken.items():
-        left = widths[name] - number
-        assert left % round_to == 0
-        assert left >= min_width
-        assert number <= max_step * widths[name] + 1e-6
-    more = allocate(ranked, widths, count + 1, limits)
-    assert all(more.get(name, 0) >= number for name, number in taken.items())
-    if round_to == 1 and sum(taken.values()) < count:
-        assert allocate(ranked, widths, 10**6, limits) == taken
-
-
-def test_the_cheapest_of_all_groups_go_by_hand() -> None:
-    ranked = {
-        "a": Ranking(order=(0, 1, 2, 3), costs=(1.0, 2.0, 5.0, 9.0)),
-        "b": Ranking(order=(0, 1, 2, 3), costs=(3.0, 4.0, 6.0, 7.0)),
-    }
-    widths = {"a": 4, "b": 4}
-    assert allocate(ranked, widths, 3, Limits(max_step=0.9)) == {"a": 2, "b": 1}
-    # A channel of b saves ten times as much.
-    assert allocate(ranked, widths, 3, Limits(max_step=0.9), {"a": 1.0, "b": 10.0}) == {"b": 3}
-    # Two by two: a's first two cost 1.5 each, b's 3.5.
-    assert allocate(ranked, widths, 1, Limits(round_to=2, max_step=0.9)) == {"a": 2}
-
-
-def test_negative_costs_keep_their_order_when_weighed() -> None:
-    ranking = Ranking(order=(0, 1, 2, 3), costs=(-4.0, -3.0, -2.0, -1.0))
-    other = Ranking(order=(0, 1, 2, 3), costs=(-3.5, -3.0, -2.0, -1.0))
-    taken = allocate({"a": ranking, "b": other}, {"a": 8, "b": 8}, 3, Limits(), {"a": 1.0, "b": 1000.0})
-    # The lowest of all costs nothing; of the others those that save a thousand times as much.
-    assert taken == {"a": 1, "b": 2}
-
-
-@pytest.mark.parametrize("name", TOYS)
-def test_costs_of_narrowed_networks_are_those_measured(name: str) -> None:
-    chain = TOYS[name]()
-    groups = width_groups(chain, EXAMPLE)
-    costs = WidthCosts(chain, EXAMPLE, [group.name for group in groups])
-    removed = {group.name: number % (group.width - 1) for number, group in enumerate(groups, start=1)}
-    narrowed = copy.deepcopy(chain)
-    narrow(narrowed, EXAMPLE, {g.name: list(range(g.width - removed[g.name])) for g in groups})
-    measured = complexity(narrowed, EXAMPLE)
-    assert costs(removed) == (measured.params, measured.flops)
-    assert costs({}) == (costs.params, costs.flops)
 
 
 def test_gradients_of_outputs_by_hand() -> None:

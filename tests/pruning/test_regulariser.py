@@ -7,8 +7,13 @@ import torch
 from torch import nn
 
 from tascnet.errors import ConfigError
-from tascnet.pruning import INERT_RATIO, PairRegulariser, gradient_ratio, pair_penalty
-from tascnet.pruning.regulariser import pair_similarities
+from tascnet.pruning.regulariser import (
+    INERT_RATIO,
+    PairRegulariser,
+    gradient_ratio,
+    pair_penalty,
+    pair_similarities,
+)
 from tascnet.surgery import narrow, width_groups
 from tests.models.toys import EXAMPLE, TOYS
 
@@ -55,13 +60,6 @@ def test_descent_raises_the_similarity_of_every_group(kind: str) -> None:
     assert all(after[name] > before[name] + 0.02 for name in before)
     # Layers of other groups are not touched.
     assert chain.b0.body.conv1.weight.grad is None
-
-
-def test_the_weight_scales_the_penalty() -> None:
-    chain = TOYS["residual"]()
-    groups = width_groups(chain, EXAMPLE)
-    single, double = (PairRegulariser(chain, groups, PAIRS, weight=weight)() for weight in (1.0, 2.0))
-    torch.testing.assert_close(double, 2 * single)
 
 
 def wide() -> tuple[nn.Sequential, dict[str, list[tuple[int, int]]]]:

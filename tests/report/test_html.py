@@ -1,64 +1,57 @@
-"""The two pages: what they say, that they stand alone, and that they are written whole."""
+"""The pages of the stages: what they say, that they stand alone, and that they are written whole."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tascnet.report import page as page_module
-from tascnet.report import prune_report, tune_report
+from tascnet.report import models_html, pretrain_report, prune_report, tune_report
+from tascnet.run import files
+from tascnet.run.records import EpochRecord
+from tests.report.records import (
+    SENSITIVITY,
+    depth,
+    front_point,
+    insight,
+    iteration,
+    model,
+    pretrain_metrics,
+    prune_metrics,
+    trial,
+    tune_metrics,
+    widths,
+)
 
 VOID = {"meta", "br"}
 NEUTRAL = {"first_trained": 0, "dropout": 0.2, "u1.width": 64}
 BEST = {"first_trained": 1, "dropout": 0.2, "u1.width": 32}
-METRICS: dict[str, Any] = {
-    "models": {
-        "baseline": {"test_accuracy": 0.80, "params": 2_000_000, "flops": 104_000_000, "val_accuracy": 0.81},
-        "conventional": {
-            "test_accuracy": 0.85,
-            "params": 2_000_000,
-            "flops": 104_000_000,
-            "val_accuracy": 0.86,
-        },
-        "after": {"test_accuracy": 0.86, "params": 1_500_000, "flops": 78_000_000, "val_accuracy": 0.87},
-    },
-    "best_config": BEST,
-    "neutral_config": NEUTRAL,
-    "dataset": "<flowers & 'co'>",
-    "backbone": "vgg16",
-    "samples": {
-        "classes": 102,
-        "train": 2040,
-        "val": 1020,
-        "test": 5129,
-        "skipped": 3,
-        "source": "the garden",
-        "licence": "CC BY 4.0",
-    },
-    "seed": 3,
-    "seconds": 245.0,
-    "versions": {"torch": "2.6.0"},
-}
-TRIALS: list[dict[str, Any]] = [
-    {"trial": 0, "depth": 1, "config": NEUTRAL, "status": "ok", "value": 0.7, "reason": None, "params": 10,
-     "flops": 100, "seconds": 2.0},
-    {"trial": 1, "depth": 1, "config": dict(BEST, dropout=0.4), "status": "failed", "value": None,
-     "reason": "no room <left>", "params": None, "flops": None, "seconds": 1.0},
-    {"trial": 2, "depth": 2, "config": BEST, "status": "ok", "value": 0.8, "reason": None, "params": 8,
-     "flops": 90, "seconds": 2.0},
+BASELINE = model(val_accuracy=0.81, test_accuracy=0.80, params=2_000_000, flops=104_000_000)
+CONVENTIONAL = model(val_accuracy=0.86, test_accuracy=0.85, params=2_000_000, flops=104_000_000)
+AFTER = model(val_accuracy=0.87, test_accuracy=0.86, params=1_500_000, flops=78_000_000)
+METRICS = tune_metrics(
+    models={"baseline": BASELINE, "conventional": CONVENTIONAL, "after": AFTER},
+    best_config=BEST,
+    neutral_config=NEUTRAL,
+    dataset="<flowers & 'co'>",
+    backbone="vgg16",
+    surrogate=insight(),
+)
+TRIALS = [
+    trial(0, 0.7, config=NEUTRAL, params=10, seconds=2.0),
+    trial(1, config=dict(BEST, dropout=0.4), reason="no room <left>", flops=None, seconds=1.0),
+    trial(2, 0.8, depth=2, config=BEST, params=8, flops=90, seconds=2.0),
+]
+ITERATIONS = [
+    iteration(0, 0.87, seconds=0.0),
+    iteration(1, 0.86, val_loss=0.52, params=15, flops=80, removed={"a": 8, "b": 16},
+              pairs_similarity_before=0.41, pairs_similarity_after=0.83),
+    iteration(2, 0.80, val_loss=0.9, params=12, flops=60, inside=False, removed={"a": 8}, step=0.5,
+              pairs_similarity_before=0.3, pairs_similarity_after=0.5),
 ]  # fmt: skip
-ITERATIONS: list[dict[str, Any]] = [
-    {"iteration": 0, "val_accuracy": 0.87, "val_loss": 0.5, "params": 20, "flops": 100, "inside": True,
-     "removed": {}, "pairs_similarity_before": None, "pairs_similarity_after": None, "seconds": 0.0},
-    {"iteration": 1, "val_accuracy": 0.86, "val_loss": 0.52, "params": 15, "flops": 80, "inside": True,
-     "removed": {"a": 8, "b": 16}, "pairs_similarity_before": 0.41, "pairs_similarity_after": 0.83,
-     "seconds": 9.0},
-    {"iteration": 2, "val_accuracy": 0.80, "val_loss": 0.9, "params": 12, "flops": 60, "inside": False,
-     "removed": {"a": 8}, "pairs_similarity_before": 0.3, "pairs_similarity_after": 0.5, "seconds": 9.0},
-]  # fmt: skip
-WIDTHS = [{"layer": "conv1", "before": 64, "after": 48}, {"layer": "conv2", "before": 32, "after": 32}]
+WIDTHS = (widths("conv1", 64, 48), widths("conv2", 32, 32))
 
 
 class Page(HTMLParser):
@@ -103,24 +96,37 @@ def headings(page: Page) -> list[str]:
     return [line.strip() for line in page.text.splitlines() if line.strip()]
 
 
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
 def tuned(folder: Path, **changes: Any) -> Page:
-    tune_report(folder / "report.html", METRICS | changes, TRIALS)
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
+    tune_report(folder / "report.html", replace(METRICS, **changes), TRIALS)
+    return read(folder / "report.html")
 
 
 def pruned(folder: Path, **changes: Any) -> Page:
-    models = {"before": METRICS["models"]["conventional"], "after": METRICS["models"]["after"]}
-    metrics = METRICS | {"models": models, "tolerance": 0.02} | changes
-    prune_report(folder / "report.html", metrics, ITERATIONS, WIDTHS)
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
+    models = {"before": CONVENTIONAL, "after": AFTER}
+    metrics = prune_metrics(models=models, widths=WIDTHS, sensitivity=SENSITIVITY, **changes)
+    prune_report(folder / "report.html", metrics, ITERATIONS)
+    return read(folder / "report.html")
 
 
-@pytest.mark.parametrize("write", [tuned, pruned])
+def pretrained(folder: Path, **changes: Any) -> Page:
+    epochs = tuple(
+        EpochRecord(epoch=i, train_loss=loss, val_loss=1.5, val_accuracy=0.4, seconds=3.0)
+        for i, loss in ((1, 1.25), (2, 1.0))
+    )
+    pretrain_report(folder / "report.html", pretrain_metrics(epochs=epochs, best_epoch=2, **changes))
+    return read(folder / "report.html")
+
+
+@pytest.mark.parametrize("write", [tuned, pruned, pretrained])
 def test_the_page_stands_alone(tmp_path: Path, write: Any) -> None:
     page = write(tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|<script|<link|<img|@import|\ssrc=|file:", text)
-    assert {target[0] for target in re.findall(r'(?:href="|url\()(.)', text)} == {"#"}
+    assert {target[0] for target in re.findall(r'(?:href="|url\()(.)', text)} <= {"#"}
     assert len(page.ids) == len(set(page.ids))
     assert "#010101" not in text
 
@@ -134,9 +140,10 @@ def test_tune_says_what_was_found(tmp_path: Path) -> None:
     page = tuned(tmp_path)
     kind, cells = page.row("after")
     assert kind == "chosen"
-    assert cells[1:] == ["87.0 %+6.0 pp", "86.0 %+6.0 pp", "1.50 M−25 %", "78.0 M−25 %"]
+    same = ["5.0 kB±0 %", "2.00 ms±0 %", "10.0 ms±0 %"]
+    assert cells[1:] == ["87.0 %+6.0 pp", "86.0 %+6.0 pp", "1.50 M−25 %", "78.0 M−25 %", *same]
     samples = "102 classes; 2,040 training, 1,020 validation, 5,129 test samples"
-    data = (samples, "3 files left out as unreadable", "source: the garden", "licence: CC BY 4.0")
+    data = (samples, "3 unreadable files skipped", "origin: the garden", "licence: CC BY 4.0")
     for fact in ("seed 3", "4 min 05 s", "3 trials, 1 failed", "torch 2.6.0", *data):
         assert fact in page.text
 
@@ -157,11 +164,16 @@ def test_trials_with_the_winner_and_the_failed_one(tmp_path: Path) -> None:
     )
 
 
-def test_the_winning_trial_may_be_named(tmp_path: Path) -> None:
-    page = tuned(tmp_path, winner=0, stopped="depth 2 was no better")
+def test_the_winner_is_marked_and_the_end_explained(tmp_path: Path) -> None:
+    page = tuned(tmp_path, winner=0, stopped="it was enough")
     assert page.row("0")[0] == "chosen"
     assert page.row("2")[0] == ""
-    assert "stopped: depth 2 was no better" in page.text
+    assert "stopped: it was enough" in page.text
+
+
+def test_a_winner_that_was_distilled_is_described_so(tmp_path: Path) -> None:
+    assert "fine-tuned winner of the search" in tuned(tmp_path).row("after")[1][0]
+    assert "taught by the uncut one" in tuned(tmp_path, finetuned_from="conventional").row("after")[1][0]
 
 
 def test_the_winner_beside_the_pretrained_network(tmp_path: Path) -> None:
@@ -170,77 +182,61 @@ def test_the_winner_beside_the_pretrained_network(tmp_path: Path) -> None:
     assert page.row("dropout") == ("setting", ["dropout", "0.2", "0.2"])
 
 
-SURROGATE: dict[str, Any] = {
-    "target": "val_accuracy",
-    "sentence": "It explains half.",
-    "learnt": True,
-    "rmse": 0.0125,
-    "deviation": 0.025,
-    "r2": 0.75,
-    "rank_correlation": 0.8,
-    "refitted_r2": 0.5,
-    "refitted_rank_correlation": 0.61,
-    "predictions": [{"trial": 0, "observed": 0.7, "predicted": 0.72, "deviation": 0.02},
-                    {"trial": 2, "observed": 0.8, "predicted": 0.79, "deviation": 0.02}],
-    "importance": [{"choice": "u1.width", "rise": 0.011, "lengthscale": 0.25}],
-}  # fmt: skip
-
-
 def test_what_the_search_learnt(tmp_path: Path) -> None:
-    page = tuned(tmp_path, surrogate=SURROGATE)
+    page = tuned(tmp_path)
     text = " ".join(page.text.split())
     assert "What the search learnt It explains half." in text
-    assert "leave-one-out error (RMSE) 1.25 pp deviation of the values 2.50 pp R², leave-one-out 0.75" in text
-    assert "R², refitted 0.50 rank correlation, refitted 0.61" in text
-    assert ("", ["u1.width", "+1.10 pp", "0.25"]) in page.rows
+    assert "leave-one-out error (RMSE) 1.25 pp standard deviation of the results 2.50 pp R², leave-" in text
+    assert "R², leave-one-out 0.75 R², refitted 0.50 rank correlation, refitted 0.61" in text
+    assert ("", ["a.width", "+1.10 pp", "0.25"]) in page.rows
     assert {"Predicted against observed", "Which choices mattered"} <= set(headings(page))
 
 
 def test_a_search_that_learnt_nothing_says_so(tmp_path: Path) -> None:
-    tuned(tmp_path, surrogate=SURROGATE | {"learnt": False})
+    page = tuned(tmp_path, surrogate=insight(learnt=False))
     assert '<p class="bad">It explains half.</p>' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Predicted against observed" in headings(page)
+    assert "Which choices mattered" not in headings(page)
     assert "Too few" in tuned(tmp_path, surrogate=None).text
-    assert "What the search learnt" not in tuned(tmp_path).text
 
 
 def test_the_front_with_the_way_to_fine_tune(tmp_path: Path) -> None:
-    front = [{"trial": 2, "value": 0.8, "val_accuracy": 0.8, "params": 8, "flops": 90}]
-    page = tuned(tmp_path, front=front, objective="pareto", pareto_cost="params")
-    assert ("chosen", ["2", "80.0 %", "8", "90", "stage=tune tune.pick=2"]) in page.rows
+    page = tuned(tmp_path, front=(front_point(2, 0.8, params=8, flops=90),), objective="pareto_params")
+    assert ("chosen", ["2", "80.0 %", "8", "90", "pick=2"]) in page.rows
     assert "Accuracy against params" in headings(page)
-    assert "objective: pareto" in page.text
+    assert "objective: pareto_params" in page.text
     assert "Front" not in tuned(tmp_path).text
 
 
 def test_depths_one_after_another(tmp_path: Path) -> None:
-    rows = [
-        {"trial": 0, "first_trained": 0, "block": 9, "name": "head", "trainable_params": 10_000,
-         "val_accuracy": 0.7, "seconds": 2.0},
-        {"trial": 2, "first_trained": 1, "block": 7, "name": "<conv>", "trainable_params": 20_000,
-         "val_accuracy": 0.8, "seconds": 3.0},
-    ]  # fmt: skip
-    page = tuned(tmp_path, layerwise=rows)
+    rows = (
+        depth(0, 9, "head", 0.7),
+        depth(2, 7, "<conv>", 0.8, trainable_params=20_000, seconds=3.0),
+    )
+    page = tuned(tmp_path, layerwise=rows, surrogate=None)
     assert page.row("7") == ("chosen", ["7", "<conv>", "20.0 k", "80.0 %", "3.0 s"])
     assert page.row("9") == ("", ["9", "head", "10.0 k", "70.0 %", "2.0 s"])
     assert "Accuracy against depth" in headings(page)
     assert "Best value against trial" not in headings(page)
+    assert "What the search learnt" not in headings(page), "no surrogate proposes its trials"
     assert "Depths" not in headings(tuned(tmp_path))
 
 
 def test_one_figure_for_each_bound(tmp_path: Path) -> None:
-    page = tuned(tmp_path, objective="constrained", bounds={"flops": 95, "params": None, "latency_ms": 4.0})
+    page = tuned(tmp_path, bounds={"flops": 95, "latency_ms": 4.0})
     assert {"Accuracy against FLOPs", "Accuracy against latency"} < set(headings(page))
-    assert "objective: constrained, at most 95 FLOPs, at most 4.00 ms" in page.text
+    assert "objective: accuracy, at most 95 FLOPs, at most 4.00 ms" in page.text
+    assert "objective" not in tuned(tmp_path).text
 
 
 def test_statuses_and_the_loss_in_the_table_of_trials(tmp_path: Path) -> None:
     rows = [
-        dict(TRIALS[0], value=-0.5, val_loss=0.5, val_accuracy=0.71, latency_ms=3.0),
-        dict(TRIALS[0], trial=1, status="stopped", value=-0.9, val_loss=0.9, val_accuracy=0.6),
-        dict(TRIALS[1], trial=2, status="infeasible", reason="9 ms are above 4 ms", latency_ms=9.0),
+        replace(TRIALS[0], value=-0.5, val_loss=0.5, val_accuracy=0.71, latency_ms=3.0),
+        replace(TRIALS[0], trial=1, status="stopped", value=-0.9, val_loss=0.9, val_accuracy=0.6),
+        replace(TRIALS[1], trial=2, status="infeasible", reason="9 ms are above 4 ms", latency_ms=9.0),
     ]
-    tune_report(tmp_path / "report.html", METRICS | {"objective": "loss"}, rows)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    tune_report(tmp_path / "report.html", replace(METRICS, objective="loss"), rows)
+    page = read(tmp_path / "report.html")
     assert page.row("0")[1][2:7] == ["0.500", "71.0 %", "10", "100", "3.00 ms"]
     assert page.row("1")[1][2:4] == ["0.900", "60.0 %stopped"]
     assert page.row("2")[1][2:4] == ["–", "infeasible"]
@@ -250,46 +246,76 @@ def test_statuses_and_the_loss_in_the_table_of_trials(tmp_path: Path) -> None:
 
 
 def test_prune_says_what_was_found(tmp_path: Path) -> None:
-    page = pruned(tmp_path, stopped="accuracy fell")
+    page = pruned(tmp_path)
     assert page.row("after")[1][3] == "1.50 M−25 %"
     assert page.row("1") == (
         "chosen",
         ["1", "86.0 %", "0.520", "15", "80", "24", "0.410 → 0.830", "9.0 s", "100 %", "within"],
     )
-    assert page.row("2")[1][-1] == "outside"
+    assert page.row("0")[1][6] == "–"
+    assert page.row("2")[1][-2:] == ["50 %", "outside"]
     assert page.row("conv1")[1] == ["conv1", "64", "48", "−25 %"]
     for fact in (
         "2 iterations",
         "stopped: accuracy fell",
-        "1 layer that kept its width",
+        "Not drawn: 1 layer of unchanged width.",
         "2 percentage points",
+        "Of the unpruned network's FLOPs 75 % remain",
     ):
         assert fact in page.text
 
 
-def test_the_kept_iteration_may_be_named(tmp_path: Path) -> None:
+def test_the_sensitivity_of_each_group(tmp_path: Path) -> None:
+    page = pruned(tmp_path)
+    assert page.row("g1")[1] == ["g1", "64", "79.0 %", "1.0 %", "75.0 %", "2.5 %", "60.0 %", "5.0 %"]
+    assert "on 256 validation samples" in page.text
+    assert page.row("group")[1][2:4] == ["without 10 %", "FLOPs saved"]
+
+
+def test_a_removed_block_stands_in_place_of_filters(tmp_path: Path) -> None:
+    rows = [ITERATIONS[0], replace(ITERATIONS[1], block="layer4.1", removed={})]
+    prune_report(tmp_path / "report.html", prune_metrics(), rows)
+    assert read(tmp_path / "report.html").row("1")[1][5] == "layer4.1"
+
+
+def test_the_kept_iteration_is_marked(tmp_path: Path) -> None:
     page = pruned(tmp_path, kept_iteration=0)
     assert [row[1][0] for row in page.rows if row[0] == "chosen"] == ["afterpruned", "0"]
 
 
+def test_epochs_of_a_pretraining(tmp_path: Path) -> None:
+    page = pretrained(tmp_path, exclude="caltech101", excluded=1)
+    assert page.row("2") == ("chosen", ["2", "1.000", "1.500", "40.0 %", "3.0 s"])
+    assert page.row("1")[0] == ""
+    assert "1 sample of the validation and test split of caltech101 left out" in page.text
+    assert "weights.safetensors" in page.text
+    assert "left out" not in pretrained(tmp_path).text
+
+
 def test_pages_of_runs_that_found_nothing(tmp_path: Path) -> None:
-    failed = [dict(row, status="failed", value=None, reason=None) for row in TRIALS]
-    tune_report(tmp_path / "tune.html", {}, failed)
-    assert "No trial succeeded" in Page((tmp_path / "tune.html").read_text(encoding="utf-8")).text
-    tune_report(tmp_path / "none.html", {}, [])
-    prune_report(tmp_path / "prune.html", {}, [], [])
-    assert "No layer changed" in Page((tmp_path / "prune.html").read_text(encoding="utf-8")).text
+    failed = [trial(i) for i in range(3)]
+    tune_report(tmp_path / "tune.html", METRICS, failed)
+    assert "No trial succeeded" in read(tmp_path / "tune.html").text
+    tune_report(tmp_path / "none.html", METRICS, [])
+    prune_report(tmp_path / "prune.html", prune_metrics(), [])
+    assert "No layer changed" in read(tmp_path / "prune.html").text
+
+
+def test_a_table_of_models_for_a_notebook() -> None:
+    page = Page(models_html({"before": CONVENTIONAL, "<after>": AFTER}))
+    assert page.row("before")[1][:4] == ["before", "86.0 %", "85.0 %", "2.00 M"]
+    assert page.row("<after>")[1][:4] == ["<after>", "87.0 %+1.0 pp", "86.0 %+1.0 pp", "1.50 M−25 %"]
 
 
 def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def torn(temporary: Path, *, text: str) -> None:
+    def torn(temporary: Path, text: str) -> None:
         temporary.write_text(text[:10])
         raise OSError("disk full")
 
-    monkeypatch.setattr(page_module, "_write_text", torn)
+    monkeypatch.setattr(files, "_write_text", torn)
     with pytest.raises(OSError, match="disk full"):
         tune_report(path, METRICS, TRIALS)
     assert path.read_text() == "old"

@@ -2,7 +2,6 @@
 
 import re
 import xml.etree.ElementTree as ET
-from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -10,23 +9,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tascnet.report import plots
-from tascnet.report.plots import insight, search
-from tascnet.report.plots.prune import paint_accuracy, paint_flops, paint_widths
-
-
-def trial(
-    number: int, depth: int, value: float | None, flops: int | None = 100, status: str = "", **more: Any
-) -> dict[str, Any]:
-    status = status or ("failed" if value is None else "ok")
-    return {"trial": number, "depth": depth, "status": status, "value": value, "flops": flops, **more}
-
+from tascnet.report.plots import search
+from tascnet.report.plots.insight import paint_importance, paint_predictions
+from tascnet.report.plots.prune import paint_accuracy, paint_flops, paint_sensitivity, paint_widths
+from tascnet.run.records import Importance
+from tests.report.records import (
+    SENSITIVITY,
+    depth,
+    front_point,
+    insight,
+    iteration,
+    model,
+    trial,
+    widths,
+)
 
 TRIALS = [
-    trial(0, 1, 0.5, 90),
-    trial(1, 1, None),
-    trial(2, 2, 0.4, 50),
-    trial(3, 2, 0.7, 80),
-    trial(4, 2, 0.6, 70),
+    trial(0, 0.5, flops=90),
+    trial(1),
+    trial(2, 0.4, depth=2, flops=50),
+    trial(3, 0.7, depth=2, flops=80),
+    trial(4, 0.6, depth=2, flops=70),
 ]
 
 
@@ -55,7 +58,7 @@ def test_best_value_failed_trials_and_depths() -> None:
 
 def test_tradeoff_marks_winner_and_models() -> None:
     on = axes()
-    models = {"conventional": {"flops": 120, "val_accuracy": 0.65}, "unmeasured": {"flops": None}}
+    models = {"conventional": model(flops=120, val_accuracy=0.65)}
     search.paint_tradeoff(on, TRIALS, models, winner=3)
     assert lines(on) == {
         "trial": ([90, 50, 80, 70], [0.5, 0.4, 0.7, 0.6]),
@@ -66,11 +69,11 @@ def test_tradeoff_marks_winner_and_models() -> None:
 
 
 MIXED = [
-    trial(0, 1, 0.5, 90, params=9, latency_ms=2.0),
-    trial(1, 1, 0.8, 60, "stopped", params=6, latency_ms=3.0),
-    trial(2, 1, None, 70, "infeasible", params=7, latency_ms=9.0),
-    trial(3, 1, None, None),
-    trial(4, 1, 0.4, 40, params=4, latency_ms=1.0),
+    trial(0, 0.5, flops=90, params=9, latency_ms=2.0),
+    trial(1, 0.8, flops=60, status="stopped", params=6, latency_ms=3.0),
+    trial(2, flops=70, status="infeasible", params=7, latency_ms=9.0),
+    trial(3, flops=None),
+    trial(4, 0.4, flops=40, params=4, latency_ms=1.0),
 ]
 
 
@@ -98,19 +101,20 @@ def test_the_legend_reads_row_by_row() -> None:
 
 def test_a_search_by_the_loss_draws_the_loss_and_says_so() -> None:
     on = axes()
-    search.paint_best(on, [trial(0, 1, -0.9), trial(1, 1, -1.2), trial(2, 1, -0.7)], 2, "loss")
+    rows = [trial(i, -loss, val_accuracy=0.5) for i, loss in enumerate((0.9, 1.2, 0.7))]
+    search.paint_best(on, rows, 2, "loss")
     assert lines(on)["best so far"] == ([0, 1, 2, 2], [0.9, 0.9, 0.7, 0.7])
     assert on.get_ylabel() == "validation loss (lower is better)"
     on = axes()
-    rows = [trial(0, 1, -0.9, 50, val_accuracy=0.6), trial(1, 1, -1.2, 40, val_accuracy=0.5)]
-    search.paint_tradeoff(on, rows, {}, winner=0, objective="loss")
+    rows = [trial(0, -0.9, flops=50, val_accuracy=0.6), trial(1, -1.2, flops=40, val_accuracy=0.5)]
+    search.paint_tradeoff(on, rows, {}, winner=0)
     assert lines(on) == {"trial": ([50, 40], [0.6, 0.5]), "winner": ([50], [0.6])}
 
 
 def test_the_front_and_the_bound_over_the_cost_that_counts() -> None:
     on = axes()
-    front = [dict(MIXED[i], val_accuracy=MIXED[i]["value"]) for i in (0, 4)]
-    search.paint_tradeoff(on, MIXED, {}, None, cost="params", bound=12, front=front)
+    front = [front_point(0, 0.5, params=9, flops=90), front_point(4, 0.4, params=4, flops=40)]
+    search.paint_tradeoff(on, MIXED, {}, 9, cost="params", bound=12, front=front)
     drawn = lines(on)
     assert drawn["front"] == ([4, 9], [0.4, 0.5])
     (steps,) = [line for line in on.get_lines() if line.get_drawstyle() == "steps-post"]
@@ -125,44 +129,27 @@ def test_the_front_and_the_bound_over_the_cost_that_counts() -> None:
 def test_labels_of_short_depths_are_left_out_their_lines_are_not() -> None:
     on = axes()
     depths = [1] * 50 + [2, 3] + [4] * 50
-    search.paint_best(on, [trial(i, depth, 0.5) for i, depth in enumerate(depths)], None)
+    search.paint_best(on, [trial(i, 0.5, depth=depth) for i, depth in enumerate(depths)], 9)
     assert [text.get_text() for text in on.texts] == ["depth 1", "2"]
     starts = [line.get_xdata()[0] for line in on.get_lines() if str(line.get_label()).startswith("_")]
     assert starts == [49.5, 50.5, 51.5]
 
 
-LAYERWISE = [
-    {"trial": 0, "block": 9, "name": "head", "val_accuracy": 0.5},
-    {"trial": 1, "block": 7, "name": "conv2", "val_accuracy": None},
-    {"trial": 2, "block": 4, "name": "conv1", "val_accuracy": 0.7},
-]
+LAYERWISE = [depth(0, 9, "head", 0.5), depth(1, 7, "conv2", 0.6), depth(2, 4, "conv1", 0.7)]
 
 
 def test_accuracy_over_blocks_from_the_output() -> None:
     on = axes()
     search.paint_layerwise(on, LAYERWISE[::-1], chosen=2)
     drawn = lines(on)
-    assert drawn["trial"] == ([0, 2], [0.5, 0.7])
+    assert drawn["trial"] == ([0, 1, 2], [0.5, 0.6, 0.7])
     assert drawn["chosen"] == ([2], [0.7])
     assert [label.get_text() for label in on.get_xticklabels()] == ["head", "conv2", "conv1"]
 
 
-INSIGHT: dict[str, Any] = {
-    "target": "val_accuracy",
-    "predictions": [
-        {"trial": 0, "observed": 0.5, "predicted": 0.55, "deviation": 0.02},
-        {"trial": 1, "observed": 0.7, "predicted": 0.6, "deviation": 0.1},
-    ],
-    "importance": [
-        {"choice": "a.width", "rise": 0.02, "lengthscale": 0.3},
-        {"choice": "a.activation", "rise": -0.001, "lengthscale": 2.0},
-    ],
-}
-
-
 def test_predictions_with_their_deviations_and_the_diagonal() -> None:
     on = axes()
-    insight.paint_predictions(on, INSIGHT)
+    paint_predictions(on, insight())
     drawn = lines(on)
     assert drawn["trial"] == ([0.5, 0.7], [0.55, 0.6])
     assert drawn["predicted = observed"][0] == drawn["predicted = observed"][1]
@@ -174,18 +161,18 @@ def test_predictions_with_their_deviations_and_the_diagonal() -> None:
 
 def test_one_bar_a_choice_with_its_rise() -> None:
     on = axes()
-    insight.paint_importance(on, INSIGHT)
-    assert [bar.get_width() for bar in on.patches] == [0.02, -0.001]
-    assert [text.get_text() for text in on.texts] == ["+2.00 pp", "−0.10 pp"]
+    paint_importance(on, insight())
+    assert [bar.get_width() for bar in on.patches] == [0.011, -0.001]
+    assert [text.get_text() for text in on.texts] == ["+1.10 pp", "−0.10 pp"]
     assert [label.get_text() for label in on.get_yticklabels()] == ["a.width", "a.activation"]
     assert len({bar.get_facecolor() for bar in on.patches}) == 2
 
 
 ITERATIONS = [
-    {"iteration": 0, "val_accuracy": 0.80, "flops": 100, "inside": True},
-    {"iteration": 1, "val_accuracy": 0.82, "flops": 90, "inside": True},
-    {"iteration": 2, "val_accuracy": 0.81, "flops": 80, "inside": True},
-    {"iteration": 3, "val_accuracy": 0.79, "flops": 70, "inside": False},
+    iteration(0, 0.80, flops=100),
+    iteration(1, 0.82, flops=90),
+    iteration(2, 0.81, flops=80),
+    iteration(3, 0.79, flops=70, inside=False),
 ]
 
 
@@ -199,10 +186,10 @@ def test_the_tolerance_line_follows_the_best_so_far() -> None:
     assert drawn["kept"] == ([2], [0.81])
 
 
-def test_no_tolerance_no_line() -> None:
+def test_no_entry_in_the_legend_for_what_there_is_not() -> None:
     on = axes()
-    paint_accuracy(on, ITERATIONS[:3], tolerance=None, kept=None)
-    assert {"best − tolerance", "outside tolerance", "kept"}.isdisjoint(lines(on))
+    paint_accuracy(on, ITERATIONS[:3], tolerance=0.02, kept=9)
+    assert {"outside tolerance", "kept"}.isdisjoint(lines(on))
 
 
 def test_flops_of_each_iteration_from_zero() -> None:
@@ -215,27 +202,42 @@ def test_flops_of_each_iteration_from_zero() -> None:
 
 def test_widths_one_over_the_other() -> None:
     on = axes()
-    rows = [{"layer": "a", "before": 64, "after": 48}, {"layer": "b", "before": 8, "after": None}]
-    paint_widths(on, rows, longest=64, rows=2)
+    paint_widths(on, [widths("a", 64, 48), widths("b", 8, None)], longest=64, rows=2)
     assert [bar.get_width() for bar in on.patches] == [64, 8, 48, 0]
     assert [text.get_text() for text in on.texts] == ["64 → 48", "8 → –"]
     assert [label.get_text() for label in on.get_yticklabels()] == ["a", "b"]
 
 
+def test_shares_of_each_group_around_the_whole_network() -> None:
+    on = axes()
+    paint_sensitivity(on, SENSITIVITY)
+    drawn = lines(on)
+    assert drawn["without 10 %"] == ([0.79, 0.7], [0, 1])
+    assert drawn["without 50 %"] == ([0.6, 0.75], [0, 1])
+    assert drawn["whole network"][0] == [0.8, 0.8]
+    ranges = [line.get_xdata() for line in on.get_lines() if str(line.get_label()).startswith("_")]
+    assert [tuple(map(float, ends)) for ends in ranges] == [(0.6, 0.79), (0.7, 0.75)]
+    assert [label.get_text() for label in on.get_yticklabels()] == ["g1 (64)", "g2 (32)"]
+
+
 @pytest.mark.parametrize(
     "svg",
     [
-        plots.best_value_plot([trial(7, 1, 0.5)], winner=7),
-        plots.tradeoff_plot([trial(0, 1, 0.5), trial(1, 1, 0.5)], {}, winner=None),
-        plots.layerwise_plot(LAYERWISE, chosen=None),
-        plots.prediction_plot(INSIGHT),
-        plots.prediction_plot(INSIGHT | {"target": "val_loss"}),
-        plots.importance_plot(INSIGHT),
-        plots.importance_plot(INSIGHT | {"importance": [INSIGHT["importance"][0] | {"rise": 0.0}]}),
+        plots.best_value_plot([trial(7, 0.5)], winner=7),
+        plots.tradeoff_plot([trial(0, 0.5), trial(1, 0.5)], {}, winner=9),
+        plots.layerwise_plot(LAYERWISE, chosen=9),
+        plots.prediction_plot(insight()),
+        plots.prediction_plot(insight(target="val_loss")),
+        plots.importance_plot(insight()),
+        plots.importance_plot(insight(importance=(Importance(choice="a", rise=0.0, lengthscale=1.0),))),
         plots.iterations_plot(ITERATIONS[:1], tolerance=0.0, kept=0),
-        plots.widths_plot([{"layer": "$x_1$ <b>&", "before": 2, "after": 1}]),
+        plots.widths_plot([widths("$x_1$ <b>&", 2, 1)]),
+        plots.sensitivity_plot(SENSITIVITY),
     ],
-    ids=["best", "tradeoff", "depths", "predicted", "loss", "importance", "none", "iterations", "widths"],
+    ids=[
+        *("best", "tradeoff", "depths", "predicted", "loss", "importance", "none", "iterations", "widths"),
+        "sensitivity",
+    ],
 )
 def test_an_element_that_stands_by_itself(svg: str) -> None:
     root = ET.fromstring(svg.replace("xlink:href", "href"))
@@ -249,7 +251,7 @@ def test_an_element_that_stands_by_itself(svg: str) -> None:
 
 
 def test_names_are_drawn_as_they_are() -> None:
-    svg = plots.widths_plot([{"layer": "$x_1$ <b>&", "before": 2, "after": 1}])
+    svg = plots.widths_plot([widths("$x_1$ <b>&", 2, 1)])
     texts = [element.text for element in ET.fromstring(svg.replace("xlink:href", "href")).iter("text")]
     assert "$x_1$ <b>&" in texts
 
@@ -259,3 +261,12 @@ def test_the_same_rows_give_the_same_figure_and_no_setting_changes() -> None:
     first = plots.best_value_plot(TRIALS, winner=3)
     assert plots.best_value_plot(TRIALS, winner=3) == first
     assert dict(mpl.rcParams) == before
+
+
+def test_a_file_of_what_each_stage_gained() -> None:
+    svg = plots.models_plot({"baseline": model(), "pruned <b>": model(params=450, test_accuracy=0.742)})
+    texts = [element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    for text in ("baseline", "pruned <b>", "75.0 %", "74.2 %", "1.00 k", "450", "latency, batch 1"):
+        assert text in texts
+    assert "var(" not in svg
+    assert not re.search(r"#(0\d)\1\1", svg), "a colour that stands for one of the page"

@@ -1,28 +1,20 @@
+"""Whose a stage's folder is: identity, budget and claim."""
+
 import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tascnet.errors import RunFolderError
-from tascnet.options import Config, TuneConfig
+from tascnet.options import HistoryPrune, ImageFolder, Prune, RecipeChanges, Targets, Trainer, Tune
 from tascnet.run.files import write_json
-from tascnet.run.folder import (
-    DEFAULT_PRUNE,
-    budget,
-    claim,
-    finished,
-    identity,
-    parse_run_name,
-    parse_stage_name,
-    run_folder,
-    safe_name,
-    stage_folder,
-)
+from tascnet.run.folder import budget, claim, finished, identity, open_folder
+
+SAMPLES = ImageFolder(root="/photos")
+TRAINER = Trainer(lr=0.1, head=RecipeChanges(lr=0.2))
 
 
 def claimed(folder, content, **options):
@@ -30,118 +22,80 @@ def claimed(folder, content, **options):
         pass
 
 
-def test_the_folder_is_a_function_of_the_config():
-    config = Config(name="mine", seed=3, outputs="/out")
-    config.prune.name = DEFAULT_PRUNE
-    assert str(run_folder(config)) == "/out/digits/digits_cnn/mine-seed3"
-    assert str(stage_folder(config, "tune")) == "/out/digits/digits_cnn/mine-seed3/tune"
-    assert str(stage_folder(config, "prune")) == "/out/digits/digits_cnn/mine-seed3/prune"
-    config.prune.name = "gentle"
-    assert str(stage_folder(config, "prune")) == "/out/digits/digits_cnn/mine-seed3/prune-gentle"
-    assert str(stage_folder(config, "tune")) == "/out/digits/digits_cnn/mine-seed3/tune"
-    config.tune.pick = 7
-    assert str(stage_folder(config, "search")) == "/out/digits/digits_cnn/mine-seed3/tune"
-    assert str(stage_folder(config, "tune")) == "/out/digits/digits_cnn/mine-seed3/tune-pick7"
-    assert str(stage_folder(config, "prune")) == "/out/digits/digits_cnn/mine-seed3/prune-gentle-pick7"
-
-
-def test_without_a_name_the_tune_preset_gives_it():
-    assert run_folder(Config()).name == "tascnet-seed0"
-
-
-@given(st.text())
-def test_safe_names_are_single_folders(text):
-    name = safe_name(text)
-    assert 1 <= len(name) <= 120
-    assert name not in (".", "..")
-    assert not set(name) & set("/\\\0 \n")
-
-
-@given(st.text(min_size=1, max_size=100), st.integers(0, 10**9))
-def test_name_and_seed_are_read_back_from_the_folder(name, seed):
-    assert parse_run_name(run_folder(Config(name=name, seed=seed)).name) == (safe_name(name), seed)
-
-
-@pytest.mark.parametrize("pick", [None, 3])
-@pytest.mark.parametrize("preset", [DEFAULT_PRUNE, "tascnet", "my-own"])
-def test_stage_preset_and_trial_are_read_back_from_the_folder(preset, pick):
-    config = Config()
-    config.prune.name, config.tune.pick = preset, pick
-    assert parse_stage_name(stage_folder(config, "prune").name) == ("prune", preset, pick)
-    assert parse_stage_name(stage_folder(config, "tune").name) == ("tune", None, pick)
-
-
-@pytest.mark.parametrize(
-    "name", ["state", "pruned", "tune-x", "prune-", "tune-pick", "benchmark", "pretrain"]
-)
-def test_other_folders_are_no_stages_and_no_runs(name):
-    assert parse_stage_name(name) is None
-    assert parse_run_name(name) is None
-
-
-def test_long_names_that_differ_at_the_end_stay_different():
-    assert safe_name("a" * 200 + "b") != safe_name("a" * 200 + "c")
+def of_tune(tune=Tune(), *, seed=0, samples=SAMPLES, trainer=TRAINER, data="abc"):  # noqa: B008
+    recipes = {f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")}
+    return identity(
+        "tune", seed, {"data": data, "network": None}, {"dataset": samples, "tune": tune, **recipes}
+    )
 
 
 def test_identity_holds_what_can_change_the_numbers():
-    tune = identity(Config(), "tune", {"data": "abc"})
-    assert tune["stage"] == "tune"
-    assert tune["input.data"] == "abc"
+    tune = of_tune()
+    assert (tune["stage"], tune["seed"], tune["input.data"], tune["input.network"]) == (
+        "tune",
+        0,
+        "abc",
+        None,
+    )
     assert tune["tune.round_to"] == 8
-    assert tune["trainer.finetune.lr"] == 1e-3
-    left_out = {
-        "tune.max_trials",
-        "tune.patience",
-        "tune.name",
-        "dataset.download",
-        "device",
-        "threads",
-        "name",
-    }
+    # As a file gives it back: a list, not a tuple.
+    assert tune["tune.widths"] == [0.25, 0.5, 0.75, 1.0]
+    # Recipes count as they resolve.
+    assert (tune["trainer.head.lr"], tune["trainer.trial.lr"]) == (0.2, 0.1)
+    left_out = {"tune.max_trials", "tune.patience", "tune.pick", "dataset.root", "dataset.csv"}
     assert not left_out & tune.keys()
-    assert not [key for key in tune if key.startswith(("prune.", "measure.", "trainer.recover"))]
 
 
-def test_every_option_of_a_stage_is_in_identity_or_budget_or_a_label():
-    config = Config()
-    names = {f"tune.{entry.name}" for entry in fields(TuneConfig)}
-    counted = identity(config, "tune", {}).keys() | budget(config, "tune").keys() | {"tune.name", "tune.pick"}
-    assert names <= counted
-    assert not identity(config, "tune", {}).keys() & budget(config, "tune").keys()
+def test_plain_values_count_too():
+    plain = identity("prune", 0, {}, {"preprocessing": {"size": 8, "mean": (0.5,)}})
+    assert plain == {"stage": "prune", "seed": 0, "preprocessing.size": 8, "preprocessing.mean": [0.5]}
+
+
+@pytest.mark.parametrize(
+    "options", [Tune(), Prune(), HistoryPrune()], ids=lambda options: type(options).__name__
+)
+def test_every_option_of_a_stage_is_in_identity_or_budget_or_changes_no_number(options):
+    counting = {name.partition(".")[2] for name in identity("x", 0, {}, {"x": options}) if "." in name}
+    extendable = budget(options).keys()
+    cosmetic = {entry.name for entry in fields(options) if entry.metadata["cosmetic"]}
+    assert counting | extendable | cosmetic == {entry.name for entry in fields(options)}
+    assert not counting & extendable
+
+
+def test_a_target_bounds_a_search_and_may_be_moved_in_pruning():
+    targets = {entry.name for entry in fields(Targets)}
+    assert not targets & budget(Tune()).keys()
+    assert targets <= budget(Prune()).keys()
 
 
 @pytest.mark.parametrize(
     ("change", "counts"),
     [
-        (lambda c: setattr(c, "seed", 1), True),
-        (lambda c: setattr(c.backbone, "weights", "random"), True),
-        (lambda c: setattr(c.dataset, "flip", False), True),
-        (lambda c: setattr(c.trainer.trial, "lr", 0.5), True),
-        (lambda c: setattr(c.tune, "widths", [0.5, 1.0]), True),
-        (lambda c: setattr(c.tune, "max_trials", 99), False),
-        (lambda c: setattr(c.prune, "percent", 9.0), False),
-        (lambda c: setattr(c.trainer.recover, "lr", 0.5), False),
-        (lambda c: setattr(c, "device", "cuda"), False),
-        (lambda c: setattr(c, "threads", 7), False),
-        (lambda c: setattr(c, "cache_limit_gb", 7.0), False),
-        (lambda c: setattr(c, "debug", True), False),
+        ({"seed": 1}, True),
+        ({"data": "other"}, True),
+        ({"samples": replace(SAMPLES, flip=False)}, True),
+        ({"samples": replace(SAMPLES, train=0.5)}, True),
+        ({"samples": replace(SAMPLES, root="/elsewhere")}, False),
+        ({"trainer": replace(TRAINER, trial=RecipeChanges(lr=0.5))}, True),
+        ({"trainer": replace(TRAINER, lr=0.3)}, True),
+        ({"trainer": replace(TRAINER, pretrain=RecipeChanges(lr=0.5))}, False),
+        # The same recipes, said otherwise.
+        ({"trainer": replace(TRAINER, trial=RecipeChanges(lr=0.1))}, False),
+        ({"tune": Tune(widths=[0.5, 1.0])}, True),
+        ({"tune": Tune(flops_target=0.5)}, True),
+        ({"tune": Tune(max_trials=99, patience=3, trials_per_depth=2)}, False),
+        ({"tune": Tune(pick=3)}, False),
     ],
 )
 def test_what_changes_the_identity_of_tune(change, counts):
-    config = Config()
-    before = identity(config, "tune", {})
-    change(config)
-    assert (identity(config, "tune", {}) != before) is counts
+    assert (of_tune(**change) != of_tune()) is counts
 
 
 def test_places_do_not_count_since_digests_do():
-    config = Config()
-    config.backbone.weights = "w.pth"
-    before = identity(config, "tune", {"data": "d", "weights": "w"})
-    config.dataset.root = "/elsewhere/photos"
-    config.backbone.weights = "/elsewhere/w.pth"
-    assert identity(config, "tune", {"data": "d", "weights": "w"}) == before
-    assert identity(config, "tune", {"data": "e", "weights": "w"}) != before
+    """A moved folder of the same photos is the same data."""
+    moved = replace(SAMPLES, root=None, csv="/elsewhere/list.csv")
+    assert of_tune(samples=moved) == of_tune()
+    assert of_tune(samples=moved, data="other") != of_tune()
 
 
 def test_claim_writes_the_identity_and_keeps_a_log(tmp_path):
@@ -161,24 +115,33 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
     text = str(caught.value)
     assert "tune.round_to was 8 and is now 4" in text
     assert "same" not in text.replace("another configuration", "")
-    assert "name=" in text
-    assert "fresh=true" in text
+    assert text.endswith("keep it and choose another folder, or start over with `fresh=true`")
 
 
-def test_other_inputs_are_told_in_words(tmp_path):
-    claimed(tmp_path, {"stage": "prune", "input.model": "3f2a", "input.data": "91c0", "input.other": "x"})
+def test_other_inputs_are_named_in_words(tmp_path):
+    claimed(tmp_path, {"stage": "prune", "input.network": "3f2a", "input.data": "91c0", "input.other": "x"})
     (tmp_path / "iterations.jsonl").write_text("{}\n")
-    changed = {"stage": "prune", "input.model": "77aa", "input.data": "0000", "input.other": "y"}
+    changed = {"stage": "prune", "input.network": "77aa", "input.data": "0000", "input.other": "y"}
     with pytest.raises(RunFolderError) as caught:
         claimed(tmp_path, changed)
     text = str(caught.value)
     assert (
-        "(the samples are others, the model that it starts from is another, input.other is another)" in text
+        "(the samples are others, the network that it starts from is another, input.other is another)" in text
     )
     assert not [digest for digest in ("3f2a", "77aa", "91c0") if digest in text]
-    assert text.endswith(
-        "keep it and choose another folder with prune.name=..., or start over with stage=prune fresh=true"
-    )
+
+
+def test_of_many_differences_four_are_named(tmp_path):
+    claimed(tmp_path, {f"tune.option{number}": 0 for number in range(6)})
+    (tmp_path / "trials.jsonl").write_text("{}\n")
+    with pytest.raises(RunFolderError, match=r"tune\.option3 was 0 and is now 1 and 2 more\)"):
+        claimed(tmp_path, {f"tune.option{number}": 1 for number in range(6)})
+
+
+def test_a_folder_in_which_nothing_was_computed_may_be_claimed_by_another(tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    claimed(tmp_path, {"seed": 1})
+    assert json.loads((tmp_path / "identity.json").read_text()) == {"seed": 1}
 
 
 def test_fresh_empties_that_folder_alone(tmp_path):
@@ -243,10 +206,31 @@ def test_an_unreadable_identity_is_named(tmp_path):
 
 
 def test_finished_by_metrics_of_this_very_budget(tmp_path):
-    config = Config()
+    tune = Tune()
     assert not finished(tmp_path)
-    write_json(tmp_path / "metrics.json", {"budget": budget(config, "tune")})
+    write_json(tmp_path / "metrics.json", {"budget": budget(tune)})
     assert finished(tmp_path)
-    assert finished(tmp_path, budget(config, "tune"))
-    config.tune.max_trials = 25
-    assert not finished(tmp_path, budget(config, "tune"))
+    assert finished(tmp_path, budget(tune))
+    assert not finished(tmp_path, budget(Tune(max_trials=25)))
+    # What is no part of a budget leaves it finished.
+    assert finished(tmp_path, budget(Tune(round_to=4)))
+
+
+def test_a_run_without_a_folder_works_in_the_cache_and_leaves_nothing(tmp_path):
+    cache = tmp_path / "cache"
+    with open_folder(None, {"seed": 0}, cache=cache) as folder:
+        assert folder.parent == cache
+        (folder / "trials.jsonl").write_text("{}\n")
+    assert os.listdir(cache) == []
+
+
+def test_a_run_with_a_folder_claims_it(tmp_path):
+    with open_folder(str(tmp_path / "tune"), {"seed": 0}, cache=tmp_path / "cache") as folder:
+        (folder / "trials.jsonl").write_text("{}\n")
+        with pytest.raises(RunFolderError, match="another process is working in"):
+            claimed(folder, {"seed": 0})
+    with pytest.raises(RunFolderError, match="belongs to another configuration"):
+        claimed(tmp_path / "tune", {"seed": 1})
+    with open_folder(tmp_path / "tune", {"seed": 1}, cache=tmp_path / "cache", fresh=True) as folder:
+        assert not (folder / "trials.jsonl").exists()
+    assert not (tmp_path / "cache").exists()

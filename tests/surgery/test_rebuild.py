@@ -293,7 +293,7 @@ def test_the_chain_is_left_as_it_is():
 
 
 def test_a_layer_that_nothing_can_fit_is_named():
-    with pytest.raises(SurgeryError, match="ReLU cannot be made anew"):
+    with pytest.raises(SurgeryError, match="ReLU cannot be replaced by"):
         remake(body(("relu", nn.ReLU())), (1, 4, 4, 4), {"relu": wanted(3, 8)})
     with pytest.raises(SurgeryError, match=r"input of shape \(1, 4, 4, 4\)"):
         shape_after(conv(3, 8), torch.zeros(1, 4, 4, 4))

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
-from tascnet.surgery import layer_widths, narrow, width_groups
-from tascnet.surgery.groups import WidthGroup
+from tascnet.surgery import WidthGroup, layer_widths, narrow, width_groups
 from tests.models.toys import EXAMPLE, TOYS, basic, body, conv, inverted, output, settle
 
 # Where the channels of a group lie in the batch-norms of the dense toy that read a concatenation.

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tascnet.errors import SurgeryError
+from tascnet.models.activations import ACTIVATIONS
 from tascnet.surgery import (
-    ACTIVATIONS,
     CRITERIA,
     WidthGroup,
     activation_name,

@@ -1,4 +1,4 @@
-"""What learns and what stays; batch-norm statistics measured anew."""
+"""What is trained and what is frozen; batch-norm statistics measured again."""
 
 import pytest
 import torch

@@ -6,6 +6,7 @@ import torch
 
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.models.weights import build_backbone
+from tascnet.options import Autotune
 from tascnet.tuning import Space, discover_autotune
 from tests.models.networks import shaken
 from tests.models.toys import EXAMPLE, TOYS
@@ -23,7 +24,12 @@ CASES = [
     ("vgg16", 32, "replace"),
 ]
 # Widths of their own: small ones, and none of them a backbone's.
-SMALL = {"filters": (10, 20, 30), "neurons": (10, 20), "dropouts": (0.0, 0.3, 0.9)}
+SMALL = {
+    "filters": (10, 20, 30),
+    "neurons": (10, 20),
+    "dropouts": (0.0, 0.3, 0.9),
+    "hidden_layers": (1, 2, 3),
+}
 
 
 @lru_cache(maxsize=1)
@@ -33,12 +39,20 @@ def backbone(name):
     return shaken(replace_head(chain, HeadSpec(), CLASSES, seed=0))
 
 
-def prepare(name, side, **options):
+def options(**changes):
+    return Autotune(**{**SMALL, **changes})
+
+
+def prepare(name, side, max_units=None, **changes):
     chain = backbone(name)
     example = torch.zeros(1, 1 if name == "digits_cnn" else 3, side, side)
-    return chain, example, Space(discover_autotune(chain, example, **{**SMALL, **options}), nested=False)
+    return (
+        chain,
+        example,
+        Space(discover_autotune(chain, example, options(**changes), max_units), nested=False),
+    )
 
 
-def toy(name, **options):
+def toy(name, **changes):
     chain = TOYS[name]()
-    return chain, Space(discover_autotune(chain, EXAMPLE, **{**SMALL, **options}), nested=False)
+    return chain, Space(discover_autotune(chain, EXAMPLE, options(**changes)), nested=False)

@@ -4,9 +4,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tascnet.run.records import Trial
+from tascnet.tuning.choices import WidthChoice
 from tascnet.tuning.space import Choice, Configuration, Space, Unit
-
-__all__ = ["canonical_configs", "small_space", "spaces"]
 
 
 def small_space() -> Space:
@@ -26,11 +26,11 @@ def small_space() -> Space:
         ),
     )
     one = (
-        Choice(name="b.width", values=(8, 16, 32), neutral=32, kind="ordinal", unit=1),
+        WidthChoice(name="b.width", values=(8, 16, 32), neutral=32, kind="ordinal", unit=1),
         Choice(name="b.kernel", values=(3, 5), neutral=3, kind="ordinal", unit=1),
     )
     two = (
-        Choice(name="a.width", values=(8, 16, 32), neutral=32, kind="ordinal", unit=2),
+        WidthChoice(name="a.width", values=(8, 16, 32), neutral=32, kind="ordinal", unit=2),
         Choice(
             name="a.activation", values=("relu", "elu", "tanh"), neutral="relu", kind="categorical", unit=2
         ),
@@ -42,6 +42,26 @@ def small_space() -> Space:
             Unit(index=2, block=1, choices=two),
         )
     )
+
+
+def enumerable_space() -> Space:
+    """A head of 12 settings, and two units of 4 widths, 2 kernels and 4 activations."""
+
+    def ordinal(name: str, values: tuple[Any, ...], neutral: float, unit: int, **more: Any) -> Choice:
+        return Choice(name=name, values=values, neutral=neutral, kind="ordinal", unit=unit, **more)
+
+    head = (
+        ordinal("head.hidden_layers", (0, 1), 0, 0),
+        ordinal("head.neurons", (128, 256, 512), 128, 0, only_if="head.hidden_layers"),
+        ordinal("head.dropout", (0.0, 0.2, 0.4), 0.0, 0),
+    )
+    units = [Unit(index=0, block=2, choices=head)]
+    for u in (1, 2):
+        names = ("relu", "elu", "silu", "tanh")
+        kind = Choice(name=f"u{u}.activation", values=names, neutral="relu", kind="categorical", unit=u)
+        width, kernel = ordinal(f"u{u}.width", (16, 32, 48, 64), 64, u), ordinal(f"u{u}.kernel", (3, 5), 3, u)
+        units.append(Unit(index=u, block=2 - u, choices=(width, kernel, kind)))
+    return Space(tuple(units))
 
 
 @st.composite
@@ -87,3 +107,15 @@ def canonical_configs(draw: st.DrawFn, space: Space) -> Configuration:
     for choice in space.choices:
         config[choice.name] = draw(st.sampled_from(choice.values))
     return space.canonical(config)
+
+
+def observed(pairs: Any, **changes: Any) -> list[Trial]:
+    """Trials of configurations and values; None: it failed."""
+    trials = []
+    for number, (config, value) in enumerate(pairs):
+        came: dict[str, Any] = {"status": "failed", "reason": "x"}
+        if value is not None:
+            came = {"status": "ok", "value": value, "val_accuracy": value}
+        depth = int(config["first_trained"])
+        trials.append(Trial(**{"trial": number, "depth": depth, "config": config, **came, **changes}))
+    return trials

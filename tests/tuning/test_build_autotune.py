@@ -6,18 +6,20 @@ from torch import nn
 
 from tascnet.errors import SurgeryError
 from tascnet.measure import complexity
+from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.archive import load, save
 from tascnet.models.blocks import Concat, Residual
 from tascnet.models.info import ModelInfo, Preprocessing
-from tascnet.surgery import ACTIVATIONS, activation_name, shape_after
-from tascnet.tuning import AutotuneCost, Space, build_autotune, discover_autotune
+from tascnet.options import Autotune
+from tascnet.surgery import activation_name, shape_after
+from tascnet.tuning import AutotuneBuilder, AutotuneCost, Space, discover_autotune
 from tascnet.tuning.cost import Cost
 from tests.models.toys import EXAMPLE, body, conv
-from tests.tuning.autotunes import CASES, CLASSES, prepare, toy
+from tests.tuning.autotunes import CASES, CLASSES, options, prepare, toy
 
 
-def build(chain, space, config, **changes):
-    return build_autotune(chain, space, config, EXAMPLE, **{"num_classes": 5, **changes})
+def build(chain, space, config, seed=0, **changes):
+    return AutotuneBuilder(chain, space, EXAMPLE, options(**changes), seed=seed)(config)
 
 
 def placed(tail, name):
@@ -105,7 +107,7 @@ def test_random_configurations_are_built_as_asked(name, side, dense, skip, tmp_p
     chain, example, space = prepare(name, side, skip=skip, dense=dense)
     for k in (0, 1, 3, 6, space.depth):
         (config,) = space.sample(1, k, seed=k)
-        candidate = build_autotune(chain, space, config, example, num_classes=CLASSES, skip=skip, dense=dense)
+        candidate = AutotuneBuilder(chain, space, example, options(skip=skip, dense=dense))(config)
         assert (candidate.cut, candidate.first_changed) == (space.units[k].block, 0)
         check_layers(candidate.tail, space, config)
         check_head(candidate.tail, config)
@@ -194,7 +196,7 @@ def test_kept_dense_layers_get_batch_norm_and_what_is_searched_of_them():
 
 def test_features_that_are_no_vectors_are_refused():
     chain = body(("conv", conv(3, 8)), ("classifier", nn.Linear(8, 5)))
-    space = Space(discover_autotune(chain, torch.zeros(1, 3, 8, 8)), nested=False)
+    space = Space(discover_autotune(chain, torch.zeros(1, 3, 8, 8), Autotune()), nested=False)
     with pytest.raises(SurgeryError, match="vectors"):
         build(chain, space, space.neutral(1))
 
@@ -214,10 +216,11 @@ def test_mode_type_and_chain_stay_as_they_are():
 @pytest.mark.parametrize(("name", "side", "dense"), CASES)
 def test_the_cost_told_beforehand_is_the_measured_one(name, side, dense, skip):
     chain, example, space = prepare(name, side, skip=skip, dense=dense, max_units=6)
-    cost = AutotuneCost(chain, space, example, skip=skip, dense=dense)
+    cost = AutotuneCost(chain, space, example, options(skip=skip, dense=dense))
+    build = AutotuneBuilder(chain, space, example, options(skip=skip, dense=dense))
     for k in (0, 4):
         (config,) = space.sample(1, k, seed=k)
-        candidate = build_autotune(chain, space, config, example, num_classes=CLASSES, skip=skip, dense=dense)
+        candidate = build(config)
         whole = nn.Sequential(*chain[: candidate.cut], *candidate.tail)
         measured = complexity(whole, example)
         assert cost(config) == Cost(params=measured.params, flops=measured.flops)
@@ -235,6 +238,6 @@ def test_a_cost_that_no_shape_tells_is_refused():
         ("flatten", nn.Flatten()),
         ("classifier", nn.Linear(8, 5)),
     )
-    space = Space(discover_autotune(chain, EXAMPLE), nested=False)
+    space = Space(discover_autotune(chain, EXAMPLE, Autotune()), nested=False)
     with pytest.raises(SurgeryError, match="'squared'"):
-        AutotuneCost(chain, space, EXAMPLE)
+        AutotuneCost(chain, space, EXAMPLE, Autotune())

@@ -1,14 +1,14 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.benchmarks.synthetic import KINDS, synthetic, synthetic_space
 from tascnet.tuning.climb import Values, _lines, climb
 from tascnet.tuning.goal import Goal
-from tascnet.tuning.propose import Observation, _best, _Known, _learn
-from tests.tuning.spaces import canonical_configs, small_space, spaces
+from tascnet.tuning.propose import _best, _Evidence, _learn
+from tests.tuning.spaces import canonical_configs, enumerable_space, observed, small_space, spaces
 
 
 def everything(space, k):
@@ -85,18 +85,25 @@ def test_other_depths_of_the_pool_are_not_given():
 @pytest.fixture(scope="module")
 def enumerated():
     """A space and all of it: 12 heads, alone, with 32 settings of unit 1, and with 32 more of unit 2."""
-    space = synthetic_space(units=2)
+    space = enumerable_space()
     assert space.count(2) == 12 * (1 + 32 + 32 * 32)
     return space, everything(space, 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_climbs_find_the_highest_acquisition_value_of_all(kind, enumerated):
+def accuracies(configs, seed):
+    """A gain of depth and a seeded effect of every setting, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {(name, value) for config in configs for name, value in config.items()}
+    effects = {key: float(torch.randn((), generator=generator)) for key in sorted(values, key=str)}
+    return [0.8 + 0.02 * sum(effects[item] for item in config.items()) for config in configs]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_climbs_find_the_highest_acquisition_value_of_all(seed, enumerated):
     space, configs = enumerated
-    task = synthetic(kind, 0, space)
-    observed = [Observation(c, task.observe(c, 0)) for c in space.sample(15, 2, 0)]
-    known = _Known(space, 2, observed, [], "onehot", Goal())
-    acquisition = _learn(known, "matern", {})[0].acquisition(known, None, 0)
+    seen = space.sample(15, 2, 0)
+    known = _Evidence(space, 2, observed(zip(seen, accuracies(seen, seed), strict=True)), [], Goal())
+    acquisition = _learn(known, {})[0].acquisition(known, None, 0)
     values = acquisition(known.points([c for c in configs if c not in known.configs]))
     found = _best(known, [], acquisition, 0)
     assert acquisition(known.points([found])).item() == pytest.approx(values.max().item(), abs=1e-9)

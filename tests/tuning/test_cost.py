@@ -10,10 +10,11 @@ from tascnet.errors import SurgeryError
 from tascnet.measure import complexity
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
 from tascnet.models.weights import build_backbone
+from tascnet.options import Tune
 from tascnet.surgery import channel_slots
 from tascnet.tuning.build import CandidateBuilder
+from tascnet.tuning.choices import discover_units
 from tascnet.tuning.cost import Cost, CostModel
-from tascnet.tuning.discover import discover_units
 from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS, body, conv
 from tests.tuning.spaces import canonical_configs
@@ -36,13 +37,11 @@ BACKBONES = {"digits_cnn": (8, None), "resnet20": (16, None), "mobilenet_v2": (3
 class Case:
     """A chain, its space, its cost model and a way to count what is built."""
 
-    def __init__(self, chain, classifier, example, **changes):
+    def __init__(self, chain, classifier, example, max_units=None, **changes):
         self.chain, self.example = chain, example
-        self.space = Space(discover_units(chain, example, **{**OPTIONS, **changes}))
+        self.space = Space(discover_units(chain, example, Tune(**{**OPTIONS, **changes}), max_units))
         self.cost = CostModel(chain, self.space, example, classifier=classifier)
-        self.build = CandidateBuilder(
-            chain, self.space, example, num_classes=5, classifier=classifier, magnitude=1.0
-        )
+        self.build = CandidateBuilder(chain, self.space, example, classifier=classifier, magnitude=1.0)
 
     def measured(self, config):
         candidate = self.build(config)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tascnet.tuning.encoding import encode
-from tascnet.tuning.explain import Insight, explain, leave_one_out, rank_correlation
+from tascnet.run.records import Insight, Trial
+from tascnet.tuning.encoding import columns, encode
+from tascnet.tuning.explain import explain, leave_one_out, rank_correlation
 from tascnet.tuning.goal import Goal
 from tascnet.tuning.space import Configuration
-from tascnet.tuning.surrogate import Columns, Scale, SingleTaskGP, fit, quiet, seeded
-from tascnet.tuning.trial import Trial
+from tascnet.tuning.surrogate import SingleTaskGP, Standardiser, fit, quiet, seeded
 from tests.tuning.spaces import small_space
 
 SPACE = small_space()
@@ -76,11 +76,11 @@ def test_leave_one_out_is_what_leaving_each_one_out_gives(n: int) -> None:
 
 def test_predictions_are_those_of_the_process_without_the_trial(learnt: Insight) -> None:
     rows = trials(by_width)
-    X, columns = encode(SPACE, [row.config for row in rows], 2), Columns.of(SPACE, 2, "onehot")
-    scale = Scale.of([row.value or 0.0 for row in rows])
+    X = encode(SPACE, [row.config for row in rows], 2)
+    scale = Standardiser.of([row.value or 0.0 for row in rows])
     Y = scale([row.value or 0.0 for row in rows])
     with seeded(0), quiet():
-        model = fit(X, Y, columns)
+        model = fit(X, Y, columns(SPACE, 2))
         for i, row in enumerate(learnt.predictions):
             others = [j for j in range(len(X)) if j != i]
             shared = {"likelihood": model.likelihood, "mean_module": model.mean_module}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 
 from tascnet.errors import ConfigError, SurgeryError
-from tascnet.tuning.goal import Goal, Slim
+from tascnet.tuning.goal import Goal, KnownCosts, Slim
 from tests.tuning.spaces import small_space
 
 
@@ -30,7 +30,7 @@ def test_the_value_is_larger_for_the_better():
 
 
 def test_bounds_on_params_and_flops_are_inclusive():
-    goal = Goal(objective="constrained", cost=cost, max_params=4800, max_flops=48_000)
+    goal = Goal(cost=KnownCosts(cost), max_params=4800, max_flops=48_000)
     assert goal.is_feasible(config(16))
     assert goal.excess(config(16)) == 1.0
     assert not goal.is_feasible(config(32))
@@ -45,7 +45,7 @@ def test_without_bounds_everything_is_feasible():
 
 def test_a_cost_is_computed_once_for_each_configuration():
     asked = []
-    goal = Goal(cost=lambda config: asked.append(config) or cost(config), max_flops=50_000)
+    goal = Goal(cost=KnownCosts(lambda config: asked.append(config) or cost(config)), max_flops=50_000)
     for _ in range(3):
         goal.is_feasible(config(16))
         goal.excess(config(32))
@@ -56,15 +56,15 @@ def test_what_cannot_be_built_is_outside_every_bound():
     def impossible(config):
         raise SurgeryError("the map is smaller than the kernel")
 
-    goal = Goal(objective="pareto", cost=impossible, max_params=10**9)
+    goal = Goal(objective="pareto", cost=KnownCosts(impossible), max_params=10**9)
     assert goal.costs(config(8)) is None
     assert goal.excess(config(8)) == math.inf
     assert not goal.is_feasible(config(8))
-    assert not Goal(objective="pareto", cost=impossible).is_feasible(config(8))
+    assert not Goal(objective="pareto", cost=KnownCosts(impossible)).is_feasible(config(8))
 
 
 def test_latency_is_judged_when_it_is_known():
-    goal = Goal(objective="constrained", max_latency_ms=2.0)
+    goal = Goal(max_latency_ms=2.0)
     assert goal.is_feasible(config(32))
     assert [goal.is_too_slow(ms) for ms in (None, 2.0, 2.1)] == [False, False, True]
     assert not Goal().is_too_slow(1000.0)
@@ -73,10 +73,9 @@ def test_latency_is_judged_when_it_is_known():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"objective": "constrained"}, "no bound is given"),
         ({"max_flops": 10}, "need a cost model"),
         ({"objective": "pareto"}, "need a cost model"),
-        ({"cost": cost, "max_params": 0}, "bound on params is 0"),
+        ({"cost": KnownCosts(cost), "max_params": 0}, "bound on params is 0"),
         ({"max_latency_ms": -1.0}, "bound on latency is -1.0"),
     ],
 )
@@ -97,4 +96,4 @@ def test_slim_proposals_need_costs_and_accuracies():
     with pytest.raises(ConfigError, match="need a cost model"):
         Goal(slim=slim)
     with pytest.raises(ConfigError, match="the objective is loss"):
-        Goal(objective="loss", cost=cost, slim=slim)
+        Goal(objective="loss", cost=KnownCosts(cost), slim=slim)

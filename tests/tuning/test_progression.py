@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from tascnet.tuning.goal import Goal
+from tascnet.run.records import Trial
+from tascnet.tuning.goal import Goal, KnownCosts
 from tascnet.tuning.progression import Limits, layerwise_depths, next_depth
-from tascnet.tuning.study import Trial
 from tests.tuning.spaces import small_space
 
 SPACE = small_space()
@@ -42,16 +42,15 @@ def test_it_goes_deeper_when_a_depth_is_full():
 
 
 @pytest.mark.parametrize(
-    ("second", "min_delta", "says"),
+    ("second", "says"),
     [
-        ([0.7, 0.5, 0.5], 0.0, "deepest"),
-        ([0.6, 0.5, 0.5], 0.0, "1 depth without a better"),
-        ([0.7, 0.5, 0.5], 0.2, "1 depth without a better"),
-        ([None, None, None], 0.0, "1 depth without a better"),
+        ([0.7, 0.5, 0.5], "deepest"),
+        ([0.6, 0.5, 0.5], "1 depth without a better"),
+        ([None, None, None], "1 depth without a better"),
     ],
 )
-def test_it_stops_at_the_deepest_or_after_a_depth_that_is_no_better(second, min_delta, says):
-    advice = next_depth(trials([0.5, 0.6, 0.4], second), SPACE, limits(min_delta=min_delta))
+def test_it_stops_at_the_deepest_or_after_a_depth_that_is_no_better(second, says):
+    advice = next_depth(trials([0.5, 0.6, 0.4], second), SPACE, limits())
     assert advice.depth is None
     assert advice.trials == 0
     assert says in advice.reason
@@ -129,7 +128,7 @@ def with_flops(made, flops):
 
 
 def pareto():
-    return Goal(objective="pareto", cost=lambda config: None)
+    return Goal(objective="pareto", cost=KnownCosts(lambda config: None))
 
 
 @pytest.mark.parametrize(

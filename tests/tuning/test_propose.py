@@ -1,17 +1,21 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 from tascnet.tuning.acquisition import _staircase, infer_reference_point, is_non_dominated
-from tascnet.tuning.goal import Goal, Slim
-from tascnet.tuning.propose import Observation, _Known, _learn, propose
+from tascnet.tuning.goal import Goal, KnownCosts, Slim
+from tascnet.tuning.propose import _Evidence, _learn, propose
 from tascnet.tuning.space import Choice, Space, Unit
+from tests.tuning.spaces import observed as told
 from tests.tuning.spaces import small_space
 
-KINDS = [("matern", "onehot"), ("rbf", "onehot"), ("matern", "index"), ("mixed", "index")]
+
+def ask(space, k, pairs, pending, n, seed, **options):
+    """Configurations, from observed pairs of configuration and value."""
+    return propose(space, k, told(pairs), pending, n, seed, **options)[0]
 
 
 def accuracy(config):
@@ -30,34 +34,26 @@ def test_it_finds_the_best_region_of_a_small_space():
     observed = observe(space, 12)
     assert max(value for _, value in observed) < 0.89
     for seed in range(6):
-        (config,) = propose(space, 2, observed, [], 1, seed).configs
+        (config,) = ask(space, 2, observed, [], 1, seed)
         observed.append((config, accuracy(config)))
     assert max(value for _, value in observed) == pytest.approx(0.9)
-
-
-@pytest.mark.parametrize(("kernel", "coding"), KINDS)
-def test_every_kernel_and_coding_proposes_something_new(kernel, coding):
-    space = small_space()
-    observed = observe(space, 8)
-    (config,) = propose(space, 2, observed, [], 1, 0, kernel=kernel, coding=coding).configs
-    assert space.key(config) not in {space.key(c) for c, _ in observed}
 
 
 def test_a_proposal_is_a_pure_function_of_its_arguments():
     space = small_space()
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    one = propose(space, 2, observe(space, 8), [], 2, 5)
+    one = propose(space, 2, told(observe(space, 8)), [], 2, 5)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(3)
-    assert propose(space, 2, observe(space, 8), [], 2, 5) == one
+    assert propose(space, 2, told(observe(space, 8)), [], 2, 5) == one
 
 
 def test_proposals_are_canonical_new_and_within_depth():
     space = small_space()
     observed = observe(space, 6, k=1)
     pending = space.sample(2, 1, 9, exclude=[config for config, _ in observed])
-    proposed = propose(space, 1, observed, pending, 4, 0).configs
+    proposed = ask(space, 1, observed, pending, 4, 0)
     known = {space.key(config) for config in [*(c for c, _ in observed), *pending]}
     assert len({space.key(config) for config in proposed} - known) == 4
     assert all(space.canonical(c) == c and c["first_trained"] <= 1 for c in proposed)
@@ -65,7 +61,7 @@ def test_proposals_are_canonical_new_and_within_depth():
 
 def test_deeper_observations_inform_a_shallower_depth():
     space = small_space()
-    (config,) = propose(space, 1, observe(space, 8), [], 1, 0).configs
+    (config,) = ask(space, 1, observe(space, 8), [], 1, 0)
     assert config["first_trained"] <= 1
 
 
@@ -74,7 +70,7 @@ def test_it_stops_when_every_configuration_is_known(left):
     space = small_space()
     everything = space.sample(space.count(1), 1, 0)
     known = everything[: len(everything) - left]
-    proposed = propose(space, 1, [(c, accuracy(c)) for c in known], [], 5, 0).configs
+    proposed = ask(space, 1, [(c, accuracy(c)) for c in known], [], 5, 0)
     assert {space.key(c) for c in proposed} == {space.key(c) for c in everything[len(known) :]}
 
 
@@ -82,15 +78,15 @@ def test_it_stops_when_every_configuration_is_known(left):
 def test_without_two_different_values_it_is_quasi_random(values):
     space = small_space()
     known = space.sample(len(values), 2, 0)
-    proposed = propose(space, 2, list(zip(known, values, strict=True)), [], 3, 7)
-    assert proposed.configs == space.sample(3, 2, 7, exclude=known)
-    assert proposed.surrogate is None
+    proposed, surrogate = propose(space, 2, told(zip(known, values, strict=True)), [], 3, 7)
+    assert proposed == space.sample(3, 2, 7, exclude=known)
+    assert surrogate is None
 
 
 def test_a_region_of_failures_is_avoided():
     space = small_space()
     observed = [(c, None if c["a.activation"] == "tanh" else v) for c, v in observe(space, 25)]
-    proposed = propose(space, 2, observed, [], 4, 0).configs
+    proposed = ask(space, 2, observed, [], 4, 0)
     assert all(config["a.activation"] != "tanh" for config in proposed)
 
 
@@ -102,7 +98,7 @@ def test_a_large_space_is_never_enumerated():
     space = Space((Unit(index=0, block=1, choices=()), Unit(index=1, block=0, choices=choices)))
     assert space.count(1) == 1 + 8**20
     observed = [(c, -sum(abs(v - 40) for v in space.key(c)[1:])) for c in space.sample(6, 1, 0)]
-    assert len(propose(space, 1, observed, [], 1, 0).configs) == 1
+    assert len(ask(space, 1, observed, [], 1, 0)) == 1
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def cost(config):
 def test_failures_count_as_the_worst_value_seen():
     space = small_space()
     configs = space.sample(3, 2, 0)
-    known = _Known(space, 2, list(map(Observation, configs, [0.9, None, 0.6])), [], "onehot", Goal())
+    known = _Evidence(space, 2, told(zip(configs, [0.9, None, 0.6], strict=True)), [], Goal())
     # 0.6, 0.6, 0.9: mean 0.7, squares 0.01 + 0.01 + 0.04, deviation sqrt(0.06 / 2).
     expected = torch.tensor([[0.9 - 0.7], [0.6 - 0.7], [0.6 - 0.7]], dtype=torch.float64) / 0.03**0.5
     torch.testing.assert_close(known.values(), expected)
@@ -133,28 +129,28 @@ def test_trials_at_one_depth_inform_the_first_proposal_at_the_next():
         for c in space.sample(14, 1, 0)
     ]
     best = {"head.hidden_layers": 1, "head.neurons": 128}
-    (config,) = propose(space, 2, observed, [], 1, 0).configs
+    (config,) = ask(space, 2, observed, [], 1, 0)
     assert {name: config[name] for name in best} == best
     # The same trials with the opposite values.
-    (other,) = propose(space, 2, [(c, -v) for c, v in observed], [], 1, 0).configs
+    (other,) = ask(space, 2, [(c, -v) for c, v in observed], [], 1, 0)
     assert {name: other[name] for name in best} == {"head.hidden_layers": 0, "head.neurons": 64}
-    assert propose(space, 2, [], [], 1, 0).configs != [config]
+    assert ask(space, 2, [], [], 1, 0) != [config]
 
 
 def test_spaces_that_do_not_nest_are_learnt_from_at_other_depths():
     space = Space(small_space().units, nested=False)
     observed = [*observe(space, 3, k=0), *observe(space, 6, k=1)]
-    (config,) = propose(space, 2, observed, [], 1, 0).configs
+    (config,) = ask(space, 2, observed, [], 1, 0)
     assert config["first_trained"] == 2
-    (config,) = propose(space, 0, observed[1:], [], 1, 0).configs
+    (config,) = ask(space, 0, observed[1:], [], 1, 0)
     assert config == observed[0][0]
 
 
 def test_no_proposal_is_beyond_a_bound_that_is_known_exactly():
     space = small_space()
-    goal = Goal(objective="constrained", cost=cost, max_params=16, max_flops=16_160)
+    goal = Goal(cost=KnownCosts(cost), max_params=16, max_flops=16_160)
     observed = [(c, v) for c, v in observe(space, 30) if goal.is_feasible(c)]
-    proposed = propose(space, 2, observed, [], 1000, 0, goal=goal).configs
+    proposed = ask(space, 2, observed, [], 1000, 0, goal=goal)
     everything = space.sample(space.count(2), 2, 0)
     left = {space.key(c) for c in everything if goal.is_feasible(c)} - {space.key(c) for c, _ in observed}
     assert {space.key(c) for c in proposed} == left
@@ -169,12 +165,14 @@ def test_costs_are_asked_for_few_of_the_points():
     space = Space((Unit(index=0, block=1, choices=()), Unit(index=1, block=0, choices=choices)))
     asked = []
     goal = Goal(
-        cost=lambda c: asked.append(c) or Cost(params=sum(c[choice.name] for choice in choices), flops=1),
+        cost=KnownCosts(
+            lambda c: asked.append(c) or Cost(params=sum(c[choice.name] for choice in choices), flops=1)
+        ),
         max_params=400,
     )
     observed = [(c, 0.1 * math.log(c["c0.width"])) for c in space.sample(8, 1, 0) if goal.is_feasible(c)]
     asked.clear()
-    propose(space, 1, observed, [], 1, 0, goal=goal)
+    ask(space, 1, observed, [], 1, 0, goal=goal)
     assert 0 < len(asked) < 100
 
 
@@ -185,57 +183,61 @@ def latency(config):
 
 def timed(space, n, bound):
     """What a bound on latency leaves: slow points are not trained."""
-    points = [(c, v, latency(c)) for c, v in observe(space, n)]
-    return [Observation(c, v if ms <= bound else None, ms) for c, v, ms in points]
+    trials = []
+    for trial in told(observe(space, n)):
+        slow = {"status": "infeasible", "value": None, "val_accuracy": None, "reason": "slow"}
+        ms = latency(trial.config)
+        trials.append(replace(trial, latency_ms=ms, **(slow if ms > bound else {})))
+    return trials
 
 
 def test_slow_points_are_avoided_though_their_value_is_unknown():
     space = small_space()
-    goal = Goal(objective="constrained", max_latency_ms=2.5)
+    goal = Goal(max_latency_ms=2.5)
     observed = timed(space, 16, 2.5)
-    assert any(entry.value is None for entry in observed)
-    suggested = propose(space, 2, observed, [], 4, 0, goal=goal)
-    assert all(latency(config) <= 2.5 for config in suggested.configs)
-    assert set(suggested.surrogate) == {"value", "latency"}
+    assert any(trial.value is None for trial in observed)
+    configs, surrogate = propose(space, 2, observed, [], 4, 0, goal=goal)
+    assert all(latency(config) <= 2.5 for config in configs)
+    assert set(surrogate) == {"value", "latency"}
     # The slow ones are no bad ones: without the bound the wide networks are as likely.
-    assert len(_Known(space, 2, observed, [], "onehot", goal).tried) < len(observed)
+    assert len(_Evidence(space, 2, observed, [], goal).tried) < len(observed)
 
 
 def test_before_anything_was_fast_enough_the_probable_is_sought():
     space = small_space()
-    observed = [entry for entry in timed(space, 40, 1.5) if entry.value is None][:8]
-    goal = Goal(objective="constrained", max_latency_ms=1.5)
-    suggested = propose(space, 2, observed, [], 1, 0, goal=goal)
-    assert [latency(config) for config in suggested.configs] == [1.0]
-    assert set(suggested.surrogate) == {"latency"}
+    observed = [trial for trial in timed(space, 40, 1.5) if trial.value is None][:8]
+    goal = Goal(max_latency_ms=1.5)
+    configs, surrogate = propose(space, 2, observed, [], 1, 0, goal=goal)
+    assert [latency(config) for config in configs] == [1.0]
+    assert set(surrogate) == {"latency"}
 
 
 def test_pareto_seeks_what_enlarges_the_front():
     """Accuracy and cost both grow with the width of unit 2; nothing else matters to either."""
     space = small_space()
-    goal = Goal(objective="pareto", cost=cost)
+    goal = Goal(objective="pareto", cost=KnownCosts(cost))
 
     def value(config):
         return 0.1 * math.log2(config["a.width"])
 
     observed = [(c, value(c)) for c in space.sample(30, 2, 0) if c["a.width"] != 8]
-    suggested = propose(space, 2, observed, [], 3, 0, goal=goal)
-    assert len({space.key(config) for config in suggested.configs}) == 3
+    configs = ask(space, 2, observed, [], 3, 0, goal=goal)
+    assert len({space.key(config) for config in configs}) == 3
     # Only the narrowest is cheaper than what is known.
-    assert suggested.configs[0]["a.width"] == 8
+    assert configs[0]["a.width"] == 8
 
 
 def test_the_hypervolume_is_that_of_values_and_exact_costs():
     """Against the closed form of two dimensions, for points whose values are known nearly exactly."""
     space = small_space()
-    goal = Goal(objective="pareto", cost=cost)
+    goal = Goal(objective="pareto", cost=KnownCosts(cost))
     configs = [c for c in space.sample(60, 2, 0) if c["first_trained"] == 2]
-    observed = [Observation(c, 0.1 * math.log2(c["a.width"])) for c in configs if c["a.width"] != 16]
-    known = _Known(space, 2, observed, [], "onehot", goal)
+    observed = told((c, 0.1 * math.log2(c["a.width"])) for c in configs if c["a.width"] != 16)
+    known = _Evidence(space, 2, observed, [], goal)
     assert known.points(configs)[:, -1].argmin() == max(
         range(len(configs)), key=lambda i: cost(configs[i]).flops
     )
-    learnt, _ = _learn(known, "matern", {})
+    learnt, _ = _learn(known, {})
     between, dominated = ({**configs[0], "a.width": w, "b.width": b} for w, b in ((16, 8), (32, 32)))
     values = learnt.acquisition(known, None, 0)(known.points([between, dominated]))
     assert values[0] > values[1] + math.log(10)
@@ -263,17 +265,17 @@ def area(points, reference):
 @pytest.mark.parametrize("reference", [None, (0.05, 70_000.0)])
 def test_the_expected_hypervolume_agrees_with_samples(reference):
     space = small_space()
-    goal = Goal(objective="pareto", cost=cost, reference=reference)
-    observed = [Observation(c, accuracy(c)) for c in space.sample(10, 2, 3)]
-    known = _Known(space, 2, observed, [], "onehot", goal)
-    learnt, _ = _learn(known, "matern", {})
-    new = known.points([c for c in space.sample(30, 2, 4) if Observation(c, accuracy(c)) not in observed][:6])
+    goal = Goal(objective="pareto", cost=KnownCosts(cost), reference=reference)
+    seen = space.sample(10, 2, 3)
+    known = _Evidence(space, 2, told((c, accuracy(c)) for c in seen), [], goal)
+    learnt, _ = _learn(known, {})
+    new = known.points([c for c in space.sample(30, 2, 4) if c not in seen][:6])
     means = learnt.model.posterior(learnt.X).mean.squeeze(-1)
     front = list(zip(means.tolist(), learnt.X[:, -1].tolist(), strict=True))
     corner = known.reference
     if corner is None:
-        seen = torch.tensor(front)
-        corner = infer_reference_point(seen[is_non_dominated(seen)])
+        points = torch.tensor(front)
+        corner = infer_reference_point(points[is_non_dominated(points)])
     posterior = learnt.model.posterior(new)
     normal = torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = []
@@ -295,10 +297,10 @@ def test_a_reference_leaves_out_what_is_worse_than_it():
 
     observed = [(c, value(c)) for c in space.sample(40, 2, 0) if c["a.width"] != 8 or c["b.width"] == 32]
     costs = [cost(c).flops for c, _ in observed]
-    with_reference = Goal(objective="pareto", cost=cost, reference=(0.5, max(costs)))
+    with_reference = Goal(objective="pareto", cost=KnownCosts(cost), reference=(0.5, max(costs)))
     widths = {
-        goal: [c["a.width"] for c in propose(space, 2, observed, [], 2, 0, goal=goal).configs]
-        for goal in (Goal(objective="pareto", cost=cost), with_reference)
+        goal: [c["a.width"] for c in ask(space, 2, observed, [], 2, 0, goal=goal)]
+        for goal in (Goal(objective="pareto", cost=KnownCosts(cost)), with_reference)
     }
     anywhere, above = widths.values()
     assert 8 in anywhere
@@ -317,10 +319,10 @@ def test_slim_proposals_are_smaller_than_the_smallest_near_the_best():
 
     everything = space.sample(space.count(2), 2, 0)
     observed = [(c, value(c)) for c in everything if c["b.width"] != 8]
-    goal = Goal(cost=cost, slim=Slim(every=2, n_val=100, tolerance=0.05))
+    goal = Goal(cost=KnownCosts(cost), slim=Slim(every=2, n_val=100, tolerance=0.05))
     near_best = [c for c, v in observed if v == 0.8]
     smallest = min(cost(c).params for c in near_best)
-    (slim,) = propose(space, 2, observed, [], 1, 0, goal=goal, slim=True).configs
+    (slim,) = ask(space, 2, observed, [], 1, 0, goal=goal, slim=True)
     assert slim["a.width"] == 32
     assert cost(slim).params == min(cost(c).params for c in everything if c["a.width"] == 32) < smallest
 
@@ -328,47 +330,48 @@ def test_slim_proposals_are_smaller_than_the_smallest_near_the_best():
 def test_a_trial_that_was_stopped_early_is_not_the_one_to_undercut():
     space = small_space()
     goal = Goal(
-        cost=lambda config: Cost(params=config["a.width"] + config["b.width"], flops=1),
+        cost=KnownCosts(lambda config: Cost(params=config["a.width"] + config["b.width"], flops=1)),
         slim=Slim(every=2, n_val=100, tolerance=1.0),
     )
     neutral = space.neutral(2)
-    observed = [Observation(neutral, 0.9), Observation({**neutral, "a.activation": "elu"}, 0.91)]
-    smallest = Observation({**neutral, "a.width": 8, "b.width": 8}, 0.5, may_win=False)
-    every_other = [
-        Observation(c, None)
+    observed = told([(neutral, 0.9), ({**neutral, "a.activation": "elu"}, 0.91)])
+    (smallest,) = told([({**neutral, "a.width": 8, "b.width": 8}, 0.5)])
+    every_other = told(
+        (c, None)
         for c in space.sample(space.count(2), 2, 0)
         if c not in (neutral, observed[1].config, smallest.config) and c["a.width"] + c["b.width"] < 24
-    ]
-    (slim,) = propose(space, 2, [*observed, smallest, *every_other], [], 1, 0, goal=goal, slim=True).configs
+    )
+    stopped = [*observed, replace(smallest, status="stopped"), *every_other]
+    ((slim,), _) = propose(space, 2, stopped, [], 1, 0, goal=goal, slim=True)
     assert 24 <= slim["a.width"] + slim["b.width"] < 64
-    won = [*observed, smallest._replace(may_win=True), *every_other]
-    assert propose(space, 2, won, [], 1, 0, goal=goal, slim=True).configs == (
-        propose(space, 2, won, [], 1, 0, goal=goal).configs
+    won = [*observed, smallest, *every_other]
+    assert propose(space, 2, won, [], 1, 0, goal=goal, slim=True) == (
+        propose(space, 2, won, [], 1, 0, goal=goal)
     )
 
 
 def test_where_nothing_smaller_is_left_a_slim_proposal_seeks_a_better_one():
     space = small_space()
-    goal = Goal(cost=lambda config: Cost(params=1000, flops=1000), slim=Slim(every=2, n_val=100))
+    goal = Goal(cost=KnownCosts(lambda config: Cost(params=1000, flops=1000)), slim=Slim(every=2, n_val=100))
     observed = observe(space, 12)
-    one, other = (propose(space, 2, observed, [], 1, 0, goal=goal, slim=slim) for slim in (True, False))
+    one, other = (ask(space, 2, observed, [], 1, 0, goal=goal, slim=slim) for slim in (True, False))
     assert one == other
 
 
 def test_a_fit_starts_where_the_last_one_ended(monkeypatch):
     space = small_space()
-    observed = observe(space, 12)
-    first = propose(space, 2, observed, [], 1, 0).surrogate
+    observed = told(observe(space, 12))
+    _, first = propose(space, 2, observed, [], 1, 0)
     assert set(first["value"]) == {"lengthscales", "noise", "mean"}
     monkeypatch.setattr("tascnet.tuning.surrogate.fit_gpytorch_mll", lambda mll, **options: None)
-    assert propose(space, 2, observed, [], 1, 0, start=first).surrogate == first
-    assert propose(space, 2, observed, [], 1, 0).surrogate != first
+    assert propose(space, 2, observed, [], 1, 0, start=first)[1] == first
+    assert propose(space, 2, observed, [], 1, 0)[1] != first
 
 
 def test_pending_points_move_the_next_proposal():
     space = small_space()
     observed = observe(space, 12)
-    (first,) = propose(space, 2, observed, [], 1, 0).configs
-    (second,) = propose(space, 2, observed, [first], 1, 0).configs
+    (first,) = ask(space, 2, observed, [], 1, 0)
+    (second,) = ask(space, 2, observed, [first], 1, 0)
     assert second != first
-    assert propose(space, 2, observed, [], 2, 0).configs == [first, second]
+    assert ask(space, 2, observed, [], 2, 0) == [first, second]

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from tascnet.errors import ConfigError
-from tascnet.tuning.goal import Goal
+from tascnet.tuning.goal import Goal, KnownCosts
 from tascnet.tuning.sampling import draw, refuse_infeasible
 from tascnet.tuning.space import Choice, Space, Unit
 from tests.tuning.spaces import small_space
@@ -52,7 +52,9 @@ def test_more_known_points_than_the_sequence_repeats_in_a_row_do_not_end_it():
 
 def test_bounds_keep_the_feasible_part_of_the_sequence():
     space = small_space()
-    goal = Goal(cost=lambda c: Cost(params=c["a.width"], flops=c["b.width"]), max_params=16, max_flops=16)
+    goal = Goal(
+        cost=KnownCosts(lambda c: Cost(params=c["a.width"], flops=c["b.width"])), max_params=16, max_flops=16
+    )
     everything = space.sample(space.count(2), 2, 0)
     expected = [c for c in everything if c["a.width"] <= 16 and c["b.width"] <= 16]
     assert draw(space, goal, 7, 2, 0) == expected[:7]
@@ -63,7 +65,7 @@ def test_bounds_keep_the_feasible_part_of_the_sequence():
 def test_a_corner_that_no_draw_meets_is_found_step_by_step():
     space = wide_space()
     # Of 8 ** 12 settings only those with at most one layer of 16 in place of 8 channels.
-    goal = Goal(cost=channels, max_params=12 * 8 + 8)
+    goal = Goal(cost=KnownCosts(channels), max_params=12 * 8 + 8)
     found = draw(space, goal, 20, 1, 0)
     assert len(set(keys(space, found))) == len(found) == 13
     assert all(goal.is_feasible(config) for config in found)
@@ -73,14 +75,14 @@ def test_a_corner_that_no_draw_meets_is_found_step_by_step():
 def test_bounds_that_nothing_keeps_are_refused_with_the_smallest_cost():
     space = wide_space()
     with pytest.raises(ConfigError, match=r"params 95, 96; flops 90000, 96000\): raise the bound"):
-        refuse_infeasible(space, Goal(cost=channels, max_params=95, max_flops=90_000))
-    refuse_infeasible(space, Goal(cost=channels, max_params=96))
+        refuse_infeasible(space, Goal(cost=KnownCosts(channels), max_params=95, max_flops=90_000))
+    refuse_infeasible(space, Goal(cost=KnownCosts(channels), max_params=96))
 
 
 def test_a_depth_that_can_keep_the_bounds_is_enough():
     space = small_space()
     # Unit 2 alone has this width, so that no shallower configuration is small enough.
-    goal = Goal(cost=lambda c: Cost(params=c["a.width"], flops=1), max_params=8)
+    goal = Goal(cost=KnownCosts(lambda c: Cost(params=c["a.width"], flops=1)), max_params=8)
     assert draw(space, goal, 1, 1, 0) == []
     assert {c["a.width"] for c in draw(space, goal, 5, 2, 0)} == {8}
     refuse_infeasible(space, goal)

@@ -1,6 +1,6 @@
 import pytest
 
-from tascnet.tuning.stopping import median_stop
+from tascnet.tuning.trials import median_stop
 
 # Averages over the first two epochs: 0.3, 0.4, 0.6; their median is 0.4.
 OTHERS = [[0.2, 0.4, 0.9], [0.3, 0.5, 0.5], [0.6, 0.6, 0.1]]

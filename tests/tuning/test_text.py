@@ -8,9 +8,12 @@ from tascnet.errors import ConfigError
 from tascnet.measure import complexity
 from tascnet.models.chains import textcnn_chain
 from tascnet.models.head import HeadSpec, replace_head
+from tascnet.models.text import SPECIAL, TextPreprocessing, learn_vocabulary
+from tascnet.options import Autotune, RecipeChanges, Trainer, Tune
 from tascnet.tuning.build import CandidateBuilder
+from tascnet.tuning.choices import discover_units
 from tascnet.tuning.cost import Cost, CostModel
-from tascnet.tuning.discover import discover_units
+from tascnet.tuning.problem import check_options
 from tascnet.tuning.space import Space
 
 EXAMPLE = torch.zeros(1, 7, dtype=torch.int64)
@@ -34,7 +37,7 @@ def chain():
 
 @pytest.fixture(scope="module")
 def space(chain):
-    return Space(discover_units(chain, EXAMPLE, **OPTIONS))
+    return Space(discover_units(chain, EXAMPLE, Tune(**OPTIONS)))
 
 
 def test_filters_widths_and_activation_of_the_convolutions_are_one_unit(space):
@@ -54,7 +57,7 @@ def test_filters_widths_and_activation_of_the_convolutions_are_one_unit(space):
 
 def test_costs_are_those_of_the_built_networks(chain, space):
     cost = CostModel(chain, space, EXAMPLE)
-    build = CandidateBuilder(chain, space, EXAMPLE, num_classes=2)
+    build = CandidateBuilder(chain, space, EXAMPLE)
     for config in space.sample(12, 1, 0):
         candidate = build(config)
         counted = complexity(nn.Sequential(*chain[: candidate.cut], *candidate.tail), EXAMPLE)
@@ -64,7 +67,7 @@ def test_costs_are_those_of_the_built_networks(chain, space):
 def test_what_a_candidate_inherits(chain, space):
     neutral = space.neutral(1)
     config = {**neutral, f"{BRANCH}3.width": 4, f"{BRANCH}3.kernel": 5, f"{BRANCH}4.kernel": 2}
-    candidate = CandidateBuilder(chain, space, EXAMPLE, num_classes=2)(config)
+    candidate = CandidateBuilder(chain, space, EXAMPLE)(config)
     old, new = (network.convolutions.branches for network in (chain, candidate.tail))
     strongest = old.conv3.weight.flatten(1).norm(dim=1)
     # Importance is the filter's own weights and those that read it.
@@ -76,7 +79,23 @@ def test_what_a_candidate_inherits(chain, space):
     assert new.conv5.weight.equal(old.conv5.weight)
 
 
-def test_kernels_of_images_stay_odd():
+def test_kernels_of_images_are_odd_and_those_over_time_any(chain):
     images = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(64, 2))
-    with pytest.raises(ConfigError, match="expected odd sizes"):
-        discover_units(images, torch.zeros(1, 1, 4, 4), kernels=(2, 3))
+    images.preprocessing = chain.preprocessing = None
+    options = Tune(kernels=(2, 3))
+    with pytest.raises(ConfigError, match=r"`kernels` takes odd sizes for networks of images, not \[2, 3\]"):
+        check_options(options, Trainer(), images)
+    check_options(options, Trainer(), chain)
+
+
+def test_autotune_makes_no_layers_for_texts(chain):
+    chain.preprocessing = TextPreprocessing(max_tokens=7, vocabulary=learn_vocabulary(["a b"], SPECIAL))
+    with pytest.raises(ConfigError, match="makes layers for images and has none for texts"):
+        check_options(Autotune(), Trainer(), chain)
+
+
+def test_an_early_stop_that_stops_no_trial_is_refused(chain):
+    trainer = Trainer(trial=RecipeChanges(epochs=4))
+    with pytest.raises(ConfigError, match="`early_stop=4` stops no trial of 4 epochs"):
+        check_options(Tune(early_stop=4), trainer, chain)
+    check_options(Tune(early_stop=3), trainer, chain)

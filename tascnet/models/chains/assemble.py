@@ -11,11 +11,6 @@ def sequence(items: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(items))
 
 
-def bare(convolution: nn.Module, norm: nn.Module) -> nn.Sequential:
-    """A convolution and its batch normalisation, as `conv` and `bn`."""
-    return sequence([("conv", convolution), ("bn", norm)])
-
-
 def in_place_off(chain: nn.Sequential) -> nn.Sequential:
     """The chain with no activation that overwrites its input, which may be a cached feature."""
     for module in chain.modules():

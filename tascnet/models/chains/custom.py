@@ -1,9 +1,8 @@
 """A user's own chain, made by a factory that a dotted path names."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -11,8 +10,8 @@ from tascnet.errors import ConfigError
 
 Factory = Callable[..., nn.Sequential]
 
-_HINT = "give the dotted path of factory(num_classes, **options) -> nn.Sequential"
-_MEND = "correct it or its options; debug=true shows where it fails"
+_HINT = "give the dotted path of `factory(num_classes)`, which gives your network as an nn.Sequential"
+_MEND = "correct it; `debug=true` shows where it fails"
 
 
 def find_factory(path: str) -> Factory:
@@ -24,21 +23,19 @@ def find_factory(path: str) -> Factory:
     module_name, _, name = path.replace(":", ".").rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    # A script may end itself.
+    # A module may call sys.exit.
     except (Exception, SystemExit) as error:
         hint = _HINT if _is_nowhere(module_name, error) else _MEND
-        raise ConfigError(f"factory {path!r} cannot be imported ({_told(error)})", hint) from error
+        raise ConfigError(f"factory {path!r} cannot be imported ({_in_words(error)})", hint) from error
     if not hasattr(module, name):
         raise ConfigError(f"factory {path!r} cannot be imported ({module_name} has no {name!r})", _HINT)
     factory = getattr(module, name)
     if not callable(factory):
-        raise ConfigError(f"factory {path!r} is {type(factory).__name__}, but a function is expected", _HINT)
+        raise ConfigError(f"factory {path!r} is {type(factory).__name__}, expected a function", _HINT)
     return factory  # type: ignore[no-any-return]
 
 
-def call_factory(
-    factory: Factory, num_classes: int, options: Mapping[str, Any] | None = None
-) -> nn.Sequential:
+def call_factory(factory: Factory, num_classes: int) -> nn.Sequential:
     """What the factory makes.
 
     Raises:
@@ -46,29 +43,27 @@ def call_factory(
     """
     name = _name(factory)
     try:
-        chain = factory(num_classes, **(options or {}))
+        chain = factory(num_classes)
     except Exception as error:
-        raise ConfigError(f"factory {name} failed with {_told(error)}", _MEND) from error
+        raise ConfigError(f"factory {name} failed with {_in_words(error)}", _MEND) from error
     if not isinstance(chain, nn.Sequential) or not len(chain):
-        raise ConfigError(
-            f"factory {name} gave {type(chain).__name__}, but an nn.Sequential is expected", _HINT
-        )
+        raise ConfigError(f"factory {name} gave {type(chain).__name__}, expected an nn.Sequential", _HINT)
     return chain
 
 
-def custom_chain(factory: Factory, num_classes: int, options: Mapping[str, Any]) -> nn.Sequential:
+def custom_chain(factory: Factory, num_classes: int) -> nn.Sequential:
     """The factory's chain, checked.
 
     Raises:
         ConfigError: the factory fails, or gives no `nn.Sequential` that ends in an `nn.Linear` of
             `num_classes` outputs.
     """
-    chain = call_factory(factory, num_classes, options)
+    chain = call_factory(factory, num_classes)
     last = chain[-1]
     if not isinstance(last, nn.Linear) or last.out_features != num_classes:
         raise ConfigError(
             f"the last block of factory {_name(factory)} is {last}, "
-            f"but an nn.Linear of {num_classes} outputs is expected"
+            f"expected an nn.Linear of {num_classes} outputs"
         )
     return chain
 
@@ -86,6 +81,6 @@ def _is_nowhere(module_name: str, error: BaseException) -> bool:
     return missing or not module_name or module_name.startswith(".")
 
 
-def _told(error: BaseException) -> str:
+def _in_words(error: BaseException) -> str:
     """`RuntimeError: no such layer`, on one line."""
     return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))

@@ -4,24 +4,28 @@ Words: a run is a folder `<name>-seed<seed>` with the folders of its stages; run
 their seed share a setting. A row of the table is one kind of network (`baseline`, `conventional`, `tuned`,
 `pruned: <preset>`) of one setting. A change is that from a reference network of the same seed: from
 `conventional`, and for a pruned network also from `unpruned`, the one that was pruned. What does not take
-part is put aside, with the reason.
+part is listed aside, with the reason.
 """
 
-from tascnet.report.comparison.cells import notes
-from tascnet.report.comparison.find import find_runs
-from tascnet.report.comparison.records import FIGURES, Aside, Model, Place, Run, Stage
-from tascnet.report.comparison.show import as_csv, as_markdown, comparison_page, comparison_table
-from tascnet.report.comparison.summary import Row, Statistic, compare
+from tascnet.report.comparison.runs import Aside, Place, Run, Stage, find_runs
+from tascnet.report.comparison.show import (
+    as_csv,
+    as_markdown,
+    comparison_page,
+    comparison_table,
+    notes,
+    write_comparison,
+)
+from tascnet.report.comparison.summary import Comparison, Statistic, TableRow, compare, summarise
 
 __all__ = [
-    "FIGURES",
     "Aside",
-    "Model",
+    "Comparison",
     "Place",
-    "Row",
     "Run",
     "Stage",
     "Statistic",
+    "TableRow",
     "as_csv",
     "as_markdown",
     "compare",
@@ -29,4 +33,6 @@ __all__ = [
     "comparison_table",
     "find_runs",
     "notes",
+    "summarise",
+    "write_comparison",
 ]

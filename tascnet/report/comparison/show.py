@@ -1,9 +1,10 @@
-"""The comparison as a table on the terminal, as Markdown, as CSV and as a page."""
+"""The comparison as a table on the terminal, as Markdown, as CSV, as JSON and as a page."""
 
 import csv
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,63 +14,52 @@ from rich.table import Table
 from rich.text import Text
 
 from tascnet.errors import plural
-from tascnet.report.comparison.cells import (
-    UNPRUNED,
-    USUAL,
-    Cell,
-    headings,
-    notes,
-    numbered,
-    place_text,
-    setting,
-    table_lines,
-)
-from tascnet.report.comparison.records import FIGURES, Aside
-from tascnet.report.comparison.summary import Row
-from tascnet.report.page import write
+from tascnet.report import numbers
+from tascnet.report.comparison.runs import Aside, Place
+from tascnet.report.comparison.summary import LATENCIES, Comparison, Statistic, TableRow
+from tascnet.report.page import write_page
+from tascnet.report.tables import COLUMNS, Cell, headings
+from tascnet.run.files import write_json, write_text
 
+MIXED = "mixed"
+# The reference of every row, and that of an extra line below a pruned network.
+USUAL, UNPRUNED = "conventional", "unpruned"
 # Of the terminal's first column: the longest of its usual words.
 _MODEL_WIDTH = len("reconstruction")
 
 
-def comparison_table(rows: Sequence[Row]) -> Table:
+def comparison_table(rows: Sequence[TableRow]) -> Table:
     """The table for the terminal: mean, deviation and change below each other."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("n", justify="right")
-    for title in headings(rows):
+    for title in _headings(rows):
         table.add_column(title.replace(" ", "\n", 1), justify="right")
-    for _, group in groupby(rows, key=setting):
+    for _, group in groupby(rows, key=_setting):
         members = list(group)
         first = members[0]
         table.add_section()
         table.add_row(Text(_folded(first.dataset, first.backbone, first.name), style="bold"))
-        for name, n, cells in table_lines(members, numbered(rows)):
-            table.add_row(Text(_folded(*name.split(": ", 1))), n, *map(_stacked, cells))
+        for name, n, cells in _lines(members, _numbered(rows)):
+            table.add_row(Text(_folded(*name.split(": ", 1))), n, *(cell.stacked() for cell in cells))
     return table
 
 
-def as_markdown(rows: Sequence[Row], asides: Sequence[Aside]) -> str:
+def as_markdown(rows: Sequence[TableRow], asides: Sequence[Aside]) -> str:
     """Table, notes and what does not take part, as Markdown."""
-    heads = ["data set", "backbone", "name", "model", "n", *headings(rows)]
-    lines = [
-        "# Comparison",
-        "",
-        _markdown_row(heads),
-        _markdown_row(["---"] * 4 + ["---:"] * (len(heads) - 4)),
-    ]
+    heads = ["data set", "backbone", "name", "model", "n", *_headings(rows)]
+    lines = ["# Comparison", "", _markdown(heads), _markdown(["---"] * 4 + ["---:"] * (len(heads) - 4))]
     for row in rows:
-        for name, n, cells in table_lines([row], numbered(rows)):
-            lines.append(_markdown_row([row.dataset, row.backbone, row.name, name, n, *map(_inline, cells)]))
+        for name, n, cells in _lines([row], _numbered(rows)):
+            lines.append(_markdown([row.dataset, row.backbone, row.name, name, n, *map(_inline, cells)]))
     lines += ["", *(f"- {note}" for note in notes(rows))]
     if asides:
-        lines += ["", "## Not in the table", ""]
-        lines += [_markdown_row(["folder", "reason"]), _markdown_row(["---", "---"])]
-        lines += [_markdown_row([aside.folder, aside.reason]) for aside in asides]
+        lines += ["", "## Not in the table", "", _markdown(["folder", "reason"]), _markdown(["---", "---"])]
+        lines += [_markdown([aside.folder, aside.reason]) for aside in asides]
     return "\n".join(lines) + "\n"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[TableRow]) -> str:
     """One line a row: mean and deviation of each figure, and mean changes; empty where there is none."""
     file = io.StringIO()
     records = [_record(row) for row in rows]
@@ -79,27 +69,118 @@ def as_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def comparison_page(path: Path, rows: Sequence[Row], asides: Sequence[Aside]) -> None:
+def comparison_page(path: Path, rows: Sequence[TableRow], asides: Sequence[Aside]) -> None:
     """Write the table as one page without links to anything, whole or not at all."""
     settings = [
-        {"title": title, "lines": list(table_lines(list(group), numbered(rows)))}
-        for title, group in groupby(rows, key=setting)
+        {"title": title, "lines": list(_lines(list(group), _numbered(rows)))}
+        for title, group in groupby(rows, key=_setting)
     ]
-    content: dict[str, Any] = {
+    content = {
         "stage": "compare",
         "title": "Comparison of runs",
         "facts": [plural(len(settings), "setting"), f"{len(asides)} not in the table"],
-        "headings": headings(rows),
+        "headings": _headings(rows),
         "settings": settings,
         "asides": asides,
         "sentences": notes(rows),
-        # The parts of the other reports that this one has not.
-        **{"headline": None, "columns": [], "models": [], "result": "", "described": {}, "notes": []},
     }
-    write(path, "compare.html", content)
+    write_page(path, "compare.html", content)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """Write `comparison.md`, `.csv`, `.html` and `.json`."""
+    rows, asides = comparison.rows, comparison.asides
+    write_text(folder / "comparison.md", as_markdown(rows, asides))
+    write_text(folder / "comparison.csv", as_csv(rows))
+    comparison_page(folder / "comparison.html", rows, asides)
+    content = {
+        "path": comparison.path,
+        "runs": comparison.runs,
+        "rows": [asdict(row) for row in rows],
+        "not_in_table": [asdict(aside) for aside in asides],
+        "notes": notes(rows),
+    }
+    write_json(folder / "comparison.json", content)
+
+
+def notes(rows: Sequence[TableRow]) -> list[str]:
+    """What the figures of a table mean, and where they must not be compared, in sentences."""
+    lines = [
+        "Mean ± standard deviation over n seeds (n − 1 in the denominator), same unit; – for one seed.",
+        "Changes are means over the seeds, of accuracies in percentage points: from the conventional network "
+        "of the same seed, in the lines `from unpruned` from the network that was pruned.",
+        "Pruned and unpruned networks were timed side by side, and so were baseline, conventional and tuned; "
+        "between the two the load of the machine may have changed.",
+    ]
+    places = _numbered(rows)
+    if len(places) == 1:
+        lines.append(f"Latency: {_in_words(next(iter(places)))}.")
+    else:
+        named = "; ".join(f"{mark} {_in_words(place)}" for place, mark in places.items())
+        lines.append(f"Latency was measured in different places and is only compared within one: {named}.")
+    if any(row.figures[key] is None for row in rows for key in LATENCIES):
+        lines.append(f"{MIXED}: the seeds were measured in different places or batches, so there is no mean.")
+    lines += [
+        f"The seeds of {_setting(row)}, {row.model}, had different samples."
+        for row in rows
+        if not row.same_samples
+    ]
+    return lines
+
+
+def _lines(rows: Sequence[TableRow], places: Mapping[Place, str]) -> Iterator[tuple[str, str, list[Cell]]]:
+    """Name, n and cells of each row, and the extra line of a pruned one.
+
+    Args:
+        rows: some of a table's.
+        places: those of the whole table, by `_numbered`.
+    """
+    for row in rows:
+        usual = row.changes.get(USUAL, {})
+        yield row.model, str(len(row.seeds)), [_cell(row, key, usual.get(key), places) for key in COLUMNS]
+        if UNPRUNED in row.changes:
+            changes = row.changes[UNPRUNED]
+            yield "from unpruned", "", [Cell(change=_changed(key, changes[key])) for key in COLUMNS]
+
+
+def _cell(row: TableRow, key: str, change: Statistic | None, places: Mapping[Place, str]) -> Cell:
+    statistic = row.figures[key]
+    marks = [places[place] for place in row.places] if key in LATENCIES and len(places) > 1 else []
+    mark = f" {''.join(marks)}" if marks else ""
+    if statistic is None:
+        return Cell(value=MIXED + mark, change=_changed(key, change))
+    mean = COLUMNS[key].show(statistic.mean)
+    deviation = f"± {numbers.spread(statistic.deviation, mean)}"
+    return Cell(value=mean + mark, deviation=deviation, change=_changed(key, change))
+
+
+def _changed(key: str, change: Statistic | None) -> str:
+    if change is None:
+        return ""
+    reference = 0.0 if key.endswith("accuracy") else 1.0
+    return COLUMNS[key].compare(reference + change.mean, reference)
+
+
+def _headings(rows: Sequence[TableRow]) -> list[str]:
+    return headings(batch for row in rows for batch in row.batches)
+
+
+def _setting(row: TableRow) -> str:
+    """What the seeds of a row share, in words."""
+    return f"{row.dataset}, {row.backbone}, {row.name}"
+
+
+def _numbered(rows: Sequence[TableRow]) -> dict[Place, str]:
+    """The places where the rows' latencies were measured, each with a number in brackets."""
+    places = sorted({place for row in rows for place in row.places})
+    return {place: f"[{number}]" for number, place in enumerate(places, start=1)}
+
+
+def _in_words(place: Place) -> str:
+    return f"{place.device}, {plural(place.threads, 'thread')}, {place.machine}"
+
+
+def _record(row: TableRow) -> dict[str, Any]:
     record: dict[str, Any] = {
         "dataset": row.dataset,
         "backbone": row.backbone,
@@ -108,7 +189,7 @@ def _record(row: Row) -> dict[str, Any]:
         "n": len(row.seeds),
         "seeds": " ".join(map(str, row.seeds)),
     }
-    for key in FIGURES:
+    for key in COLUMNS:
         statistic = row.figures[key]
         record[key] = None if statistic is None else statistic.mean
         record[f"{key}_deviation"] = None if statistic is None else statistic.deviation
@@ -116,7 +197,7 @@ def _record(row: Row) -> dict[str, Any]:
             change = row.changes.get(reference, {}).get(key)
             record[f"{key}_from_{reference}"] = None if change is None else change.mean
     record["batch"] = " ".join(map(str, row.batches))
-    record["latency_measured_on"] = "; ".join(map(place_text, row.places))
+    record["latency_measured_on"] = "; ".join(map(_in_words, row.places))
     return record
 
 
@@ -125,18 +206,10 @@ def _folded(*parts: str) -> str:
     return "\n".join(line for part in parts for line in textwrap.wrap(part, _MODEL_WIDTH))
 
 
-def _stacked(cell: Cell) -> Text:
-    text = Text(cell.mean)
-    for part in (cell.deviation, cell.change):
-        if part:
-            text.append(f"\n{part}" if text.plain else part, style="dim")
-    return text
-
-
 def _inline(cell: Cell) -> str:
     change = f"({cell.change})" if cell.change else ""
-    return " ".join(part for part in (cell.mean, cell.deviation, change) if part)
+    return " ".join(part for part in (cell.value, cell.deviation, change) if part)
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def _markdown(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

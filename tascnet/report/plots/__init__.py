@@ -1,6 +1,7 @@
-"""The figures of the two reports, each from plain rows to an `<svg>` element."""
+"""The figures, each from records to SVG."""
 
 from tascnet.report.plots.insight import importance_plot, prediction_plot
+from tascnet.report.plots.models import models_plot
 from tascnet.report.plots.prune import iterations_plot, sensitivity_plot, widths_plot
 from tascnet.report.plots.search import best_value_plot, layerwise_plot, tradeoff_plot
 
@@ -9,6 +10,7 @@ __all__ = [
     "importance_plot",
     "iterations_plot",
     "layerwise_plot",
+    "models_plot",
     "prediction_plot",
     "sensitivity_plot",
     "tradeoff_plot",

@@ -1,4 +1,4 @@
-"""What several figures draw alike: marks, axes that show accuracies or counts, the legend."""
+"""What several figures draw alike: marks, axes, legends."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -9,11 +9,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tascnet.report.numbers import count
-from tascnet.report.theme import ACCENT, MUTED
+from tascnet.report.theme import ACCENT, GRID, INK, MUTED
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 
 _STEPS = (1, 2, 2.5, 5, 10)
+
+
+def quiet_axes(axes: Axes, *, grid: str | None = "y") -> None:
+    """No box and no tick marks; faint grid lines across `grid`, behind the data."""
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    if grid is not None:
+        axes.grid(axis="x" if grid == "x" else "y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def points(axes: Axes, places: Points, label: str, *, color: str, marker: str = "o", **style: Any) -> None:
@@ -44,10 +54,17 @@ def accuracy_axis(
     axes.set_ylabel("validation accuracy")
 
 
+def named_rows(axes: Axes, names: Sequence[str], rows: int | None = None) -> None:
+    """The vertical axis with a name a row, from the top; room for `rows` of them."""
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", labelsize=8.5, labelcolor=INK)
+    axes.set_ylim((rows or len(names)) - 0.4, -0.6)
+
+
 def limits(
     values: Sequence[float], *, headroom: float = 0.08, footroom: float = 0.08, least: float = 0.01
 ) -> tuple[float, float]:
-    """Where an axis ends: room beyond the extremes, in shares of their distance, taken as `least` or more."""
+    """Ends of an axis: room beyond the extremes, in shares of their distance or of `least`."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     span = max(high - low, least)
     return low - footroom * span, high + headroom * span
@@ -56,7 +73,7 @@ def limits(
 def show_percent(axis: Axis) -> None:
     """Ticks of fractions as percentages."""
     axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-    axis.set_major_formatter(FuncFormatter(_percent_tick))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
 def show_plain(axis: Axis) -> None:
@@ -67,8 +84,14 @@ def show_plain(axis: Axis) -> None:
 
 def show_counts(axis: Axis, ticks: int = 5) -> None:
     """Ticks of counts with decimal prefixes."""
+
+    def short(value: float, _position: int | None = None) -> str:
+        number, _, prefix = count(value).partition(" ")
+        trimmed = number.rstrip("0").rstrip(".") if "." in number else number
+        return f"{trimmed} {prefix}".rstrip()
+
     axis.set_major_locator(MaxNLocator(ticks, steps=_STEPS))
-    axis.set_major_formatter(FuncFormatter(_count_tick))
+    axis.set_major_formatter(FuncFormatter(short))
 
 
 def show_integers(axis: Axis, ticks: int) -> None:
@@ -93,13 +116,3 @@ def top_legend(axes: Axes) -> None:
         handletextpad=0.5,
         borderaxespad=0.2,
     )
-
-
-def _percent_tick(value: float, _position: int | None = None) -> str:
-    return f"{100 * value:.4g} %"
-
-
-def _count_tick(value: float, _position: int | None = None) -> str:
-    number, _, prefix = count(value).partition(" ")
-    trimmed = number.rstrip("0").rstrip(".") if "." in number else number
-    return f"{trimmed} {prefix}".rstrip()

@@ -1,25 +1,12 @@
 """Run folders by hand: the figures of each network are what a test says, the rest is filled in."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-MACHINE = {"name": "Chip", "cpu": "Chip", "device": "cpu", "threads": 2, "torch": "2"}
-# A network of round figures.
-PLAIN = {
-    "val_accuracy": 0.8,
-    "test_accuracy": 0.75,
-    "params": 1000,
-    "trainable_params": 10,
-    "flops": 4000,
-    "flops_counted": "all",
-    "size_bytes": 5000,
-    "latency_ms": 2.0,
-    "latency_ms_batch": 10.0,
-    "batch": 16,
-    "threads": 2,
-    "device": "cpu",
-}
+from tascnet.run.records import write_record
+from tests.report.records import MACHINE, model, prune_metrics, tune_metrics
 
 
 def write_run(
@@ -41,7 +28,7 @@ def write_run(
 
     Args:
         outputs: above the data set's folder.
-        tune: what differs from `PLAIN` of baseline, conventional and after.
+        tune: what differs from `model()` of baseline, conventional and after.
         prune: the same of before and after.
         preset: folder of the pruning.
         options: of tune's identity.
@@ -50,22 +37,22 @@ def write_run(
         machine: what differs from `MACHINE`.
     """
     folder = outputs / dataset / backbone / f"{name}-seed{seed}"
-    owner = {"seed": seed, "dataset.name": dataset, "backbone.name": backbone, "input.data": data}
-    stages = [
-        ("tune", "tune", ("baseline", "conventional", "after"), tune or {}, options or {}, budget or {})
-    ]
-    if prune is not None:
-        stages.append(("prune", preset, ("before", "after"), prune, {}, {}))
-    for stage, place, names, changed, own, limits in stages:
+    owner = {
+        "seed": seed,
+        "dataset": dataset,
+        "backbone": backbone,
+        "machine": replace(MACHINE, **(machine or {})),
+    }
+
+    def write(stage: str, place: str, metrics: Any, identity: dict[str, Any]) -> None:
         (folder / place).mkdir(parents=True, exist_ok=True)
-        metrics = {
-            "models": {name: {**PLAIN, **changed.get(name, {})} for name in names},
-            "seed": seed,
-            "budget": limits,
-            "machine": {**MACHINE, **(machine or {})},
-            "dataset": dataset,
-            "backbone": backbone,
-        }
-        (folder / place / "identity.json").write_text(json.dumps({"stage": stage, **owner, **own}))
-        (folder / place / "metrics.json").write_text(json.dumps(metrics))
+        identity = {"stage": stage, "seed": seed, **identity, "input.data": data}
+        (folder / place / "identity.json").write_text(json.dumps(identity))
+        write_record(folder / place / "metrics.json", metrics)
+
+    tuned = {key: model(**(tune or {}).get(key, {})) for key in ("baseline", "conventional", "after")}
+    write("tune", "tune", tune_metrics(models=tuned, budget=budget or {}, **owner), options or {})
+    if prune is not None:
+        pruned = {key: model(**prune.get(key, {})) for key in ("before", "after")}
+        write("prune", preset, prune_metrics(models=pruned, **owner), {})
     return folder

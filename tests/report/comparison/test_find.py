@@ -6,7 +6,10 @@ import pytest
 
 from tascnet.errors import RunFolderError
 from tascnet.report.comparison import find_runs
-from tests.report.comparison.folders import PLAIN, write_run
+from tascnet.report.comparison.runs import parse_run_name, parse_stage_name
+from tascnet.run.records import to_json
+from tests.report.comparison.folders import write_run
+from tests.report.records import model
 
 
 def set_json(path, **changes):
@@ -46,55 +49,55 @@ def test_what_lies_beside_runs_is_none(tmp_path):
 
 
 def test_a_path_that_is_no_folder(tmp_path):
-    with pytest.raises(RunFolderError, match=r"gone is not there: compare\.path takes"):
+    with pytest.raises(RunFolderError, match="gone does not exist: give the folder that holds the runs"):
         find_runs(tmp_path / "gone")
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="file is no folder"):
         find_runs(tmp_path / "file")
 
 
-def model(**changes):
-    return {"models": dict.fromkeys(("baseline", "conventional", "after"), PLAIN | changes)}
+def models(**changes):
+    return {"models": dict.fromkeys(("baseline", "conventional", "after"), to_json(model()) | changes)}
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (lambda tune: (tune / "metrics.json").unlink(), "tune: unfinished, with no trial in trials.jsonl"),
-        (lambda tune: (tune / "metrics.json").write_text('{"models": '), "metrics.json is damaged: it is no"),
-        (lambda tune: (tune / "metrics.json").write_text("[]"), "metrics.json is damaged: it is no JSON obj"),
-        (lambda tune: (tune / "metrics.json").write_bytes(b"\xff\xfe"), "metrics.json is damaged: it is no"),
+        (
+            lambda tune: (tune / "metrics.json").write_text('{"models": '),
+            "metrics.json cannot be read (Expec",
+        ),
+        (lambda tune: (tune / "metrics.json").write_text("[]"), "cannot be read (it is no JSON object)"),
+        (lambda tune: (tune / "metrics.json").write_bytes(b"\xff\xfe"), "metrics.json cannot be read ('utf-"),
+        (lambda tune: set_json(tune / "metrics.json", schema=1), "its schema is 1, expected 2"),
         (lambda tune: (tune / "identity.json").unlink(), "no identity.json, so it is not tascnet's"),
+        (lambda tune: (tune / "identity.json").write_text("[]"), "identity.json is damaged: it is no JSON"),
         (
             lambda tune: set_json(tune / "identity.json", seed=4),
-            "identity.json says seed 4, the folder's name",
+            "seed is 4 in identity.json and 0 in the fol",
         ),
-        (lambda tune: set_json(tune / "metrics.json", seed=5), "metrics.json says seed 5, the folder's name"),
-        (lambda tune: set_json(tune / "identity.json", stage="prune"), "identity.json says stage prune"),
-        (
-            lambda tune: set_json(tune / "identity.json", **{"backbone.name": None}),
-            "no data set or no backbone",
-        ),
-        (lambda tune: set_json(tune / "metrics.json", models=None), "it lacks models or machine"),
+        (lambda tune: set_json(tune / "metrics.json", seed=5), "seed is 5 in metrics.json and 0 in the fold"),
+        (lambda tune: set_json(tune / "identity.json", stage="prune"), "identity.json is of stage prune"),
+        (lambda tune: set_json(tune / "metrics.json", backbone=None), "TuneMetrics.backbone is null"),
+        (lambda tune: set_json(tune / "metrics.json", models=None), "TuneMetrics.models is null"),
+        (lambda tune: set_json(tune / "metrics.json", machine=None), "TuneMetrics.machine is null"),
         (lambda tune: set_json(tune / "metrics.json", models={}), "it lacks the model 'baseline'"),
-        (lambda tune: set_json(tune / "metrics.json", **model(params=None)), "params of 'baseline' is None"),
-        (lambda tune: set_json(tune / "metrics.json", **model(flops=True)), "flops of 'baseline' is True"),
+        (lambda tune: set_json(tune / "metrics.json", **models(params=None)), "baseline.params is null"),
+        (lambda tune: set_json(tune / "metrics.json", **models(flops=True)), "baseline.flops is true"),
         (
-            lambda tune: set_json(tune / "metrics.json", **model(flops=float("inf"))),
-            "flops of 'baseline' is inf",
+            lambda tune: set_json(tune / "metrics.json", **models(latency_ms=float("inf"))),
+            "latency_ms of 'baseline' is inf",
         ),
         (
-            lambda tune: set_json(tune / "metrics.json", **model(val_accuracy=83.1)),
-            "val_accuracy of 'baseline'",
+            lambda tune: set_json(tune / "metrics.json", **models(val_accuracy=83.1)),
+            "val_accuracy of 'baseline' is 83.1",
         ),
         (
-            lambda tune: set_json(tune / "metrics.json", **model(latency_ms=-1)),
+            lambda tune: set_json(tune / "metrics.json", **models(latency_ms=-1)),
             "latency_ms of 'baseline' is -1",
         ),
-        (
-            lambda tune: set_json(tune / "metrics.json", **model(threads=None)),
-            "threads of 'baseline' is None",
-        ),
+        (lambda tune: set_json(tune / "metrics.json", **models(threads=None)), "baseline.threads is null"),
     ],
 )
 def test_a_run_whose_search_is_not_whole_does_not_take_part(tmp_path, spoil, says):
@@ -175,12 +178,45 @@ def test_stages_of_different_runs_in_one_folder(tmp_path):
     folder = write_run(tmp_path)
     other = write_run(tmp_path / "other", backbone="vgg", prune={})
     (other / "prune").rename(folder / "prune")
-    assert "its stages are of several runs (prune: vgg on digits, tune: cnn on digits)" in reason(folder)
+    assert "its stages belong to several runs (prune: vgg on digits, tune: cnn on digits)" in reason(folder)
 
 
 def test_a_pruning_alone_is_a_run(tmp_path):
-    """`prune.source` names a model from elsewhere."""
+    """It pruned a model from elsewhere."""
     folder = write_run(tmp_path, prune={})
     (folder / "tune").rename(tmp_path / "gone")
     ((run,), _) = find_runs(folder)
     assert list(run.stages) == ["prune"]
+
+
+def test_the_path_of_a_damaged_file_is_named_once(tmp_path):
+    folder = write_run(tmp_path, prune={}) / "prune"
+    (folder / "metrics.json").write_text("[]")
+    assert reason(tmp_path) == "metrics.json cannot be read (it is no JSON object)"
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("tune", ("tune", None, None)),
+        ("tune-pick3", ("tune", None, 3)),
+        ("prune", ("prune", "reconstruction", None)),
+        ("prune-pick3", ("prune", "reconstruction", 3)),
+        ("prune-my-own", ("prune", "my-own", None)),
+        ("prune-my-own-pick12", ("prune", "my-own", 12)),
+    ],
+)
+def test_stage_preset_and_trial_are_read_from_the_folder(name, stage):
+    assert parse_stage_name(name) == stage
+
+
+def test_name_and_seed_are_read_from_the_folder():
+    assert parse_run_name("my-seed-seed12") == ("my-seed", 12)
+
+
+@pytest.mark.parametrize(
+    "name", ["state", "pruned", "tune-x", "prune-", "tune-pick", "benchmark", "pretrain"]
+)
+def test_other_folders_are_no_stages_and_no_runs(name):
+    assert parse_stage_name(name) is None
+    assert parse_run_name(name) is None

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 
 from rich.console import Console
@@ -14,6 +15,8 @@ from tascnet.report.comparison import (
     comparison_table,
     find_runs,
     notes,
+    summarise,
+    write_comparison,
 )
 from tests.report.comparison.folders import write_run
 
@@ -29,7 +32,7 @@ def two_seeds(path, **options):
 
 def read(path):
     runs, _ = find_runs(path)
-    return compare(runs)
+    return summarise(runs)
 
 
 def terminal(rows, width=80):
@@ -93,9 +96,9 @@ def test_what_does_not_take_part_is_in_the_markdown(tmp_path):
     write_run(tmp_path)
     (tmp_path / "digits/cnn/a|b-seed1").mkdir()
     runs, asides = find_runs(tmp_path)
-    text = as_markdown(compare(runs)[0], asides)
+    text = as_markdown(summarise(runs)[0], asides)
     assert f"| {tmp_path}/digits/cnn/a\\|b-seed1 | it is empty |" in text
-    assert "Not in the table" not in as_markdown(compare(runs)[0], [])
+    assert "Not in the table" not in as_markdown(summarise(runs)[0], [])
 
 
 def test_the_terminal_shows_every_setting_in_eighty_columns(tmp_path):
@@ -138,9 +141,22 @@ def test_the_page_has_the_table_and_no_links(tmp_path):
     two_seeds(tmp_path)
     (tmp_path / "digits/cnn/<b>-seed1").mkdir()
     runs, asides = find_runs(tmp_path)
-    comparison_page(tmp_path / "page.html", compare(runs)[0], asides)
+    comparison_page(tmp_path / "page.html", summarise(runs)[0], asides)
     text = (tmp_path / "page.html").read_text()
     assert "<td>85.0 %<small>± 7.1</small><small>+10.0 pp</small></td>" in text
     assert re.search(r"from unpruned</th><td></td>.*<td><small>−50 %</small></td>", text)
     assert "cnn/&lt;b&gt;-seed1</th><td>it is empty</td>" in text
     assert not re.search(r"(?:src|href)\s*=|https?://", text)
+
+
+def test_all_four_files_are_written(tmp_path):
+    two_seeds(tmp_path)
+    comparison = compare(tmp_path)
+    write_comparison(tmp_path / "out", comparison)
+    written = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
+    assert set(written) == {f"comparison.{kind}" for kind in ("md", "csv", "html", "json")}
+    assert written["comparison.md"] == as_markdown(comparison.rows, [])
+    content = json.loads(written["comparison.json"])
+    assert content["runs"] == list(comparison.runs)
+    assert content["rows"][0]["figures"]["params"] == {"mean": 1000, "deviation": 0, "n": 2}
+    assert content["notes"] == notes(comparison.rows)

@@ -1,16 +1,18 @@
 """Means, deviations and changes, by hand."""
 
+import logging
 import math
 
 import pytest
 
-from tascnet.report.comparison import Place, Statistic, compare, find_runs
+from tascnet.errors import RunFolderError
+from tascnet.report.comparison import Place, Statistic, compare, find_runs, summarise
 from tests.report.comparison.folders import write_run
 
 
 def rows_of(path):
     runs, unfit = find_runs(path)
-    rows, doubles = compare(runs)
+    rows, doubles = summarise(runs)
     assert unfit == doubles == []
     return rows
 
@@ -96,10 +98,10 @@ def test_data_sets_backbones_and_names_stay_apart(tmp_path):
 
 
 def test_runs_of_one_name_with_other_options_are_not_averaged(tmp_path):
-    """Neither where an option differs nor where a budget does; what differs is told."""
-    write_run(tmp_path, 0, options={"tune.round_to": 4}, budget={"tune.max_trials": 9})
-    write_run(tmp_path, 1, options={"tune.round_to": 4}, budget={"tune.max_trials": 9})
-    write_run(tmp_path, 2, options={"tune.round_to": 8}, budget={"tune.max_trials": None})
+    """Neither where an option differs nor where a budget does; what differs is named."""
+    write_run(tmp_path, 0, options={"tune.round_to": 4}, budget={"max_trials": 9})
+    write_run(tmp_path, 1, options={"tune.round_to": 4}, budget={"max_trials": 9})
+    write_run(tmp_path, 2, options={"tune.round_to": 8}, budget={"max_trials": None})
     named = {row.name: row.seeds for row in rows_of(tmp_path)}
     assert named == {
         "run (tune.max_trials=9, tune.round_to=4)": (0, 1),
@@ -111,11 +113,11 @@ def test_prunings_of_one_preset_with_other_options_are_not_averaged(tmp_path):
     for seed, share in ((0, 0.5), (1, 0.25)):
         folder = write_run(tmp_path, seed, prune={})
         identity = folder / "prune" / "identity.json"
-        identity.write_text(identity.read_text().replace("{", f'{{"prune.percent": {share}, ', 1))
+        identity.write_text(identity.read_text().replace("{", f'{{"prune.pruning_ratio": {share}, ', 1))
     rows = {row.model: row.seeds for row in rows_of(tmp_path)}
     assert rows["tuned"] == (0, 1)
-    assert rows["pruned: reconstruction (prune.percent=0.5)"] == (0,)
-    assert rows["pruned: reconstruction (prune.percent=0.25)"] == (1,)
+    assert rows["pruned: reconstruction (prune.pruning_ratio=0.5)"] == (0,)
+    assert rows["pruned: reconstruction (prune.pruning_ratio=0.25)"] == (1,)
 
 
 def test_latencies_of_different_places_have_no_mean(tmp_path):
@@ -158,7 +160,7 @@ def test_a_latency_is_not_compared_with_one_of_another_place(tmp_path):
     assert changes["unpruned"]["latency_ms"].mean == pytest.approx(-0.75)
 
 
-def test_other_samples_among_the_seeds_are_told(tmp_path):
+def test_other_samples_among_the_seeds_are_seen(tmp_path):
     write_run(tmp_path, 0)
     write_run(tmp_path, 1)
     assert all(row.same_samples for row in rows_of(tmp_path))
@@ -169,8 +171,31 @@ def test_other_samples_among_the_seeds_are_told(tmp_path):
 def test_a_setting_and_seed_counts_once(tmp_path):
     first, second = (write_run(tmp_path / place) for place in ("a", "b"))
     runs, _ = find_runs(tmp_path)
-    rows, doubles = compare(runs)
+    rows, doubles = summarise(runs)
     assert {row.seeds for row in rows} == {(0,)}
     (double,) = doubles
     assert double.folder == str(second)
     assert str(first) in double.reason
+
+
+def test_compare_gives_rows_the_runs_behind_them_and_what_is_aside(tmp_path, caplog):
+    first = write_run(tmp_path / "a")
+    (write_run(tmp_path / "a", 1) / "tune" / "metrics.json").unlink()
+    double = write_run(tmp_path / "b")
+    with caplog.at_level(logging.WARNING, logger="tascnet"):
+        comparison = compare(tmp_path)
+    assert comparison.runs == (str(first),)
+    assert {row.model for row in comparison.rows} == {"baseline", "conventional", "tuned"}
+    assert [aside.folder for aside in comparison.asides] == [str(first.with_name("run-seed1")), str(double)]
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith(
+        f"not in the table: {first.with_name('run-seed1')}: tune: unfinished"
+    )
+
+
+def test_nothing_to_compare(tmp_path):
+    with pytest.raises(RunFolderError, match="holds no run: run stage tune first"):
+        compare(tmp_path)
+    (write_run(tmp_path) / "tune" / "metrics.json").unlink()
+    with pytest.raises(RunFolderError, match="holds no finished run, but 1 that cannot take part"):
+        compare(tmp_path)

@@ -1,0 +1,122 @@
+"""Regret of our search and of random, Sobol, Optuna and Ax on tables of trained networks.
+
+Simple regret is the best accuracy in the table less the best that the search has seen. Every search gets
+the whole space from its first trial on; `ours_growing` is our own with the depth growing as in stage `tune`;
+`random` draws choices and `uniform` networks.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.table import Table as Printed
+
+from benchmarks import common
+from benchmarks.common import Row, check_names, collect, grouped, mean, new_table, points, standard_error
+from benchmarks.peers import AxSearch, OptunaSearch, installed
+from benchmarks.searchers import Design, Ours, Start
+from benchmarks.table import load_table, table_names
+from tascnet.train.setting import computing
+
+METHODS: dict[str, Start] = {
+    "ours": lambda table, seed, trials, folder: Ours(table, seed, folder),
+    "ours_growing": lambda table, seed, trials, folder: Ours.growing(table, seed, trials, folder),
+    "random": lambda table, seed, trials, folder: Design.drawn(table, seed, trials, "random"),
+    "uniform": lambda table, seed, trials, folder: Design.uniform(table, seed, trials),
+    "sobol": lambda table, seed, trials, folder: Design.drawn(table, seed, trials, "sobol"),
+    "optuna_tpe": lambda table, seed, trials, folder: OptunaSearch(table, seed, "tpe"),
+    "optuna_gp": lambda table, seed, trials, folder: OptunaSearch(table, seed, "gp"),
+    "ax": lambda table, seed, trials, folder: AxSearch(table.space, seed),
+}
+NEEDS = {"optuna_tpe": "optuna", "optuna_gp": "optuna", "ax": "ax"}
+# Regret is reported after every so many trials.
+STEP = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str] = tuple(METHODS)) -> None:
+    common.add_arguments(parser, seeds=30)
+    parser.add_argument("--trials", type=int, default=25, help="trials of a search")
+    parser.add_argument("--tables", nargs="+", default=table_names(), help="tables that are searched")
+    parser.add_argument("--methods", nargs="+", default=list(methods), help="searches that are compared")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare the searches: one row for each table, seed and method."""
+    check_names("search", args.methods, METHODS)
+    folder, methods = common.open_results(args), installed(args.methods, NEEDS)
+    keys: list[Row] = [
+        {"table": table, "method": method, "seed": seed, "trials": args.trials}
+        for table in args.tables
+        for seed in range(args.seeds)
+        for method in methods
+    ]
+    with computing("cpu", args.threads):
+        rows = collect(folder, keys, search, "searches")
+    summary = summarise(rows)
+    tables = [_printed(name, own) for (name,), own in grouped(summary, "table").items()]
+    common.report(args, folder, rows, summary, *tables)
+
+
+def search(key: Row) -> Row:
+    """One whole search, of a `table` by a `method` with a `seed` and so many `trials`.
+
+    Returns:
+        The `accuracies` that it saw in turn, the table's `best`, how many trials were `repeats` of
+        networks that it had seen, and median `seconds` a suggestion.
+    """
+    table = _table(key["table"])
+    accuracies, seconds, seen = [], [], set()
+    with TemporaryDirectory() as folder:
+        searcher = METHODS[key["method"]](table, key["seed"], key["trials"], Path(folder))
+        for _ in range(key["trials"]):
+            started = time.perf_counter()
+            config = searcher.ask()
+            seconds.append(time.perf_counter() - started)
+            entry = table[config]
+            searcher.tell(config, entry)
+            seen.add(table.space.key(config))
+            accuracies.append(entry.val_accuracy)
+    repeats = key["trials"] - len(seen)
+    speed = statistics.median(seconds)
+    return {"accuracies": accuracies, "best": table.best, "repeats": repeats, "seconds": speed}
+
+
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """One entry for each table and method: mean simple regret after so many trials, with standard errors.
+
+    `regret` and `error` by number of trials, in accuracy; mean `repeats`; median `seconds` a suggestion.
+    """
+    summary: list[Row] = []
+    for (table, method), own in grouped(rows, "table", "method").items():
+        trials = min(row["trials"] for row in own)
+        counts = sorted({*range(STEP, trials, STEP), trials})
+        regrets = {str(n): [row["best"] - max(row["accuracies"][:n]) for row in own] for n in counts}
+        summary.append(
+            {
+                "table": table,
+                "method": method,
+                "seeds": len(own),
+                "regret": {n: statistics.fmean(values) for n, values in regrets.items()},
+                "error": {n: standard_error(values) for n, values in regrets.items()},
+                "repeats": mean(own, "repeats"),
+                "seconds": statistics.median(row["seconds"] for row in own),
+            }
+        )
+    return summary
+
+
+_table = cache(load_table)
+
+
+def _printed(name: str, summary: Sequence[Row]) -> Printed:
+    counts = list(summary[0]["regret"])
+    title = f"{name}: simple regret after so many trials, in points"
+    printed = new_table(title, ["search"], [*counts, "repeats", "seconds"])
+    for entry in sorted(summary, key=lambda entry: entry["regret"][counts[-1]]):
+        cells = [f"{points(entry['regret'][n], 2)} ± {points(entry['error'][n], 2)}" for n in counts]
+        printed.add_row(entry["method"], *cells, f"{entry['repeats']:.1f}", f"{entry['seconds']:.3f}")
+    return printed

@@ -1,1 +1,0 @@
-"""Comparisons that `stage=benchmark` makes, one module each."""

@@ -1,0 +1,108 @@
+"""Samples that a network must not have seen: a file of their digests, and splits without them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tascnet.data.dataset import SampleSet
+from tascnet.data.sources import AnyPreprocessing
+from tascnet.data.splits import Split
+from tascnet.errors import DataError, RunFolderError
+from tascnet.run.records import read_record
+
+SPLITS = "splits.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """`splits.json`: the validation and test samples of a run.
+
+    Args:
+        dataset: name of the data set.
+        fingerprint: of the data set.
+        digests: of the samples; equal for equal pixels, or for texts of equal words.
+        resize: shorter side to which images were resized before their pixels were digested; None: texts.
+        interpolation: how they were resized; None: texts.
+        channels: channels of their pixels; None: texts.
+    """
+
+    dataset: str
+    fingerprint: str
+    digests: tuple[str, ...]
+    resize: int | None = None
+    interpolation: str | None = None
+    channels: int | None = None
+
+
+def decoding_of(preprocessing: AnyPreprocessing) -> dict[str, Any]:
+    """The fields of `HeldOut` on which pixels depend; None for a network of texts."""
+    content = preprocessing.to_dict()
+    channels = len(content["mean"]) if "mean" in content else None
+    return {**{name: content.get(name) for name in ("resize", "interpolation")}, "channels": channels}
+
+
+def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> HeldOut:
+    """The samples that a run holds out, for samples of the same preprocessing.
+
+    Args:
+        place: `splits.json` of a run, or the folder that holds it.
+        preprocessing: of the network that must not see these samples.
+
+    Raises:
+        DataError: there is no such file, it is damaged, or its images were decoded in another way.
+    """
+    path = Path(place).expanduser()
+    path = path / SPLITS if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(
+            f"there is no file {path}",
+            f"give `exclude` the folder of a run that holds {SPLITS}, or that file",
+        )
+    try:
+        held_out = read_record(path, HeldOut)
+    except RunFolderError as error:
+        raise DataError(error.message, "start that run again, which writes it, or restore it") from error
+    for name, value in decoding_of(preprocessing).items():
+        came = getattr(held_out, name)
+        if (came is None) != (value is None):
+            kind, other = ("texts", "images") if came is None else ("images", "texts")
+            raise DataError(f"{path} is of {kind}, but the network takes {other}", "leave `exclude` out")
+        if came != value:
+            raise DataError(
+                f"the images of {path} were decoded with {name} {came}, and now it is {value}: equal images "
+                "could not be recognised",
+                f"use the same {name} in both runs",
+            )
+    return held_out
+
+
+def without_samples(dataset: SampleSet, rows: Split, excluded: Collection[str]) -> Split:
+    """A split without the samples whose digests are among `excluded`.
+
+    Args:
+        dataset: the samples.
+        rows: of its splits.
+        excluded: digests of samples, of any data set of the same kind.
+
+    Raises:
+        DataError: a class is left without training samples, or a split is left empty.
+    """
+    unwanted = frozenset(excluded)
+
+    def kept(part: NDArray[np.int64]) -> NDArray[np.int64]:
+        is_kept = [digest not in unwanted for digest in dataset.digests(part)]
+        return part[np.array(is_kept, dtype=bool)]
+
+    left = Split(train=kept(rows.train), val=kept(rows.val), test=kept(rows.test))
+    empty = sorted(set(range(len(dataset.class_names))) - set(dataset.labels[left.train].tolist()))
+    if empty or not len(left.val) or not len(left.test):
+        lost = f"class {dataset.class_names[empty[0]]!r}" if empty else "the validation or test split"
+        raise DataError(
+            f"without the excluded samples {lost} of {dataset.name} is empty", "train on other data"
+        )
+    return left

@@ -1,0 +1,188 @@
+"""A layer as a matrix: the rows that it reads, and corrections of its weights by least squares.
+
+A ridge is chosen by samples that are not learned from.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Added to the diagonal of the correlations; the last leaves the weights and moves the mean alone.
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
+# Share of an input's mean square that its variance exceeds.
+CONSTANT = 1e-9
+
+
+def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None) -> Tensor:
+    """The rows that a layer's weights are multiplied with.
+
+    Args:
+        layer: a linear layer, a convolution without groups, or a depthwise one.
+        inputs: `b x c` for a linear layer, else `b x c x ...`.
+        places: `b x p` flat positions in the map that a convolution gives; None for a linear layer.
+
+    Returns:
+        `g x (b * p) x d`: of a depthwise layer `g` channels and `d` kernel positions, else one part and all
+        inputs of an output, in the order of the layer's weights.
+    """
+    if places is None:
+        return inputs[None]
+    conv: Any = layer
+    grid: list[int] = []
+    windows: Any = _padded(conv, inputs)
+    for axis, (size, stride, step) in enumerate(
+        zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    ):
+        windows = windows.unfold(2 + axis, step * (size - 1) + 1, stride)
+        grid.append(windows.shape[2 + axis])
+    # `b x c x ... x k ...`, a view: nothing is copied until single places are read.
+    windows = windows[(..., *(slice(None, None, step) for step in conv.dilation))]
+    samples = torch.arange(len(inputs), device=inputs.device)[:, None]
+    at = torch.unravel_index(places, grid)
+    # The indices lie apart, so that what they pick comes first: `b x p x c x k ...`.
+    chosen = windows[(samples, slice(None), *at)].flatten(0, 1).flatten(2)
+    return chosen.transpose(0, 1) if conv.groups > 1 else chosen.flatten(1)[None]
+
+
+def _padded(conv: Any, inputs: Tensor) -> Tensor:
+    """The inputs as the convolution pads them."""
+    if conv.padding == "valid":
+        return inputs
+    pairs = []
+    for axis, (size, step) in enumerate(zip(conv.kernel_size, conv.dilation, strict=True)):
+        total = step * (size - 1)
+        # "same" puts the odd pixel behind.
+        pairs.append(
+            (total // 2, total - total // 2) if conv.padding == "same" else (conv.padding[axis],) * 2
+        )
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    # The last dimension comes first.
+    return functional.pad(inputs, [side for pair in reversed(pairs) for side in pair], mode=mode)
+
+
+def output_rows(layer: nn.Module, rows: Tensor) -> Tensor:
+    """What a layer gives for rows `g x m x d` from `patches`: `g x m x o`, `o` is 1 for a depthwise layer."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    flat, depthwise = weight.flatten(1), len(rows) > 1
+    outputs = rows @ (flat[:, :, None] if depthwise else flat.T)
+    if not isinstance(bias, Tensor):
+        return outputs
+    return outputs + (bias[:, None, None] if depthwise else bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """What is added to the weights and the outputs of `g` independent parts of a layer.
+
+    Args:
+        weights: `g x d x o`.
+        offsets: `g x o`; None where the layer can take no constant.
+    """
+
+    weights: Tensor
+    offsets: Tensor | None
+
+
+class Evidence:
+    """What a layer reads and the errors of its outputs, over samples to learn from and samples that judge.
+
+    Args:
+        has_offset: whether the layer, or the batch-norm after it, can take a constant.
+    """
+
+    def __init__(self, *, has_offset: bool) -> None:
+        self._has_offset = has_offset
+        self._learns, self._judges = _Sums(), _Sums()
+
+    def add(self, inputs: Tensor, errors: Tensor, *, judges: bool) -> None:
+        """Add rows.
+
+        Args:
+            inputs: `g x m x d`.
+            errors: `g x m x o`, targets less outputs.
+            judges: whether these rows choose the ridge.
+        """
+        (self._judges if judges else self._learns).add(inputs.double(), errors.double())
+
+    def correction(self) -> Correction | None:
+        """The best one by the rows that judge, learned from all; None where none beats no correction."""
+        if not self._learns.rows or not self._judges.rows:
+            return None
+        least, best = self._judges.squares, None
+        for ridge, candidate in zip(RIDGES, self._learns.solved(RIDGES, self._has_offset), strict=True):
+            error = self._judges.error(candidate)
+            if error < least:
+                least, best = error, ridge
+        if best is None:
+            return None
+        self._learns.take(self._judges)
+        return next(self._learns.solved((best,), self._has_offset))
+
+
+class _Sums:
+    """Sums over rows of `x` (inputs), `r` (errors) and their products."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.squares = 0.0
+
+    def add(self, inputs: Tensor, errors: Tensor) -> None:
+        if not self.rows:
+            parts, _, width = inputs.shape
+            self._xx = inputs.new_zeros(parts, width, width)
+            self._xr = inputs.new_zeros(parts, width, errors.shape[2])
+            self._x = inputs.new_zeros(parts, width)
+            self._r = inputs.new_zeros(parts, errors.shape[2])
+        self.rows += inputs.shape[1]
+        self._xx.baddbmm_(inputs.mT, inputs)
+        self._xr.baddbmm_(inputs.mT, errors)
+        self._x += inputs.sum(1)
+        self._r += errors.sum(1)
+        self.squares += float(errors.square().sum())
+
+    def take(self, other: "_Sums") -> None:
+        """Add another's rows."""
+        self.rows += other.rows
+        self.squares += other.squares
+        self._xx += other._xx
+        self._xr += other._xr
+        self._x += other._x
+        self._r += other._r
+
+    def solved(self, ridges: Iterable[float], has_offset: bool) -> Iterator[Correction]:
+        """Ridge regressions of the errors on the standardised inputs, one for each ridge."""
+        mean, lack = self._x / self.rows, self._r / self.rows
+        if not has_offset:
+            mean, lack = torch.zeros_like(mean), torch.zeros_like(lack)
+        matrix = (self._xx / self.rows).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        squares = self._xx.diagonal(dim1=1, dim2=2) / self.rows
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        # An input that hardly varies holds nothing but rounding errors.
+        scale = torch.where(diagonal > CONSTANT * squares, diagonal, torch.inf).sqrt()
+        matrix.div_(scale[:, :, None]).div_(scale[:, None])
+        target = (self._xr / self.rows).baddbmm_(mean[:, :, None], lack[:, None], alpha=-1)
+        target.div_(scale[:, :, None])
+        bare = diagonal.clone()
+        for ridge in ridges:
+            weights = torch.zeros_like(target)
+            if ridge < math.inf:
+                diagonal.copy_(bare + ridge)
+                factor = torch.linalg.cholesky(matrix)
+                weights = torch.cholesky_solve(target, factor).div_(scale[:, :, None])
+            offsets = lack - torch.einsum("gd,gdo->go", mean, weights) if has_offset else None
+            yield Correction(weights=weights, offsets=offsets)
+
+    def error(self, correction: Correction) -> float:
+        """The sum of squared errors that is left after a correction."""
+        weights, offsets = correction.weights, correction.offsets
+        left = self.squares + float(torch.sum(weights * (self._xx @ weights - 2 * self._xr)))
+        if offsets is not None:
+            shift = torch.einsum("gd,gdo->go", self._x, weights) - self._r
+            left += float(torch.sum(offsets * (2 * shift + self.rows * offsets)))
+        return left

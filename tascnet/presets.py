@@ -1,0 +1,113 @@
+"""Options of the presets in conf/, without Hydra."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from importlib import resources
+from typing import Any, cast
+
+import yaml  # type: ignore[import-untyped]
+
+from tascnet.errors import ConfigError, closest, listed
+from tascnet.options import (
+    BACKBONES,
+    DATASETS,
+    Autotune,
+    Data,
+    Digits,
+    HistoryPrune,
+    ImageBackbone,
+    Measure,
+    Options,
+    Prune,
+    Texts,
+    Trainer,
+    Tune,
+    make,
+)
+
+GROUPS = ("dataset", "backbone", "trainer", "tune", "prune", "measure")
+
+
+def preset(group: str, name: str, *, backbone: str | None = None, **changes: Any) -> Any:
+    """The options of a preset: `preset("tune", "autotune", max_trials=40)` is an `Autotune`.
+
+    Args:
+        group: `dataset`, `backbone`, `trainer`, `tune`, `prune` or `measure`.
+        name: of a file in that group of conf/. A trainer may also be that of a tune preset.
+        backbone: name of the network; what suits it takes the place of defaults that the preset leaves alone.
+        changes: options in place of the preset's; a mapping changes a nested section in part.
+
+    Raises:
+        ConfigError: there is no such group, preset or option, or a value does not fit.
+    """
+    if group not in GROUPS:
+        raise ConfigError(f"there is no group of presets {group!r}", f"take {listed(GROUPS)}")
+    values = _merged(_section(group, name), changes)
+    cls = _option_class(group, name, values)
+    suits = {} if backbone is None else _values("backbone", backbone, "suits").get(group, {})
+    known = {entry.name for entry in fields(cls)}
+    return make(cls, _merged({key: value for key, value in suits.items() if key in known}, values))
+
+
+def trainer_for(data: object) -> Trainer:
+    """The trainer that suits the data: what the command line takes where none is given."""
+    name = "digits" if isinstance(data, Digits) else "text" if isinstance(data, Texts) else "default"
+    return cast(Trainer, preset("trainer", name))
+
+
+def _option_class(group: str, name: str, values: Mapping[str, Any]) -> type[Options]:
+    if group == "dataset":
+        return DATASETS.get(name, Data)
+    if group == "backbone":
+        return BACKBONES.get(name, ImageBackbone)
+    if group == "tune":
+        return Autotune if values.get("space") == "autotune" else Tune
+    if group == "prune":
+        return HistoryPrune if values.get("criterion") == "history" else Prune
+    return Trainer if group == "trainer" else Measure
+
+
+def _section(group: str, name: str) -> dict[str, Any]:
+    """The values of a preset for its own group."""
+    if name in _names(group):
+        return _values(group, name, group)
+    trainers = [other for other in _names("tune") if group == "trainer" and _values("tune", other, "trainer")]
+    if name in trainers:
+        return _merged(_values("trainer", "default", "trainer"), _values("tune", name, "trainer"))
+    offered = sorted([*_names(group), *trainers])
+    likely = closest(name, offered)
+    raise ConfigError(
+        f"there is no preset {name!r} of {group}",
+        f"did you mean {likely!r}?" if likely else f"take {listed(offered)}",
+    )
+
+
+def _values(group: str, name: str, section: str) -> dict[str, Any]:
+    """A section of a file and of the files of its group that it starts from."""
+    text = (resources.files("tascnet_conf") / group / f"{name}.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text) or {}
+    entries = content.pop("defaults", [])
+    before: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry, str) and entry in _names(group):
+            before = _merged(before, _values(group, entry, section))
+    is_global = re.search(r"^# *@package +_global_", text, re.MULTILINE)
+    own = content.get(section, {}) if is_global else content if section == group else {}
+    return _merged(before, own)
+
+
+@cache
+def _names(group: str) -> tuple[str, ...]:
+    files = (resources.files("tascnet_conf") / group).iterdir()
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], value)
+        for key, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+    }
+    return {**base, **changes, **both}

@@ -1,0 +1,80 @@
+"""Whole residual blocks, where their removal costs less than the filters that save the same time."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from torch import nn
+
+from tascnet.measure import compare_latency
+from tascnet.pruning.cut import settle, teacher_of
+from tascnet.surgery import without_blocks
+from tascnet.train import Learner
+
+log = logging.getLogger("tascnet")
+
+# A smaller network, and by layer the kept outputs.
+Candidate: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
+# Training samples on which the loss is compared.
+SAMPLES = 256
+REPEATS, SECONDS = 40, 30.0
+# Share of the network's time below which a difference is noise.
+NOISE = 0.01
+
+
+def cheaper_block(
+    learner: Learner,
+    network: nn.Sequential,
+    blocks: Sequence[str],
+    filters: Candidate | None,
+    merge: str,
+    is_too_small: Callable[[nn.Sequential], bool],
+) -> str | None:
+    """The block whose removal raises the loss least for each millisecond, where the filters raise it more.
+
+    All candidates are compared alike: made to fit together by `SAMPLES` training samples as the chosen one
+    will be by more, loss on these samples, time for one sample side by side. A saving that is lost in the
+    noise counts as `NOISE` of the network's time.
+
+    Args:
+        learner: the training samples.
+        network: on the device.
+        blocks: names of the blocks that may be removed.
+        filters: the network without the filters that would be removed instead, and the kept outputs; None:
+            none can be removed.
+        merge: as in `Prune`.
+        is_too_small: whether a network is beyond a target; such a one is passed over where filters can be
+            removed.
+
+    Returns:
+        The block's name; None where the filters cost less, or there is no block.
+    """
+    candidates: dict[str, Candidate] = {
+        name: (copy.deepcopy(without_blocks(network, {name})[0]), {}) for name in blocks
+    }
+    if filters is not None:
+        candidates = {name: one for name, one in candidates.items() if not is_too_small(one[0])}
+    if not candidates:
+        return None
+    sample = learner.samples.drawn(SAMPLES, learner.seed)
+    loss = learner.evaluate(network, sample).loss
+    everything = candidates if filters is None else {"": filters, **candidates}
+    times = compare_latency(
+        {"now": network, **{name: one for name, (one, _) in everything.items()}},
+        learner.samples.example,
+        repeats=REPEATS,
+        max_seconds=SECONDS,
+    )
+    now = times["now"].median_ms
+    prices: dict[str, tuple[float, float]] = {}
+    teacher = teacher_of(network, {}, merge)
+    for name, (candidate, kept) in everything.items():
+        settle(learner, candidate, teacher and (teacher[0], kept), samples=SAMPLES)
+        saved = max(now - times[name].median_ms, NOISE * now)
+        rise = max(learner.evaluate(candidate, sample).loss - loss, 0.0)
+        # Of those that cost nothing the one that saves most.
+        prices[name] = (rise / saved, -saved)
+    shown = ", ".join(f"{name or 'the filters'} {price:.3g}" for name, (price, _) in prices.items())
+    log.info("loss for each millisecond saved: %s", shown)
+    return min(prices, key=lambda name: prices[name]) or None

@@ -1,0 +1,88 @@
+"""Which layers may be pruned, and options that are refused before anything is trained."""
+
+import logging
+
+import torch
+from torch import nn
+
+from tascnet.data.samples import Samples
+from tascnet.errors import ConfigError
+from tascnet.models.info import ModelInfo
+from tascnet.options import CRITERIA as NAMED_CRITERIA
+from tascnet.options import Prune
+from tascnet.pruning.ranks import find_importance, refuse_silent
+from tascnet.surgery import CRITERIA, GRADIENTS, Trace, WidthGroup, all_channel_scores, is_removable
+
+log = logging.getLogger("tascnet")
+
+
+def first_block(options: Prune, info: ModelInfo) -> int:
+    """Index of the first block that may change: 0, or with `where=tail` that where the search began.
+
+    Raises:
+        ConfigError: the network does not say which of its layers stage tune has searched.
+    """
+    if options.where == "all":
+        return 0
+    if info.first_searched is None:
+        raise ConfigError(
+            "`where=tail` needs to know which layers were searched, but the network does not say it",
+            "give a network of stage tune, or `where=all`",
+        )
+    return info.first_searched
+
+
+def eligible_groups(options: Prune, info: ModelInfo, trace: Trace) -> list[WidthGroup]:
+    """The groups of a network that are wide enough to be pruned, of the layers that may change."""
+    first = first_block(options, info)
+    return [g for g in trace.groups if g.width >= options.min_filters and g.first_block >= first]
+
+
+def removable_blocks(options: Prune, info: ModelInfo, network: nn.Sequential) -> list[str]:
+    """Names of the blocks that may change and without which the network still fits together."""
+    blocks = list(network.named_children())[first_block(options, info) :]
+    return [name for name, block in blocks if is_removable(block)]
+
+
+def check_options(options: Prune, network: nn.Sequential, samples: Samples, widens: bool) -> None:
+    """Refuse options with which pruning could not begin, before anything is trained.
+
+    Args:
+        options: of the pruning.
+        network: the network that is pruned, or the backbone that stage tune makes it of.
+        samples: of the stage.
+        widens: whether stage tune may still give the network layers that are wide enough.
+
+    Raises:
+        ConfigError: the criterion could not be loaded or has no scores, no layer is wide enough, or blocks of
+            a network of texts were to be removed.
+    """
+    if options.blocks and samples.is_text:
+        raise ConfigError(
+            "`blocks=true` has no effect on a network of texts, which has no residual blocks", "leave it out"
+        )
+    if options.criterion not in NAMED_CRITERIA:
+        find_importance(options.criterion)
+    # Of a backbone no layer has been searched yet.
+    searched = getattr(getattr(network, "info", None), "first_searched", None) or 0
+    first = searched if options.where == "tail" else 0
+    trace = Trace(network, samples.example)
+    groups = [group for group in trace.groups if group.first_block >= first]
+    wide = [group for group in groups if group.width >= options.min_filters]
+    has_blocks = options.blocks and any(is_removable(block) for block in list(network)[first:])
+    if not wide and not has_blocks:
+        if not widens:
+            widest = max((group.width for group in groups), default=0)
+            raise ConfigError(
+                f"no layer has `min_filters={options.min_filters}` filters, the widest has {widest}",
+                f"lower it, for example `min_filters={max(2, widest // 2)}`",
+            )
+        log.warning(
+            "no layer of the backbone has `min_filters=%d` filters: only those can be pruned that the search "
+            "makes as wide",
+            options.min_filters,
+        )
+    if wide and not widens and options.criterion in CRITERIA and options.criterion not in GRADIENTS:
+        with torch.no_grad():
+            scores = all_channel_scores(network, trace, wide, options.criterion)
+        refuse_silent(options.criterion, scores)

@@ -1,0 +1,364 @@
+"""One iteration: what is removed is decided, applied (with the phases of training) and recorded."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tascnet.errors import plural
+from tascnet.inherit import Ranking
+from tascnet.measure import WidthCosts, complexity, latency, size_bytes
+from tascnet.models.info import ModelInfo
+from tascnet.options import HistoryPrune, Measure, Prune
+from tascnet.pruning.allocate import IterationPlan, allocate, landed, plan_iteration, share_of
+from tascnet.pruning.blocks import cheaper_block
+from tascnet.pruning.check import eligible_groups, removable_blocks
+from tascnet.pruning.cut import cut, kept_outputs, settle, teacher_of
+from tascnet.pruning.history import FilterHistory, write_history
+from tascnet.pruning.ranks import Ranks, rank
+from tascnet.pruning.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio
+from tascnet.pruning.schedule import Verdict, fitted_targets, reaches_fitted, size_without
+from tascnet.run.files import digest_json, read_json, write_json
+from tascnet.run.records import Iteration, StepRecord, TrainingRecord
+from tascnet.surgery import Trace, without_blocks
+from tascnet.train import Archive, Distillation, Learner
+
+log = logging.getLogger("tascnet")
+
+# A step that was reverted is halved this often, until it is another one.
+HALVINGS = 12
+NOTHING = "the criterion ranks no filter"
+# Which block is removed, or that none is: a resumed step does not ask the clock again.
+CHOICE = "block.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What an iteration is to remove.
+
+    Args:
+        number: of the iteration.
+        start: the iteration from whose network.
+        step: share of the full step.
+        state: name of the step that keeps the result.
+        ranks: in which order filters are removed, and the network.
+        plan: how many of each group.
+        blocks: names of the blocks of which one may be removed instead.
+        reaches: whether a network of so many parameters and FLOPs reaches a target that steps are fitted to.
+    """
+
+    number: int
+    start: Iteration
+    step: float
+    state: str
+    ranks: Ranks
+    plan: IterationPlan
+    blocks: tuple[str, ...]
+    reaches: Callable[[int, int], bool]
+
+
+def decide_removal(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    iterations: Sequence[Iteration],
+    verdict: Verdict,
+    round_to: int,
+) -> Decision | str:
+    """What the iteration after `iterations` removes, or why nothing can be removed.
+
+    Widths left are multiples of `round_to`.
+    """
+    number, start = len(iterations), iterations[verdict.keep]
+    network = learner.place(archive.read(archive.path(start.state)))
+    trace = Trace(network, learner.samples.example)
+    groups = eligible_groups(options, archive.info, trace)
+    tried = [iteration for iteration in iterations[1:] if iteration.start == start.iteration]
+    failed_blocks = [iteration.block for iteration in tried if iteration.block]
+
+    def reaches(params: int, flops: int) -> bool:
+        costs = {"flops": flops, "params": params, "size_bytes": size_without(start, params)}
+        return reaches_fitted(costs, iterations[0], options)
+
+    # Whether any filter can be removed is known before a history is recorded.
+    widths = {group.name: group.width for group in groups}
+    ratios = {"ratio": options.ratio, "group_ratio": options.group_ratio}
+    plan = replace(plan_iteration(widths, {}, round_to=round_to, **ratios), pending={})
+    ranks = Ranks(network=network, trace=trace, rankings={})
+    if plan.remove:
+        ranks = rank(learner, archive, options, start, network, trace, groups)
+        costs = WidthCosts(ranks.network, trace, ranks.widths)
+        failed = [iteration.removed for iteration in tried if not iteration.block]
+        for halvings in range(HALVINGS):
+            ratio = options.ratio * verdict.step / 2**halvings
+            plan = plan_removal(options, ranks, costs, start.pending, ratio, round_to, reaches)
+            if plan.remove not in failed:
+                break
+        else:
+            least = plural(sum(plan.remove.values()), "filter")
+            reason = f"the smallest step, {least}, costs more than `tolerance` allows"
+            plan = IterationPlan(remove={}, pending={}, reason=reason)
+    blocks = removable_blocks(options, archive.info, network) if options.blocks else []
+    blocks = [name for name in blocks if name not in failed_blocks]
+    removed = sum(plan.remove.values())
+    if removed:
+        log.info(
+            "iteration %d removes %s of %s",
+            *(number, plural(removed, "filter"), plural(len(plan.remove), "group")),
+        )
+    elif blocks:
+        log.info("iteration %d removes a block: %s", number, plan.reason or NOTHING)
+    else:
+        return plan.reason or NOTHING
+    # A folder of its own for each way there and each cut.
+    content: list[object] = [start.state, plan.remove, failed_blocks]
+    if options.blocks:
+        content.append(fitted_targets(options))
+    return Decision(
+        number=number,
+        start=start,
+        step=verdict.step,
+        state=f"iteration-{number:03d}-{digest_json(content)[:8]}",
+        ranks=ranks,
+        plan=plan,
+        blocks=tuple(blocks),
+        reaches=reaches,
+    )
+
+
+def plan_removal(
+    options: Prune,
+    ranks: Ranks,
+    costs: WidthCosts,
+    pending: Mapping[str, int],
+    ratio: float,
+    round_to: int,
+    reaches: Callable[[int, int], bool],
+) -> IterationPlan:
+    """Filters to remove from each group, so many that the fitted targets are reached and not passed.
+
+    Args:
+        options: the scope, and the largest share of a group.
+        ranks: in which order filters are removed.
+        costs: of the network without some of them.
+        pending: filters that wait, by group.
+        ratio: share of the filters that is asked for.
+        round_to: widths left are multiples of this.
+        reaches: whether so many parameters and FLOPs reach a target.
+    """
+    widths, worth, group_ratio = ranks.widths, None, options.group_ratio
+    if options.scope in ("global", "global_params"):
+        at = 1 if options.scope == "global" else 0
+        worth = {name: float(costs.saved(name)[at]) for name in widths}
+
+    def plan(ratio: float) -> IterationPlan:
+        if options.scope == "group":
+            return plan_iteration(widths, pending, ratio=ratio, round_to=round_to, group_ratio=group_ratio)
+        count = max(1, share_of(sum(widths.values()), ratio))
+        remove = allocate(
+            ranks.rankings, widths, count, round_to=round_to, group_ratio=group_ratio, worth=worth
+        )
+        return IterationPlan(remove=remove, pending={})
+
+    return landed(plan, ratio, lambda removed: reaches(*costs(removed)))
+
+
+def apply_removal(
+    learner: Learner,
+    info: ModelInfo,
+    options: Prune,
+    unpruned: nn.Sequential,
+    decision: Decision,
+    folder: Path,
+) -> tuple[nn.Sequential, StepRecord]:
+    """Optimisation phase, removal, retraining with the unpruned network as a teacher.
+
+    The network of the decision is changed; checkpoints are kept in the folder.
+    """
+    started, merge, epochs = time.perf_counter(), options.merge, options.epochs
+    ranks, counts = decision.ranks, decision.plan.remove
+    network, history = ranks.network, ranks.history
+    similarities: tuple[float | None, float | None] = (None, None)
+    recorder: FilterHistory | None = None
+    if isinstance(options, HistoryPrune) and history is not None:
+        _, optimise, epochs = options.phases
+        recorder = history if options.history == "continue" else None
+        if counts:
+            similarities = _optimise(learner, options, ranks, ranks.first(counts), folder, recorder)
+        else:
+            epochs += optimise
+    block = _chosen_block(learner, merge, decision, folder) if options.blocks else None
+    if block is None:
+        teacher = teacher_of(network, kept_outputs(ranks, counts), merge)
+        cut(learner, ranks, counts, merge, in_place=True)
+        settle(learner, network, teacher, first=min(g.first_block for g in ranks.groups if g.name in counts))
+    else:
+        log.info("block %s is removed in place of filters", block)
+        teacher, at = teacher_of(network, {}, merge), list(network._modules).index(block)
+        network = without_blocks(network, {block})[0]
+        settle(learner, network, teacher, first=at)
+        if recorder is not None:
+            # Groups that reach through the block are others now: recording restarts.
+            recorder = FilterHistory(eligible_groups(options, info, Trace(network, ranks.trace.example)))
+    accuracy = learner.evaluate(network).accuracy
+    training = recover(learner, options, network, unpruned, folder / "retrain.pt", epochs, recorder)
+    if recorder is not None:
+        write_history(folder, recorder)
+    return network, StepRecord(
+        seconds=time.perf_counter() - started,
+        training=training,
+        val_accuracy_after_cut=accuracy,
+        pairs_similarity_before=similarities[0],
+        pairs_similarity_after=similarities[1],
+        block=block,
+    )
+
+
+def recover(
+    learner: Learner,
+    options: Prune,
+    network: nn.Sequential,
+    unpruned: nn.Sequential,
+    checkpoint: Path,
+    epochs: int,
+    recorder: FilterHistory | None = None,
+) -> TrainingRecord:
+    """Train every layer of a network that has been cut, with the unpruned one as a teacher."""
+    return learner.fit(
+        network.requires_grad_(True),
+        "recover",
+        epochs=epochs,
+        checkpoint=checkpoint,
+        description=checkpoint.stem,
+        distillation=Distillation(teacher=unpruned, weight=options.distill) if options.distill else None,
+        recorder=recorder,
+    )
+
+
+def _chosen_block(learner: Learner, merge: str, decision: Decision, folder: Path) -> str | None:
+    """The block that is removed in place of the plan's filters, if one is; chosen once for a folder."""
+    path, ranks, counts = folder / CHOICE, decision.ranks, decision.plan.remove
+    if not path.exists():
+        filters = (cut(learner, ranks, counts, merge), kept_outputs(ranks, counts)) if counts else None
+
+        def is_too_small(network: nn.Sequential) -> bool:
+            cost = complexity(network, ranks.trace.example)
+            return decision.reaches(cost.params, cost.flops)
+
+        write_json(path, cheaper_block(learner, ranks.network, decision.blocks, filters, merge, is_too_small))
+    return cast(str | None, read_json(path))
+
+
+def _optimise(
+    learner: Learner,
+    options: HistoryPrune,
+    ranks: Ranks,
+    removed: Mapping[str, Ranking],
+    folder: Path,
+    recorder: FilterHistory | None,
+) -> tuple[float, float]:
+    """Pull the members of each pair together; their mean similarity before and after."""
+    network, pairs = ranks.network, {name: ranking.pairs() for name, ranking in removed.items()}
+    penalty = PairRegulariser(network, ranks.groups, pairs, options.regulariser)
+
+    def mean_similarity() -> float:
+        values = penalty.similarities()
+        return sum(values.values()) / len(values)
+
+    before = after = mean_similarity()
+    if options.phases[1]:
+        _report_strength(learner, network, penalty)
+        learner.fit(
+            network.requires_grad_(True),
+            "recover",
+            epochs=options.phases[1],
+            checkpoint=folder / "optimise.pt",
+            description="optimise",
+            penalty=penalty,
+            recorder=recorder,
+            keep="last",
+        )
+        after = mean_similarity()
+        log.info(
+            "mean similarity of the pairs: %.4f before the optimisation phase, %.4f after", before, after
+        )
+    return before, after
+
+
+def _report_strength(learner: Learner, network: nn.Sequential, penalty: PairRegulariser) -> None:
+    """Log the regulariser's value and gradient against the loss's, and warn where it moves nothing."""
+    network.requires_grad_(True).eval()
+    samples = learner.samples.train
+    rows = torch.arange(min(len(samples), learner.trainer.recipe("recover").batch_size))
+    logits = network(samples.batch(rows, None).to(learner.device))
+    loss = functional.cross_entropy(logits, samples.labels[rows].to(learner.device))
+    value = penalty()
+    ratio = gradient_ratio(value, loss, penalty.parameters())
+    log.info("regulariser: value %.4g, its gradient is %.3g times the loss's", float(value.detach()), ratio)
+    if ratio < INERT_RATIO:
+        log.warning(
+            "the regulariser is inert (%.1e of the loss's gradient): take `regulariser=per_group_mean`", ratio
+        )
+
+
+def costs_of(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    measure: Measure,
+    network: nn.Sequential,
+    state: str,
+) -> dict[str, Any]:
+    """What the network of a step costs, as fields of its record; latency where there is a target for it."""
+    cost, timed = complexity(network, learner.samples.example), None
+    if options.has_latency_target:
+        timed = latency(network, learner.samples.example, repeats=measure.repeats)
+    return {
+        "params": cost.params,
+        "flops": cost.flops,
+        "size_bytes": size_bytes(archive.path(state)),
+        "latency_ms": None if timed is None else timed.median_ms,
+    }
+
+
+def record_removal(
+    options: Prune, first: Iteration, decision: Decision, step: StepRecord, costs: Mapping[str, Any]
+) -> Iteration:
+    """The journal's record of an iteration, but for `inside` and seconds; `first` is the unpruned network."""
+    training, plan, start = step.training, decision.plan, decision.start
+    assert training is not None
+    assert training.val_accuracy is not None
+    assert training.val_loss is not None
+    log.info(
+        "iteration %d: validation accuracy %.2f %% (%.2f %% before retraining), %.4g MFLOPs, %.3g M params",
+        decision.number,
+        100 * training.val_accuracy,
+        100 * (step.val_accuracy_after_cut or 0.0),
+        costs["flops"] / 1e6,
+        costs["params"] / 1e6,
+    )
+    has_landed = plan.has_landed or reaches_fitted(costs, first, options)
+    return Iteration(
+        iteration=decision.number,
+        start=start.iteration,
+        step=decision.step,
+        state=decision.state,
+        landed=fitted_targets(options) if has_landed else None,
+        val_accuracy=training.val_accuracy,
+        val_loss=training.val_loss,
+        inside=True,
+        removed={} if step.block else plan.remove,
+        pending=start.pending if step.block else plan.pending,
+        seconds=0.0,
+        val_accuracy_after_cut=step.val_accuracy_after_cut,
+        pairs_similarity_before=step.pairs_similarity_before,
+        pairs_similarity_after=step.pairs_similarity_after,
+        block=step.block,
+        **costs,
+    )

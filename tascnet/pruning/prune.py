@@ -1,0 +1,359 @@
+"""Stage two: redundant filters and blocks are removed, iteration by iteration, and the network recovers."""
+
+import copy
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from tascnet.data import module_digest
+from tascnet.data.samples import Samples, open_samples
+from tascnet.errors import ConfigError, RunFolderError, plural
+from tascnet.measure import compare_layers, complexity, latency
+from tascnet.models.archive import save
+from tascnet.models.info import ModelInfo
+from tascnet.options import Data, HistoryPrune, Measure, Prune, Trainer
+from tascnet.presets import trainer_for
+from tascnet.pruning.check import check_options, first_block, removable_blocks
+from tascnet.pruning.iteration import apply_removal, costs_of, decide_removal, record_removal, recover
+from tascnet.pruning.rounding import rounding
+from tascnet.pruning.schedule import decide, missed_targets, replayed
+from tascnet.pruning.sensitivity import FILE as SENSITIVITY
+from tascnet.pruning.sensitivity import sensitivity
+from tascnet.report import models_html, models_text, prune_report
+from tascnet.run.folder import budget, finished, identity, open_folder
+from tascnet.run.records import (
+    Iteration,
+    PruneMetrics,
+    StepRecord,
+    append_record,
+    read_record,
+    read_records,
+    write_record,
+    write_records,
+)
+from tascnet.train import Archive, Learner
+from tascnet.train.judge import judge, remeasured, stage_facts
+from tascnet.train.setting import computing
+
+log = logging.getLogger("tascnet")
+
+JOURNAL, METRICS, MODEL, REPORT = "iterations.jsonl", "metrics.json", "model", "report.html"
+# Name of the step that keeps the unpruned network.
+UNPRUNED = "iteration-000"
+# Samples of the passes that the estimate is made of. A training step costs about three forward passes.
+BATCH, PASSES = 32, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneResult:
+    """What stage two found.
+
+    Args:
+        network: the pruned network, in eval mode, with the attributes that every network of tascnet has.
+        metrics: of the networks `before` and `after`.
+        iterations: all of them, the unpruned network first.
+        folder: of the run; None where it was kept nowhere.
+    """
+
+    network: nn.Sequential
+    metrics: PruneMetrics
+    iterations: tuple[Iteration, ...]
+    folder: Path | None
+
+    def report(self, path: str | Path) -> None:
+        """Write the report, a page of HTML that stands alone."""
+        prune_report(Path(path), self.metrics, self.iterations)
+
+    def __str__(self) -> str:
+        return models_text(self.metrics.models)
+
+    def _repr_html_(self) -> str:
+        return models_html(self.metrics.models)
+
+
+def prune(
+    network: nn.Sequential,
+    data: Data,
+    options: Prune = Prune(),  # noqa: B008
+    *,
+    trainer: Trainer | None = None,
+    measure: Measure = Measure(),  # noqa: B008
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    cache_limit_gb: float | None = 20.0,
+    run: str | Path | None = None,
+    fresh: bool = False,
+) -> PruneResult:
+    """Make a network smaller that classifies the classes of a data set; the network itself stays as it is.
+
+    Args:
+        network: what `tascnet.tune`, `tascnet.pretrain` or `tascnet.load` gave.
+        data: the data set, split as it was when the network was trained.
+        options: what is removed, and when to stop.
+        trainer: recipes, of which `recover` is used; None: what suits the data.
+        measure: how latency is measured.
+        seed: of splits, order of samples and augmentation.
+        device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
+        threads: CPU threads; None: as torch has them.
+        cache: folder of decoded samples; None: `outputs/cache`.
+        cache_limit_gb: gigabytes that the cache may take; None: no limit.
+        run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
+        fresh: start over.
+
+    Raises:
+        ConfigError: the network does not fit the data or the options.
+        DataError: the data set is missing or too small.
+        RunFolderError: the folder belongs to other options.
+    """
+    info = getattr(network, "info", None)
+    if not isinstance(info, ModelInfo):
+        raise ConfigError(
+            "the network does not say which inputs and classes it has (`info`)",
+            "take one that tascnet.tune, tascnet.pretrain or tascnet.load gave",
+        )
+    trainer = trainer or trainer_for(data)
+    with computing(device, threads) as where:
+        samples = open_samples(
+            data,
+            info.preprocessing,
+            seed=seed,
+            cache=Path(cache or "outputs/cache"),
+            cache_limit_gb=cache_limit_gb,
+        )
+        _check_network(info, samples)
+        first_block(options, info)
+        check_options(options, copy.deepcopy(network).eval(), samples, widens=False)
+        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed)
+        recipe = asdict(trainer.recipe("recover"))
+        # The options say for how many epochs.
+        del recipe["epochs"]
+        own = identity(
+            "prune",
+            seed,
+            {"data": samples.fingerprint, "network": module_digest(network)},
+            {
+                "dataset": data,
+                "prune": options,
+                "trainer": {"class_weights": trainer.class_weights},
+                "trainer.recover": recipe,
+            },
+        )
+        with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
+            samples.write_splits(folder / "splits.json")
+            archive = Archive(folder=folder, info=info, factory=getattr(network, "factory", None))
+            # A resumed run does not depend on where the network came from.
+            copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
+            unpruned = learner.place(copied)
+            if finished(folder, budget(options)):
+                log.info("prune is finished in %s; `fresh=true` starts it over", folder)
+                _add(learner, archive, options, measure, unpruned)
+            else:
+                iterations, kept, reason = _iterate(learner, archive, options, measure, unpruned)
+                _hand_over(learner, archive, options, measure, unpruned, iterations, kept, reason)
+            result = PruneResult(
+                network=archive.read(folder / MODEL),
+                metrics=read_record(folder / METRICS, PruneMetrics),
+                iterations=tuple(replayed(_read_journal(folder), options)[0]),
+                folder=None if run is None else folder,
+            )
+            if run is not None and not (folder / REPORT).exists():
+                result.report(folder / REPORT)
+                log.info("report: %s", folder / REPORT)
+            return result
+
+
+def _check_network(info: ModelInfo, samples: Samples) -> None:
+    """Refuse a network of other classes, or one that may have seen test samples."""
+    if info.class_names != samples.class_names:
+        raise ConfigError(
+            f"the network has {len(info.class_names)} classes and the data set {samples.num_classes}, which "
+            "are not the same",
+            "give the data set that the network was trained on",
+        )
+    if info.held_out is None:
+        log.warning(
+            "the network does not say which samples it was trained on: its test accuracy may be too high"
+        )
+    elif info.held_out != samples.held_out:
+        raise ConfigError(
+            "the network was trained on another split of the data and may have seen test samples",
+            "give the data, the sizes of its splits and the seed that it was trained with",
+        )
+
+
+def _iterate(
+    learner: Learner, archive: Archive, options: Prune, measure: Measure, unpruned: nn.Sequential
+) -> tuple[list[Iteration], int, str]:
+    """The loop: what is removed is decided, applied and recorded.
+
+    Returns:
+        All iterations, the number of the one to hand over, and why the loop ended.
+    """
+    _log_estimate(learner, options, unpruned)
+    if options.sensitivity:
+        sensitivity(learner, archive, options, unpruned)
+    journal, known = archive.folder / JOURNAL, _read_journal(archive.folder)
+    cost = partial(costs_of, learner, archive, options, measure)
+    if not known:
+        found = learner.evaluate(unpruned)
+        known = [
+            Iteration(
+                iteration=0,
+                start=0,
+                step=1.0,
+                state=UNPRUNED,
+                landed=None,
+                val_accuracy=found.accuracy,
+                val_loss=found.loss,
+                inside=True,
+                removed={},
+                pending={},
+                seconds=0.0,
+                **cost(unpruned, UNPRUNED),
+            )
+        ]
+        append_record(journal, known[0])
+    if options.has_latency_target and any(iteration.latency_ms is None for iteration in known):
+        # The target is younger than these iterations.
+        networks = (learner.place(archive.read(archive.path(iteration.state))) for iteration in known)
+        known = [replace(one, **cost(net, one.state)) for one, net in zip(known, networks, strict=True)]
+        write_records(journal, known)
+    iterations, verdict = replayed(known, options)
+    reason = verdict.reason
+    if reason is None and iterations != known:
+        # What followed started from another network than it would with these options.
+        write_records(journal, iterations)
+    while reason is None:
+        started = time.perf_counter()
+        round_to = rounding(learner, archive, options, unpruned)
+        decision = decide_removal(learner, archive, options, iterations, verdict, round_to)
+        if isinstance(decision, str):
+            reason = decision
+            break
+        work = partial(apply_removal, learner, archive.info, options, unpruned, decision)
+        network, step = archive.once(decision.state, work)
+        costs = cost(learner.place(network), decision.state)
+        made = record_removal(options, iterations[0], decision, step, costs)
+        made = replace(made, seconds=time.perf_counter() - started)
+        verdict = decide([*iterations, made], options)
+        iterations.append(replace(made, inside=verdict.inside[-1]))
+        append_record(journal, iterations[-1])
+        reason = verdict.reason
+    missed = missed_targets(iterations[0], iterations[verdict.keep], options)
+    if missed is not None:
+        reason = f"{reason}; no target is reached: {missed}"
+    log.info("pruning ended after %s: %s", plural(len(iterations) - 1, "iteration"), reason)
+    return iterations, verdict.keep, reason
+
+
+def _hand_over(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    measure: Measure,
+    unpruned: nn.Sequential,
+    iterations: list[Iteration],
+    kept: int,
+    reason: str,
+) -> None:
+    """Save and measure the kept network; the test samples are read for it and for the unpruned one."""
+    started, folder, example = time.perf_counter(), archive.folder, learner.samples.example
+    pruned = _recovered(learner, archive, options, unpruned, iterations[kept])
+    # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
+    (folder / METRICS).unlink(missing_ok=True)
+    save(pruned, folder / MODEL, archive.info)
+    learner.place(pruned)
+    folders = {"before": archive.path(UNPRUNED), "after": folder / MODEL}
+    models = judge(learner, {"before": unpruned, "after": pruned}, folders, measure)
+    widths = compare_layers(complexity(unpruned, example), complexity(pruned, example))
+    seconds = sum(iteration.seconds for iteration in iterations) + time.perf_counter() - started
+    found = None
+    if options.sensitivity or archive.path(SENSITIVITY).exists():
+        found = sensitivity(learner, archive, options, unpruned)
+    metrics = PruneMetrics(
+        models=models,
+        iterations=len(iterations) - 1,
+        kept_iteration=kept,
+        stopped=reason,
+        removable_blocks=0 if options.blocks else len(removable_blocks(options, archive.info, pruned)),
+        tolerance=options.tolerance,
+        widths=widths,
+        budget=budget(options),
+        seconds=seconds,
+        sensitivity=found,
+        **stage_facts(learner, archive.info.backbone, measure),
+    )
+    _finish(folder, metrics)
+
+
+def _recovered(
+    learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, kept: Iteration
+) -> nn.Sequential:
+    """The kept network after a last, longer recovery, or as it is where that does not improve it."""
+    network = archive.read(archive.path(kept.state))
+    if not options.final_epochs or not kept.iteration:
+        return network
+
+    def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        started = time.perf_counter()
+        learner.place(network)
+        training = recover(learner, options, network, unpruned, folder / "final.pt", options.final_epochs)
+        return network, StepRecord(seconds=time.perf_counter() - started, training=training)
+
+    recovered, step = archive.once(f"{kept.state}-final", work)
+    assert step.training is not None
+    assert step.training.val_accuracy is not None
+    log.info("after the last recovery: validation accuracy %.2f %%", 100 * step.training.val_accuracy)
+    is_better = step.training.val_accuracy >= kept.val_accuracy
+    return recovered if is_better else archive.read(archive.path(kept.state))
+
+
+def _add(
+    learner: Learner, archive: Archive, options: Prune, measure: Measure, unpruned: nn.Sequential
+) -> None:
+    """What is asked of a finished run beside: latencies by other options, or the sensitivity."""
+    folder = archive.folder
+    known = read_record(folder / METRICS, PruneMetrics)
+    networks = {"before": unpruned, "after": learner.place(archive.read(folder / MODEL))}
+    metrics = remeasured(known, networks, learner.samples, measure) or known
+    if options.sensitivity:
+        metrics = replace(metrics, sensitivity=sensitivity(learner, archive, options, unpruned))
+    if metrics != known:
+        _finish(folder, metrics)
+
+
+def _finish(folder: Path, metrics: PruneMetrics) -> None:
+    """Write the metrics, with which the run is finished; the report is of earlier ones."""
+    (folder / REPORT).unlink(missing_ok=True)
+    write_record(folder / METRICS, metrics)
+
+
+def _read_journal(folder: Path) -> list[Iteration]:
+    iterations = read_records(folder / JOURNAL, Iteration)
+    if [iteration.iteration for iteration in iterations] != list(range(len(iterations))):
+        raise RunFolderError(f"{folder / JOURNAL} lacks lines in its middle", "start over with `fresh=true`")
+    return iterations
+
+
+def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> None:
+    """Log how long one iteration takes, how many there are at most, and what each needs on disk."""
+    timed = latency(network, learner.samples.example, batch=BATCH, repeats=PASSES, warmup=1)
+    forward = timed.median_ms / 1000 / BATCH
+    train_samples, val_samples = len(learner.samples.train), len(learner.samples.val)
+    epochs, retrain = options.epochs, options.epochs
+    if isinstance(options, HistoryPrune):
+        retrain = options.phases[2]
+    teacher = retrain * train_samples if options.distill else 0
+    seconds = (epochs * (3 * train_samples + val_samples) + teacher) * forward
+    log.info(
+        "estimate: %s an iteration, at most %d of them; %.1f GB of disk each",
+        f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min",
+        options.max_iterations,
+        4 * sum(parameter.numel() for parameter in network.parameters()) / 1e9,
+    )

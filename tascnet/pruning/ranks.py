@@ -1,0 +1,247 @@
+"""In which order the filters of each group are removed, by the criterion of the options."""
+
+import importlib
+import inspect
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from tascnet.errors import ConfigError, plural
+from tascnet.inherit import (
+    Moments,
+    Ranking,
+    input_moments,
+    loss_gradients,
+    rank_all_by_reconstruction,
+    rank_pairs,
+    rank_scores,
+)
+from tascnet.options import HistoryPrune, Prune
+from tascnet.pruning.allocate import share_of
+from tascnet.pruning.history import FilterHistory, read_history, write_history
+from tascnet.run.records import Iteration, StepRecord
+from tascnet.surgery import (
+    CRITERIA,
+    GRADIENTS,
+    Importance,
+    Trace,
+    WidthGroup,
+    all_channel_scores,
+    consumer_inputs,
+)
+from tascnet.train import MEASURED, Archive, Learner
+
+log = logging.getLogger("tascnet")
+
+# Samples whose gradients are squared one by one.
+SINGLE_SAMPLES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """What consumers read of groups.
+
+    Args:
+        inputs: by group and consumer, `width x s` positions of the group's channels among its inputs.
+        moments: by group and consumer, the second moments of what it reads there.
+    """
+
+    inputs: Mapping[str, Mapping[str, Tensor]]
+    moments: Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """In which order a criterion removes the filters of a network.
+
+    Args:
+        network: on the device; after the history phase, where there was one.
+        trace: of its structure.
+        groups: those that may lose filters and that the criterion ranks.
+        rankings: by group.
+        history: what was recorded; None for other criteria.
+        readings: of these groups, where the criterion has taken them.
+    """
+
+    network: nn.Sequential
+    trace: Trace
+    groups: Sequence[WidthGroup] = ()
+    rankings: Mapping[str, Ranking]
+    history: FilterHistory | None = None
+    readings: Readings | None = None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """By group, filters now."""
+        return {group.name: group.width for group in self.groups}
+
+    def first(self, counts: Mapping[str, int]) -> dict[str, Ranking]:
+        """By group, so many filters, in the order of the groups."""
+        return {name: self.rankings[name].first(counts[name]) for name in self.widths if name in counts}
+
+
+def read_inputs(
+    learner: Learner, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup]
+) -> Readings:
+    """What the consumers of groups read, over plain training samples; the network is set to eval mode."""
+    inputs = consumer_inputs(network, trace, groups)
+    batches = (samples for samples, _ in learner.batches())
+    moments = input_moments(network.eval(), inputs, batches, seed=learner.seed)
+    return Readings(inputs=inputs, moments=moments)
+
+
+def rank(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    start: Iteration,
+    network: nn.Sequential,
+    trace: Trace,
+    groups: Sequence[WidthGroup],
+) -> Ranks:
+    """The order in which filters of groups are removed from the network of the iteration `start`.
+
+    Raises:
+        ConfigError: the criterion ranks no group, or fails.
+    """
+    if not isinstance(options, HistoryPrune):
+        return rank_untrained(learner, options, network, trace, groups)
+    network, history = _recorded(learner, archive, options, start, network, groups)
+    rankings = _by_history(history, groups, options.group_ratio)
+    return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, history=history)
+
+
+def rank_untrained(
+    learner: Learner,
+    options: Prune,
+    network: nn.Sequential,
+    trace: Trace,
+    groups: Sequence[WidthGroup],
+    ratio: float | None = None,
+) -> Ranks:
+    """As `rank`, without training: a history is that of the filters as they are.
+
+    At least the share `ratio` of each group is ranked; None: the largest of one iteration.
+    """
+    ratio, criterion = ratio or options.group_ratio, options.criterion
+    if criterion == "history":
+        history = FilterHistory(groups)
+        history.record(network)
+        rankings = _by_history(history, groups, ratio)
+        return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, history=history)
+    if criterion == "reconstruction":
+        readings = read_inputs(learner, network, trace, groups)
+        counts = {group.name: max(1, share_of(group.width, ratio)) for group in groups}
+        rankings = rank_all_by_reconstruction(
+            network, readings.inputs, readings.moments, counts, learner.batches()
+        )
+        return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, readings=readings)
+    scores = _scores(learner, criterion, network, trace, groups)
+    silent = [group.name for group in groups if group.name not in scores]
+    if silent:
+        missing = plural(len(silent), "group")
+        log.info("criterion %s has no scores for %s, such as %s", criterion, missing, silent[0])
+    refuse_silent(criterion, scores)
+    return Ranks(
+        network=network,
+        trace=trace,
+        groups=[group for group in groups if group.name in scores],
+        rankings={name: rank_scores(values) for name, values in scores.items()},
+    )
+
+
+def refuse_silent(criterion: str, scores: Mapping[str, Tensor]) -> None:
+    """Refuse a criterion that gives no group of a network scores."""
+    if not scores:
+        raise ConfigError(
+            f"`criterion={criterion}` has no scores for any group of layers of this network",
+            "take another criterion",
+        )
+
+
+def find_importance(path: str) -> Importance:
+    """The importance at `package.module.name`; a class is made into an object without arguments.
+
+    Raises:
+        ConfigError: the path names nothing, its module fails, or what it names cannot be called.
+    """
+    hint = "give the path of a torch_pruning.importance.Importance: a class without arguments, or an object"
+    module_name, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+        importance = found() if inspect.isclass(found) else found
+    # A user's module may fail in any way, and may end itself.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"`criterion={path}` could not be loaded ({type(error).__name__}: {error})", hint
+        ) from error
+    if not callable(importance):
+        raise ConfigError(f"`criterion={path}` is {type(importance).__name__}, which cannot be called", hint)
+    return importance  # type: ignore[no-any-return]
+
+
+def _by_history(history: FilterHistory, groups: Sequence[WidthGroup], ratio: float) -> dict[str, Ranking]:
+    return {
+        g.name: rank_pairs(history.similarity(g.name), history.l1(g.name), share_of(g.width, ratio))
+        for g in groups
+    }
+
+
+def _recorded(
+    learner: Learner,
+    archive: Archive,
+    options: HistoryPrune,
+    start: Iteration,
+    network: nn.Sequential,
+    groups: Sequence[WidthGroup],
+) -> tuple[nn.Sequential, FilterHistory]:
+    """The network after the history phase, and its history; with `continue` that of the iteration before."""
+    if options.history == "continue" and start.iteration > 0:
+        return network, read_history(archive.path(start.state), groups)
+
+    def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        started, history, training = time.perf_counter(), FilterHistory(groups), None
+        if options.phases[0]:
+            training = learner.fit(
+                network.requires_grad_(True),
+                "recover",
+                epochs=options.phases[0],
+                checkpoint=folder / "history.pt",
+                description="history",
+                recorder=history,
+                keep="last",
+            )
+        else:
+            history.record(network)
+        write_history(folder, history)
+        return network, StepRecord(seconds=time.perf_counter() - started, training=training)
+
+    name = f"{start.state}-history"
+    recorded, _ = archive.once(name, work)
+    return learner.place(recorded), read_history(archive.path(name), groups)
+
+
+def _scores(
+    learner: Learner, criterion: str, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup]
+) -> dict[str, Tensor]:
+    """Scores by torch-pruning's criteria or the user's, with gradients for those that read them."""
+    network.eval()
+    if criterion in CRITERIA and criterion not in GRADIENTS:
+        return all_channel_scores(network, trace, groups, criterion, learner.seed)
+    importance = criterion if criterion in CRITERIA else find_importance(criterion)
+    squares = GRADIENTS.get(criterion) == "squares"
+    with loss_gradients(network, learner.batches(SINGLE_SAMPLES if squares else MEASURED), squares=squares):
+        try:
+            return all_channel_scores(network, trace, groups, importance, learner.seed)
+        # A user's own criterion may fail in any way, and may end itself.
+        except (Exception, SystemExit) as error:
+            if criterion in CRITERIA:
+                raise
+            raise ConfigError(
+                f"`criterion={criterion}` failed with {type(error).__name__}: {error}",
+                "correct it; `debug=true` shows where it fails",
+            ) from error

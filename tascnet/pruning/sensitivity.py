@@ -1,0 +1,69 @@
+"""Where a network is fat: its accuracy without a share of each group alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from tascnet.data import evenly
+from tascnet.measure import WidthCosts
+from tascnet.options import Prune
+from tascnet.pruning.check import eligible_groups
+from tascnet.pruning.cut import BY_ACTIVATIONS, cut
+from tascnet.pruning.ranks import rank_untrained, read_inputs
+from tascnet.run.console import track
+from tascnet.run.records import GroupSensitivity, GroupShare, Sensitivity, read_record, write_record
+from tascnet.surgery import Trace, WidthGroup
+from tascnet.train import Archive, Learner
+
+FILE = "sensitivity.json"
+SHARES = (0.10, 0.25, 0.50)
+# Validation samples on which accuracies are compared.
+SAMPLES = 256
+
+
+def sensitivity(learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential) -> Sensitivity:
+    """Validation accuracy without 10, 25 and 50 % of each group's filters, nothing trained; computed once.
+
+    The filters are those that the criterion removes first (for `history`, by likeness as they are), and they
+    are merged as the options say, where `refit` is taken for `fold`.
+    """
+    path = archive.path(FILE)
+    if not path.exists():
+        trace = Trace(unpruned, learner.samples.example)
+        groups = eligible_groups(options, archive.info, trace)
+        write_record(path, _measured(learner, options, unpruned, trace, groups))
+    return read_record(path, Sensitivity)
+
+
+def _measured(
+    learner: Learner, options: Prune, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup]
+) -> Sensitivity:
+    samples = learner.samples
+    count = min(SAMPLES, len(samples.val))
+    rows = samples.val.rows[evenly(len(samples.val), count)]
+    sample = samples.dataset.take(rows, samples.preprocessing)
+    whole = learner.evaluate(network, sample).accuracy
+    if not groups:
+        # Only blocks can be removed.
+        return Sensitivity(samples=count, val_accuracy=whole, groups=())
+    ranks = rank_untrained(learner, options, network, trace, groups, ratio=max(SHARES))
+    if ranks.readings is None and options.merge in BY_ACTIVATIONS:
+        ranks = replace(ranks, readings=read_inputs(learner, network, trace, ranks.groups))
+    costs = WidthCosts(network, trace, ranks.widths)
+    found = []
+    for group in track(ranks.groups, "sensitivity"):
+        shares = []
+        for share in SHARES:
+            removed = ranks.first({group.name: max(1, int(group.width * share))})
+            counts = {name: len(ranking.order) for name, ranking in removed.items()}
+            narrowed = cut(learner, ranks, counts, options.merge)
+            shares.append(
+                GroupShare(
+                    share=share,
+                    val_accuracy=learner.evaluate(narrowed, sample).accuracy,
+                    flops_saved=1 - costs(counts)[1] / costs.flops,
+                )
+            )
+        found.append(GroupSensitivity(group=group.name, width=group.width, shares=tuple(shares)))
+    return Sensitivity(samples=count, val_accuracy=whole, groups=tuple(found))

@@ -1,0 +1,33 @@
+"""The figure of what each stage gained: accuracy, size and speed of its networks."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from tascnet.report.plots.marks import named_rows, quiet_axes
+from tascnet.report.tables import COLUMNS, KEY_FIGURES
+from tascnet.report.theme import ACCENT, BAR, MUTED, draw_file
+from tascnet.run.records import ModelMetrics
+
+
+def models_plot(models: Mapping[str, ModelMetrics]) -> str:
+    """Test accuracy, parameters, FLOPs and latency of named models, as the content of an SVG file.
+
+    The last model is drawn in colour.
+    """
+
+    def paint(figure: Figure) -> None:
+        for axes, (key, title) in zip(figure.subplots(1, len(KEY_FIGURES)), KEY_FIGURES.items(), strict=True):
+            quiet_axes(axes, grid=None)
+            values = [getattr(model, key) for model in models.values()]
+            colours = [BAR] * (len(values) - 1) + [ACCENT]
+            axes.barh(range(len(values)), values, height=0.62, color=colours)
+            for place, value in enumerate(values):
+                text = COLUMNS[key].show(value)
+                axes.text(value + 0.03 * max(values), place, text, va="center", fontsize=8.5, color=MUTED)
+            axes.set_title(title, fontsize=10.0, loc="left")
+            axes.set_xticks([])
+            axes.set_xlim(0, 1.45 * max(values))
+            named_rows(axes, list(models) if key == next(iter(KEY_FIGURES)) else [""] * len(values))
+
+    return draw_file((10.8, 0.8 + 0.28 * len(models)), paint)

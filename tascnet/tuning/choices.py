@@ -1,0 +1,232 @@
+"""The kinds of choices of space `tascnet`: where each is offered, with which values, and what they change.
+
+A further kind is one more class here, and its place in `KINDS`; one that changes something new has its own
+field in `Changes`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from tascnet.models.head import head_start
+from tascnet.options import Tune
+from tascnet.surgery import (
+    WidthGroup,
+    activation_name,
+    activations,
+    is_removable,
+    spatial_convs,
+    width_groups,
+)
+from tascnet.tuning.head import head_choices
+from tascnet.tuning.space import Choice, Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a configuration changes in the layers of a network.
+
+    Args:
+        removed: names of blocks that are removed whole.
+        widths: channels that groups keep, by name of the group.
+        kernels: sides of kernels, by layer.
+        activations: names of activations, by layer.
+    """
+
+    removed: set[str] = field(default_factory=set)
+    widths: dict[str, int] = field(default_factory=dict)
+    kernels: dict[str, int] = field(default_factory=dict)
+    activations: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, choices: Iterable[Choice], config: Mapping[str, Any]) -> Self:
+        """What a canonical configuration changes."""
+        changes = cls()
+        for choice in choices:
+            if isinstance(choice, LayerChoice) and config[choice.name] != choice.neutral:
+                choice.change(changes, config[choice.name])
+        return changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The blocks of one unit, whose choices are found.
+
+    Args:
+        chain: the network.
+        blocks: indices of the unit's blocks; the first one names it.
+        unit: the unit's index.
+        groups: all width groups of the chain.
+        options: values that may be chosen.
+    """
+
+    chain: nn.Sequential
+    blocks: range
+    unit: int
+    groups: Sequence[WidthGroup]
+    options: Tune
+
+    @property
+    def name(self) -> str:
+        """Name of the first block."""
+        return list(self.chain._modules)[self.blocks.start]
+
+    def layers(self, by_block: Mapping[int, Iterable[str]]) -> list[str]:
+        """Of layers by block those of the part."""
+        return [name for block in self.blocks for name in by_block.get(block, ())]
+
+
+class LayerChoice(Choice):
+    """A choice that changes the layers of a network."""
+
+    @classmethod
+    def found(cls, part: Part) -> Iterator[Self]:
+        """The choices of this kind that a part of the chain offers."""
+        raise NotImplementedError
+
+    def touched(self, part: Part) -> tuple[str, ...]:
+        """All layers that it acts on."""
+        return self.layers
+
+    def change(self, changes: Changes, value: Any) -> None:
+        """Add what a value other than the neutral one changes."""
+        raise NotImplementedError
+
+
+class WidthChoice(LayerChoice):
+    """The channels that a group of coupled layers keeps: the most important ones."""
+
+    is_width: ClassVar[bool] = True
+
+    @classmethod
+    def found(cls, part: Part) -> Iterator[Self]:
+        """One for each group whose first filter layer lies in the part."""
+        multiple = part.options.round_to
+        for group in part.groups:
+            if group.first_block in part.blocks:
+                rounded = (int(share * group.width / multiple + 0.5) for share in part.options.widths)
+                counts = {max(count, 1) * multiple for count in rounded}
+                if smaller := {count for count in counts if count < group.width}:
+                    yield cls.ordinal(f"{group.name}.width", smaller, group.width, part.unit, (group.name,))
+
+    def touched(self, part: Part) -> tuple[str, ...]:
+        """The members of the group."""
+        return next(group.members for group in part.groups if group.name == self.layers[0])
+
+    def change(self, changes: Changes, value: Any) -> None:
+        """Make the group narrower."""
+        changes.widths[self.layers[0]] = int(value)
+
+
+class KernelChoice(LayerChoice):
+    """The side of a kernel: a larger one gets zeros around the weights, a smaller one keeps their centre."""
+
+    @classmethod
+    def found(cls, part: Part) -> Iterator[Self]:
+        """One for each convolution over time, and one for all others with the first one's kernel."""
+        convs = {name: part.chain.get_submodule(name) for name in part.layers(spatial_convs(part.chain))}
+        sizes = {name: int(conv.kernel_size[0]) for name, conv in convs.items()}  # type: ignore[index, arg-type]
+        together = {name: (name,) for name, conv in convs.items() if isinstance(conv, nn.Conv1d)}
+        if plain := [name for name in sizes if name not in together]:
+            together[part.name] = tuple(name for name in plain if sizes[name] == sizes[plain[0]])  # type: ignore[assignment]
+        for name, layers in together.items():
+            size = sizes[layers[0]]
+            # Even sizes for an even one, odd ones for an odd one: the others would move the map.
+            alike = [kernel for kernel in part.options.kernels if (kernel - size) % 2 == 0]
+            choice = cls.ordinal(f"{name}.kernel", alike, size, part.unit, layers)
+            if len(choice.values) > 1:
+                yield choice
+
+    def change(self, changes: Changes, value: Any) -> None:
+        """Give the layers another kernel."""
+        changes.kernels.update(dict.fromkeys(self.layers, int(value)))
+
+
+class ActivationChoice(LayerChoice):
+    """The activation after layers."""
+
+    @classmethod
+    def found(cls, part: Part) -> Iterator[Self]:
+        """One for all activations of the first one's kind."""
+        layers = part.layers(activations(part.chain))
+        kinds = {name: activation_name(part.chain.get_submodule(name)) for name in layers}
+        neutral = next(iter(kinds.values()), None)
+        values = tuple(dict.fromkeys([neutral or "", *part.options.activations]))
+        if neutral is not None and len(values) > 1:
+            yield cls(
+                name=f"{part.name}.activation",
+                values=values,
+                neutral=neutral,
+                kind="categorical",
+                unit=part.unit,
+                layers=tuple(name for name, kind in kinds.items() if kind == neutral),
+            )
+
+    def change(self, changes: Changes, value: Any) -> None:
+        """Put other activations in place."""
+        changes.activations.update(dict.fromkeys(self.layers, str(value)))
+
+
+class BlockChoice(LayerChoice):
+    """Whether a residual block with an identity shortcut is kept."""
+
+    @classmethod
+    def found(cls, part: Part) -> Iterator[Self]:
+        """One for such a block at the beginning of the part."""
+        if part.options.remove_blocks and is_removable(part.chain[part.blocks.start]):
+            yield cls.ordinal(f"{part.name}.kept", (0,), 1, part.unit, (part.name,))
+
+    def change(self, changes: Changes, value: Any) -> None:
+        """Remove the block."""
+        changes.removed.add(self.layers[0])
+
+
+# In the order of the space. What lies wholly inside a block depends on its `BlockChoice`, which comes first.
+KINDS: tuple[type[LayerChoice], ...] = (WidthChoice, KernelChoice, ActivationChoice)
+
+
+def discover_units(
+    chain: nn.Sequential, example: Tensor, options: Tune, max_units: int | None = None
+) -> tuple[Unit, ...]:
+    """Unit 0, the dense head, and the tunable units before it.
+
+    A unit is a block that holds convolutions or linear layers together with the plain layers that follow
+    it (normalisation, activation, pooling). It carries the widths of all groups whose first filter layer
+    it holds, so that all layers of a group lie in the tail when the unit is trained; one kernel size for
+    its spatial convolutions, or one for each that goes over time; one activation; and, where the block is a
+    residual one with an identity shortcut, whether it is kept, on which all depends that lies wholly inside
+    it. The pre-trained setting is always among the values. A block with nothing tunable is passed over.
+
+    Args:
+        chain: the network with its new softmax layer.
+        example: `1 x c x h x w`.
+        options: the values of the choices.
+        max_units: units beside the head; None: all.
+
+    Raises:
+        SurgeryError: the chain does not take the example.
+    """
+    units = [Unit(index=0, block=head_start(chain), choices=head_choices(chain, options))]
+    groups, end = width_groups(chain, example), head_start(chain)
+    for start in reversed(range(end)):
+        if max_units is not None and len(units) > max_units:
+            break
+        if any(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) for layer in chain[start].modules()):
+            blocks, end = range(start, end), start
+            part = Part(chain=chain, blocks=blocks, unit=len(units), groups=groups, options=options)
+            if found := tuple(_choices(part)):
+                units.append(Unit(index=part.unit, block=start, choices=found))
+    return tuple(units)
+
+
+def _choices(part: Part) -> Iterator[Choice]:
+    """The choices of a unit; those wholly inside a block that may be removed depend on its being kept."""
+    found = [choice for kind in KINDS for choice in kind.found(part)]
+    kept = next(BlockChoice.found(part), None)
+    if kept is not None:
+        yield kept
+    for choice in found:
+        is_inside = all(layer.startswith(f"{part.name}.") for layer in choice.touched(part))
+        yield replace(choice, only_if=kept.name) if kept is not None and is_inside else choice

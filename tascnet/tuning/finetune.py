@@ -1,0 +1,223 @@
+"""Fine-tuning from samples: the winner of a search, and the network that it is compared with."""
+
+import copy
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.data import module_digest
+from tascnet.inherit import hand_over
+from tascnet.models.head import head_start
+from tascnet.options import Tune, TuneBase
+from tascnet.run.files import digest_json
+from tascnet.run.records import StepRecord, Trial
+from tascnet.surgery import WidthGroup
+from tascnet.train import CHECKPOINT, Archive, Distillation, Learner, freeze_before, reestimate_batchnorm
+from tascnet.tuning.build import CandidateBuilder
+from tascnet.tuning.head import SearchedHead
+from tascnet.tuning.problem import Builder
+from tascnet.tuning.space import FIRST_TRAINED, Space
+from tascnet.tuning.tails import Tails, cached_pair, join
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned:
+    """A trial's network, trained from samples.
+
+    Args:
+        network: the network.
+        first_trained: index of its first trained block.
+        frozen: layers in that block that stayed as they were.
+        origin: where training began: `conventional`, or at the trial with its own first trained block
+            (`prefix`) or the first of all (`all`).
+    """
+
+    network: nn.Sequential
+    first_trained: int
+    frozen: tuple[str, ...]
+    origin: str
+
+
+def origin_of(options: TuneBase, *, is_grown: bool = False) -> str:
+    """Where fine-tuning begins: at the conventional network where the winner is a smaller one of its kind."""
+    if options.finetune_from != "auto":
+        return options.finetune_from
+    narrower = isinstance(options, Tune) and options.looks_for_narrower and not is_grown
+    return "conventional" if narrower else "best"
+
+
+def fine_tunings(options: TuneBase) -> float:
+    """How many trainings of the whole network the winner takes; a teacher adds a third of one."""
+    origin = origin_of(options)
+    if origin == "conventional":
+        return 2 + (1 / 3 if isinstance(options, Tune) and options.distill else 0)
+    return 2 if origin == "best" else 1
+
+
+def fine_tune(
+    options: TuneBase, winner: Trial, space: Space, tails: Tails, build: Builder, archive: Archive
+) -> FineTuned:
+    """A trial's network fine-tuned from samples.
+
+    Args:
+        options: where fine-tuning begins.
+        winner: the trial.
+        space: of the search.
+        tails: trains the trial again, whose weights were not kept.
+        build: gives the trained part of a configuration's network.
+        archive: keeps the networks on the way.
+    """
+    # Settings of deeper units may join the space later; they do not change this network.
+    neutral = space.neutral(int(winner.config[FIRST_TRAINED]))
+    own = {name: value for name, value in winner.config.items() if value != neutral[name]}
+    key = digest_json({**own, FIRST_TRAINED: winner.config[FIRST_TRAINED]})[:8]
+    origin = origin_of(options, is_grown=space.nested and SearchedHead.of(winner.config).is_grown)
+    if origin == "conventional":
+        assert isinstance(options, Tune)
+        return _from_conventional(options.distill, winner, space, tails, archive, key)
+    return _from_trial(origin, winner, tails, build, archive, key)
+
+
+def conventional(
+    learner: Learner, archive: Archive, chain: nn.Sequential, first_trained: int
+) -> tuple[nn.Sequential, Path]:
+    """The network at its pre-trained widths, trained from the same block on; and where it is archived."""
+    name = f"conventional-{first_trained}"
+    work = partial(_fit, learner, chain, first_trained, (), description="conventional")
+    return archive.once(name, work)[0], archive.path(name)
+
+
+def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = ()) -> None:
+    """Make the blocks from `first_trained` on trainable, but for the layers `frozen`, and nothing else."""
+    freeze_before(network, first_trained)
+    for name in frozen:
+        network.get_submodule(name).requires_grad_(False)
+
+
+def _from_conventional(
+    distill: float, winner: Trial, space: Space, tails: Tails, archive: Archive, key: str
+) -> FineTuned:
+    """The conventionally fine-tuned network takes on the winner's structure, and teaches it."""
+    learner = tails.learner
+    usual = learner.place(conventional(learner, archive, tails.chain, 0)[0])
+    start, _ = archive.once(f"narrowed-{key}", partial(_narrowed, learner, winner, space, usual))
+    teacher = Distillation(teacher=usual, weight=distill) if distill else None
+    work = partial(
+        _fit, learner, start, 0, (), description="fine-tune from conventional", distillation=teacher
+    )
+    network, _ = archive.once(f"taught-{key}", work)
+    return FineTuned(network=network, first_trained=0, frozen=(), origin="conventional")
+
+
+def _from_trial(
+    origin: str, winner: Trial, tails: Tails, build: Builder, archive: Archive, key: str
+) -> FineTuned:
+    """The trained trial learns on, from its own first trained block, from the first of all, or the better."""
+
+    def repeat(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        # Trials leave no weights behind, and the same seed gives the same ones.
+        candidate = build(winner.config)
+        network, training = tails.train(candidate, f"trial {winner.trial}", checkpoint=folder / CHECKPOINT)
+        return network, StepRecord(
+            seconds=training.seconds,
+            training=training,
+            first_trained=candidate.cut,
+            frozen=candidate.frozen,
+        )
+
+    start, step = archive.once(f"winner-{key}", repeat)
+    starts: dict[str, tuple[int, tuple[str, ...]]] = {
+        "prefix": (step.first_trained, step.frozen),
+        "all": (0, ()),
+    }
+    found, accuracies = {}, {}
+    for name in starts if origin == "best" else [origin]:
+        work = partial(_fit, tails.learner, start, *starts[name], description=f"fine-tune {name}")
+        found[name], tuned = archive.once(f"{name}-{key}", work)
+        assert tuned.training is not None
+        assert tuned.training.val_accuracy is not None
+        accuracies[name] = tuned.training.val_accuracy
+    chosen = max(accuracies, key=lambda name: accuracies[name])
+    first_trained, frozen = starts[chosen]
+    return FineTuned(network=found[chosen], first_trained=first_trained, frozen=frozen, origin=chosen)
+
+
+def _narrowed(
+    learner: Learner, winner: Trial, space: Space, usual: nn.Sequential, folder: Path
+) -> tuple[nn.Sequential, StepRecord]:
+    """A fine-tuned network with the winner's structure; removed channels are folded into the kept ones."""
+    started = time.perf_counter()
+
+    def measure_norms(network: nn.Sequential, first_block: int) -> None:
+        reestimate_batchnorm(network, learner.samples.train, first_block=first_block, device=learner.device)
+
+    def keep(
+        tail: nn.Sequential,
+        cut: int,
+        example: Tensor,
+        groups: Sequence[WidthGroup],
+        widths: Mapping[str, int],
+        first_changed: int | None,
+    ) -> Mapping[str, list[int]]:
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for inputs, labels in learner.batches():
+                with torch.no_grad():
+                    features = usual[:cut](inputs)
+                yield features, labels
+
+        if first_changed is not None:
+            measure_norms(join(usual[:cut], tail), cut + first_changed)
+        return hand_over(tail, example, groups, widths, batches, seed=learner.seed)
+
+    build = CandidateBuilder(usual, space, learner.samples.example, seed=learner.seed, hand_over=keep)
+    candidate = build(winner.config)
+    network = learner.place(join(usual[: candidate.cut], candidate.tail))
+    if candidate.first_changed is not None:
+        measure_norms(network, candidate.cut + candidate.first_changed)
+    seconds = time.perf_counter() - started
+    if not SearchedHead.of(winner.config).spec.hidden:
+        return network, StepRecord(seconds=seconds)
+    # Large gradients of a new head would spoil the other layers. No other network has these features.
+    cut, features = head_start(network), folder / "features"
+    trunk, head = network[:cut].eval(), network[cut:].requires_grad_(True)
+    try:
+        training = learner.fit(
+            head,
+            "head",
+            features=cached_pair(learner, trunk, module_digest(trunk), features),
+            checkpoint=folder / CHECKPOINT,
+            description="head",
+        )
+    finally:
+        shutil.rmtree(features, ignore_errors=True)
+    return join(trunk, head), StepRecord(seconds=seconds + training.seconds, head=training)
+
+
+def _fit(
+    learner: Learner,
+    start: nn.Sequential,
+    first_trained: int,
+    frozen: Sequence[str],
+    folder: Path,
+    *,
+    description: str,
+    distillation: Distillation | None = None,
+) -> tuple[nn.Sequential, StepRecord]:
+    """A copy of `start` trained from samples, from block `first_trained` on but for the layers `frozen`."""
+    network = learner.place(copy.deepcopy(start))
+    freeze(network, first_trained, frozen)
+    training = learner.fit(
+        network,
+        "finetune",
+        first_trained=first_trained,
+        checkpoint=folder / CHECKPOINT,
+        description=description,
+        distillation=distillation,
+    )
+    return network, StepRecord(seconds=training.seconds, training=training, first_trained=first_trained)

@@ -1,0 +1,108 @@
+"""Training the tails of candidates on cached activations of the frozen trunk."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from tascnet.data import FeatureSource, cached_features, prefix_digests
+from tascnet.run.records import EpochRecord, TrainingRecord
+from tascnet.train import Learner, reestimate_batchnorm
+from tascnet.tuning.build import Candidate
+
+# Of the training samples in all views, and of the validation samples.
+FeaturePair: TypeAlias = tuple[FeatureSource, FeatureSource]
+
+
+class Tails:
+    """Trains the tails of one chain's candidates.
+
+    Args:
+        learner: samples, device and recipes.
+        chain: the network whose trunk the candidates have; it is on the device and stays as it is.
+        objective: `loss` keeps the epoch of the lowest validation loss, others that of the best accuracy.
+    """
+
+    def __init__(self, learner: Learner, chain: nn.Sequential, objective: str = "accuracy") -> None:
+        self.learner, self.chain = learner, chain
+        self._keep = "lowest_loss" if objective == "loss" else "best"
+        # Of all prefixes of the chain, which trials share, in one pass.
+        self._digests = prefix_digests(chain)
+        # One pair, as on a device they take memory.
+        self._pair: tuple[str, FeaturePair] | None = None
+
+    def features(self, cut: int) -> FeaturePair:
+        """Activations before block `cut`: training samples in all views, validation samples plain.
+
+        Raises:
+            BudgetError: they would take more than the cache's limit.
+        """
+        digest = self._digests[cut]
+        if self._pair is None or self._pair[0] != digest:
+            self._pair = None
+            folder = self.learner.samples.cache / "features"
+            self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest, folder)
+        return self._pair[1]
+
+    def train(
+        self,
+        candidate: Candidate,
+        description: str,
+        *,
+        checkpoint: Path | None = None,
+        stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
+    ) -> tuple[nn.Sequential, TrainingRecord]:
+        """The whole network of a candidate, its tail trained on cached features by the recipe `trial`.
+
+        Args:
+            candidate: its tail is trained in place.
+            description: of the progress bar.
+            checkpoint: file from which an interrupted training resumes.
+            stop: ends the training early.
+        """
+        tail = self.learner.place(candidate.tail)
+        tail.requires_grad_(True)
+        for name in candidate.frozen:
+            tail.get_submodule(name).requires_grad_(False)
+        features = self.features(candidate.cut)
+        if candidate.first_changed is not None:
+            reestimate_batchnorm(
+                tail, features[0], first_block=candidate.first_changed, device=self.learner.device
+            )
+        recipe = self.learner.trainer.recipe("trial")
+        training = self.learner.fit(
+            tail,
+            replace(recipe, lr=recipe.lr * candidate.lr_factor),
+            features=features,
+            keep=self._keep,
+            checkpoint=checkpoint,
+            description=description,
+            stop=stop,
+        )
+        return join(self.chain[: candidate.cut], tail), training
+
+
+def cached_pair(learner: Learner, trunk: nn.Sequential, digest: str, folder: Path) -> FeaturePair:
+    """The activations of a trunk, read from a folder or computed into it, on the device where they fit.
+
+    Raises:
+        BudgetError: they would take more than the cache's limit.
+    """
+    samples, trunk = learner.samples, trunk.eval()
+    options: dict[str, Any] = {
+        "folder": folder,
+        "trunk_digest": digest,
+        "limit_gb": samples.cache_limit_gb,
+        "device": learner.device,
+    }
+    train = cached_features(trunk, samples.train, views=samples.views, **options)
+    val = cached_features(trunk, samples.val, beside=(train,), **options)
+    return train.resident(learner.device), val.resident(learner.device)
+
+
+def join(trunk: nn.Sequential, tail: nn.Sequential) -> nn.Sequential:
+    """One chain of the blocks of two, under their names."""
+    return nn.Sequential(OrderedDict([*trunk.named_children(), *tail.named_children()]))

@@ -1,0 +1,209 @@
+"""The trials of a search: build, train and judge one configuration after the other."""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from tascnet.errors import BudgetError, SurgeryError, TascnetError, TrainingDiverged, first_line
+from tascnet.measure import complexity
+from tascnet.run.console import progress
+from tascnet.run.records import EpochRecord, Trial
+from tascnet.tuning.problem import Builder, LatencyMeter
+from tascnet.tuning.progression import Limits, next_depth
+from tascnet.tuning.space import FIRST_TRAINED
+from tascnet.tuning.study import Proposal, Study
+from tascnet.tuning.tails import Tails, join
+
+# A search whose first trials all fail has a cause that more trials do not remove.
+ALL_FAILED = 5
+# No trial is stopped early before so many others have reached its epoch.
+STOP_TRIALS = 5
+
+log = logging.getLogger("tascnet")
+
+
+def run_search(study: Study, limits: Limits, run: Callable[[Proposal], Trial], *, initial_trials: int) -> str:
+    """Run trials until the progression says stop; returns why.
+
+    Args:
+        study: proposes, and keeps the trials.
+        limits: when to deepen the search and when to end it.
+        run: makes the trial of a proposal.
+        initial_trials: trials before the surrogate proposes.
+
+    Raises:
+        TascnetError: the first trials all failed.
+    """
+    with progress("search", total=limits.most_trials(study.space)) as bar:
+        bar.advance(len(study.trials))
+        _refuse_if_all_failed(study)
+        while True:
+            advice = next_depth(study.trials, study.space, limits, study.goal, study.exhausted)
+            if advice.depth is None:
+                return advice.reason
+            for proposal in study.ask(advice.depth, 1, initial_trials=initial_trials):
+                try:
+                    study.tell(run(proposal))
+                except BudgetError as error:
+                    if limits.every is None or study.best() is None:
+                        raise
+                    # Earlier cuts have larger features still.
+                    return f"the features before unit {proposal.config[FIRST_TRAINED]} do not fit ({error})"
+                _refuse_if_all_failed(study)
+                best = study.best()
+                bar.advance(1, best=0.0 if best is None else best.value, depth=advice.depth)
+
+
+def run_trial(
+    proposal: Proposal,
+    study: Study,
+    tails: Tails,
+    build: Builder,
+    meter: LatencyMeter,
+    *,
+    early_stop: int | None,
+) -> Trial:
+    """Build, train and judge one configuration; a failure is a result too.
+
+    Args:
+        proposal: the configuration.
+        study: its goal and its earlier trials.
+        tails: trains candidates.
+        build: gives the trained part of a configuration's network.
+        meter: measures latency, where it is bounded.
+        early_stop: epoch from which the trial may be stopped; None: never.
+    """
+    started = time.perf_counter()
+    failure: str | None = None
+    found: dict[str, Any] = {}
+    try:
+        found = _judged(proposal, study, tails, build, meter, early_stop)
+    except BudgetError:
+        raise
+    except (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError) as error:
+        failure = first_line(error)
+    if failure is not None:
+        found = {"status": "failed", "reason": failure}
+        # Only now, without the traceback that held its tensors.
+        if tails.learner.device.type == "cuda":
+            torch.cuda.empty_cache()
+    trial = proposal.came(seconds=time.perf_counter() - started, **found)
+    _log(trial)
+    return trial
+
+
+def no_winner(study: Study) -> TascnetError:
+    """Why a search has no winner, and what to do."""
+    trials = study.trials
+    if not trials:
+        return TascnetError("the search ended before its first trial", "raise `max_seconds`")
+    slow = [trial.latency_ms for trial in trials if trial.status == "infeasible" and trial.latency_ms]
+    if slow:
+        bound = study.goal.max_latency_ms or 0.0
+        return TascnetError(
+            f"none of {len(trials)} networks keeps the latency bound of {bound:.3g} ms; the fastest of them "
+            f"took {min(slow):.3g} ms",
+            "raise the latency target or `max_trials`",
+        )
+    return TascnetError(
+        f"the first {len(trials)} trials all failed, the last one because {trials[-1].reason}",
+        f"{study.path} holds the reasons; correct the cause and start over with `fresh=true`",
+    )
+
+
+def median_stop(
+    curve: Sequence[float], others: Sequence[Sequence[float]], *, stop_epoch: int, stop_trials: int
+) -> bool:
+    """Whether a trial should end: its best is below the median of what others had averaged by then.
+
+    A stopped trial enters the surrogate's fit with the best value until then. That is a lower bound of
+    what it would have reached, so the surrogate stays away from where it was. Without it the same place
+    would be proposed again; as a failure it would count as the worst value of all, which is too low.
+
+    Args:
+        curve: validation accuracy after each epoch so far.
+        others: whole curves of the trials that were trained to their end.
+        stop_epoch: no trial ends before this many epochs.
+        stop_trials: no trial ends before this many others have reached its epoch.
+
+    Source: Golovin et al. 2017 (Vizier), section 3.2.2: the best value so far against the median of the
+    running averages of all completed trials, at equal epochs.
+    """
+    epochs = len(curve)
+    reached = [other for other in others if len(other) >= epochs]
+    if epochs < max(stop_epoch, 1) or len(reached) < max(stop_trials, 1):
+        return False
+    return max(curve) < statistics.median(statistics.fmean(other[:epochs]) for other in reached)
+
+
+def _refuse_if_all_failed(study: Study) -> None:
+    if len(study.trials) >= ALL_FAILED and all(trial.status == "failed" for trial in study.trials):
+        raise no_winner(study)
+
+
+def _judged(
+    proposal: Proposal,
+    study: Study,
+    tails: Tails,
+    build: Builder,
+    meter: LatencyMeter,
+    early_stop: int | None,
+) -> dict[str, Any]:
+    """The fields of a trial, from its status on."""
+    goal = study.goal
+    candidate = build(proposal.config)
+    network = join(tails.chain[: candidate.cut], candidate.tail)
+    cost = complexity(network, tails.learner.samples.example)
+    found: dict[str, Any] = {"status": "ok", "params": cost.params, "flops": cost.flops}
+    if goal.max_latency_ms is not None:
+        found["latency_ms"] = took = meter(network)
+        if goal.is_too_slow(took):
+            reason = f"latency of {took:.3g} ms, above the bound of {goal.max_latency_ms:.3g}"
+            return {**found, "status": "infeasible", "reason": reason}
+    others = study.curves()
+    stopped = False
+
+    def is_hopeless(epochs: Sequence[EpochRecord]) -> bool:
+        nonlocal stopped
+        assert early_stop is not None
+        stopped = bool(epochs) and median_stop(
+            _curve(epochs), others, stop_epoch=early_stop, stop_trials=STOP_TRIALS
+        )
+        return stopped
+
+    stop = None if early_stop is None else is_hopeless
+    _, training = tails.train(candidate, f"trial {proposal.trial}", stop=stop)
+    if stopped:
+        found |= {"status": "stopped", "reason": "below the median of earlier trials at the same epoch"}
+    return {
+        **found,
+        "value": goal.value(training.val_accuracy or 0.0, training.val_loss or 0.0),
+        "val_accuracy": training.val_accuracy,
+        "val_loss": training.val_loss,
+        "curve": _curve(training.epochs),
+        "epochs": len(training.epochs),
+    }
+
+
+def _curve(epochs: Sequence[EpochRecord]) -> tuple[float, ...]:
+    """Validation accuracy after each epoch."""
+    return tuple(epoch.val_accuracy or 0.0 for epoch in epochs)
+
+
+def _log(trial: Trial) -> None:
+    if trial.val_accuracy is None:
+        log.warning("trial %d %s: %s", trial.trial, trial.status, trial.reason)
+        return
+    log.info(
+        "trial %d, depth %d%s: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
+        trial.trial,
+        trial.depth,
+        f", stopped after {trial.epochs} epochs" if trial.status == "stopped" else "",
+        100 * trial.val_accuracy,
+        (trial.params or 0) / 1e6,
+        (trial.flops or 0) / 1e6,
+    )

@@ -1,0 +1,379 @@
+"""Stage one: learn the configuration of the deeper layers from the data, then fine-tune the winner.
+
+Baseline, search, fine-tuning of the winner, conventional fine-tuning, measurement: each is done once, and
+read back when the stage is resumed.
+"""
+
+import copy
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tascnet.data import module_digest
+from tascnet.data.samples import open_samples
+from tascnet.errors import ConfigError
+from tascnet.models.archive import save
+from tascnet.models.head import HeadSpec, classifier_of, head_start, replace_head
+from tascnet.models.info import ModelInfo
+from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
+from tascnet.presets import trainer_for
+from tascnet.report import models_html, models_text, tune_report
+from tascnet.run.files import digest_json
+from tascnet.run.folder import budget, claim, finished, identity, open_folder
+from tascnet.run.records import (
+    StepRecord,
+    Trial,
+    TuneMetrics,
+    read_record,
+    read_records,
+    to_json,
+    write_record,
+)
+from tascnet.train import CHECKPOINT, Archive, Learner
+from tascnet.train.judge import judge, remeasured, stage_facts
+from tascnet.train.setting import computing
+from tascnet.train.steps import RECORD
+from tascnet.train.transfer import check_network, warn_of_overlap, with_words
+from tascnet.tuning.estimate import log_estimate
+from tascnet.tuning.findings import findings
+from tascnet.tuning.finetune import conventional, fine_tune, freeze
+from tascnet.tuning.problem import (
+    LatencyMeter,
+    builder_of,
+    check_options,
+    discover,
+    goal_of,
+    magnitude_of,
+)
+from tascnet.tuning.progression import Limits
+from tascnet.tuning.space import FIRST_TRAINED
+from tascnet.tuning.study import Study
+from tascnet.tuning.tails import Tails, join
+from tascnet.tuning.trials import no_winner, run_search, run_trial
+
+log = logging.getLogger("tascnet")
+
+JOURNAL, METRICS, MODEL, SPLITS = "trials.jsonl", "metrics.json", "model", "splits.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneResult:
+    """What stage one found.
+
+    Args:
+        network: the tuned network, in eval mode, with the attributes that every network of tascnet has.
+        metrics: of the networks `baseline`, `conventional` and `after`.
+        trials: all trials of the search.
+        folder: of the tuned network; None where it was kept nowhere.
+    """
+
+    network: nn.Sequential
+    metrics: TuneMetrics
+    trials: tuple[Trial, ...]
+    folder: Path | None
+
+    def report(self, path: str | Path) -> None:
+        """Write the report, a page of HTML that stands alone."""
+        tune_report(Path(path), self.metrics, self.trials)
+
+    def __str__(self) -> str:
+        return models_text(self.metrics.models)
+
+    def _repr_html_(self) -> str:
+        return models_html(self.metrics.models)
+
+
+def tune(
+    network: nn.Sequential,
+    data: Data,
+    options: TuneBase = Tune(),  # noqa: B008
+    *,
+    trainer: Trainer | None = None,
+    measure: Measure = Measure(),  # noqa: B008
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    cache_limit_gb: float | None = 20.0,
+    run: str | Path | None = None,
+    fresh: bool = False,
+) -> TuneResult:
+    """Learn the configuration of a network's deeper layers from data; the network itself stays as it is.
+
+    Args:
+        network: a pre-trained network from `tascnet.backbone`.
+        data: the data set, which says how it is split.
+        options: the search space, its budget and what becomes of the winner: `Tune` or `Autotune`.
+        trainer: recipes, of which `head`, `trial` and `finetune` are used; None: what suits the data.
+        measure: how latency is measured.
+        seed: of splits, proposals, new weights, order of samples and augmentation.
+        device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
+        threads: CPU threads; None: as torch has them.
+        cache: folder of decoded samples and features; None: `outputs/cache`.
+        cache_limit_gb: gigabytes that features may take in it; None: no limit.
+        run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
+            With `pick` the network lies in the folder `<run>-pick<number>` beside it.
+        fresh: start over.
+
+    Raises:
+        ConfigError: the options do not fit the network, the recipes or the finished search.
+        DataError: the data set is missing or too small.
+        RunFolderError: the folder belongs to other options.
+        TascnetError: the search has no winner.
+    """
+    info = getattr(network, "info", None)
+    if not isinstance(info, ModelInfo):
+        raise ConfigError(
+            "the network does not say which inputs it expects (`info`)", "take one that tascnet.backbone gave"
+        )
+    trainer = trainer or trainer_for(data)
+    check_options(options, trainer, network)
+    _check_pick(options, run)
+    with computing(device, threads) as where:
+        samples = open_samples(
+            data,
+            info.preprocessing,
+            seed=seed,
+            cache=Path(cache or "outputs/cache"),
+            cache_limit_gb=cache_limit_gb,
+            grow_vocabulary=True,
+        )
+        network = with_words(network, samples, seed)
+        warn_of_overlap(network, samples)
+        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed)
+        # The words of a vocabulary follow from the samples and the network.
+        expected = {k: v for k, v in samples.preprocessing.to_dict().items() if k != "vocabulary"}
+        own = identity(
+            "tune",
+            seed,
+            {"data": samples.fingerprint, "network": module_digest(network)},
+            {
+                "dataset": data,
+                "preprocessing": expected,
+                "tune": options,
+                "trainer": {"class_weights": trainer.class_weights},
+                **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
+            },
+        )
+        with _folders(run, own, options.pick, cache=samples.cache, fresh=fresh) as (search, output):
+            samples.write_splits(output / SPLITS)
+            archive = Archive(
+                folder=search,
+                info=replace(
+                    info,
+                    preprocessing=samples.preprocessing,
+                    class_names=samples.class_names,
+                    held_out=samples.held_out,
+                    first_searched=None,
+                ),
+                factory=getattr(network, "factory", None),
+            )
+            if finished(output, budget(options)):
+                log.info("tuning is finished in %s; `fresh=true` starts it over", output)
+                _measure_again(learner, archive, output, measure)
+            else:
+                _run(network, learner, archive, output, options, measure)
+            return TuneResult(
+                network=archive.read(output / MODEL),
+                metrics=read_record(output / METRICS, TuneMetrics),
+                trials=tuple(read_records(search / JOURNAL, Trial)),
+                folder=None if run is None else output,
+            )
+
+
+def _check_pick(options: TuneBase, run: str | Path | None) -> None:
+    """Refuse a trial that cannot be picked before anything is loaded."""
+    pick = options.pick
+    if pick is None:
+        return
+    if run is None or not finished(Path(run), budget(options)):
+        raise ConfigError(
+            f"`pick={pick}` takes a trial of a finished search, but "
+            + ("no folder is given" if run is None else f"{run} holds none with these options"),
+            "run the search without `pick` first",
+        )
+    done = [trial.trial for trial in read_records(Path(run) / JOURNAL, Trial) if trial.status == "ok"]
+    if pick not in done:
+        raise ConfigError(
+            f"`pick={pick}` is no finished trial of this search", f"choose one of {', '.join(map(str, done))}"
+        )
+
+
+@contextmanager
+def _folders(
+    run: str | Path | None, own: Mapping[str, Any], pick: int | None, *, cache: Path, fresh: bool
+) -> Iterator[tuple[Path, Path]]:
+    """The folder of the search and that of the tuned network, another one where a trial is picked."""
+    if pick is None:
+        with open_folder(run, own, cache=cache, fresh=fresh) as folder:
+            yield folder, folder
+        return
+    assert run is not None
+    search = Path(run)
+    output = search.with_name(f"{search.name}-pick{pick}")
+    picked = [to_json(trial) for trial in read_records(search / JOURNAL, Trial) if trial.trial == pick]
+    with (
+        claim(search, own),
+        claim(output, {**own, "tune.pick": pick, "input.trial": digest_json(picked)}, fresh=fresh),
+    ):
+        yield search, output
+
+
+def _measure_again(learner: Learner, archive: Archive, output: Path, measure: Measure) -> None:
+    """Measure latencies again where `measure` differs from that of a finished stage."""
+    before = read_record(output / METRICS, TuneMetrics)
+    if before.measure == to_json(measure):
+        return
+    folders = {name: archive.folder / place for name, place in before.archives.items()}
+    folders["after"] = output / MODEL
+    networks = {name: learner.place(archive.read(folder)) for name, folder in folders.items()}
+    metrics = remeasured(before, networks, learner.samples, measure)
+    if metrics is not None:
+        _write(output, metrics, read_records(archive.folder / JOURNAL, Trial))
+
+
+def _run(
+    network: nn.Sequential,
+    learner: Learner,
+    archive: Archive,
+    output: Path,
+    options: TuneBase,
+    measure: Measure,
+) -> None:
+    """All steps, from the baseline to the metrics.
+
+    Args:
+        network: the pre-trained network.
+        learner: samples, device and recipes.
+        archive: in the folder of the search.
+        output: folder of the tuned network.
+        options: of the search.
+        measure: how latency is measured.
+    """
+    blocks = nn.Sequential(OrderedDict(network.named_children()))
+    pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
+    check_network(pretrained, learner.samples)
+    chain, baseline = _baseline(pretrained, learner, archive)
+    assert baseline.training is not None
+    assert baseline.training.val_accuracy is not None
+    example, classifier = learner.samples.example, classifier_of(pretrained)
+    tails = Tails(learner, chain, options.objective)
+    meter = LatencyMeter(learner, chain, measure, archive.path("latency.json"))
+    space = discover(chain, example, options)
+    grows = isinstance(options, Tune) and options.head != "new"
+    build = builder_of(
+        chain,
+        space,
+        example,
+        options,
+        classifier=classifier,
+        magnitude=magnitude_of(classifier, tails, archive.path("magnitude.json")) if grows else None,
+        seed=learner.seed,
+    )
+    goal = goal_of(
+        options,
+        chain,
+        space,
+        learner,
+        classifier=classifier,
+        meter=meter,
+        baseline_accuracy=baseline.training.val_accuracy,
+        baseline=archive.path("baseline"),
+    )
+    limits = Limits.of(options)
+    journal = archive.folder / JOURNAL
+    study = Study(journal, space, learner.seed, goal, options.algorithm, limits.every or 1)
+    if options.pick is None:
+        log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
+        trial = partial(
+            run_trial, study=study, tails=tails, build=build, meter=meter, early_stop=options.early_stop
+        )
+        stopped = run_search(study, limits, trial, initial_trials=options.initial_trials)
+        winner = study.winner(len(learner.samples.val), options.tolerance)
+        if winner is None:
+            raise no_winner(study)
+        log.info("the search ended (%s); trial %d wins", stopped, winner.trial)
+    else:
+        stopped = read_record(archive.folder / METRICS, TuneMetrics).stopped
+        winner = next(trial for trial in study.trials if trial.trial == options.pick)
+    unit = int(winner.config[FIRST_TRAINED])
+    first_searched = space.units[unit].block
+    tuned = fine_tune(options, winner, space, tails, build, archive)
+    usual, usual_folder = conventional(learner, archive, chain, tuned.first_trained)
+    # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
+    (output / METRICS).unlink(missing_ok=True)
+    save(tuned.network, output / MODEL, replace(archive.info, first_searched=first_searched))
+    freeze(chain, head_start(chain))
+    freeze(usual, tuned.first_trained)
+    freeze(tuned.network, tuned.first_trained, tuned.frozen)
+    started = time.perf_counter()
+    folders = {"baseline": archive.path("baseline"), "conventional": usual_folder, "after": output / MODEL}
+    networks = {"baseline": chain, "conventional": usual, "after": tuned.network}
+    # The test samples are read here.
+    models = judge(learner, networks, folders, measure)
+    found = findings(options, study, chain, build)
+    steps = [read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done]
+    work = [*(trial.seconds for trial in study.trials), *(step.seconds for step in steps)]
+    metrics = TuneMetrics(
+        models=models,
+        best_config=winner.config,
+        neutral_config=space.neutral(unit),
+        winner=winner.trial,
+        finetuned_from=tuned.origin,
+        first_searched_block=first_searched,
+        stopped=stopped,
+        archives={
+            name: str(folders[name].relative_to(archive.folder)) for name in ("baseline", "conventional")
+        },
+        trials=len(study.trials),
+        budget=budget(options),
+        seconds=sum(work) + time.perf_counter() - started,
+        **found,
+        **stage_facts(learner, archive.info.backbone, measure),
+    )
+    _write(output, metrics, study.trials)
+
+
+def _baseline(
+    pretrained: nn.Sequential, learner: Learner, archive: Archive
+) -> tuple[nn.Sequential, StepRecord]:
+    """The pre-trained network with a new softmax layer, the only one that is trained.
+
+    A network of texts keeps its dropout: without it the few filters overfit their training texts.
+    """
+    dropped = [block.p for block in pretrained[head_start(pretrained) :] if isinstance(block, nn.Dropout)]
+    dropout = float(dropped[-1]) if dropped and learner.samples.is_text else 0.0
+    chain = learner.place(
+        replace_head(pretrained, HeadSpec(dropout=dropout), learner.samples.num_classes, seed=learner.seed)
+    )
+
+    def train(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        cut = head_start(chain)
+        tail = chain[cut:].requires_grad_(True)
+        training = learner.fit(
+            tail,
+            "head",
+            features=Tails(learner, chain).features(cut),
+            checkpoint=folder / CHECKPOINT,
+            description="softmax layer",
+        )
+        step = StepRecord(seconds=training.seconds, training=training, first_trained=cut)
+        return join(chain[:cut], tail), step
+
+    trained, step = archive.once("baseline", train)
+    return learner.place(trained), step
+
+
+def _write(output: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> None:
+    """The report, then the metrics, with which the stage is finished."""
+    tune_report(output / "report.html", metrics, trials)
+    write_record(output / METRICS, metrics)
+    log.info("report: %s", output / "report.html")

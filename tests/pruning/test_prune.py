@@ -1,0 +1,219 @@
+"""The public function on a tiny network and random images."""
+
+import logging
+import random
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tascnet
+from tascnet.data import open_samples
+from tascnet.errors import ConfigError, RunFolderError
+from tascnet.options import Measure, Prune
+from tascnet.pruning import check_options
+from tascnet.pruning.iteration import apply_removal
+from tascnet.run.files import read_json
+from tascnet.run.records import StepRecord, read_record
+from tests.pruning.toy import CLASSES, DATA, SMALL, are_equal, network, state, untimed
+
+
+def test_a_network_becomes_smaller_and_nothing_else_changes(run, cache):
+    start = network()
+    before = state(start)
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    threads = torch.get_num_threads()
+    expected = torch.rand(1), random.random(), np.random.rand()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    result = run(start=start, name=None, threads=threads + 1)
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected
+    assert torch.get_num_threads() == threads
+    assert are_equal(before, state(start))
+    assert result.folder is None
+    assert not list(cache.glob("run-*"))
+    small, first = result.metrics.models["after"], result.metrics.models["before"]
+    assert small.params == sum(p.numel() for p in result.network.parameters()) < first.params
+    assert first.params == sum(p.numel() for p in start.parameters())
+    unpruned, made = result.iterations
+    assert made.removed == {"conv1": 4, "conv2": 5}
+    assert (made.params, made.flops) == (small.params, small.flops)
+    assert (unpruned.params, unpruned.state) == (first.params, "iteration-000")
+    assert result.network.class_names == CLASSES
+    assert result.network(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+    assert "after" in str(result)
+    assert "<table" in result._repr_html_() or "after" in result._repr_html_()
+
+
+def test_a_finished_folder_is_read_back_and_extended(run, tmp_path, caplog):
+    once = run()
+    assert once.folder == tmp_path / "run"
+    names = {path.name for path in once.folder.iterdir()}
+    assert {"metrics.json", "model", "report.html", "iterations.jsonl", "splits.json", "state"} <= names
+    stamps = {path: path.stat().st_mtime_ns for path in once.folder.rglob("*") if path.suffix != ".txt"}
+    with caplog.at_level(logging.INFO, logger="tascnet"):
+        again = run()
+    assert "prune is finished" in caplog.text
+    changed = {path.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+    assert changed <= {"splits.json", "run", ".lock"}
+    assert again.metrics == once.metrics
+    assert again.iterations == once.iterations
+    assert are_equal(state(again.network), state(once.network))
+    longer = replace(Prune(**SMALL), max_iterations=2)
+    extended, straight = run(longer), run(longer, name="straight")
+    assert untimed(extended.iterations) == untimed(straight.iterations)
+    assert extended.iterations[:2] == once.iterations
+    assert are_equal(state(extended.network), state(straight.network))
+    with pytest.raises(RunFolderError, match=r"prune\.criterion was 'magnitude' and is now 'fpgm'"):
+        run(replace(Prune(**SMALL), criterion="fpgm"))
+    other = network()
+    nn.init.zeros_(other.conv1.weight)
+    with pytest.raises(RunFolderError, match="the network that it starts from is another"):
+        run(start=other)
+    assert len(run(replace(Prune(**SMALL), criterion="fpgm"), fresh=True).iterations) == 2
+
+
+def test_a_run_that_was_interrupted_resumes(run, monkeypatch):
+    options = replace(Prune(**SMALL), max_iterations=2)
+    whole = run(options, name="whole")
+    apply, calls = apply_removal, []
+
+    def failing(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return apply(*arguments)
+
+    monkeypatch.setattr(sys.modules["tascnet.pruning.prune"], "apply_removal", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(options)
+    resumed = run(options)
+    assert len(calls) == 3
+    assert untimed(resumed.iterations) == untimed(whole.iterations)
+    assert are_equal(state(resumed.network), state(whole.network))
+
+
+def test_other_tolerances_and_targets_lead_where_a_new_run_would(run):
+    strict = replace(Prune(**SMALL), tolerance=0.0, retries=0, max_iterations=3)
+    loose = replace(strict, tolerance=1.0, flops_target=0.6)
+    first, changed, fresh = run(strict), run(loose), run(loose, name="fresh")
+    assert first.metrics.budget["tolerance"] == 0.0
+    assert untimed(changed.iterations) == untimed(fresh.iterations)
+    assert are_equal(state(changed.network), state(fresh.network))
+    assert fresh.metrics.stopped.startswith("FLOPs reached")
+    back = run(strict)
+    assert untimed(back.iterations) == untimed(first.iterations)
+    assert back.metrics.kept_iteration == first.metrics.kept_iteration
+
+
+def test_latency_and_sensitivity_are_asked_of_a_finished_run(run):
+    plain = run()
+    assert plain.metrics.sensitivity is None
+    assert plain.iterations[0].latency_ms is None
+    measured = run(measure=Measure(batch=3, repeats=3)).metrics
+    assert [model.batch for model in measured.models.values()] == [3, 3]
+    for name, model in measured.models.items():
+        known = plain.metrics.models[name]
+        assert (model.val_accuracy, model.flops) == (known.val_accuracy, known.flops)
+    found = run(replace(Prune(**SMALL), sensitivity=True)).metrics.sensitivity
+    assert found.samples == 12
+    for group in found.groups:
+        saved = [share.flops_saved for share in group.shares]
+        assert [share.share for share in group.shares] == [0.1, 0.25, 0.5]
+        assert 0 < saved[0] < saved[1] < saved[2] < 1
+    page = (plain.folder / "report.html").read_text(encoding="utf-8")
+    assert found.groups[0].group in page
+    timed = run(replace(Prune(**SMALL), latency_target=0.9999, max_iterations=2))
+    assert all(iteration.latency_ms > 0 for iteration in timed.iterations)
+    assert timed.metrics.sensitivity == found
+
+
+def test_a_latency_is_a_target_as_a_share_or_in_milliseconds(run):
+    share = run(replace(Prune(**SMALL), latency_target=1.0), name="share")
+    assert "latency reached 100.0% of the unpruned network's" in share.metrics.stopped
+    assert len(share.iterations) == 1
+    slow = run(replace(Prune(**SMALL), latency_target_ms=1e9), name="slow")
+    assert "ms for one sample" in slow.metrics.stopped
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused_before_its_folder_is_made(run, tmp_path, caplog):
+    with pytest.raises(ConfigError, match="2 classes and the data set 2, which are not the same"):
+        run(start=network(class_names=("light", "dark")))
+    with pytest.raises(ConfigError, match="another split of the data and may have seen test samples"):
+        run(start=network(held_out="0123"))
+    with pytest.raises(ConfigError, match="does not say which inputs and classes"):
+        run(start=nn.Sequential(nn.Linear(2, 2)))
+    assert not (tmp_path / "run").exists()
+    with caplog.at_level(logging.WARNING, logger="tascnet"):
+        result = run()
+    assert "which samples it was trained on" in caplog.text
+    caplog.clear()
+    samples = open_samples(DATA, network().preprocessing, seed=0, cache=result.folder.parent / "cache")
+    with caplog.at_level(logging.WARNING, logger="tascnet"):
+        run(start=network(held_out=samples.held_out), name="known")
+    assert "which samples" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"criterion": "no_such_module.Thing"}, "could not be loaded"),
+        ({"criterion": f"{__name__}.CLASSES"}, "cannot be called"),
+        ({"min_filters": 64}, "no layer has `min_filters=64` filters, the widest has 20"),
+        ({"where": "tail"}, "`where=tail` needs to know"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_the_folder_is_made(run, tmp_path, options, says):
+    with pytest.raises(ConfigError, match=says):
+        run(replace(Prune(**SMALL), **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_are_checked_before_a_search():
+    samples = SimpleNamespace(example=torch.zeros(1, 3, 8, 8), is_text=False)
+    check_options(Prune(**SMALL), network(), samples, widens=False)
+    check_options(replace(Prune(**SMALL), where="tail"), network(), samples, widens=False)
+    wide = replace(Prune(**SMALL), min_filters=64)
+    check_options(wide, network(), samples, widens=True)
+    check_options(replace(wide, blocks=True), network(), samples, widens=False)
+    with pytest.raises(ConfigError, match="min_filters=64"):
+        check_options(wide, network(), samples, widens=False)
+    texts = SimpleNamespace(example=samples.example, is_text=True)
+    with pytest.raises(ConfigError, match="no residual blocks"):
+        check_options(replace(wide, blocks=True), network(), texts, widens=True)
+    silent = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    narrow = SimpleNamespace(example=torch.zeros(1, 4), is_text=False)
+    options = replace(Prune(**SMALL), criterion="bn_scale")
+    with pytest.raises(ConfigError, match="no scores for any group"):
+        check_options(options, silent, narrow, widens=False)
+
+
+def test_the_tail_alone_is_pruned(run):
+    result = run(replace(Prune(**SMALL), where="tail"), start=network(first_searched=3), name=None)
+    assert result.iterations[1].removed == {"conv2": 5}
+
+
+def test_the_last_recovery_is_handed_over_where_it_is_no_worse(run):
+    result = run(replace(Prune(**SMALL), final_epochs=2))
+    kept = result.iterations[1]
+    final = read_record(result.folder / "state" / f"{kept.state}-final" / "record.json", StepRecord)
+    assert len(final.training.epochs) == 2
+    better = f"{kept.state}-final" if final.training.val_accuracy >= kept.val_accuracy else kept.state
+    assert are_equal(state(result.network), state(tascnet.load(result.folder / "state" / better)))
+
+
+def test_what_rounding_was_measured_is_kept(run):
+    result = run(replace(Prune(**SMALL), round_to="auto"))
+    chosen = read_json(result.folder / "state" / "round_to.json")
+    gains = {int(key): gain for key, gain in chosen["saved_ms_per_gflop"].items()}
+    best = max(gains.values())
+    assert chosen["round_to"] == (1 if best <= 0 else min(m for m in gains if gains[m] >= 0.95 * best))
+    left = {row.layer: row.after for row in result.metrics.widths}
+    assert all(left[name] % chosen["round_to"] == 0 for name in result.iterations[1].removed)

@@ -1,0 +1,288 @@
+"""Records: what is written as JSON comes back as it was, and damage is named."""
+
+import json
+import math
+import types
+from dataclasses import MISSING, fields, is_dataclass, replace
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tascnet.errors import RunFolderError
+from tascnet.run import records
+from tascnet.run.records import (
+    SCHEMA,
+    STATUSES,
+    EpochRecord,
+    Iteration,
+    StepRecord,
+    TrainingRecord,
+    Trial,
+    TuneMetrics,
+    append_record,
+    from_json,
+    read_record,
+    read_records,
+    to_json,
+    write_record,
+    write_records,
+)
+
+RECORDS = sorted(
+    (one for one in vars(records).values() if is_dataclass(one) and one.__module__ == records.__name__),
+    key=lambda cls: cls.__name__,
+)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+EPOCH = EpochRecord(epoch=1, train_loss=0.5, val_loss=None, val_accuracy=0.75, seconds=1.5)
+TRAINING = TrainingRecord(val_accuracy=0.75, val_loss=None, best_epoch=1, seconds=1.5, epochs=(EPOCH,))
+
+ITERATION = Iteration(
+    iteration=1,
+    start=0,
+    step=0.5,
+    state="1",
+    landed={"flops": 0.5, "params": None},
+    val_accuracy=0.5,
+    val_loss=1.0,
+    params=7,
+    flops=11,
+    size_bytes=13,
+    inside=True,
+    removed={"conv": 4},
+    pending={},
+    seconds=1.0,
+)
+TRIAL = Trial(trial=0, depth=1, config={"width": 0.5}, status="ok", value=0.5, val_accuracy=0.5)
+
+
+def of_kind(kind):
+    """Values of a type, records among them."""
+    if kind is Any:
+        return json_values
+    if is_dataclass(kind):
+        return of_record(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return st.one_of(map(of_kind, inner))
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return st.tuples(*map(of_kind, inner))
+    if origin is tuple:
+        return st.lists(of_kind(inner[0]), max_size=2).map(tuple)
+    if origin is dict:
+        return st.dictionaries(st.text(max_size=3), of_kind(inner[1]), max_size=2)
+    return {int: st.integers(), float: numbers, bool: st.booleans(), str: st.text(max_size=5)}.get(
+        kind, st.none()
+    )
+
+
+def of_record(cls):
+    """Records of a class, with their optional fields and without."""
+    hints = get_type_hints(cls)
+    kinds = {entry.name: of_kind(hints[entry.name]) for entry in fields(cls)}
+    required = {
+        entry.name for entry in fields(cls) if entry.default is MISSING and entry.default_factory is MISSING
+    }
+    if cls is Trial:
+        return st.fixed_dictionaries({name: kinds[name] for name in required - {"status"}}).flatmap(trials)
+    return st.fixed_dictionaries(
+        {name: kinds[name] for name in required},
+        optional={name: kind for name, kind in kinds.items() if name not in required},
+    ).map(lambda values: cls(**values))
+
+
+def trials(values):
+    """Trials of each status with these values."""
+    ran = st.builds(
+        Trial,
+        status=st.sampled_from(["ok", "stopped"]),
+        value=numbers,
+        val_accuracy=numbers,
+        curve=st.none() | st.lists(numbers, max_size=3).map(tuple),
+        **{name: st.just(value) for name, value in values.items()},
+    )
+    failed = st.text(min_size=1, max_size=5).map(
+        lambda reason: Trial(**values, status="failed", reason=reason)
+    )
+    return ran | failed
+
+
+@pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
+def test_a_record_comes_back_as_it_was(cls):
+    @settings(max_examples=25)
+    @given(of_record(cls))
+    def comes_back(record):
+        text = json.dumps(to_json(record), allow_nan=False)
+        assert from_json(cls, json.loads(text)) == record
+
+    comes_back()
+
+
+@pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
+def test_records_are_frozen_and_take_keywords_alone(cls):
+    assert cls.__dataclass_params__.frozen
+    assert all(entry.kw_only for entry in fields(cls))
+
+
+def test_a_file_holds_the_version_and_what_was_written(tmp_path):
+    path = tmp_path / "folder" / "record.json"
+    record = StepRecord(seconds=2.0, training=TRAINING, frozen=("a", "b"))
+    write_record(path, record)
+    content = json.loads(path.read_text())
+    assert content["schema"] == SCHEMA
+    assert content["training"]["epochs"] == [
+        {"epoch": 1, "train_loss": 0.5, "val_loss": None, "val_accuracy": 0.75, "seconds": 1.5}
+    ]
+    assert read_record(path, StepRecord) == record
+
+
+def test_fields_with_a_default_may_be_missing_in_a_file(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"schema": SCHEMA, "seconds": 1}))
+    assert read_record(path, StepRecord) == StepRecord(seconds=1.0)
+
+
+def broken(path, content, cls):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(RunFolderError) as caught:
+        read_record(path, cls)
+    text = str(caught.value)
+    assert text.startswith(f"{path} cannot be read (")
+    assert "start the stage over" in text
+    assert "\n" not in text
+    return text
+
+
+def step(**changes):
+    return {"schema": SCHEMA, **to_json(StepRecord(seconds=2.0, training=TRAINING)), **changes}
+
+
+def without(content, key):
+    return {name: value for name, value in content.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (step(schema=SCHEMA - 1), f"its schema is {SCHEMA - 1}, expected {SCHEMA}"),
+        (step(schema=str(SCHEMA)), f"its schema is '{SCHEMA}', expected {SCHEMA}"),
+        (without(step(), "schema"), f"its schema is None, expected {SCHEMA}"),
+        (without(step(), "seconds"), "StepRecord lacks 'seconds'"),
+        (step(training=without(to_json(TRAINING), "epochs")), "StepRecord.training lacks 'epochs'"),
+        (step(speed=1), "StepRecord has the unknown field 'speed'"),
+        (step(training={**to_json(TRAINING), "x": 1}), "StepRecord.training has the unknown field 'x'"),
+        (step(seconds="2"), 'StepRecord.seconds is "2", expected float'),
+        (step(seconds=None), "StepRecord.seconds is null, expected float"),
+        (step(seconds=True), "StepRecord.seconds is true, expected float"),
+        (step(first_trained=1.5), "StepRecord.first_trained is 1.5, expected int"),
+        (step(frozen="a"), 'StepRecord.frozen is "a", expected a list'),
+        (step(frozen=[1]), "StepRecord.frozen is 1, expected str"),
+        (step(training=[]), "StepRecord.training is [], expected an object"),
+        (step(training={**to_json(TRAINING), "epochs": [3]}), "StepRecord.training.epochs is 3, expected an"),
+        ([], "it is no JSON object"),
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+    ],
+)
+def test_damage_is_named_with_its_field(content, says, tmp_path):
+    assert says in broken(tmp_path / "record.json", content, StepRecord)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match=r"metrics\.json cannot be read \(.*No such file"):
+        read_record(tmp_path / "metrics.json", TuneMetrics)
+
+
+def test_an_item_of_a_mapping_is_named():
+    with pytest.raises(ValueError, match=r'Iteration\.removed\.conv is "4", expected int'):
+        from_json(Iteration, to_json(ITERATION) | {"removed": {"conv": "4"}})
+
+
+# Journals.
+
+
+def test_a_journal_gives_its_records_back_in_order(tmp_path):
+    path = tmp_path / "folder" / "iterations.jsonl"
+    assert read_records(path, Iteration) == []
+    rows = [ITERATION, replace(ITERATION, iteration=2, landed=None)]
+    for row in rows:
+        append_record(path, row)
+    assert read_records(path, Iteration) == rows
+    write_records(path, rows[1:])
+    assert read_records(path, Iteration) == rows[1:]
+
+
+def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_record(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    append_record(path, TRIAL)
+    with open(path, "a") as file:
+        file.write('{"trial": 1, "dep')
+    assert read_records(path, Trial) == [TRIAL]
+    append_record(path, replace(TRIAL, trial=1))
+    assert [trial.trial for trial in read_records(path, Trial)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nonsense", "it is no JSON object"),
+        ("[1]", "it is no JSON object"),
+        ('{"trial": 1}', "Trial lacks 'depth'"),
+        (json.dumps(to_json(TRIAL) | {"status": "done"}), "the status 'done', expected one of ok, failed"),
+        (json.dumps(to_json(TRIAL) | {"speed": 1}), "Trial has the unknown field 'speed'"),
+        (json.dumps(to_json(TRIAL) | {"value": "high"}), 'Trial.value is "high", expected float'),
+    ],
+)
+def test_a_corrupt_line_is_refused_with_its_number(line, says, tmp_path):
+    path = tmp_path / "trials.jsonl"
+    row = json.dumps(to_json(TRIAL))
+    path.write_text(f"{row}\n{line}\n{row}\n")
+    with pytest.raises(RunFolderError) as caught:
+        read_records(path, Trial)
+    assert f"line 2 of {path} is corrupt (" in str(caught.value)
+    assert says in str(caught.value)
+    assert "delete it and all lines after it" in str(caught.value)
+
+
+def test_numbers_that_json_cannot_hold_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_record(tmp_path / "record.json", StepRecord(seconds=math.nan))
+    assert not (tmp_path / "record.json").exists()
+
+
+# Trials.
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"status": "done"}, "the status 'done'"),
+        ({"value": None}, "value None, expected a finite number"),
+        ({"value": math.nan}, "value nan, expected a finite number"),
+        ({"val_accuracy": None}, "val_accuracy None, expected a finite number"),
+        ({"status": "failed"}, "value 0.5, expected a reason and no value, because it is failed"),
+        ({"status": "failed", "value": None, "val_accuracy": None}, "no reason, expected one"),
+        (
+            {"status": "infeasible", "value": None, "val_accuracy": None, "reason": "slow"},
+            "no latency_ms, expected the one that makes it infeasible",
+        ),
+    ],
+)
+def test_the_fields_of_a_trial_agree_with_its_status(values, says):
+    with pytest.raises(ValueError, match="trial 0 has") as caught:
+        replace(TRIAL, **values)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_only_trials_with_a_value_are_trained(status):
+    without_value = {"value": None, "val_accuracy": None, "reason": "why", "latency_ms": 3.0}
+    is_trained = status in ("ok", "stopped")
+    trial = replace(TRIAL, status=status, **({} if is_trained else without_value))
+    assert trial.is_trained is is_trained

@@ -1,0 +1,213 @@
+"""The search as one function: what it gives, keeps, resumes and leaves as it was."""
+
+import copy
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tascnet
+from tascnet.errors import ConfigError
+from tascnet.options import Measure, Tune
+from tascnet.run.records import Trial, TuneMetrics, read_record, read_records
+from tascnet.tuning import may_widen
+
+# The package has the function under the name of its module.
+MODULE = importlib.import_module("tascnet.tuning.tune")
+CLASSES = ("dark", "light", "striped")
+OPTIONS = {"max_trials": 2, "max_units": 1, "initial_trials": 2, "round_to": 2, "kernels": (3,)}
+
+
+def own_network():
+    torch.manual_seed(0)
+    chain = nn.Sequential()
+    chain.add_module("conv1", nn.Conv2d(3, 4, 3, padding=1))
+    chain.add_module("relu1", nn.ReLU())
+    chain.add_module("conv2", nn.Conv2d(4, 8, 3, stride=2, padding=1))
+    chain.add_module("relu2", nn.ReLU())
+    chain.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    chain.add_module("flatten", nn.Flatten())
+    chain.add_module("classifier", nn.Linear(8, 7))
+    return tascnet.backbone(chain, size=8, resize=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def own_data():
+    """Images of three brightnesses."""
+    generator = torch.Generator().manual_seed(1)
+
+    def samples(count):
+        labels = torch.arange(count) % len(CLASSES)
+        pixels = torch.rand(count, 3, 8, 8, generator=generator) * 0.3 + 0.3 * labels[:, None, None, None]
+        return torch.utils.data.TensorDataset((pixels - 0.5) / 0.25, labels)
+
+    return tascnet.datasets(train=samples(24), val=samples(12), test=samples(12), class_names=CLASSES)
+
+
+def trainer():
+    return tascnet.Trainer(epochs=1, batch_size=8)
+
+
+def tuned(tmp_path, options=None, **changes):
+    keywords = {"trainer": trainer(), "measure": Measure(repeats=3, batch=2), "device": "cpu", **changes}
+    return tascnet.tune(
+        own_network(), own_data(), options or Tune(**OPTIONS), cache=tmp_path / "cache", **keywords
+    )
+
+
+def test_without_a_folder_it_gives_all_and_leaves_the_cache_alone(tmp_path):
+    network = own_network()
+    before = copy.deepcopy(network.state_dict())
+    result = tascnet.tune(
+        network,
+        own_data(),
+        Tune(**OPTIONS),
+        trainer=trainer(),
+        measure=Measure(repeats=3, batch=2),
+        cache=tmp_path / "cache",
+    )
+    assert result.folder is None
+    assert [trial.trial for trial in result.trials] == [0, 1]
+    assert set(result.metrics.models) == {"baseline", "conventional", "after"}
+    assert result.network.class_names == CLASSES
+    assert result.network.info.held_out is not None
+    assert result.network(torch.zeros(1, 3, 8, 8)).shape == (1, 3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
+    assert not list((tmp_path / "cache").glob("run-*"))
+    # The user's own network is as it was.
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert "baseline" in str(result)
+    assert "<table" in result._repr_html_()
+    result.report(tmp_path / "page.html")
+    assert "<html" in (tmp_path / "page.html").read_text()
+
+
+def test_a_folder_is_resumed_read_back_and_extended(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    whole = tuned(tmp_path, run=tmp_path / "whole")
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MODULE, "fine_tune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path, run=run)
+    assert len(read_records(run / "trials.jsonl", Trial)) == 2
+    assert not (run / "metrics.json").exists()
+    resumed = tuned(tmp_path, run=run)
+    assert {entry.name for entry in run.iterdir()} >= {"model", "metrics.json", "report.html", "splits.json"}
+    assert [(t.config, t.value) for t in resumed.trials] == [(t.config, t.value) for t in whole.trials]
+    for name, model in whole.metrics.models.items():
+        other = resumed.metrics.models[name]
+        assert (model.val_accuracy, model.params, model.flops) == (
+            other.val_accuracy,
+            other.params,
+            other.flops,
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(MODULE, "run_search", interrupted)
+        again = tuned(tmp_path, run=run)
+    assert again.metrics == resumed.metrics == read_record(run / "metrics.json", TuneMetrics)
+    assert again.trials == resumed.trials
+    states = again.network.state_dict(), resumed.network.state_dict()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    longer = tuned(tmp_path, Tune(**{**OPTIONS, "max_trials": 3}), run=run)
+    assert longer.trials[:2] == resumed.trials
+    assert len(longer.trials) == 3
+    with pytest.raises(tascnet.errors.RunFolderError, match="another configuration"):
+        tuned(tmp_path, Tune(**{**OPTIONS, "tolerance": 0.0}), run=run)
+
+
+def test_other_latencies_are_measured_again_and_nothing_else(tmp_path):
+    run = tmp_path / "run"
+    first = tuned(tmp_path, run=run)
+    second = tuned(tmp_path, run=run, measure=Measure(repeats=4, batch=2))
+    assert second.metrics.measure == {"batch": 2, "repeats": 4}
+    for name, model in first.metrics.models.items():
+        assert model.test_accuracy == second.metrics.models[name].test_accuracy
+    assert second.metrics.seconds == first.metrics.seconds
+
+
+def test_another_trial_of_a_finished_search_is_picked(tmp_path):
+    run = tmp_path / "run"
+    options = {**OPTIONS, "finetune_from": "prefix"}
+    with pytest.raises(ConfigError, match="`pick=1` takes a trial of a finished search"):
+        tuned(tmp_path, Tune(**options, pick=1), run=run)
+    with pytest.raises(ConfigError, match="no folder is given"):
+        tuned(tmp_path, Tune(**options, pick=1))
+    tuned(tmp_path, Tune(**options), run=run)
+    with pytest.raises(ConfigError, match="choose one of 0, 1"):
+        tuned(tmp_path, Tune(**options, pick=7), run=run)
+    picked = tuned(tmp_path, Tune(**options, pick=1), run=run)
+    assert picked.metrics.winner == 1
+    assert picked.folder == tmp_path / "run-pick1"
+    assert json.loads((picked.folder / "identity.json").read_text())["tune.pick"] == 1
+
+
+def test_threads_and_random_state_are_as_before(tmp_path):
+    threads = torch.get_num_threads()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    tuned(tmp_path, threads=2 if threads == 1 else 1)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "bounds"),
+    [
+        # conv1 3 x 4 x 9 + 4, conv2 4 x 8 x 9 + 8, classifier 8 x 3 + 3: 435 parameters.
+        ({"params_target": 0.8}, {"params": 348}),
+        ({"params_target": 1.0, "size_target": 1.0}, {"params": 435}),
+    ],
+)
+def test_targets_bound_the_search(tmp_path, options, bounds):
+    result = tuned(tmp_path, Tune(**{**OPTIONS, **options}))
+    assert result.metrics.bounds == bounds
+    assert all(trial.params <= bounds["params"] for trial in result.trials)
+
+
+def test_the_tighter_of_two_latency_targets_holds(tmp_path):
+    result = tuned(tmp_path, Tune(**OPTIONS, latency_target=1.0, latency_target_ms=1e6))
+    assert result.metrics.bounds["latency_ms"] < 1e6
+    result = tuned(tmp_path, Tune(**OPTIONS, latency_target_ms=1e6))
+    assert result.metrics.bounds == {"latency_ms": 1e6}
+    assert all(trial.latency_ms is not None for trial in result.trials)
+
+
+@pytest.mark.parametrize("objective", ["pareto_flops", "pareto_params"])
+def test_a_front_against_a_cost(tmp_path, objective):
+    result = tuned(tmp_path, Tune(**OPTIONS, objective=objective))
+    assert result.metrics.objective == objective
+    assert 1 <= len(result.metrics.front) <= 2
+    assert result.metrics.winner in [point.trial for point in result.metrics.front]
+
+
+def test_layerwise_goes_through_the_blocks(tmp_path):
+    result = tuned(tmp_path, Tune(algorithm="layerwise"))
+    assert [row.name for row in result.metrics.layerwise] == ["head", "conv2", "conv1"]
+    assert result.metrics.surrogate is None
+
+
+def test_autotune_makes_new_layers(tmp_path):
+    options = tascnet.Autotune(max_trials=2, max_units=1, filters=(4, 6), filter_sizes=(3,))
+    result = tuned(tmp_path, options)
+    assert len(result.trials) == 2
+    assert result.metrics.finetuned_from in ("prefix", "all")
+
+
+def test_a_network_that_says_nothing_of_itself_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"take one that tascnet\.backbone gave"):
+        tascnet.tune(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), own_data(), cache=tmp_path)
+
+
+def test_whether_a_search_may_give_new_wide_layers():
+    assert may_widen(tascnet.Autotune(filters=(128,)), 128)
+    assert not may_widen(tascnet.Autotune(filters=(64,), hidden_layers=(0,)), 128)
+    assert may_widen(Tune(), 512)
+    assert not may_widen(Tune(), 513)
+    assert not may_widen(Tune(hidden_layers=(0,)), 16)
+    assert may_widen(Tune(head="grow"), 10_000)
