@@ -30,7 +30,8 @@ from tascnet.train import Learner
 
 Row = dict[str, Any]
 
-CACHE = Path("outputs/cache")
+# As by default in the public functions.
+CACHE, LIMIT_GB = Path("outputs/cache"), 20.0
 JOURNAL, RUNS = "rows.jsonl", "runs"
 # Flags of single options, by section; all others are given by --set.
 FLAGS = {
@@ -51,8 +52,8 @@ def add_arguments(
 
     Args:
         parser: of a benchmark.
-        seeds: default number of repetitions; None: there is one.
-        sections: options that the benchmark reads, beside those of data and network; empty: it takes no data.
+        seeds: default number of repetitions, where there are several.
+        sections: what the benchmark reads beside data and network; empty: it takes none of them.
     """
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"), help="folder of results")
     parser.add_argument("--threads", type=_positive, help="CPU threads, as many as torch has if left out")
@@ -81,16 +82,9 @@ def add_arguments(
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Data, network and options of a benchmark, and where and how its runs work.
+    """Data, network and options of a benchmark, and where and how its runs work, as the library takes them.
 
-    Args:
-        data: the data set.
-        backbone: the network.
-        changes: by section, options that were given; they hold for every preset.
-        seed: of splits, trainings and searches.
-        device: as the public functions take it.
-        threads: CPU threads; None: as torch has them.
-        cache: folder of decoded samples and features.
+    `changes` holds by section the options that were given: they hold for every preset.
     """
 
     data: Data
@@ -172,8 +166,14 @@ class Setup:
         self, network: nn.Sequential, device: torch.device, *, grow_vocabulary: bool = False
     ) -> Learner:
         """What trains networks on the data set, split as it is for this network."""
-        options: dict[str, Any] = {"seed": self.seed, "cache": self.cache, "grow_vocabulary": grow_vocabulary}
-        samples = open_samples(self.data, cast(Any, network).preprocessing, **options)
+        samples = open_samples(
+            self.data,
+            cast(Any, network).preprocessing,
+            seed=self.seed,
+            cache=self.cache,
+            cache_limit_gb=LIMIT_GB,
+            grow_vocabulary=grow_vocabulary,
+        )
         return Learner(samples=samples, device=device, trainer=self.trainer(), seed=self.seed)
 
     def digest(self, *parts: Any) -> str:
@@ -183,11 +183,7 @@ class Setup:
 
 
 def check_names(what: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Refuse a name that is not known.
-
-    Raises:
-        ConfigError: there is one.
-    """
+    """Refuse, by a `ConfigError`, a name that is not known."""
     for name in given:
         if name not in known:
             raise ConfigError(f"there is no {what} {name!r}", f"take some of {', '.join(known)}")
@@ -207,11 +203,7 @@ def collect(
 ) -> list[Row]:
     """The rows of all keys, in their order; those in the journal are not computed again.
 
-    Args:
-        folder: holds the journal.
-        keys: what distinguishes rows; a row holds all of its key.
-        work: gives the rest of a row of that key, in JSON values.
-        description: of the progress bar.
+    A row holds all of its key, which distinguishes it, and what `work` gives for that, in JSON values.
     """
     known = read_jsonl(folder / JOURNAL)
     rows = []

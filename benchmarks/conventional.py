@@ -10,8 +10,8 @@ from torch import nn
 
 from benchmarks.common import Row, Setup
 from tascnet.measure import complexity
-from tascnet.models import HeadSpec, replace_head, with_info
-from tascnet.models.head import head_start
+from tascnet.models import with_info
+from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.run.records import StepRecord, TrainingRecord
 from tascnet.train import CHECKPOINT, Archive, Learner, freeze_before
 from tascnet.train.transfer import with_words

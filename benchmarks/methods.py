@@ -137,14 +137,7 @@ def verdict(summary: Sequence[Row]) -> Row | None:
 
 @dataclass
 class Bench:
-    """The rows of one seed; that of `conventional` comes first.
-
-    Args:
-        setup: data, network and options.
-        seconds: of a method.
-        runs: folder of the methods' runs.
-        device: where networks are trained.
-    """
+    """The rows of one seed, in so many seconds a method; that of `conventional` comes first."""
 
     setup: Setup
     seconds: float

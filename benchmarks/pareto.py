@@ -11,13 +11,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.table import Table as Printed
 
 from benchmarks import common, search_quality
 from benchmarks.common import Row, check_names, collect, grouped, mean, new_table, points, standard_error
-from benchmarks.searchers import Design, Ours, Searcher
+from benchmarks.searchers import Design, Ours, Searcher, explore
 from benchmarks.table import Entry, Table, load_table
 from tascnet.report.numbers import MISSING, percent
 from tascnet.train.setting import computing
@@ -26,7 +25,7 @@ from tascnet.tuning import Cost, Goal, KnownCosts
 # Share of the original's FLOPs that `constrained` allows.
 SHARE = 0.7
 # What each goal is judged by.
-GOALS = {"pareto": "share of the hypervolume, %", "constrained": "regret, points"}
+GOALS = {"pareto": "hypervolume, %", "constrained": "regret, points"}
 METHODS = ("ours", "random")
 
 # Validation accuracy and FLOPs.
@@ -63,14 +62,9 @@ def search(key: Row) -> Row:
     """
     table = _table(key["table"])
     goal = _goal(table, key["goal"])
-    entries, infeasible = [], 0
-    with TemporaryDirectory() as folder:
-        searcher = _searcher(table, goal, key, Path(folder))
-        for _ in range(key["trials"]):
-            config = searcher.ask()
-            infeasible += not goal.is_feasible(config)
-            entries.append(table[config])
-            searcher.tell(config, entries[-1])
+    seen = list(explore(lambda folder: _searcher(table, goal, key, folder), table, key["trials"]))
+    entries = [entry for _, entry, _ in seen]
+    infeasible = sum(not goal.is_feasible(config) for config, _, _ in seen)
     if key["goal"] == "pareto":
         original = _point(table[table.space.neutral()])
         found, whole = (
@@ -140,14 +134,11 @@ def _point(entry: Entry) -> Point:
 
 
 def _printed(summary: Sequence[Row]) -> Printed:
-    texts, numbers = (
-        ["table", "goal", "search", "figure"],
-        ["value", "better than random", "infeasible trials"],
-    )
-    printed = new_table("Searches with a cost", texts, numbers)
+    numbers = ["value", "beats\nrandom", "infeasible\ntrials"]
+    printed = new_table("Searches with a cost", ["table", "figure", "search"], numbers)
     for row in summary:
         value = f"{points(row['value'], 2)} ± {points(row['error'], 2)}"
         better = MISSING if row["method"] == "random" else percent(row["better"])
-        names = (row["table"], row["goal"], row["method"], GOALS[row["goal"]])
+        names = row["table"], GOALS[row["goal"]], row["method"]
         printed.add_row(*names, value, better, str(row["infeasible"]))
     return printed

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -27,26 +26,23 @@ def in_own_process(
         return result, pool.submit(peak_bytes).result()
 
 
-@dataclass
-class Growth:
-    """What a piece of work added to the memory of its process at its peak; None where it is unknown."""
-
-    bytes: int | None = None
-
-
 @contextmanager
-def memory_growth() -> Iterator[Growth]:
-    """How much more memory than at its start this process has resident at the peak of the context."""
-    growth = Growth()
+def memory_growth() -> Iterator[list[int]]:
+    """How many bytes more than at its start this process has resident at the peak of the context.
+
+    Yields:
+        A list that holds them afterwards; it remains empty where they are unknown.
+    """
+    growth: list[int] = []
     reset = Path("/proc/self/clear_refs")
     gc.collect()
     if reset.exists():
         # Sets the peak back to what is resident now.
         reset.write_text("5")
-    before = peak_bytes() if reset.exists() else 0
+    before = peak_bytes()
     yield growth
     if reset.exists():
-        growth.bytes = peak_bytes() - before
+        growth.append(peak_bytes() - before)
 
 
 def peak_bytes() -> int:

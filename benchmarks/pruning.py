@@ -22,18 +22,7 @@ from torch import nn
 
 import tascnet
 from benchmarks import common
-from benchmarks.common import (
-    RUNS,
-    Row,
-    Setup,
-    check_names,
-    collect,
-    grouped,
-    mean,
-    new_table,
-    points,
-    standard_error,
-)
+from benchmarks.common import RUNS, Row, Setup, check_names, collect, points, standard_error
 from benchmarks.conventional import accuracies, fine_tune_all
 from benchmarks.stock import CRITERIA, VARIANTS, Variant, stock_cut
 from tascnet.errors import ConfigError, plural
@@ -112,19 +101,13 @@ def run(args: argparse.Namespace) -> None:
         rows: list[Row] = []
         for seed in range(setup.seed, setup.seed + args.seeds):
             keys = [
-                {
-                    "kind": kind,
-                    "method": method,
-                    "variant": variants.get(method, ""),
-                    "budget": budget,
-                    "seed": seed,
-                    **shared,
-                }
+                {"kind": kind, "method": method, "variant": variants.get(method, ""), "budget": budget}
                 for kind in KINDS
                 for budget in args.budgets
                 for method in args.methods
             ]
-            rows += collect(folder, keys, (first if seed == setup.seed else cutter(seed, device)).row)
+            own = first if seed == setup.seed else cutter(seed, device)
+            rows += collect(folder, [{**key, "seed": seed, **shared} for key in keys], own.row)
     summary = summarise(rows)
     found = {kind: verdict([row for row in rows if row["kind"] == kind]) for kind in KINDS}
     tables = [_table(kind, summary, found[kind], args.epochs) for kind in KINDS]
@@ -134,8 +117,8 @@ def run(args: argparse.Namespace) -> None:
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """One entry for each kind, budget and method: means over the seeds and standard errors of accuracies."""
     summary: list[Row] = []
-    for (kind, budget, method), own in grouped(rows, "kind", "budget", "method").items():
-        means = {name: mean(own, name) for name in FIGURES}
+    for (kind, budget, method), own in common.grouped(rows, "kind", "budget", "method").items():
+        means = {name: common.mean(own, name) for name in FIGURES}
         errors = {f"{name}_error": standard_error([row[name] for row in own]) for name in FIGURES[:2]}
         entry = {"kind": kind, "budget": budget, "method": method, "variant": own[0]["variant"]}
         summary.append({**entry, "seeds": len(own), **means, **errors})
@@ -152,7 +135,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for method in dict.fromkeys(row["method"] for row in rows if row["method"] in OURS):
         entries, by_seed = [], dict[int, list[float]]()
-        for (budget,), own in grouped(rows, "budget").items():
+        for (budget,), own in common.grouped(rows, "budget").items():
             here = {(row["method"], row["seed"]): row["test_accuracy"] for row in own}
             seeds = [seed for name, seed in here if name == method]
             rivals = [name for name in CRITERIA if all((name, seed) in here for seed in seeds)]
@@ -177,15 +160,7 @@ def _difference(budget: float | None, rival: str, values: Sequence[float]) -> Ro
 
 @dataclass(frozen=True)
 class Cutter:
-    """Prunes one fine-tuned network.
-
-    Args:
-        setup: data and options, with the network's seed.
-        learner: trains it.
-        unpruned: the network, on the device.
-        folder: of the runs.
-        epochs: of a method, all phases together.
-    """
+    """Prunes one fine-tuned network, which is on the device, with so many epochs a method in all."""
 
     setup: Setup
     learner: Learner
@@ -261,7 +236,7 @@ class Cutter:
         method, budget = key["method"], key["budget"]
         if method in CRITERIA:
             variant = next(variant for variant in VARIANTS if variant.name == key["variant"])
-            return self._by_torch_pruning(method, budget, variant, trained=key["kind"] == "full")
+            return self._by_torch_pruning(method, budget, variant, trained=key["kind"] != "cut")
         options, trainer = self.options(method, budget), self.learner.trainer
         if key["kind"] == "cut":
             # One epoch of one batch that changes nothing; a history is that of the filters as they are.
@@ -318,7 +293,7 @@ def _table(kind: str, summary: Sequence[Row], found: Mapping[str, Sequence[Row]]
     seeds = plural(max((entry["seeds"] for entry in own), default=0), "seed")
     caption = "\n".join(_sentence(method, entries) for method, entries in found.items())
     numbers = ("test\nacc.", "±", "val\nacc.", "params", "time\nof 1", "time of\na batch")
-    table = new_table(f"{title}; means of {seeds}", ["FLOPs", "method"], numbers, caption)
+    table = common.new_table(f"{title}; means of {seeds}", ["FLOPs", "method"], numbers, caption)
     for entry in own:
         table.add_row(
             f"{entry['flops_ratio']:.3f}",
@@ -334,9 +309,9 @@ def _table(kind: str, summary: Sequence[Row], found: Mapping[str, Sequence[Row]]
 
 def _sentence(method: str, entries: Sequence[Row]) -> str:
     """The paired differences in points of test accuracy."""
-    told = [
+    shown = [
         f"{100 * entry['difference']:+.1f} ± {points(entry['error'])} "
         + ("over all" if entry["budget"] is None else f"at {entry['budget']:g} ({entry['rival']})")
         for entry in entries
     ]
-    return f"{method} against the better of torch-pruning's, in points: {', '.join(told)}"
+    return f"{method} against the better of torch-pruning's, in points: {', '.join(shown)}"

@@ -97,7 +97,7 @@ def _parts(setup: Setup, min_filters: int, source: Path, device: torch.device) -
             started = time.perf_counter()
             result = work()
             facts[f"{part}_seconds"] = time.perf_counter() - started
-        facts[f"{part}_bytes"] = growth.bytes
+        facts[f"{part}_bytes"] = growth[0] if growth else None
         return result
 
     def images() -> Iterator[Tensor]:

@@ -36,10 +36,7 @@ class ThroughTrunk:
 def from_files(samples: SampleSource, files: Sequence[Path] | None, count: int) -> ImageSource:
     """At most `count` samples, evenly spaced, that are decoded from their files whenever they are read.
 
-    Args:
-        samples: images.
-        files: one for each row of the data set; None: there are none, and the pixels are read from memory.
-        count: how many.
+    `files` has one for each row of the data set; without it the pixels are read from memory.
     """
     assert isinstance(samples, ImageSource), "the options allow images alone"
     dataset, preprocessing = cast(Dataset, samples.dataset), cast(Preprocessing, samples.preprocessing)

@@ -7,18 +7,15 @@ the whole space from its first trial on; `ours_growing` is our own with the dept
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.table import Table as Printed
 
 from benchmarks import common
 from benchmarks.common import Row, check_names, collect, grouped, mean, new_table, points, standard_error
 from benchmarks.peers import AxSearch, OptunaSearch, installed
-from benchmarks.searchers import Design, Ours, Start
+from benchmarks.searchers import Design, Ours, Start, explore
 from benchmarks.table import load_table, table_names
 from tascnet.train.setting import computing
 
@@ -68,21 +65,15 @@ def search(key: Row) -> Row:
         The `accuracies` that it saw in turn, the table's `best`, how many trials were `repeats` of
         networks that it had seen, and median `seconds` a suggestion.
     """
-    table = _table(key["table"])
-    accuracies, seconds, seen = [], [], set()
-    with TemporaryDirectory() as folder:
-        searcher = METHODS[key["method"]](table, key["seed"], key["trials"], Path(folder))
-        for _ in range(key["trials"]):
-            started = time.perf_counter()
-            config = searcher.ask()
-            seconds.append(time.perf_counter() - started)
-            entry = table[config]
-            searcher.tell(config, entry)
-            seen.add(table.space.key(config))
-            accuracies.append(entry.val_accuracy)
-    repeats = key["trials"] - len(seen)
-    speed = statistics.median(seconds)
-    return {"accuracies": accuracies, "best": table.best, "repeats": repeats, "seconds": speed}
+    table, trials = _table(key["table"]), key["trials"]
+    start = METHODS[key["method"]]
+    seen = list(explore(lambda folder: start(table, key["seed"], trials, folder), table, trials))
+    return {
+        "accuracies": [entry.val_accuracy for _, entry, _ in seen],
+        "best": table.best,
+        "repeats": trials - len({table.space.key(config) for config, _, _ in seen}),
+        "seconds": statistics.median(seconds for _, _, seconds in seen),
+    }
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:

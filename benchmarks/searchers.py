@@ -2,8 +2,10 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, Protocol
 
 from benchmarks.table import Entry, Table
@@ -27,8 +29,23 @@ class Searcher(Protocol):
 Start = Callable[[Table, int, int, Path], Searcher]
 
 
+def explore(
+    start: Callable[[Path], Searcher], table: Table, trials: int
+) -> Iterator[tuple[Configuration, Entry, float]]:
+    """The configurations that a searcher asks for in turn, what each gives, and the seconds to suggest it."""
+    with TemporaryDirectory() as folder:
+        searcher = start(Path(folder))
+        for _ in range(trials):
+            started = time.perf_counter()
+            config = searcher.ask()
+            seconds = time.perf_counter() - started
+            entry = table[config]
+            searcher.tell(config, entry)
+            yield config, entry, seconds
+
+
 class Ours:
-    """The search of stage `tune`, on the whole space from the first trial on unless `limits` let depth grow."""
+    """The search of stage `tune`, on the whole space from its first trial on unless `limits` let it grow."""
 
     def __init__(
         self, table: Table, seed: int, folder: Path, goal: Goal | None = None, limits: Limits | None = None

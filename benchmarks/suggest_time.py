@@ -151,7 +151,7 @@ def _growth(size: int) -> int | None:
     _warm_up("ours")
     with memory_growth() as growth:
         _asker("ours", size, 1)()
-    return growth.bytes
+    return growth[0] if growth else None
 
 
 def _times(summary: Sequence[Row]) -> Table:

@@ -35,6 +35,9 @@ from tascnet.models.build import NAMES
 from tascnet.options import Images
 from tascnet.train.setting import computing
 
+# What a summary takes over of a timed row.
+SHOWN = ("backbone", "depth", "weights", "timed_images", "cache_seconds")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, sections=("trainer",))
@@ -80,7 +83,7 @@ def bounds(trunk: int, tail: int, train: int, val: int) -> tuple[float, float]:
     """What FLOPs allow as the ratio of two trials' times; training takes three forward passes.
 
     Args:
-        trunk: FLOPs of one sample through what stays frozen.
+        trunk: FLOPs of one sample through the frozen blocks.
         tail: FLOPs of one sample through what is trained.
         train: training samples of an epoch.
         val: validation samples after an epoch.
@@ -100,10 +103,9 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
         cached, published = row["cached_seconds"], row["published_seconds"]
         ratio, saved = published / cached, published - cached
         bound, bound_of_a_sample = bounds(row["trunk_flops"], row["tail_flops"], row["train"], row["val"])
-        names = ("backbone", "depth", "weights", "timed_images", "cache_seconds")
         summary.append(
             {
-                **{name: row[name] for name in names},
+                **{name: row[name] for name in SHOWN},
                 "published_per_hour": 3600 / published,
                 "cached_per_hour": 3600 / cached,
                 "ratio": ratio,

@@ -28,14 +28,14 @@ Trained = tuple[float, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A network at a depth, and the data that its trials run on.
+    """A network with its new softmax layer, and trials that train its pre-trained layers as they are.
 
     Args:
         learner: samples, whose cache is the folder of features, and recipes.
-        chain: the network with its new softmax layer.
-        space: of stage `tune`; trials train the pre-trained layers as they are.
+        chain: the network.
+        space: of stage `tune`.
         depth: units that a trial trains, beside the dense head.
-        files: the image file of each row of the data set; None where there are none.
+        files: the image file of each row of the data set, where there are any.
     """
 
     learner: Learner
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def trunk(self) -> nn.Sequential:
-        """What stays frozen."""
+        """The frozen blocks."""
         return self.chain[: self.cut].eval()
 
     @property

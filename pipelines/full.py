@@ -5,9 +5,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 import tascnet
-from tascnet.cli.config import Config
+from tascnet.cli.config import Config, spelling
 from tascnet.cli.folders import cache_folder, run_folder, stage_folder
-from tascnet.data import open_samples
+from tascnet.data import check_samples, open_samples
 from tascnet.measure import measure_models
 from tascnet.pruning import check_options
 from tascnet.report import models_plot, models_table
@@ -26,11 +26,14 @@ def run(config: Config) -> None:
     Raises:
         ConfigError: stage `prune` would refuse its options after the search.
     """
+    check_samples(config.dataset, cache_folder(config))
     with computing(config.device, config.threads):
         network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache_folder(config))
         example = _check_pruning(config, network)
-    tune.run(config)
-    prune.run(config)
+    with spelling("tune"):
+        tune.run(config)
+    with spelling("prune"):
+        prune.run(config)
     models = _models(config, network, example)
     output().print(models_table(models, title="From the baseline to the pruned network"))
     write_text(run_folder(config) / "models.svg", models_plot(models))
@@ -46,7 +49,8 @@ def _check_pruning(config: Config, network: nn.Sequential) -> Tensor:
         cache_limit_gb=config.cache_limit_gb,
         grow_vocabulary=True,
     )
-    check_options(config.prune, network, samples, may_widen(config.tune, config.prune.min_filters))
+    with spelling("prune"):
+        check_options(config.prune, network, samples, may_widen(config.tune, config.prune.min_filters))
     return samples.example
 
 

@@ -3,6 +3,7 @@
 import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder
+from tascnet.data import check_samples
 from tascnet.report import front_table, insight_lines, layerwise_table, models_table
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
@@ -11,6 +12,7 @@ from tascnet.run.records import TuneMetrics
 def run(config: Config) -> None:
     """Run stage `tune`, or resume it, or read back what it found."""
     cache = cache_folder(config)
+    check_samples(config.dataset, cache)
     network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
     result = tascnet.tune(
         network,

@@ -1,16 +1,11 @@
-"""The errors that users meet: one small tree, each with a hint of what to do, and the words of such hints."""
+"""The errors that users meet, and the words of their messages."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 
 class TascnetError(Exception):
-    """What was wrong and what was expected, with a hint of what to do.
-
-    Args:
-        message: what was wrong and what was expected, without a full stop.
-        hint: what the user can do about it, without a full stop.
-    """
+    """What was wrong and what was expected, and a hint of what to do; both without a full stop."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = message
@@ -35,7 +30,7 @@ class ArchiveError(TascnetError):
 
 
 class SurgeryError(TascnetError):
-    """A change of structure is impossible or did not give the widths asked for."""
+    """A change of structure is impossible, or the widths are not those asked for."""
 
 
 class TrainingDiverged(TascnetError):
@@ -51,10 +46,17 @@ class BudgetError(TascnetError):
 
 
 def closest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that is most like `name`, also when only its last part was given; None when none is."""
-    scored = [(_likeness(name, other), other) for other in valid]
-    score, best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
-    return best if score >= 0.55 else None
+    """The valid name most like `name`, which may be its last part alone; None where none is like it."""
+
+    def likeness(other: str) -> float:
+        one, two = name.lower(), other.lower()
+        whole = SequenceMatcher(None, one, two).ratio()
+        last = SequenceMatcher(None, one.rpartition(".")[2], two.rpartition(".")[2]).ratio()
+        # Of equally good last parts the one in the better, then the shorter path is meant.
+        return max(whole, 0.9 * last + 0.05 * whole - 0.001 * other.count("."))
+
+    best = max(valid, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= 0.55 else None
 
 
 def listed(names: Iterable[str]) -> str:
@@ -63,18 +65,11 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} or {last}" if rest else last
 
 
-def _likeness(name: str, other: str) -> float:
-    whole = SequenceMatcher(None, name.lower(), other.lower()).ratio()
-    last = SequenceMatcher(None, name.lower().rpartition(".")[2], other.lower().rpartition(".")[2]).ratio()
-    # Of two equally good last parts the one in the better, then the shorter path is meant.
-    return max(whole, 0.9 * last + 0.05 * whole - 0.001 * other.count("."))
-
-
 def plural(number: int, word: str) -> str:
     """`1 filter`, `2 filters`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its class where it says nothing."""
+    """The first line of an error's message, or its class where there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

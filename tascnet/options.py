@@ -1,7 +1,6 @@
-"""Every option, once: its type, bounds and default, and one sentence of help.
+"""Every option, once: type, bounds, default and one sentence of help.
 
-The classes here are what the library's functions take and what the command line composes. They are frozen,
-and check their values when they are made: types, bounds, choices, and rules between options of one class.
+The classes are frozen and check their values: types, bounds, choices, and rules between options of one class.
 """
 
 import math
@@ -10,7 +9,7 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union, cast, get_args, get_origin
 
 from tascnet.errors import ConfigError, closest, listed
 
@@ -19,11 +18,18 @@ PUBLISHED_IMAGES = ("caltech101", "caltech256", "stanford_dogs", "cifar10", "oxf
 OFFICIAL_TESTS = ("stanford_dogs", "cifar10", "oxford_flowers102")
 PUBLISHED_TEXTS = ("movie_review", "subjectivity")
 
+IMAGE_BACKBONES = (
+    *("vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2"),
+    *("resnet20", "resnet56", "digits_cnn", "custom"),
+)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 ACTIVATIONS = (
     *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "tanh", "sigmoid"),
 )
 NORMS = ("none", "l2", "batchnorm")
-# What `criterion` takes beside dotted paths.
+MERGES = ("none", "average", "fold", "fold_weights", "refit")
+# What `criterion` takes besides dotted paths.
 CRITERIA = (
     *("history", "reconstruction", "magnitude", "taylor", "fpgm", "lamp", "hessian", "bn_scale", "random"),
 )
@@ -35,6 +41,9 @@ BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
     ("below", operator.ge, "below"),
 )
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+# Whether a rule is broken, what is wrong, and what to do.
+Rule: TypeAlias = tuple[bool, str, str | None]
 
 
 def option(
@@ -54,14 +63,14 @@ def option(
 ) -> Any:
     """A field of an option class.
 
+    Choices and bounds hold for each item of a list.
+
     Args:
         default: its value where none is given.
         help: one sentence.
-        choices: the texts that it takes, or that each item of a list is one of.
-        minimum: the smallest number, or item of a list.
-        maximum: the largest.
-        above: a bound that numbers are larger than.
-        below: a bound that numbers are smaller than.
+        choices: the texts that it takes.
+        minimum, maximum: inclusive bounds of numbers.
+        above, below: exclusive bounds of numbers.
         words: texts that may stand for a number.
         unique: a list names no value twice.
         empty: a list may be empty.
@@ -70,6 +79,18 @@ def option(
     """
     metadata = {key: value for key, value in locals().items() if key != "default"}
     return field(default=default, metadata=metadata)
+
+
+def _share(default: float | None, help: str, **rules: Any) -> Any:
+    return option(default, help, minimum=0, maximum=1, **rules)
+
+
+def _target(help: str) -> Any:
+    return option(None, help, above=0, maximum=1, extendable=True)
+
+
+def _no_effect(wrong: bool, name: str, beside: str, hint: str) -> Rule:
+    return wrong, f"`{name}` has no effect with `{beside}`", hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +103,18 @@ class Options:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value = _checked(entry.name, entry, entry.type, getattr(self, entry.name))
-            object.__setattr__(self, entry.name, value)
+            object.__setattr__(self, entry.name, _checked(entry, getattr(self, entry.name)))
         for wrong, message, hint in self.rules():
             if wrong:
                 raise ConfigError(message, hint)
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
-        """Rules between these options: whether one is broken, what is wrong, and what to do."""
+    def rules(self) -> Iterator[Rule]:
+        """Rules between these options."""
         return iter(())
 
     def changed(self, name: str) -> bool:
         """Whether an option has another value than its default."""
-        (entry,) = [entry for entry in fields(self) if entry.name == name]
-        return bool(getattr(self, name) != default_of(entry))
+        return bool(getattr(self, name) != default_of(self.__dataclass_fields__[name]))
 
 
 def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
@@ -104,30 +123,25 @@ def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: a name is unknown, or a value does not fit.
     """
-    known = {entry.name: entry.type for entry in fields(cls)}
-    for name in values:
-        if name not in known:
-            likely = closest(str(name), known)
-            raise ConfigError(f"there is no option `{name}`", f"did you mean `{likely}`?" if likely else None)
+    kinds: dict[str, Any] = {entry.name: entry.type for entry in fields(cls)}
+    made = dict(values)
     for name, value in values.items():
-        if is_dataclass(known[name]) and not isinstance(value, Mapping):
+        if name not in kinds:
+            likely = closest(str(name), kinds)
+            raise ConfigError(f"there is no option `{name}`", f"did you mean `{likely}`?" if likely else None)
+        if not is_dataclass(kinds[name]):
+            continue
+        if not isinstance(value, Mapping):
+            example = f"{name}.{fields(kinds[name])[0].name}=..."
             raise ConfigError(
                 f"`{name}` is a section of options and takes no value",
-                f"give one of them, such as `{name}.{fields(cast(Any, known[name]))[0].name}=...`",
+                f"give one of them, such as `{example}`",
             )
-    nested = {
-        name: _made_inside(name, known[name], value) if is_dataclass(known[name]) else value
-        for name, value in values.items()
-    }
-    return cls(**nested)
-
-
-def _made_inside(section: str, cls: Any, values: Mapping[str, Any]) -> Any:
-    """Options below a section, whose errors name it."""
-    try:
-        return make(cls, values)
-    except ConfigError as error:
-        raise ConfigError(*_inside(section, error)) from None
+        try:
+            made[name] = make(kinds[name], value)
+        except ConfigError as error:
+            raise ConfigError(*_inside(name, error)) from None
+    return cls(**made)
 
 
 def _inside(section: str, error: ConfigError) -> tuple[str, str | None]:
@@ -137,10 +151,10 @@ def _inside(section: str, error: ConfigError) -> tuple[str, str | None]:
 
 
 def known_fields(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    """Each option below an option class as `(dotted name, field)`."""
+    """Dotted name and field of each option of a class and its sections."""
     for entry in fields(cls):
         if is_dataclass(entry.type):
-            yield from known_fields(entry.type, f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+            yield from known_fields(cast(Any, entry.type), f"{prefix}{entry.name}.")
         else:
             yield f"{prefix}{entry.name}", entry
 
@@ -161,20 +175,15 @@ def type_name(kind: Any) -> str:
     return TYPE_NAMES.get(kind, str(kind))
 
 
-# Data sets.
-
-
 @dataclass(frozen=True, kw_only=True)
 class Data(Options):
-    """What the samples are and how they are split; the rest of the samples is the test split."""
+    """The samples and how they are split; what training and validation leave is the test split."""
 
     name: str = option("", "Name of the data set.")
-    train: int | float = option(
-        0.7, "Training samples of each class: a whole number is a count, a number below 1 a share.", above=0
-    )
-    val: int | float = option(0.15, "Validation samples of each class, a count or a share.", above=0)
+    train: int | float = option(0.7, "Training samples of each class: a count, or a share below 1.", above=0)
+    val: int | float = option(0.15, "Validation samples of each class: a count, or a share below 1.", above=0)
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         for name in ("train", "val"):
             value = getattr(self, name)
             yield (
@@ -196,21 +205,18 @@ class Data(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Data):
-    """Images, and how they are augmented in training from images."""
+    """Images and their augmentation."""
 
     classes: tuple[str, ...] | None = option(
-        None, "Names of the classes to take, in this order for digits and lists of files; null takes all."
+        None, "Classes to take, in this order for digits and lists of files; null takes all."
     )
     flip: bool = option(True, "Augmentation: mirror images at random.")
     min_scale: float = option(
-        1.0,
-        "Augmentation: smallest share of the area that a random crop takes; 1 shifts only.",
-        minimum=0.05,
-        maximum=1,
+        1.0, "Augmentation: smallest share of the area in a crop; 1 only shifts.", minimum=0.05, maximum=1
     )
     pad: int = option(0, "Augmentation: pixels of edge padding before a random crop.", minimum=0)
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield (
             self.classes is not None and len(self.classes) < 2,
@@ -225,7 +231,7 @@ class Digits(Images):
 
     name: str = option("digits", "Name of the data set.")
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield (
             not set(self.classes or ()) <= set("0123456789"),
@@ -244,9 +250,7 @@ class Files(Options):
 @dataclass(frozen=True, kw_only=True)
 class _ImageFiles(Images, Files):
     unreadable: str = option(
-        "refuse",
-        "What to do with files that cannot be read: refuse the data set or skip them.",
-        choices=("refuse", "skip"),
+        "refuse", "Unreadable files: refuse the data set, or skip them.", choices=("refuse", "skip")
     )
 
 
@@ -256,10 +260,10 @@ class ImageFolder(_ImageFiles):
 
     name: str = option("image_folder", "Name of the data set.")
     csv: str | None = option(
-        None, "A CSV file with a line `file,label` for each image, instead of class folders."
+        None, "CSV file with a line `file,label` for each image, instead of class folders."
     )
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield (
             self.root is None and self.csv is None,
@@ -270,7 +274,7 @@ class ImageFolder(_ImageFiles):
 
 @dataclass(frozen=True, kw_only=True)
 class _Download(Files):
-    download: bool = option(False, "Download a published data set that is not there yet.", cosmetic=True)
+    download: bool = option(False, "Download the data set if it is missing.", cosmetic=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,11 +282,9 @@ class PublishedImages(_ImageFiles, _Download):
     """A published data set of images."""
 
     name: str = option("caltech101", "Name of the data set.", choices=PUBLISHED_IMAGES)
-    official_test: bool = option(
-        False, "Use the test split that the data set comes with; false draws all three splits."
-    )
+    official_test: bool = option(False, "Use the data set's own test split; false draws all three splits.")
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield (
             self.official_test and self.name not in OFFICIAL_TESTS,
@@ -297,13 +299,10 @@ class Texts(Data, Files):
 
     name: str = option("text_lines", "Name of the data set.")
     max_tokens: int = option(
-        64,
-        "Texts are padded or cut to this many tokens; FLOPs are counted for this length.",
-        minimum=1,
-        maximum=4096,
+        64, "Tokens to which texts are padded or cut, also where FLOPs are counted.", minimum=1, maximum=4096
     )
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield (
             self.root is None and self.name not in PUBLISHED_TEXTS,
@@ -327,44 +326,27 @@ DATASETS: dict[str, type[Data]] = {
     **dict.fromkeys(PUBLISHED_TEXTS, PublishedTexts),
 }
 
-# Networks.
-
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone(Options):
     """The pre-trained network."""
 
     name: str = option("", "Name of the network.")
-    weights: str = option(
-        "pretrained", "pretrained, random, or a file of weights (.safetensors, or .pth without code)."
-    )
+    weights: str = option("pretrained", "pretrained, random, or a file (.safetensors, or .pth without code).")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBackbone(Backbone):
     """A network for images, and the images that it expects."""
 
-    name: str = option(
-        "mobilenet_v2",
-        "Name of the network.",
-        choices=(
-            *("vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2"),
-            *("resnet20", "resnet56", "digits_cnn", "custom"),
-        ),
-    )
+    name: str = option("mobilenet_v2", "Name of the network.", choices=IMAGE_BACKBONES)
     size: int = option(224, "Side of the square that the network sees, in pixels.", minimum=1)
-    resize: int | None = option(
-        None, "Shorter side after resizing, in pixels; null is 8/7 of the size, rounded.", minimum=1
-    )
-    mean: tuple[float, ...] = option(
-        (0.485, 0.456, 0.406), "Mean of each channel, for pixels in [0, 1].", unique=False
-    )
-    std: tuple[float, ...] = option(
-        (0.229, 0.224, 0.225), "Standard deviation of each channel.", above=0, unique=False
-    )
+    resize: int | None = option(None, "Shorter side after resizing; null is 8/7 of the size.", minimum=1)
+    mean: tuple[float, ...] = option(IMAGENET_MEAN, "Channel means, for pixels in [0, 1].", unique=False)
+    std: tuple[float, ...] = option(IMAGENET_STD, "Channels' deviations.", above=0, unique=False)
     interpolation: str = option("bilinear", "How images are resized.", choices=("bilinear", "bicubic"))
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield (
             len(self.mean) != len(self.std) or len(self.mean) not in (1, 3),
             f"`mean` and `std` have {len(self.mean)} and {len(self.std)} values",
@@ -384,14 +366,14 @@ class CustomBackbone(ImageBackbone):
     name: str = option("custom", "Name of the network.")
     weights: str = option("random", "random, or a file of weights for the network.")
     factory: str | None = option(
-        None, "Dotted path of `factory(num_classes)`, which gives your network as an nn.Sequential."
+        None, "Dotted path of `factory(num_classes)`, which returns an nn.Sequential."
     )
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield (
             self.factory is None,
-            "the function that makes the network is missing",
+            "the function that builds the network is missing",
             "give its dotted path as `factory=<module>.<function>`",
         )
 
@@ -401,61 +383,46 @@ class TextBackbone(Backbone):
     """Convolutions over the words of a text (Kim 2014)."""
 
     name: str = option("textcnn", "Name of the network.")
-    weights: str = option("random", "random, or a file of weights that stage pretrain left.")
+    weights: str = option("random", "random, or a file of weights from stage pretrain.")
     embedding_width: int = option(128, "Numbers in a word's vector.", minimum=1, maximum=4096)
     filters: int = option(100, "Filters of each of the three convolutions.", minimum=2, maximum=4096)
-    vectors: str | None = option(
-        None, "A file of word vectors in GloVe's format, from which the embedding starts."
-    )
+    vectors: str | None = option(None, "File of word vectors in GloVe's format to initialise the embedding.")
 
 
 BACKBONES: dict[str, type[Backbone]] = {"textcnn": TextBackbone, "custom": CustomBackbone}
 
-# Training.
-
 
 @dataclass(frozen=True, kw_only=True)
 class Steps(Options):
-    """How a network is trained, without how long."""
+    """How a network is trained, but not how long."""
 
     batch_size: int = option(32, "Samples of a step.", minimum=1)
     optimizer: str = option(
-        "adamw",
-        "Optimiser; sgd and nesterov have a momentum of 0.9.",
-        choices=("adamw", "sgd", "nesterov", "adagrad"),
+        "adamw", "Optimiser; sgd and nesterov: momentum 0.9.", choices=("adamw", "sgd", "nesterov", "adagrad")
     )
     lr: float = option(1e-3, "Peak learning rate.", minimum=0)
     weight_decay: float = option(1e-2, "Weight decay: decoupled for adamw, L2 for the others.", minimum=0)
     schedule: str = option(
         "cosine",
-        "Learning rate over the steps: cosine falls to zero, step and plateau multiply by factor.",
+        "Learning rate over the steps: cosine falls to zero, step and plateau multiply it by factor.",
         choices=("constant", "cosine", "step", "plateau"),
     )
-    min_lr: float = option(0.0, "Learning rate below which plateau does not reduce.", minimum=0)
-    warmup: float = option(
-        0.0, "Share of the steps over which the learning rate rises.", minimum=0, maximum=1
-    )
-    step_epochs: int = option(20, "Epochs between two reductions of step.", minimum=1)
-    factor: float = option(0.5, "Factor of a reduction of step and plateau.", minimum=0, maximum=1)
+    min_lr: float = option(0.0, "Lowest learning rate of schedule plateau.", minimum=0)
+    warmup: float = _share(0.0, "Share of the steps over which the learning rate rises.")
+    step_epochs: int = option(20, "Epochs between two reductions by schedule step.", minimum=1)
+    factor: float = _share(0.5, "Factor of a reduction by schedule step or plateau.")
     plateau_patience: int = option(5, "Epochs without improvement before plateau reduces.", minimum=0)
-    label_smoothing: float = option(0.0, "Label smoothing of the cross-entropy.", minimum=0, maximum=1)
+    label_smoothing: float = _share(0.0, "Label smoothing of the cross-entropy.")
     batchnorm: str = option(
         "train",
-        "Batch-norm statistics of trained layers: of each batch, or frozen as they are.",
+        "Batch-norm statistics of trained layers: each batch's, or frozen.",
         choices=("train", "frozen"),
     )
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
-        yield (
-            self.min_lr > 0 and self.schedule != "plateau",
-            f"`min_lr` has no effect with `schedule={self.schedule}`",
-            "add `schedule=plateau`",
-        )
-        yield (
-            self.min_lr > self.lr,
-            f"`min_lr` is {self.min_lr:g}, above `lr`, {self.lr:g}",
-            "lower it",
-        )
+    def rules(self) -> Iterator[Rule]:
+        idle = self.min_lr > 0 and self.schedule != "plateau"
+        yield _no_effect(idle, "min_lr", f"schedule={self.schedule}", "add `schedule=plateau`")
+        yield self.min_lr > self.lr, f"`min_lr` is {self.min_lr:g}, above `lr`, {self.lr:g}", "lower it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -463,73 +430,55 @@ class Recipe(Steps):
     """How a network is trained, and how long."""
 
     epochs: int = option(10, "Passes over the training samples.", minimum=1)
-    epoch_share: float = option(
-        1.0, "Share of the training samples that each epoch draws.", minimum=0.001, maximum=1
-    )
+    epoch_share: float = option(1.0, "Share of the training samples in an epoch.", minimum=0.001, maximum=1)
     patience: int | None = option(
-        None,
-        "Epochs without a better validation accuracy before training stops; null never stops.",
-        minimum=1,
+        None, "Epochs without a better validation accuracy before training stops; null: never.", minimum=1
     )
 
 
 if TYPE_CHECKING:
 
-    class StepChanges(Steps):
-        """What differs from the base recipe, without how long; None takes the base's value."""
+    class StepChanges(Steps): ...
 
-    class RecipeChanges(Recipe):
-        """What differs from the base recipe; None takes the base's value."""
+    class RecipeChanges(Recipe): ...
 
 else:
 
-    def _changes(name, base, doc):
-        entries = [
-            (entry.name, entry.type | None, field(default=None, metadata=entry.metadata))
-            for entry in fields(base)
-        ]
+    def _changes(name, base):
+        entries = [(e.name, e.type | None, field(default=None, metadata=e.metadata)) for e in fields(base)]
         made = make_dataclass(name, entries, bases=(Options,), frozen=True, kw_only=True)
-        made.__module__, made.__doc__ = __name__, doc
+        made.__module__, made.__doc__ = __name__, "What differs from the base recipe; None takes its value."
         return made
 
-    StepChanges = _changes("StepChanges", Steps, "What differs from the base recipe, without how long.")
-    RecipeChanges = _changes("RecipeChanges", Recipe, "What differs from the base recipe.")
+    StepChanges = _changes("StepChanges", Steps)
+    RecipeChanges = _changes("RecipeChanges", Recipe)
 
 RECIPES = ("pretrain", "head", "trial", "finetune", "recover")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer(Recipe):
-    """What all recipes have in common, and what differs from it for each kind of training."""
+    """The base recipe, and what differs from it for each kind of training."""
 
-    pretrain: RecipeChanges = field(
-        default_factory=RecipeChanges, metadata={"help": "Training from random weights."}
-    )
-    head: RecipeChanges = field(
-        default_factory=RecipeChanges, metadata={"help": "Training of a new head on cached features."}
-    )
-    trial: RecipeChanges = field(
-        default_factory=RecipeChanges, metadata={"help": "Training of a trial of the search."}
-    )
-    finetune: RecipeChanges = field(
-        default_factory=RecipeChanges, metadata={"help": "Fine-tuning from images or texts."}
-    )
-    recover: StepChanges = field(
-        default_factory=StepChanges,
-        metadata={"help": "All training in pruning, whose options say for how many epochs."},
-    )
+    pretrain: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "From random weights."})
+    head: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "New heads on features."})
+    trial: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "Trials of the search."})
+    finetune: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "From images or texts."})
+    recover: StepChanges = field(default_factory=StepChanges, metadata={"help": "All training in pruning."})
     class_weights: str = option(
         "none", "Weight of a class in the loss: none, or balanced by its size.", choices=("none", "balanced")
     )
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of one kind of training: what differs from the common one, and the rest of that."""
-        common = {entry.name: getattr(self, entry.name) for entry in fields(Recipe)}
+        """The recipe of one kind of training: the base recipe with its changes."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(Recipe)}
         own = getattr(self, name)
-        changes = {entry.name: getattr(own, entry.name) for entry in fields(own)}
-        return Recipe(**common | {key: value for key, value in changes.items() if value is not None})
+        for entry in fields(own):
+            if (value := getattr(own, entry.name)) is not None:
+                values[entry.name] = value
+        return Recipe(**values)
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         for name in RECIPES:
             try:
@@ -542,24 +491,18 @@ class Trainer(Recipe):
 class Measure(Options):
     """How latency is measured."""
 
-    batch: int = option(
-        16, "Samples in a batch; latency is measured for one sample and for a batch.", minimum=1
-    )
-    repeats: int = option(30, "Passes that are timed; the latency is their median.", minimum=3)
+    batch: int = option(16, "Samples of a batch, whose latency is measured besides one sample's.", minimum=1)
+    repeats: int = option(30, "Timed passes; the latency is their median.", minimum=3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(Options):
     """Bounds of a search, and goals of pruning, as shares of the network that the stage is given."""
 
-    flops_target: float | None = option(None, "Share of the FLOPs.", above=0, maximum=1, extendable=True)
-    params_target: float | None = option(
-        None, "Share of the parameters.", above=0, maximum=1, extendable=True
-    )
-    size_target: float | None = option(None, "Share of the file size.", above=0, maximum=1, extendable=True)
-    latency_target: float | None = option(
-        None, "Share of the latency for one sample.", above=0, maximum=1, extendable=True
-    )
+    flops_target: float | None = _target("Share of the FLOPs.")
+    params_target: float | None = _target("Share of the parameters.")
+    size_target: float | None = _target("Share of the file size.")
+    latency_target: float | None = _target("Share of the latency for one sample.")
     latency_target_ms: float | None = option(
         None, "Latency for one sample on this device, in milliseconds.", above=0, extendable=True
     )
@@ -575,9 +518,6 @@ class Targets(Options):
         return self.latency_target is not None or self.latency_target_ms is not None
 
 
-# Stage one.
-
-
 @dataclass(frozen=True, kw_only=True)
 class TuneBase(Targets):
     """Stage one: what its search spaces share."""
@@ -587,13 +527,12 @@ class TuneBase(Targets):
 
     space: str = option(
         "tascnet",
-        "What is searched: pre-trained layers changed by surgery, or new layers in place of the last ones.",
+        "Search space: changes of pre-trained layers, or new layers in place of the last ones.",
         choices=("tascnet", "autotune"),
     )
     algorithm: str = option(
         "bo",
-        "What proposes trials: Bayesian optimisation, random or quasi-random points, or one trial for each "
-        "block from which the network may be trained.",
+        "Bayesian optimisation, random or quasi-random points, or a trial for each first trained block.",
         choices=("bo", "random", "sobol", "layerwise"),
     )
     objective: str = option(
@@ -602,55 +541,32 @@ class TuneBase(Targets):
         choices=("accuracy", "loss", "pareto_flops", "pareto_params"),
     )
     pick: int | None = option(
-        None,
-        "Number of the trial of a finished search to fine-tune; null is the winner.",
-        minimum=0,
-        cosmetic=True,
+        None, "Trial of a finished search to fine-tune; null is the winner.", minimum=0, cosmetic=True
     )
-    hidden_layers: tuple[int, ...] = option(
-        (0, 1), "Choices for the hidden layers of the dense head.", minimum=0
-    )
-    neurons: tuple[int, ...] = option(
-        (128, 256, 512), "Choices for the neurons of a hidden layer.", minimum=1
-    )
-    dropouts: tuple[float, ...] = option(
-        (0.0, 0.2, 0.4), "Choices for the dropout of the dense head.", minimum=0, below=1
-    )
-    start_depth: int = option(
-        1, "Depth of the first trials; 0 searches the dense head before all else.", minimum=0, maximum=1
-    )
+    hidden_layers: tuple[int, ...] = option((0, 1), "Choices for the dense head's hidden layers.", minimum=0)
+    neurons: tuple[int, ...] = option((128, 256, 512), "Choices for a hidden layer's neurons.", minimum=1)
+    dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4), "Choices for head dropout.", minimum=0, below=1)
+    start_depth: int = option(1, "Depth of the first trials; 0: the dense head alone.", minimum=0, maximum=1)
     initial_trials: int = option(6, "Trials before the surrogate proposes.", minimum=1)
-    trials_per_depth: int = option(
-        8, "Trials before the search goes one unit deeper.", minimum=1, extendable=True
-    )
+    trials_per_depth: int = option(8, "Trials at each depth before the next.", minimum=1, extendable=True)
     max_units: int | None = option(
-        None,
-        "Deepest unit that is searched; null is 3, and all of them with algorithm layerwise.",
-        minimum=1,
-        extendable=True,
+        None, "Deepest searched unit; null is 3, or all with algorithm layerwise.", minimum=1, extendable=True
     )
     max_trials: int | None = option(
         None, "Most trials; null is 24, or as many as max_seconds allows.", minimum=1, extendable=True
     )
     max_seconds: float | None = option(None, "Most seconds of all trials together.", above=0, extendable=True)
-    patience: int = option(
-        1, "Depths without a better validation accuracy before the search ends.", minimum=1, extendable=True
-    )
+    patience: int = option(1, "Depths without a better accuracy before the end.", minimum=1, extendable=True)
     early_stop: int | None = option(
-        None,
-        "Epoch from which a trial below the median of earlier ones is stopped; null: never.",
-        minimum=1,
+        None, "Epoch from which trials below the median of earlier ones are stopped; null: never.", minimum=1
     )
-    tolerance: float | None = option(
-        0.02,
-        "Trials this close to the best validation accuracy compete by size; null is one standard error.",
-        minimum=0,
-        maximum=1,
+    tolerance: float | None = _share(
+        0.02, "Trials this close to the best accuracy compete by size; null is one standard error."
     )
     finetune_from: str = option(
         "auto",
-        "Where fine-tuning of the winner begins: at the conventionally fine-tuned network, or at its trial "
-        "with its own first trained block (prefix), the first of all (all) or the better of both (best).",
+        "Start of the winner's fine-tuning: the conventional network, or the trial, trained from its first "
+        "trained block on (prefix), as a whole (all), or the better of both (best).",
         choices=("auto", "conventional", "best", "all", "prefix"),
     )
 
@@ -659,47 +575,39 @@ class TuneBase(Targets):
         """Whether each trial is the pre-trained network, trained from one block on."""
         return self.algorithm == "layerwise"
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         for entry in fields(Targets):
             is_given = getattr(self, entry.name) is not None
-            yield (
+            idle, hint = (
                 is_given and self.objective != "accuracy",
-                f"`{entry.name}` has no effect with `objective={self.objective}`",
                 "leave it out, or take `objective=accuracy`",
             )
-            yield (
-                is_given and self.is_layerwise,
-                f"`{entry.name}` has no effect with `algorithm=layerwise`, whose trials are all of one size",
-                "leave it out, or take another `algorithm`",
-            )
-        yield (
-            self.is_layerwise and self.max_units is not None,
-            "`max_units` has no effect with `algorithm=layerwise`, which goes through all depths",
-            "leave it out; `max_trials` and `max_seconds` limit the number of depths",
-        )
+            yield _no_effect(idle, entry.name, f"objective={self.objective}", hint)
+            idle, hint = is_given and self.is_layerwise, "leave it out, or take another `algorithm`"
+            yield _no_effect(idle, entry.name, "algorithm=layerwise", hint)
+        idle = self.is_layerwise and self.max_units is not None
+        hint = "leave it out; `max_trials` and `max_seconds` limit the number of depths"
+        yield _no_effect(idle, "max_units", "algorithm=layerwise", hint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(TuneBase):
-    """Stage one: pre-trained layers with inherited weights, changed by surgery."""
+    """Stage one: the pre-trained layers, changed by surgery, inherit their weights."""
 
-    layerwise_every: int = option(1, "Blocks from one trial of algorithm layerwise to the next.", minimum=1)
+    layerwise_every: int = option(1, "Blocks between trials of algorithm layerwise.", minimum=1)
     widths: tuple[float, ...] = option(
         (0.25, 0.5, 0.75, 1.0),
-        "Choices for the share of channels that a group of layers keeps.",
+        "Choices for a group's kept share of channels.",
         above=0,
         maximum=1,
         empty=True,
     )
     round_to: int = option(8, "Widths are multiples of this.", minimum=1)
     kernels: tuple[int, ...] = option(
-        (3, 5), "Choices for the side of a kernel, beside the pre-trained one.", minimum=1, empty=True
+        (3, 5), "Choices for the side of a kernel, besides the pre-trained one.", minimum=1, empty=True
     )
     activations: tuple[str, ...] = option(
-        ("relu", "elu"),
-        "Choices for activations, beside the pre-trained one.",
-        choices=ACTIVATIONS,
-        empty=True,
+        ("relu", "elu"), "Choices besides the pre-trained activation.", choices=ACTIVATIONS, empty=True
     )
     remove_blocks: bool = option(True, "Whether residual blocks with an identity shortcut may be removed.")
     lr_factors: tuple[float, ...] = option(
@@ -710,57 +618,35 @@ class Tune(TuneBase):
     )
     head: str = option(
         "new",
-        "The dense head: new, grown on the pre-trained classification layer, or the better one (search).",
+        "Dense head: new, grown on the pre-trained classification layer, or the better one (search).",
         choices=("new", "grow", "search"),
     )
-    grow_norms: tuple[str, ...] = option(
-        NORMS, "Choices for the normalisation between the old head and the grown one.", choices=NORMS
-    )
-    slim_every: int = option(
-        3, "Every n-th proposal looks for a smaller network near the best one; 0 never does.", minimum=0
-    )
-    distill: float = option(
-        0.8,
-        "Weight of the distillation loss from the conventionally fine-tuned network.",
-        minimum=0,
-        maximum=1,
-    )
+    grow_norms: tuple[str, ...] = option(NORMS, "Choices for the norm before a grown head.", choices=NORMS)
+    slim_every: int = option(3, "Every n-th proposal seeks a smaller network; 0: none does.", minimum=0)
+    distill: float = _share(0.8, "Weight of the distillation loss from the conventional network.")
 
     @property
     def looks_for_narrower(self) -> bool:
         """Whether the winner is the pre-trained network made smaller, unless a searched head has grown."""
         return not self.is_layerwise and self.head != "grow"
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield self.space != "tascnet", f"these are not the options of `space={self.space}`", "take Autotune"
-        yield (
-            self.head == "new" and self.changed("grow_norms"),
-            "`grow_norms` has no effect with `head=new`",
-            "add `head=grow` or `head=search`",
-        )
-        yield (
-            self.is_layerwise and self.objective.startswith("pareto"),
-            f"`objective={self.objective}` has no effect with `algorithm=layerwise`, whose trials are all of "
-            "one size",
-            "take `objective=accuracy`, or another `algorithm`",
-        )
-        yield (
-            self.is_layerwise and self.head == "search",
-            "`head=search` has no effect with `algorithm=layerwise`, which searches depths only",
-            "take `head=new` or `head=grow`",
-        )
-        yield (
-            not self.is_layerwise and self.changed("layerwise_every"),
-            f"`layerwise_every` has no effect with `algorithm={self.algorithm}`",
-            "add `algorithm=layerwise`",
-        )
-        for name, learns in (("algorithm", "bo"), ("objective", "accuracy")):
-            yield (
-                self.slim_every > 0 and self.changed("slim_every") and getattr(self, name) != learns,
-                f"`slim_every` has no effect with `{name}={getattr(self, name)}`",
-                f"leave it out, or take `{name}={learns}`",
-            )
+        idle = self.head == "new" and self.changed("grow_norms")
+        yield _no_effect(idle, "grow_norms", "head=new", "add `head=grow` or `head=search`")
+        idle = self.is_layerwise and self.objective.startswith("pareto")
+        hint = "take `objective=accuracy`, or another `algorithm`"
+        yield _no_effect(idle, f"objective={self.objective}", "algorithm=layerwise", hint)
+        idle, hint = self.is_layerwise and self.head == "search", "take `head=new` or `head=grow`"
+        yield _no_effect(idle, "head=search", "algorithm=layerwise", hint)
+        idle = not self.is_layerwise and self.changed("layerwise_every")
+        yield _no_effect(idle, "layerwise_every", f"algorithm={self.algorithm}", "add `algorithm=layerwise`")
+        for name, needed in (("algorithm", "bo"), ("objective", "accuracy")):
+            value = getattr(self, name)
+            idle = self.slim_every > 0 and self.changed("slim_every") and value != needed
+            hint = f"leave it out, or take `{name}={needed}`"
+            yield _no_effect(idle, "slim_every", f"{name}={value}", hint)
         yield (
             self.finetune_from == "conventional" and not (self.looks_for_narrower and self.head == "new"),
             "`finetune_from=conventional` needs a winner that is the pre-trained network made smaller",
@@ -786,22 +672,18 @@ class Autotune(TuneBase):
     )
     dense: str = option(
         "replace",
-        "Dense layers before the classifier: kept as layers of the chain, or replaced by the searched ones.",
+        "Dense layers before the classifier: kept, or replaced by the searched ones.",
         choices=("keep", "replace"),
     )
-    filters: tuple[int, ...] = option(
-        (64, 128, 256, 512), "Choices for the filters of a convolution.", minimum=1
-    )
+    filters: tuple[int, ...] = option((64, 128, 256, 512), "Choices for a convolution's filters.", minimum=1)
     filter_sizes: tuple[int, ...] = option((1, 2, 3, 5), "Choices for the side of a kernel.", minimum=1)
     activations: tuple[str, ...] = option(
-        ("relu", "sigmoid", "tanh", "elu", "selu"),
-        "Choices for the activation of a convolution.",
-        choices=ACTIVATIONS,
+        ("relu", "sigmoid", "tanh", "elu", "selu"), "Choices for activations.", choices=ACTIVATIONS
     )
     pool_sizes: tuple[int, ...] = option((2, 3), "Choices for the side of a pooling window.", minimum=1)
     paddings: tuple[int, ...] = option((1, 3), "Choices for zero-padding.", minimum=0)
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         yield self.space != "autotune", f"these are not the options of `space={self.space}`", "take Tune"
         yield (
@@ -816,73 +698,44 @@ class Autotune(TuneBase):
         )
 
 
-# Stage two.
-
-
 @dataclass(frozen=True, kw_only=True)
 class Prune(Targets):
-    """Stage two: what is removed, what becomes of it, and when to stop."""
+    """Stage two: which filters are removed, how the rest is repaired, and when to stop."""
 
     criterion: str = option(
         "reconstruction",
-        "What ranks filters: history, reconstruction, a criterion of torch-pruning (magnitude, taylor, fpgm, "
-        "lamp, hessian, bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.",
+        "Ranking of filters: history, reconstruction, one of torch-pruning (magnitude, taylor, fpgm, lamp, "
+        "hessian, bn_scale, random), or the dotted path of a torch_pruning.importance.Importance.",
     )
     scope: str = option(
         "global",
-        "Which filters compete: those of one group, or of all groups by FLOPs, params or filters saved.",
+        "Filters that compete: those of a group, or of all groups by the FLOPs, params or filters saved.",
         choices=("group", "global", "global_params", "global_filters"),
     )
     where: str = option(
-        "all",
-        "Which layers are pruned: all, or only those that stage tune has searched (tail).",
-        choices=("all", "tail"),
+        "all", "Pruned layers: all, or those that stage tune searched (tail).", choices=("all", "tail")
     )
     min_filters: int = option(16, "Groups with fewer filters are not pruned.", minimum=2)
     round_to: int | str = option(
-        8,
-        "Widths are multiples of this; auto takes what the device runs fastest with.",
-        minimum=1,
-        words=("auto",),
+        8, "Widths are multiples of this; auto takes the device's fastest.", minimum=1, words=("auto",)
     )
-    blocks: bool = option(
-        False,
-        "Whether a residual block may be removed where that costs less accuracy than filters that save the "
-        "same time.",
-    )
+    blocks: bool = option(False, "Remove residual blocks where filters cost more accuracy per time saved.")
     merge: str = option(
         "refit",
-        "What becomes of removed filters: nothing, averaged into their pair, folded into the kept ones by "
-        "activations or by weights, or folded and every layer refitted.",
-        choices=("none", "average", "fold", "fold_weights", "refit"),
+        "Removed filters: dropped, averaged into their pair, folded into kept ones by activations or by "
+        "weights, or folded with every layer refitted.",
+        choices=MERGES,
     )
-    pruning_ratio: float = option(
-        0.05, "Share of the filters that one iteration removes.", above=0, maximum=0.95
-    )
-    max_pruning_ratio: float = option(
-        0.25, "Largest share of a group that one iteration removes.", above=0, maximum=0.95
-    )
-    one_shot: bool = option(
-        False, "One large cut to the target: shares of 0.95 of all filters and 0.75 of a group an iteration."
-    )
+    pruning_ratio: float = option(0.05, "Share of filters removed by an iteration.", above=0, maximum=0.95)
+    max_pruning_ratio: float = option(0.25, "Largest share removed from a group.", above=0, maximum=0.95)
+    one_shot: bool = option(False, "One cut to the target: up to 0.95 of all filters, 0.75 of a group.")
     epochs: int = option(4, "Training epochs of one iteration, all its phases together.", minimum=1)
     final_epochs: int = option(0, "Further training epochs of the final network.", minimum=0)
-    distill: float = option(
-        0.5, "Weight of the distillation loss from the unpruned network.", minimum=0, maximum=1
-    )
-    tolerance: float = option(
-        0.02, "Largest fall of validation accuracy below the best.", minimum=0, maximum=1, extendable=True
-    )
-    retries: int = option(
-        2,
-        "Smaller steps to try in a row after one whose accuracy falls below the tolerance.",
-        minimum=0,
-        extendable=True,
-    )
+    distill: float = _share(0.5, "Weight of the distillation loss from the unpruned network.")
+    tolerance: float = _share(0.02, "Largest fall of validation accuracy below the best.", extendable=True)
+    retries: int = option(2, "Smaller steps after one below the tolerance.", minimum=0, extendable=True)
     max_iterations: int = option(10, "Most iterations.", minimum=1, extendable=True)
-    max_seconds: float | None = option(
-        None, "Most seconds of all iterations together.", above=0, extendable=True
-    )
+    max_seconds: float | None = option(None, "Most seconds of all iterations.", above=0, extendable=True)
     sensitivity: bool = option(
         False, "Also measure the accuracy without 10, 25 and 50 % of each group alone.", cosmetic=True
     )
@@ -897,15 +750,18 @@ class Prune(Targets):
         """Largest share of a group that one iteration removes."""
         return 0.75 if self.one_shot else self.max_pruning_ratio
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         has_pairs, likely = self.criterion == "history", closest(self.criterion, CRITERIA)
+        hint = (
+            f"did you mean `criterion={likely}`?"
+            if likely
+            else f"it takes {listed(CRITERIA)}, or a dotted path"
+        )
         is_path = "." in self.criterion and all(part.isidentifier() for part in self.criterion.split("."))
         yield (
             self.criterion not in CRITERIA and not is_path,
             f"`criterion` has no choice {self.criterion!r}",
-            f"did you mean `criterion={likely}`?"
-            if likely
-            else f"it takes {listed(CRITERIA)}, or a dotted path",
+            hint,
         )
         yield (
             has_pairs != isinstance(self, HistoryPrune),
@@ -929,11 +785,8 @@ class Prune(Targets):
             "take `merge=fold` or `criterion=history`",
         )
         for name in ("pruning_ratio", "max_pruning_ratio"):
-            yield (
-                self.one_shot and self.changed(name),
-                f"`{name}` has no effect with `one_shot=true`",
-                "leave one of them out",
-            )
+            idle = self.one_shot and self.changed(name)
+            yield _no_effect(idle, name, "one_shot=true", "leave one of them out")
         yield (
             self.one_shot and not self.has_targets,
             "`one_shot=true` needs a target at which the cut ends",
@@ -945,32 +798,24 @@ class Prune(Targets):
 class HistoryPrune(Prune):
     """Stage two by the history of filters (Basha et al. 2022, TASCNet, arXiv 2205.05967)."""
 
-    criterion: str = option("history", "What ranks filters: how similar pairs of them stay in training.")
+    criterion: str = option("history", "Ranking of filters: by the similarity of pairs over training.")
     scope: str = option(
-        "group",
-        "Which filters compete: those of one group, or of all groups by FLOPs saved.",
-        choices=("group", "global"),
+        "group", "Filters that compete: a group's, or all by the FLOPs saved.", choices=("group", "global")
     )
     min_filters: int = option(128, "Groups with fewer filters are not pruned.", minimum=2)
-    merge: str = option(
-        "fold",
-        "What becomes of removed filters.",
-        choices=("none", "average", "fold", "fold_weights", "refit"),
-    )
+    merge: str = option("fold", "What is done with removed filters.", choices=MERGES)
     history: str = option(
         "restart",
         "Recording restarts in each iteration, or continues through optimisation and retraining.",
         choices=("restart", "continue"),
     )
-    history_epochs: int | None = option(
-        None, "Epochs of an iteration that record the history; null is a seventh of them.", minimum=0
-    )
+    history_epochs: int | None = option(None, "Epochs of recording; null is a seventh of all.", minimum=0)
     optimise_epochs: int | None = option(
-        None, "Epochs of an iteration that pull pairs together; null is a seventh of them.", minimum=0
+        None, "Epochs that pull pairs together; null is a seventh.", minimum=0
     )
     regulariser: str = option(
         "per_group_mean",
-        "What pulls pairs together: exp(-mean similarity) of each group, or exp(-sum) of all as published.",
+        "Loss that pulls pairs together: exp(-mean similarity) of each group, or exp(-sum) as published.",
         choices=("per_group_mean", "sum"),
     )
 
@@ -982,7 +827,7 @@ class HistoryPrune(Prune):
         optimise = share if self.optimise_epochs is None else self.optimise_epochs
         return history, optimise, self.epochs - history - optimise
 
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
+    def rules(self) -> Iterator[Rule]:
         yield from super().rules()
         history, optimise, retrain = self.phases
         yield (
@@ -992,44 +837,37 @@ class HistoryPrune(Prune):
         )
 
 
-# Checks.
-
-
-def _checked(name: str, entry: Field[Any], kind: Any, value: Any) -> Any:
-    """A value of an option as its type wants it."""
-    fitted = _fitted(value, kind)
-    if fitted is _WRONG:
-        given = repr(value) if isinstance(value, str) else shown(value)
-        raise ConfigError(f"`{name}` takes {type_name(kind)}, not {given}")
-    rule = entry.metadata
-    if isinstance(fitted, tuple):
-        if not fitted and not rule.get("empty"):
+def _checked(entry: Field[Any], given: Any) -> Any:
+    """The value of an option as its type wants it."""
+    name, rule, value = entry.name, entry.metadata, _fitted(given, entry.type)
+    if value is _WRONG:
+        text = repr(given) if isinstance(given, str) else shown(given)
+        raise ConfigError(f"`{name}` takes {type_name(entry.type)}, not {text}")
+    if isinstance(value, tuple):
+        if not value and not rule.get("empty"):
             raise ConfigError(f"`{name}` is empty", "give at least one value")
-        if rule.get("unique") and len(set(fitted)) != len(fitted):
-            raise ConfigError(f"`{name}` names a value twice: {shown(fitted)}")
-    for item in fitted if isinstance(fitted, tuple) else (fitted,):
-        _check_item(name, rule, item)
-    return fitted
+        if rule.get("unique") and len(set(value)) != len(value):
+            raise ConfigError(f"`{name}` names a value twice: {shown(value)}")
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, str):
+            _check_text(name, rule, item)
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            if not math.isfinite(item):
+                raise ConfigError(f"`{name}` takes a finite number, not {item}")
+            for key, is_wrong, words in BOUNDS:
+                if rule.get(key) is not None and is_wrong(item, rule[key]):
+                    raise ConfigError(f"`{name}` must be {words} {shown(rule[key])}, not {shown(item)}")
+    return value
 
 
-def _check_item(name: str, rule: Mapping[str, Any], item: Any) -> None:
+def _check_text(name: str, rule: Mapping[str, Any], text: str) -> None:
     words, choices = rule.get("words"), rule.get("choices")
-    if isinstance(item, str):
-        if words and item not in words:
-            raise ConfigError(f"`{name}` takes a number or {listed(words)}, not {item!r}")
-        if choices and item not in choices:
-            likely = closest(item, choices)
-            hint = f"did you mean `{name}={likely}`?" if likely else f"it takes {listed(choices)}"
-            raise ConfigError(f"`{name}` has no choice {item!r}", hint)
-        return
-    if not isinstance(item, int | float) or isinstance(item, bool):
-        return
-    if not math.isfinite(item):
-        raise ConfigError(f"`{name}` takes a finite number, not {item}")
-    for key, is_wrong, words_of in BOUNDS:
-        bound = rule.get(key)
-        if bound is not None and is_wrong(item, bound):
-            raise ConfigError(f"`{name}` must be {words_of} {shown(bound)}, not {shown(item)}")
+    if words and text not in words:
+        raise ConfigError(f"`{name}` takes a number or {listed(words)}, not {text!r}")
+    if choices and text not in choices:
+        likely = closest(text, choices)
+        hint = f"did you mean `{name}={likely}`?" if likely else f"it takes {listed(choices)}"
+        raise ConfigError(f"`{name}` has no choice {text!r}", hint)
 
 
 _WRONG: Any = object()
@@ -1046,18 +884,16 @@ def _fitted(value: Any, kind: Any) -> Any:
             return _WRONG
         items = tuple(_fitted(item, inner[0]) for item in value)
         return _WRONG if any(item is _WRONG for item in items) else items
-    if kind is float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return _WRONG
+    if isinstance(value, bool):
+        return value if kind is bool else _WRONG
+    if kind is float and isinstance(value, int | float):
         try:
             return float(value)
         except OverflowError:
             return math.inf
-    if kind is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) else _WRONG
-    if kind is str:
+    if kind is str and isinstance(value, int | float):
         # A command line reads `name=12` as a number.
-        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else _WRONG
+        return str(value)
     return value if isinstance(value, kind) else _WRONG
 
 

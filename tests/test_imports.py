@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ ORDER = [
     {"train"},
     {"surgery", "measure"},
     {"models", "data"},
-    {"run", "options", "errors"},
+    {"run", "options", "errors", "presets"},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 # Parts of one line that do not import each other.
@@ -145,3 +146,26 @@ def test_what_a_package_offers_is_there(relative):
 def test_importing_tascnet_does_not_import_torch():
     code = "import sys, tascnet, tascnet.run.folder, tascnet.run.console; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+OUTSIDE_CLI = [path for path, _ in SOURCES if path.parts[0] not in ("cli", "__main__.py")]
+SPELLING = re.compile(
+    r"\bstage=|python -m tascnet |\b(dataset|backbone|trainer|tune|prune|measure|experiment)(=|\.[a-z_]+=)"
+)
+
+
+@pytest.mark.parametrize("relative", OUTSIDE_CLI, ids=str)
+def test_the_library_does_not_spell_options_as_the_command_line_does(relative):
+    tree = ast.parse((LIBRARY / relative).read_text(encoding="utf-8"))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    found = [text for text in texts if isinstance(text, str) and SPELLING.search(text)]
+    assert not found, f"{relative} says {found[0][:80]!r}"
+
+
+def test_no_class_name_is_defined_twice():
+    places = {}
+    for relative, _ in SOURCES:
+        for node in ast.walk(ast.parse((LIBRARY / relative).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(relative))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -522,12 +522,6 @@ def test_published_data_sets_are_those_of_the_catalogue():
     assert tuple(name for name in CATALOGUE if CATALOGUE[name].official_test) == OFFICIAL_TESTS
 
 
-def test_the_normalisations_are_those_of_grown_heads():
-    from tascnet.models.grow import NORMS as of_heads
-
-    assert of_heads == NORMS
-
-
 def test_the_criteria_of_torch_pruning_are_those_of_surgery():
     from tascnet.surgery import CRITERIA as of_surgery
 

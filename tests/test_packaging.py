@@ -51,7 +51,7 @@ def test_the_wheel_composes_from_a_folder_with_its_own_conf(wheel, tmp_path):
         (work / name).mkdir(parents=True)
         (work / name / "__init__.py").write_text("raise RuntimeError('not the one that is meant')")
     shown = subprocess.run(
-        [sys.executable, "-m", "tascnet", "--cfg", "job", "dataset=image_folder", "dataset.root=x"],
+        [sys.executable, "-m", "tascnet", "--cfg", "job", "dataset=image_folder", f"dataset.root={work}"],
         cwd=work,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         check=True,

@@ -1,8 +1,10 @@
 """The typed config of one run of the command line."""
 
 import inspect
+import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, cast
@@ -30,6 +32,7 @@ from tascnet.options import (
     make,
     option,
 )
+from tascnet.run.console import log
 
 STAGES = ("tune", "prune", "full", "pretrain", "compare")
 
@@ -237,6 +240,28 @@ def option_names() -> tuple[str, ...]:
         for name in (*_names(cls), *(name for name, _ in known_fields(cls)))
     }
     return (*sorted(own), *sorted(names))
+
+
+@contextmanager
+def spelling(section: str | None) -> Iterator[None]:
+    """Options in the library's errors and log lines are spelled as on the command line.
+
+    Args:
+        section: that is looked in first.
+    """
+
+    def respell(record: logging.LogRecord) -> bool:
+        record.msg, record.args = spell(record.getMessage(), section), ()
+        return True
+
+    # The innermost knows best where its options belong.
+    log.filters.insert(0, respell)
+    try:
+        yield
+    except TascnetError as error:
+        raise spelled(error, section).with_traceback(error.__traceback__) from error
+    finally:
+        log.removeFilter(respell)
 
 
 def spelled(error: TascnetError, section: str | None, cls: type[Options] | None = None) -> TascnetError:

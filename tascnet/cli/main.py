@@ -32,7 +32,7 @@ from tascnet.cli.compose import (
     typed,
     with_name,
 )
-from tascnet.cli.config import as_content, spelled
+from tascnet.cli.config import as_content, spelling
 from tascnet.cli.help import print_help, print_topic
 from tascnet.cli.rules import check_config
 from tascnet.errors import ConfigError, TascnetError
@@ -113,11 +113,8 @@ def run(composed: DictConfig, overrides: list[str], config_dir: str | None, conf
     if config.debug:
         set_up_logging(logging.DEBUG)
     stage = import_module(f"tascnet_pipelines.{config.stage}")
-    try:
+    with spelling(config.stage if config.stage in ("tune", "prune") else None):
         stage.run(config)
-    except TascnetError as error:
-        section = config.stage if config.stage in ("tune", "prune") else None
-        raise spelled(error, section).with_traceback(error.__traceback__) from error
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

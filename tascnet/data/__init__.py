@@ -9,25 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tascnet.data.cache import cached_features, module_digest, prefix_digests
-    from tascnet.data.heldout import read_splits
     from tascnet.data.places import check_samples
-    from tascnet.data.samples import Samples, open_samples
-    from tascnet.data.sources import FeatureSource, SampleSource, Source, class_weights, evenly, source_of
+    from tascnet.data.samples import open_samples
+    from tascnet.data.sources import FeatureSource, SampleSource, class_weights, evenly
 
-# Modules are imported when something of them is asked for: checks of places do without torch.
+# A module is imported when one of its names is used: `check_samples` needs no torch.
 _MODULES = {
     "cache": ("cached_features", "module_digest", "prefix_digests"),
-    "heldout": ("read_splits",),
     "places": ("check_samples",),
-    "samples": ("Samples", "open_samples"),
-    "sources": ("FeatureSource", "SampleSource", "Source", "class_weights", "evenly", "source_of"),
+    "samples": ("open_samples",),
+    "sources": ("FeatureSource", "SampleSource", "class_weights", "evenly"),
 }
 
 __all__ = [
     "FeatureSource",
     "SampleSource",
-    "Samples",
-    "Source",
     "cached_features",
     "check_samples",
     "class_weights",
@@ -35,13 +31,11 @@ __all__ = [
     "module_digest",
     "open_samples",
     "prefix_digests",
-    "read_splits",
-    "source_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"tascnet.data.{module}"), name)
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,13 @@
-"""Arrays in files: written whole or not at all, read as memory maps, kept within a limit."""
+"""Arrays in files: written whole or not at all, read as memory maps, kept within a limit; their digests."""
 
 import errno
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,26 +20,72 @@ from tascnet.run.console import log
 from tascnet.run.files import write_whole
 
 GB = 1e9
-# Files that a killed process left are removed by a later one, but none that may still be written to.
+# Files that a killed process left behind are removed by a later one, but none that may still be written to.
 STALE_SECONDS = 600
+
+
+class DecodedWhenRead:
+    """Stands in for the array of a data set, `n x ...`, and decodes the same values whenever they are read.
+
+    Args:
+        decode: returns the values of a row; called from any thread.
+        shape: of the array.
+        workers: threads that decode.
+    """
+
+    def __init__(self, decode: Callable[[int], NDArray[Any]], shape: tuple[int, ...], workers: int) -> None:
+        self.decode, self.shape, self.workers = decode, shape, workers
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """Values of one row, or of an array of `b` rows, `b x ...`."""
+        if np.ndim(rows) == 0:
+            return self.decode(int(rows))
+        with ThreadPoolExecutor(self.workers) as pool:
+            return np.stack(list(pool.map(self.decode, np.asarray(rows).tolist())))
+
+
+class RowDigests:
+    """Digests of rows in their order: one of all rows, and one of each."""
+
+    def __init__(self) -> None:
+        self.each: list[bytes] = []
+        self._all = hashlib.sha256()
+
+    def add(self, row: NDArray[Any]) -> None:
+        self._all.update(np.ascontiguousarray(row).data)
+        self.each.append(digest_row(row))
+
+    @property
+    def digest(self) -> str:
+        """Of all rows."""
+        return self._all.hexdigest()[:32]
+
+    @property
+    def same(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of two or more equal rows."""
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for row, digest in enumerate(self.each):
+            groups[digest].append(row)
+        return tuple(tuple(rows) for rows in groups.values() if len(rows) > 1)
+
+
+def digest_row(row: NDArray[Any]) -> bytes:
+    """A short digest of a row's bytes."""
+    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
+
+
+def digest_array(array: NDArray[np.generic]) -> str:
+    """A hexadecimal digest of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:32]
 
 
 def write_array(
     path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: Iterable[NDArray[Any]]
-) -> int:
-    """Write rows as they come to a .npy file, whole or not at all.
-
-    Args:
-        path: the file.
-        row_shape: shape of one row.
-        dtype: element type.
-        chunks: arrays `m x row_shape`; `m` may change from one to the next.
-
-    Returns:
-        The number of rows written.
+) -> NDArray[Any] | None:
+    """Write chunks of rows, `m x row_shape` with any `m`, to a .npy file and open it; None without rows.
 
     Raises:
-        BudgetError: if the disk is full.
+        BudgetError: the disk is full.
     """
     for left in path.parent.glob(".*.tmp"):
         # Another process may remove it first.
@@ -64,18 +113,24 @@ def write_array(
         raise BudgetError(
             f"the disk of {path.parent} is full", "free some space, or set `cache` to a folder elsewhere"
         ) from error
-    return count
+    return open_array(path, count)
+
+
+def _write_header(file: Any, shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})
+    return file.tell()
 
 
 def open_array(path: Path, rows: int) -> NDArray[Any] | None:
-    """A read-only memory map of a .npy file, or None if it is missing, torn or has another number of rows."""
+    """A read-only memory map of a .npy file; None if it is missing, torn or has another number of rows."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if array.ndim == 0 or len(array) != rows:
         return None
-    # The time of last use decides which file is removed first when room is needed.
+    # `make_room` removes the files first that were used longest ago.
     with suppress(OSError):
         os.utime(path)
     return array
@@ -98,17 +153,17 @@ def make_room(
         limit_gb: gigabytes that the folder may take; None: only the disk limits it.
         what: what is about to be written, as the subject of a sentence.
         remedy: what makes it smaller.
-        keep: files that are kept; those in the folder count against the limit.
+        keep: files that are not removed; those in the folder count against the limit.
 
     Raises:
-        BudgetError: if it does not fit even then; nothing is removed.
+        BudgetError: it would not fit even then; nothing is removed.
     """
     if limit_gb is not None:
         kept = {path.resolve() for path in keep}
-        entries = _entries(folder)
+        entries = _least_recently_used(folder)
         in_use = sum(size for path, size in entries if path.resolve() in kept)
         if needed + in_use > limit_gb * GB:
-            beside = f" beside {gigabytes(in_use)} that is in use" if in_use else ""
+            beside = f" in addition to {gigabytes(in_use)} in use" if in_use else ""
             # Rounded up to one decimal.
             enough = f"{-(-(needed + in_use) // 10**8) / 10:g}"
             raise BudgetError(
@@ -131,19 +186,8 @@ def make_room(
         )
 
 
-def gigabytes(size: float) -> str:
-    """A number of bytes as text: `1.3 GB`, `20 MB`."""
-    return f"{size / GB:.1f} GB" if size >= GB else f"{max(1, round(size / 1e6))} MB"
-
-
-def _write_header(file: Any, shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    description = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})
-    return file.tell()
-
-
-def _entries(folder: Path) -> list[tuple[Path, int]]:
-    """The arrays of a folder with their bytes, the one used longest ago first."""
+def _least_recently_used(folder: Path) -> list[tuple[Path, int]]:
+    """The arrays of a folder and their bytes, the one used longest ago first."""
     found: list[tuple[float, Path, int]] = []
     for path in folder.rglob("*.npy"):
         # Another process may remove it meanwhile.
@@ -151,3 +195,8 @@ def _entries(folder: Path) -> list[tuple[Path, int]]:
             stat = path.stat()
             found.append((stat.st_mtime, path, stat.st_size))
     return [(path, size) for _, path, size in sorted(found)]
+
+
+def gigabytes(size: float) -> str:
+    """A number of bytes as text: `1.3 GB`, `20 MB`."""
+    return f"{size / GB:.1f} GB" if size >= GB else f"{max(1, round(size / 1e6))} MB"

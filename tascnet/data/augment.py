@@ -1,4 +1,4 @@
-"""Light augmentation of a whole batch at once: crops, shifts and flips."""
+"""Random crops, shifts and flips of a batch of images."""
 
 import math
 
@@ -13,7 +13,7 @@ MAX_RATIO = 4 / 3
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The central squares: `b x R x R x c` to `b x size x size x c`."""
+    """The central squares of images `b x R x R x c`: `b x size x size x c`."""
     start = round((images.shape[1] - size) / 2.0)
     return images[:, start : start + size, start : start + size]
 
@@ -25,10 +25,10 @@ def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Ge
         images: pixels, `b x R x R x c`, uint8.
         size: side of the crops.
         augmentation: options `flip`, `min_scale` and `pad`.
-        generator: source of randomness, on the CPU.
+        generator: on the CPU.
 
     Returns:
-        `b x size x size x c`, uint8, not shared with `images`.
+        `b x size x size x c`, uint8, a copy.
     """
     draws = torch.rand(5, len(images), generator=generator)
     flips = (draws[0] < 0.5) & augmentation.flip
@@ -37,7 +37,7 @@ def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Ge
     tops, lefts = _starts(draws[1], padded.shape[1] - heights), _starts(draws[2], padded.shape[1] - widths)
     boxes = torch.stack([tops, lefts, heights, widths, flips.long()], dim=1).tolist()
     crops = images.new_empty(len(images), size, size, images.shape[3])
-    # One by one: for photographs far faster than gathering bytes, and torch resizes one as fast as many.
+    # One by one: gathering bytes is far slower for photographs, and torch resizes one as fast as many.
     for image, crop, (top, left, height, width, flip) in zip(padded, crops, boxes, strict=True):
         window = _resized(image[top : top + height, left : left + width], size)
         crop.copy_(window.flip(1) if flip else window)
@@ -58,7 +58,7 @@ def _edge_padded(images: Tensor, pad: int) -> Tensor:
 
 
 def _extents(side: int, size: int, min_scale: float, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Heights and widths of random crops, drawn as by torchvision's `RandomResizedCrop`, but clamped."""
+    """Heights and widths of random crops, drawn as torchvision's `RandomResizedCrop` does, but clamped."""
     if min_scale == 1:
         return torch.full(draws.shape[1:], size), torch.full(draws.shape[1:], size)
     area = min_scale + (1 - min_scale) * draws[0]

@@ -2,26 +2,25 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tascnet.data.arrays import make_room, open_array, write_array
-from tascnet.data.dataset import digest_array
+from tascnet.data.arrays import digest_array, make_room, open_array, write_array
 from tascnet.data.sources import FeatureSource, SampleSource
-from tascnet.errors import ConfigError, WeightsError
+from tascnet.errors import WeightsError, plural
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
 
 FORMAT = 1
-DTYPES = ("float16", "float32")
+
+ElementType: TypeAlias = Literal["float16", "float32"]
 
 
 class _Overflow(Exception):
@@ -35,7 +34,7 @@ def cached_features(
     folder: Path,
     trunk_digest: str,
     views: Sequence[str] = ("plain",),
-    dtype: str = "float16",
+    dtype: ElementType = "float16",
     batch_size: int = 64,
     limit_gb: float | None = None,
     beside: Sequence[FeatureSource] = (),
@@ -44,18 +43,17 @@ def cached_features(
     """The trunk's outputs for a source, read from the cache or computed into it.
 
     The trunk runs in eval mode, without gradient or autocast, in batches of fixed size and order, so that
-    the same call gives the same bits again. Values that float16 cannot hold are written as float32.
+    the same call reproduces the same bits. Values too large for float16 are written as float32.
 
     Args:
-        trunk: gives `b x ...` for a batch of the source; it is on `device`, an empty chain is allowed.
-        source: the samples.
+        trunk: maps a batch of the source to `b x ...`; an empty chain is allowed.
         folder: one file for each split and view.
         trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`.
         views: fixed transforms of the source, with "plain" among them.
-        dtype: element type in the cache, `float16` or `float32`.
+        dtype: element type in the cache.
         batch_size: samples that the trunk takes at once.
         limit_gb: gigabytes that the folder may take; None: no limit.
-        beside: features in use: their files are kept, and both have to fit in the limit.
+        beside: features in use: their files are kept, and both must fit in the limit.
         device: where the trunk is.
 
     Returns:
@@ -64,36 +62,83 @@ def cached_features(
     Raises:
         BudgetError: the features would take more than the limit or the disk allows; nothing is removed or
             computed then.
-        WeightsError: the trunk gives values that are not finite.
-        ConfigError: the element type is another.
+        WeightsError: the trunk's outputs are not finite.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"`dtype` is {dtype!r}, expected one of {', '.join(DTYPES)}")
     job = _TrunkJob(trunk=trunk, source=source, batch_size=batch_size, device=torch.device(device))
-    keys = {view: job.key(trunk_digest, view, dtype) for view in views}
-    paths = {view: folder / f"{key}.npy" for view, key in keys.items()}
+    # Kernels differ in the last bits between devices and versions.
+    versions = [FORMAT, torch.__version__, job.device.type]
+    samples = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict()]
+    paths: dict[str, Path] = {}
+    for view in views:
+        key = digest_json([*versions, trunk_digest, [*samples, view], dtype, batch_size])
+        paths[view] = folder / f"{key}.npy"
     found = {view: open_array(path, len(source)) for view, path in paths.items()}
     missing = [view for view, array in found.items() if array is None]
     in_use = [path for features in beside for path in features.files]
 
-    def room(views: int, dtype: str) -> None:
+    def room(count: int, dtype: ElementType) -> None:
         done = [paths[view] for view, array in found.items() if array is not None]
-        job.make_room(folder, views, dtype, limit_gb, keep=[*in_use, *done])
+        shape, kind = " x ".join(map(str, job.shape)), source.dataset.kind
+        make_room(
+            folder,
+            len(source) * count * int(np.prod(job.shape)) * np.dtype(dtype).itemsize,
+            limit_gb,
+            what=f"the features of {len(source)} {kind} in {plural(count, 'view')} ({shape} {dtype} each)",
+            remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
+            keep=[*in_use, *done],
+        )
 
     if missing:
         room(len(missing), dtype)
     for view in missing:
         try:
-            write_array(paths[view], job.sample, dtype, job.features(view, dtype))
+            found[view] = write_array(paths[view], job.shape, dtype, job.features(view, dtype))
         except _Overflow:
             log.warning(
                 "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
             )
             room(1, "float32")
-            write_array(paths[view], job.sample, "float32", job.features(view, "float32"))
-        found[view] = open_array(paths[view], len(source))
+            found[view] = write_array(paths[view], job.shape, "float32", job.features(view, "float32"))
     arrays = {view: array for view, array in found.items() if array is not None}
     return FeatureSource(arrays, source.labels, source.num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrunkJob:
+    trunk: nn.Module
+    source: SampleSource
+    batch_size: int
+    device: torch.device
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample's features."""
+        return tuple(self._outputs(torch.arange(1), "plain").shape[1:])
+
+    def features(self, view: str, dtype: ElementType) -> Iterator[NDArray[Any]]:
+        """The features of one view in batches."""
+        rows = torch.arange(len(self.source)).split(self.batch_size)
+        for chunk in track(rows, f"cache features ({view})"):
+            outputs = self._outputs(chunk, view).float()
+            if not torch.isfinite(outputs).all():
+                raise WeightsError(
+                    "the outputs of the frozen trunk are not finite",
+                    "check the weights and the normalisation",
+                )
+            values = outputs.to(getattr(torch, dtype))
+            if not torch.isfinite(values).all():
+                raise _Overflow
+            yield values.cpu().numpy()
+
+    def _outputs(self, rows: Tensor, view: str) -> Tensor:
+        modes = [(module, module.training) for module in self.trunk.modules()]
+        self.trunk.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                return cast(Tensor, self.trunk(self.source.batch_view(rows, view).to(self.device)))
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 def module_digest(module: nn.Module) -> str:
@@ -107,7 +152,7 @@ def prefix_digests(chain: nn.Sequential) -> tuple[str, ...]:
     """A digest of each prefix of a chain, from no block to all of them, reading every tensor once."""
     hasher = hashlib.sha256(b"chain")
     digests = [hasher.hexdigest()[:32]]
-    # Unlike `named_children` this gives a block that is used twice under both its names.
+    # Unlike `named_children` this lists a block that is used twice under both its names.
     for name, block in chain._modules.items():
         assert block is not None
         hasher.update(f"{name} {block!r}".encode())
@@ -121,72 +166,3 @@ def _add_tensors(hasher: "hashlib._Hash", module: nn.Module) -> None:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hasher.update(flat.view(torch.uint8).numpy().data)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TrunkJob:
-    """The features of one source: what they are computed from, and how."""
-
-    trunk: nn.Module
-    source: SampleSource
-    batch_size: int
-    device: torch.device
-
-    @cached_property
-    def sample(self) -> tuple[int, ...]:
-        """The shape of one sample's features."""
-        return tuple(self._outputs(torch.arange(1), "plain").shape[1:])
-
-    def key(self, trunk_digest: str, view: str, dtype: str) -> str:
-        source = self.source
-        expected = source.preprocessing.to_dict()
-        samples = [source.dataset.fingerprint, digest_array(source.rows), expected, view]
-        # Kernels differ in the last bits between devices and versions.
-        versions = [FORMAT, torch.__version__, self.device.type]
-        return digest_json([*versions, trunk_digest, samples, dtype, self.batch_size])
-
-    def make_room(
-        self, folder: Path, views: int, dtype: str, limit_gb: float | None, keep: Sequence[Path]
-    ) -> None:
-        """Make room in the folder for the features of so many views, beside the files to keep."""
-        rows, shape, kind = len(self.source), " x ".join(map(str, self.sample)), self.source.dataset.kind
-        make_room(
-            folder,
-            rows * views * int(np.prod(self.sample)) * np.dtype(dtype).itemsize,
-            limit_gb,
-            what=f"the features of {rows} {kind} in {views} view{'s' * (views > 1)} ({shape} {dtype} each)",
-            remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
-            keep=keep,
-        )
-
-    def features(self, view: str, dtype: str) -> Iterator[NDArray[Any]]:
-        """The features of one view in batches."""
-        rows = torch.arange(len(self.source)).split(self.batch_size)
-        for chunk in track(rows, f"cache features ({view})"):
-            outputs = self._outputs(chunk, view).float()
-            if not torch.isfinite(outputs).all():
-                raise WeightsError(
-                    "the frozen trunk gives values that are not finite",
-                    "check the weights and the normalisation",
-                )
-            values = outputs.to(getattr(torch, dtype))
-            if not torch.isfinite(values).all():
-                raise _Overflow
-            yield values.cpu().numpy()
-
-    def _outputs(self, rows: Tensor, view: str) -> Tensor:
-        with _frozen(self.trunk, self.device):
-            return cast(Tensor, self.trunk(self.source.batch_view(rows, view).to(self.device)))
-
-
-@contextmanager
-def _frozen(trunk: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode, no gradient, no autocast; the mode of every module is restored."""
-    modes = [(module, module.training) for module in trunk.modules()]
-    trunk.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -1,7 +1,7 @@
 """The published data sets by name.
 
-Caltech's categories are folders, one of which is no class; Stanford Dogs and Oxford Flowers-102 list their
-images in MATLAB files; the texts of Cornell are one file a class.
+Caltech's categories are folders, one of which is not a class; Stanford Dogs and Oxford Flowers-102 list their
+images in MATLAB files; the texts of Cornell have one file for each class.
 """
 
 import shutil
@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tascnet.data.cifar10 import CIFAR10
-from tascnet.data.download import RemoteFile
+from tascnet.data.download import RemoteFile, check_gzip, unpack_tar
 from tascnet.data.listing import Listing, image_file, list_images
 from tascnet.data.published import PublishedSet
 from tascnet.data.text_files import TextFiles, find_file
-from tascnet.data.unpack import check_gzip, unpack_tar
 from tascnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ TEXTS_ADDRESS = "https://www.cs.cornell.edu/people/pabo/movie-review-data/"
 
 
 def _has_folder(*names: str) -> Callable[[Path], bool]:
-    """Whether a folder of another name holds one of these categories."""
+    """Tests whether a folder holds one of these."""
     return lambda root: any((root / name).is_dir() for name in names)
 
 
 def _categories(folder: Path, no_class: str, classes: int, *, nested: bool = True) -> Listing:
-    """The categories, with a note where they are fewer than were published."""
+    """The categories, with a warning where some of the published ones are missing."""
     listing = list_images(folder, exclude=(no_class,), nested=nested)
     count = len(listing.class_names)
     note = (f"{folder} holds {count} of the {classes} published classes",) if count < classes else ()
@@ -46,7 +45,7 @@ def _categories(folder: Path, no_class: str, classes: int, *, nested: bool = Tru
 
 
 def _unpack_caltech101(archives: Sequence[Path], target: Path) -> None:
-    """The outer archive is read in place and never unpacked itself."""
+    """The archive in the outer one is unpacked directly from it."""
     with zipfile.ZipFile(archives[0]) as outer:
         inner = [name for name in outer.namelist() if name.endswith(f"{CALTECH101_FOLDER}.tar.gz")]
         if not inner:
@@ -56,7 +55,7 @@ def _unpack_caltech101(archives: Sequence[Path], target: Path) -> None:
 
 
 def _caltech256(folder: Path) -> Listing:
-    # Folders within categories are left over from the collection and hold none of the published images.
+    # Folders within categories are left over from collecting; they hold none of the published images.
     listing = _categories(folder, CALTECH256_NO_CLASS, 256, nested=False)
     return replace(listing, class_names=tuple(name.partition(".")[2] or name for name in listing.class_names))
 
@@ -93,7 +92,7 @@ def _unpack_flowers(archives: Sequence[Path], target: Path) -> None:
 
 
 def _flowers(folder: Path) -> Listing:
-    """The official validation images are among those that training and validation are drawn from."""
+    """Training and validation are drawn from all images outside the official test split."""
     # Imported late: it takes a second.
     from torchvision.datasets import Flowers102
 
@@ -102,7 +101,8 @@ def _flowers(folder: Path) -> Listing:
     test = set(_mat(folder / FLOWERS_SETS, "tstid").astype(int).tolist())
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(names):
         raise DataError(
-            f"{folder / FLOWERS_LABELS} holds labels beside 1 to {len(names)}", "take the file as published"
+            f"{folder / FLOWERS_LABELS} holds labels outside 1 to {len(names)}",
+            "replace it by the published file",
         )
     root = folder / FLOWERS_IMAGES
     files = tuple(
@@ -114,7 +114,7 @@ def _flowers(folder: Path) -> Listing:
 
 def _mat(path: Path, key: str) -> "NDArray[Any]":
     """One list of a MATLAB file, as an array of one axis."""
-    # Imported late: it takes a while, and most data sets do without it.
+    # Imported late: it takes a while, and most data sets do not need it.
     import numpy as np
     from scipy.io import loadmat
 
@@ -123,13 +123,15 @@ def _mat(path: Path, key: str) -> "NDArray[Any]":
     # SciPy's reader raises errors of many types on damaged files.
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} holds no list {key} ({reason})", "take the file as published") from error
+        raise DataError(
+            f"{path} holds no list {key} ({reason})", "replace it by the published file"
+        ) from error
 
 
 def _texts(
     name: str, title: str, origin: str, of: str, archive: RemoteFile, classes: Mapping[str, tuple[str, ...]]
 ) -> PublishedSet:
-    """A data set of one file a class; of its possible names the published one comes first."""
+    """A data set with one file for each class, under its published name or another that archives use."""
 
     def contents(root: Path) -> TextFiles:
         found = {label: find_file(root, names) for label, names in classes.items()}

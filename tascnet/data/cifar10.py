@@ -1,14 +1,13 @@
-"""CIFAR-10 as published: batches of pixels in Python pickles, which are read as data and run no code."""
+"""CIFAR-10 as published: batches of pixels in Python pickles, which are read without running code."""
 
 import codecs
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tascnet.data.download import RemoteFile
+from tascnet.data.download import RemoteFile, unpack_tar
 from tascnet.data.listing import ImageFile, Listing
 from tascnet.data.published import PublishedSet
-from tascnet.data.unpack import unpack_tar
 from tascnet.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,14 +20,14 @@ SIDE = 32
 
 
 class _Plain(pickle.Unpickler):
-    """Reads arrays, lists and texts, and refuses whatever else a pickle names."""
+    """Reads arrays, lists and texts, and refuses any other class or function that a pickle names."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        # Imported late: other data sets do without it.
+        # Imported late: other data sets do not need it.
         import numpy as np
 
         reconstruct = np.empty(0).__reduce__()[0]  # type: ignore[index]
-        # All that the published pickles ask for.
+        # All that the published pickles need.
         allowed: dict[tuple[str, str], Any] = {
             ("numpy.core.multiarray", "_reconstruct"): reconstruct,
             ("numpy._core.multiarray", "_reconstruct"): reconstruct,
@@ -48,17 +47,10 @@ def _listing(folder: Path) -> Listing:
     files: list[ImageFile] = []
     for name in (*TRAIN, TEST):
         batches[name], labels = _batch(folder / name, len(names))
-        stat = (folder / name).stat()
+        stat, part = (folder / name).stat(), "test" if name == TEST else "train"
         for row, label in enumerate(labels):
-            files.append(
-                ImageFile(
-                    path=f"{name}/{row:05d}",
-                    label=label,
-                    size=stat.st_size,
-                    mtime_ns=stat.st_mtime_ns,
-                    part="test" if name == TEST else "train",
-                )
-            )
+            path, size = f"{name}/{row:05d}", stat.st_size
+            files.append(ImageFile(path=path, label=label, size=size, mtime_ns=stat.st_mtime_ns, part=part))
 
     def read(path: str) -> "NDArray[np.uint8]":
         name, _, row = path.partition("/")
@@ -74,9 +66,9 @@ def _batch(path: Path, classes: int) -> "tuple[NDArray[np.uint8], list[int]]":
 
     content = _read(path, "data", "labels")
     pixels, labels = np.asarray(content["data"]), [int(label) for label in content["labels"]]
-    right = pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3 * SIDE * SIDE)
-    if not right or any(not 0 <= label < classes for label in labels):
-        raise _no_batch(path, "its pixels and labels do not fit")
+    is_right = pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3 * SIDE * SIDE)
+    if not is_right or any(not 0 <= label < classes for label in labels):
+        raise _damaged(path, "its pixels and labels do not fit")
     return np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)), labels
 
 
@@ -87,11 +79,11 @@ def _read(path: Path, *keys: str) -> dict[str, Any]:
         return {key: content[key] for key in keys}
     # A damaged pickle raises errors of many types.
     except Exception as error:
-        raise _no_batch(path, " ".join(str(error).split())) from error
+        raise _damaged(path, " ".join(str(error).split())) from error
 
 
-def _no_batch(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} is no file of CIFAR-10 ({reason})", "take the file as published")
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} is not a file of CIFAR-10 ({reason})", "replace it by the published file")
 
 
 # Address and digest as in torchvision's CIFAR10.

@@ -1,6 +1,5 @@
-"""Data sets of decoded images, and batches of some of their images; what all kinds of data sets share."""
+"""Labelled samples of one kind, and images as a network takes them."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tascnet.data.arrays import DecodedWhenRead, digest_array
 from tascnet.data.augment import augment, centre_crop
-from tascnet.data.pixels import DecodedWhenRead
 from tascnet.data.sources import AnyPreprocessing, SampleSource
-from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
-from tascnet.models.text import TextPreprocessing
 from tascnet.options import Images
 from tascnet.run.files import digest_json
 
@@ -28,13 +25,12 @@ class SampleSet:
     """Labelled samples of one kind.
 
     Args:
-        name: of the data set, in tables.
         class_names: one name for each class, in the order of the labels.
         labels: class indices, `n`, int64.
         fingerprint: digest of class names, labels and content, and of `parts` where there are any.
-        origin: where the samples come from.
+        origin: who published the samples and where, or their folder.
         licence: the terms under which they may be used.
-        parts: the split that each row belongs to ("train", "val", "test"); empty: splits are drawn.
+        parts: the split of each row, "train", "val" or "test"; empty: splits are drawn.
         skipped: relative paths of files that could not be read and were left out.
     """
 
@@ -53,30 +49,19 @@ class SampleSet:
         return len(self.labels)
 
     def take(
-        self,
-        rows: NDArray[np.int64],
-        preprocessing: AnyPreprocessing,
-        augmentation: Images | None = None,
+        self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
     ) -> SampleSource:
-        """Some rows as a network takes them; images that are read with a generator are augmented.
-
-        Raises:
-            DataError: the preprocessing is that of another kind of samples.
-        """
-        check_kind(self.name, self.kind, preprocessing)
-        return self._take(np.asarray(rows, dtype=np.int64), preprocessing, augmentation)
-
-    def _take(self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None) -> SampleSource:
+        """Some rows as a network takes them; images that are read with a generator are augmented."""
         raise NotImplementedError
 
     def digests(self, rows: Iterable[int]) -> list[str]:
-        """A digest of what a network can distinguish of each sample."""
+        """A digest of each sample, equal for samples that a network cannot distinguish."""
         raise NotImplementedError
 
     def prepare(
         self, preprocessing: AnyPreprocessing, train: NDArray[np.int64], *, grow: bool
     ) -> AnyPreprocessing:
-        """The preprocessing of a network; with `grow` it also has the words of the rows in `train`."""
+        """The preprocessing of a network; with `grow` the words of the rows in `train` are added."""
         return preprocessing
 
 
@@ -85,16 +70,18 @@ class Dataset(SampleSet):
     """Labelled images, decoded once to squares of the side that the network's preprocessing asks for.
 
     Args:
-        pixels: images, `n x R x R x c`, uint8; often a read-only memory map, or decoded when they are read.
-        folder: what `paths` are relative to; None: the images are in no files of their own.
-        paths: the file of each row, relative to the folder.
+        pixels: `n x R x R x c`, uint8; often a read-only memory map, or decoded when they are read.
+        folder: what `paths` are relative to; None: the images are not in files of their own.
+        paths: the file of each row.
     """
 
     pixels: NDArray[np.uint8] | DecodedWhenRead
     folder: Path | None = None
     paths: tuple[str, ...] = ()
 
-    def _take(self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None) -> SampleSource:
+    def take(
+        self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
+    ) -> SampleSource:
         return ImageSource(self, rows, preprocessing, augmentation)
 
     def digests(self, rows: Iterable[int]) -> list[str]:
@@ -105,14 +92,8 @@ class ImageSource(SampleSource):
     """Normalised images of some rows of a data set.
 
     Args:
-        dataset: decoded images.
-        rows: rows of the data set, `n`.
-        preprocessing: size of the crops, mean and deviation of each channel in [0, 1].
-        augmentation: options `flip`, `min_scale` and `pad` by which a batch that is read with a generator is
-            augmented; None: not at all.
-
-    Raises:
-        DataError: the pixels were decoded for another preprocessing.
+        augmentation: options `flip`, `min_scale` and `pad` for batches that are read with a generator; None:
+            images are not augmented.
     """
 
     def __init__(
@@ -122,13 +103,6 @@ class ImageSource(SampleSource):
         preprocessing: Preprocessing,
         augmentation: Images | None = None,
     ) -> None:
-        side, channels = preprocessing.resize, preprocessing.channels
-        if dataset.pixels.shape[1:] != (side, side, channels):
-            came = " x ".join(map(str, dataset.pixels.shape[1:]))
-            raise DataError(
-                f"the images of {dataset.name} are {came}, expected {side} x {side} x {channels}",
-                "decode them with the preprocessing of this network",
-            )
         super().__init__(dataset, rows, preprocessing)
         self.pixels, self.size, self.augmentation = dataset.pixels, preprocessing.size, augmentation
         self.views = VIEWS if augmentation is not None and augmentation.flip else VIEWS[:1]
@@ -163,27 +137,9 @@ class ImageSource(SampleSource):
         return scaled.contiguous(memory_format=torch.channels_last)
 
 
-def check_kind(name: str, kind: str, preprocessing: AnyPreprocessing) -> None:
-    """Refuse images for a network of texts, and texts for a network of images.
-
-    Raises:
-        DataError: the kinds differ.
-    """
-    expected = "texts" if isinstance(preprocessing, TextPreprocessing) else "images"
-    if kind != expected:
-        raise DataError(
-            f"{name} holds {kind}, but the network takes {expected}", "give a network for this data set"
-        )
-
-
 def content_fingerprint(
     class_names: Sequence[str], labels: NDArray[np.int64], content_digest: str, parts: Sequence[str] = ()
 ) -> str:
     """A digest of what a network sees and of ready splits; it does not change when files move."""
     given = [list(parts)] if parts else []
     return digest_json([list(class_names), digest_array(labels), content_digest, *given])
-
-
-def digest_array(array: NDArray[np.generic]) -> str:
-    """A hexadecimal digest of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:32]

@@ -15,48 +15,57 @@ LONGEST = 4
 
 
 class UnreadableImage(Exception):
-    """A file holds no image that can be decoded; `lasting` where only a change of the file helps."""
+    """A file holds no image that can be decoded; `lasting` if only a change of the file helps."""
 
     def __init__(self, reason: str, *, lasting: bool = True) -> None:
-        self.reason = reason
-        self.lasting = lasting
+        self.reason, self.lasting = reason, lasting
         super().__init__(reason)
 
 
 def decode_image(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The central square of an image whose shorter side was resized.
-
-    Greyscale, palette, CMYK and 16-bit images become RGB (or grey when one channel is asked for),
-    transparent pixels become white, and the orientation in EXIF is applied.
-
-    Args:
-        path: an image file that Pillow can read.
-        preprocessing: gives the side `R` after resizing, the interpolation and the channels `c`.
-
-    Returns:
-        Pixels, `R x R x c`, uint8.
+    """The central square of an image file whose shorter side was resized: `R x R x c`, uint8.
 
     Raises:
-        UnreadableImage: if the file is empty, truncated, no image, or has more pixels than Pillow allows
+        UnreadableImage: the file is empty, truncated, not an image, or has more pixels than Pillow allows
             (178,956,970), which is found before any is decoded.
-        ConfigError: if neither one nor three channels are asked for.
+        ConfigError: the preprocessing has neither one nor three channels.
     """
     channel_mode(preprocessing.channels)
     try:
         with Image.open(path) as image:
             return square_pixels(image, preprocessing)
-    except MemoryError:
+    except (UnreadableImage, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        empty = path.stat().st_size == 0
+        raise UnreadableImage("empty file" if empty else "not an image") from error
     # Pillow's decoders raise errors of many types on damaged files.
     except Exception as error:
-        raise _unreadable(path, error) from error
+        # The system's own errors (no permission, a network drive that is away) may pass.
+        lasting = not (isinstance(error, OSError) and error.errno is not None)
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(text.split()).rstrip(".") or type(error).__name__
+        raise UnreadableImage(reason, lasting=lasting) from error
 
 
 def square_pixels(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The central square of an open image, as `decode_image` gives it, `R x R x c`."""
-    mode, method = channel_mode(preprocessing.channels), resampling(preprocessing.interpolation)
-    square = _square(image, mode, preprocessing.resize, method)
-    return np.asarray(square, dtype=np.uint8).reshape(square.height, square.width, -1)
+    """The central square of an open image whose shorter side was resized: `R x R x c`, uint8.
+
+    Greyscale, palette, CMYK and 16-bit images become RGB (or grey when one channel is asked for),
+    transparent pixels become white, and the orientation in EXIF is applied.
+    """
+    mode, side = channel_mode(preprocessing.channels), preprocessing.resize
+    # JPEG decodes at half, quarter or eighth size for free; twice the side keeps the resizing sharp.
+    image.draft(None, (2 * side, 2 * side))
+    upright = _without_strip(_convert(_upright(image), mode))
+    short = min(upright.size)
+    # As torchvision's Resize counts: the longer side is truncated.
+    width, height = (side if edge == short else int(side * edge / short) for edge in upright.size)
+    if upright.size != (width, height):
+        upright = upright.resize((width, height), resampling(preprocessing.interpolation))
+    left, top = round((width - side) / 2.0), round((height - side) / 2.0)
+    square = upright.crop((left, top, left + side, top + side))
+    return np.asarray(square, dtype=np.uint8).reshape(side, side, -1)
 
 
 def resampling(interpolation: str) -> Image.Resampling:
@@ -72,18 +81,6 @@ def channel_mode(channels: int) -> str:
             "give `mean` and `std` one value for each channel",
         )
     return MODES[channels]
-
-
-def _square(image: Image.Image, mode: str, side: int, method: Image.Resampling) -> Image.Image:
-    # JPEG decodes at half, quarter or eighth size for free; twice the side keeps the resizing sharp.
-    image.draft(None, (2 * side, 2 * side))
-    upright = _without_strip(_convert(_upright(image), mode))
-    short = min(upright.size)
-    # As torchvision's Resize counts: the longer side is truncated.
-    width, height = (side if edge == short else int(side * edge / short) for edge in upright.size)
-    resized = upright if upright.size == (width, height) else upright.resize((width, height), method)
-    left, top = round((width - side) / 2.0), round((height - side) / 2.0)
-    return resized.crop((left, top, left + side, top + side))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -110,22 +107,9 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _without_strip(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    limit = LONGEST * min(width, height)
-    if max(width, height) <= limit:
+    limit = LONGEST * min(image.size)
+    if max(image.size) <= limit:
         return image
-    keep_width, keep_height = min(width, limit), min(height, limit)
-    left, top = (width - keep_width) // 2, (height - keep_height) // 2
-    return image.crop((left, top, left + keep_width, top + keep_height))
-
-
-def _unreadable(path: Path, error: Exception) -> UnreadableImage:
-    if isinstance(error, UnreadableImage):
-        return error
-    if isinstance(error, UnidentifiedImageError):
-        empty = path.stat().st_size == 0
-        return UnreadableImage("empty file" if empty else "not an image")
-    # The system's own errors (no permission, a network drive that is away) may pass.
-    lasting = not (isinstance(error, OSError) and error.errno is not None)
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return UnreadableImage(" ".join(text.split()).rstrip(".") or type(error).__name__, lasting=lasting)
+    width, height = (min(edge, limit) for edge in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tascnet.data.dataset import Dataset, content_fingerprint, digest_array
+from tascnet.data.arrays import digest_array
+from tascnet.data.dataset import Dataset, content_fingerprint
 from tascnet.data.decode import resampling
 from tascnet.models.info import Preprocessing
 
@@ -13,16 +14,13 @@ SIDE = 8
 
 
 def load_digits_set(classes: Sequence[str] | None, preprocessing: Preprocessing) -> Dataset:
-    """The digits of some classes, 1,797 images for all ten.
+    """The digits of some classes, in scikit-learn's order; all ten have 1,797 images.
 
     Args:
         classes: digits in the order that gives their class indices; None: 0 to 9.
-        preprocessing: gives the side `R` after resizing and the number of channels `c`.
-
-    Returns:
-        A data set with pixels `n x R x R x c`, in scikit-learn's order.
+        preprocessing: side `R` after resizing, interpolation and channels `c`.
     """
-    # Its import takes seconds, and other data sets do without it.
+    # Its import takes seconds, and other data sets do not need it.
     from sklearn.datasets import load_digits
 
     names = tuple("0123456789" if classes is None else classes)

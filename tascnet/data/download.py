@@ -1,4 +1,4 @@
-"""Archives of published data sets: fetched with progress, resumed after a cut, checked, unpacked whole."""
+"""Archives of published data sets: fetched with progress, resumed after a cut, checked, unpacked safely."""
 
 import fcntl
 import gzip
@@ -11,14 +11,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from tascnet.errors import DataError
-from tascnet.run.console import log, progress
+from tascnet.run.console import log, progress, track
 
 CHUNK = 2**20
 MB = 1e6
@@ -28,7 +28,7 @@ SCRATCH = ".download"
 NOT_SATISFIABLE = 416
 PARTIAL = 206
 
-# Fills a folder with what archives hold.
+# Fills a folder with the content of archives.
 Unpack = Callable[[Sequence[Path], Path], None]
 
 
@@ -37,9 +37,8 @@ class RemoteFile:
     """A file of a published data set.
 
     Args:
-        url: where it is.
-        digest: `md5:<hexadecimal>` or `sha256:<hexadecimal>`; None where nobody has published one: only the
-            archive's own checksum is then compared, when it is unpacked.
+        digest: `md5:<hexadecimal>` or `sha256:<hexadecimal>`; None where nobody has published one: then only
+            the archive's own checksum is compared, when it is unpacked.
     """
 
     url: str
@@ -47,40 +46,38 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
         return self.url.rpartition("/")[2]
 
 
 class _NotAsPublished(Exception):
-    """What arrived is not what was published."""
+    """A file differs from the published one."""
 
 
-# Archives that will not get better by waiting: what has arrived of them is removed.
+# Trying again does not help: what has arrived of such archives is removed.
 BROKEN = (_NotAsPublished, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 
 
 def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpack) -> None:
     """Fetch and unpack archives beside their final place, then move the folder there in one step.
 
-    What has arrived before a cut is kept beside the target, and the next start resumes from it. Two
-    processes that want the same wait for each other.
+    What arrived before a cut is kept beside the target, and the next start resumes from it. If two processes
+    download to the same place, one waits for the other.
 
     Args:
         title: name of the data set in messages.
-        files: what is fetched.
-        target: the folder that they are unpacked to; nothing is done where it exists.
+        target: the folder that they are unpacked to; if it exists nothing is done.
         unpack: takes the archives, in the order of `files`, and the folder that it makes and fills.
 
     Raises:
-        DataError: an archive cannot be fetched, or is not what was published.
+        DataError: an archive cannot be fetched, or differs from the published one.
     """
     place, scratch = target.parent, target.parent / SCRATCH
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
+        with _locked(place):
             if not target.exists():
                 log.info("download %s from %s to %s", title, files[0].url, place)
-                _land(files, scratch, target, unpack)
+                _fetch_and_unpack(files, scratch, target, unpack)
     except (*BROKEN, OSError, HTTPException) as error:
         raise DataError(
             f"{title} could not be fetched from {files[0].url} to {place} ({' '.join(str(error).split())})",
@@ -88,34 +85,22 @@ def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpa
         ) from error
 
 
-def fetch(file: RemoteFile, folder: Path) -> Path:
-    """The file in a folder: as it is if it was fetched before, else what is missing of it is fetched.
-
-    Args:
-        file: what is fetched.
-        folder: holds `<name>.part` until all has arrived and the digest is right.
-
-    Raises:
-        OSError: the server cannot be reached, refuses, or the connection is lost.
-        HTTPException: the server does not speak HTTP.
-    """
-    whole, part = folder / file.name, folder / f"{file.name}.part"
-    if whole.exists():
-        return whole
-    folder.mkdir(parents=True, exist_ok=True)
-    resumed = part.exists()
-    _receive(file, part)
-    if resumed and not _is_right(part, file.digest):
-        log.warning("what had arrived of %s does not fit what came now: it is fetched again", file.name)
-        part.unlink()
-        _receive(file, part)
-    if not _is_right(part, file.digest):
-        raise _NotAsPublished(f"{file.name} is corrupt: its {str(file.digest).partition(':')[0]} is another")
-    part.rename(whole)
-    return whole
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process downloads to the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that downloads to %s", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _land(files: Sequence[RemoteFile], scratch: Path, target: Path, unpack: Unpack) -> None:
+def _fetch_and_unpack(files: Sequence[RemoteFile], scratch: Path, target: Path, unpack: Unpack) -> None:
     try:
         archives = [fetch(file, scratch) for file in files]
         unpacked = scratch / "unpacked"
@@ -133,6 +118,32 @@ def _land(files: Sequence[RemoteFile], scratch: Path, target: Path, unpack: Unpa
     shutil.rmtree(scratch, ignore_errors=True)
 
 
+def fetch(file: RemoteFile, folder: Path) -> Path:
+    """The file in a folder, fetched unless it is there; until it is complete and right it is `<name>.part`.
+
+    Raises:
+        OSError: the server cannot be reached, refuses, or the connection is lost.
+        HTTPException: the server does not speak HTTP.
+    """
+    whole, part = folder / file.name, folder / f"{file.name}.part"
+    if whole.exists():
+        return whole
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed = part.exists()
+    _receive(file, part)
+    if resumed and not _is_right(part, file.digest):
+        log.warning(
+            "the part of %s from an earlier start does not fit the rest: it is fetched again", file.name
+        )
+        part.unlink()
+        _receive(file, part)
+    if not _is_right(part, file.digest):
+        algorithm = str(file.digest).partition(":")[0]
+        raise _NotAsPublished(f"{file.name} is corrupt: its {algorithm} differs from the published one")
+    part.rename(whole)
+    return whole
+
+
 def _receive(file: RemoteFile, part: Path) -> None:
     """Append to `part` what is missing of the file; a server that cannot resume sends all of it."""
     start = part.stat().st_size if part.exists() else 0
@@ -146,24 +157,22 @@ def _receive(file: RemoteFile, part: Path) -> None:
                 return
             raise OSError(f"the server answers {error.code} {error.reason}") from error
     with response:
-        there = start if response.status == PARTIAL else 0
-        with open(part, "ab" if there else "wb") as stream:
-            _copy(response, stream, file.name, there)
-
-
-def _copy(response: HTTPResponse, stream: BinaryIO, name: str, there: int) -> None:
-    """Write what comes, with progress; `there` bytes are there already."""
-    length = response.length
-    total = None if length is None else round((there + length) / MB, 1)
-    arrived = there
-    with progress(f"download {name} (MB)", total) as bar:
-        bar.advance(there / MB)
-        while chunk := response.read(CHUNK):
-            stream.write(chunk)
-            arrived += len(chunk)
-            bar.advance(len(chunk) / MB)
-        if length is not None and arrived < there + length:
-            raise OSError(f"the connection was lost after {arrived / MB:.1f} of {total} MB of {name}")
+        arrived = start if response.status == PARTIAL else 0
+        end = None if response.length is None else arrived + response.length
+        total = None if end is None else round(end / MB, 1)
+        with (
+            open(part, "ab" if arrived else "wb") as stream,
+            progress(f"download {file.name} (MB)", total) as bar,
+        ):
+            bar.advance(arrived / MB)
+            while chunk := response.read(CHUNK):
+                stream.write(chunk)
+                arrived += len(chunk)
+                bar.advance(len(chunk) / MB)
+            if end is not None and arrived < end:
+                raise OSError(
+                    f"the connection was lost after {arrived / MB:.1f} of {total} MB of {file.name}"
+                )
 
 
 def _is_right(path: Path, digest: str | None) -> bool:
@@ -174,16 +183,53 @@ def _is_right(path: Path, digest: str | None) -> bool:
         return hashlib.file_digest(file, algorithm).hexdigest() == expected
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process downloads to the folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process downloads to %s: this one waits for it", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "") -> None:
+    """Unpack a tar file, compressed or not; nothing leaves the folder, and no link or device is made.
+
+    Args:
+        target: the folder that its members are written to; it is made.
+        strip: the folder in the archive whose content alone is unpacked; empty: all of it.
+
+    Raises:
+        tarfile.TarError: a member is a link or a device or would leave the folder, or `strip` is not there.
+        EOFError: the archive is cut off.
+    """
+    given = {"name": archive} if isinstance(archive, Path) else {"fileobj": archive}
+    name = archive.name if isinstance(archive, Path) else "the archive"
+    with tarfile.open(**given, mode="r:*") as tar:  # type: ignore[call-overload]
+        for member in track(tar, f"unpack {name}"):
+            _extract(tar, member, target, strip)
+    if not target.is_dir():
+        raise tarfile.ReadError(f"{name} holds no folder {strip}")
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, strip: str) -> None:
+    name = member.name.removeprefix("./")
+    inside = f"{name}/".startswith(f"{strip}/")
+    if not (member.isfile() or member.isdir()):
+        raise tarfile.ReadError(f"{member.name} is neither a file nor a folder")
+    place = (target / (name[len(strip) + 1 :] if strip and inside else name)).resolve()
+    if not place.is_relative_to(target.resolve()):
+        raise tarfile.ReadError(f"{member.name} would leave the folder")
+    if strip and not inside:
+        return
+    if member.isdir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    content = tar.extractfile(member)
+    assert content is not None
+    with content, open(place, "wb") as file:
+        shutil.copyfileobj(content, file)
+
+
+def check_gzip(path: Path) -> None:
+    """Read a compressed file to its end, where its own checksum is: unpacking stops before it.
+
+    Raises:
+        gzip.BadGzipFile: the checksum differs.
+        EOFError: the file is cut off.
+    """
+    with gzip.open(path) as stream:
+        while stream.read(CHUNK):
+            pass

@@ -13,6 +13,7 @@ from tascnet.data.dataset import SampleSet
 from tascnet.data.sources import AnyPreprocessing
 from tascnet.data.splits import Split
 from tascnet.errors import DataError, RunFolderError
+from tascnet.models.info import Preprocessing
 from tascnet.run.records import read_record
 
 SPLITS = "splits.json"
@@ -40,14 +41,14 @@ class HeldOut:
 
 
 def decoding_of(preprocessing: AnyPreprocessing) -> dict[str, Any]:
-    """The fields of `HeldOut` on which pixels depend; None for a network of texts."""
-    content = preprocessing.to_dict()
-    channels = len(content["mean"]) if "mean" in content else None
-    return {**{name: content.get(name) for name in ("resize", "interpolation")}, "channels": channels}
+    """The fields of `HeldOut` on which the digests of images depend."""
+    is_image = isinstance(preprocessing, Preprocessing)
+    fields = ("resize", "interpolation", "channels")
+    return {name: getattr(preprocessing, name) if is_image else None for name in fields}
 
 
 def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> HeldOut:
-    """The samples that a run holds out, for samples of the same preprocessing.
+    """The samples that a run holds out.
 
     Args:
         place: `splits.json` of a run, or the folder that holds it.
@@ -60,8 +61,7 @@ def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> 
     path = path / SPLITS if path.is_dir() else path
     if not path.is_file():
         raise DataError(
-            f"there is no file {path}",
-            f"give `exclude` the folder of a run that holds {SPLITS}, or that file",
+            f"there is no file {path}", f"give `exclude` a {SPLITS}, or the folder of a run that holds one"
         )
     try:
         held_out = read_record(path, HeldOut)
@@ -71,26 +71,21 @@ def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> 
         came = getattr(held_out, name)
         if (came is None) != (value is None):
             kind, other = ("texts", "images") if came is None else ("images", "texts")
-            raise DataError(f"{path} is of {kind}, but the network takes {other}", "leave `exclude` out")
+            raise DataError(f"{path} lists {kind}, but the network takes {other}", "start without `exclude`")
         if came != value:
             raise DataError(
-                f"the images of {path} were decoded with {name} {came}, and now it is {value}: equal images "
-                "could not be recognised",
+                f"the images of {path} were decoded with {name} {came}, expected {value} to recognise equal "
+                "images",
                 f"use the same {name} in both runs",
             )
     return held_out
 
 
 def without_samples(dataset: SampleSet, rows: Split, excluded: Collection[str]) -> Split:
-    """A split without the samples whose digests are among `excluded`.
-
-    Args:
-        dataset: the samples.
-        rows: of its splits.
-        excluded: digests of samples, of any data set of the same kind.
+    """The rows of a split whose samples have none of the `excluded` digests.
 
     Raises:
-        DataError: a class is left without training samples, or a split is left empty.
+        DataError: a class has no training sample left, or the validation or test split is empty.
     """
     unwanted = frozenset(excluded)
 

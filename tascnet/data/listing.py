@@ -1,8 +1,9 @@
-"""Which images a folder of class folders holds; no image is opened."""
+"""Which images a folder of class folders holds, found without opening them."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,7 @@ SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One file: its path relative to the root, the index of its class, its size and time.
-
-    `part` is the split that it belongs to, "train", "val" or "test", or empty where splits are drawn.
-    """
+    """A file below a root; `part` is its split, "train", "val" or "test", or empty where splits are drawn."""
 
     path: str
     label: int
@@ -41,7 +39,7 @@ class ImageFile:
 
     @property
     def identity(self) -> tuple[str, int, int]:
-        """Differs where the file has changed."""
+        """Differs once the file has changed."""
         return self.path, self.size, self.mtime_ns
 
 
@@ -53,9 +51,9 @@ class Listing:
         root: what the paths are relative to.
         class_names: one name for each class, in the order of the labels.
         files: all of them belong to a split, or none does.
-        read: gives the pixels of a path, `h x w x 3`; None: each path is a file.
+        read: returns the pixels of a path, `h x w x 3`; None: each path is a file.
         notes: warnings for the log.
-        origin: where the images come from; empty: the root.
+        origin: who published the images, and where; empty: the root.
         licence: the terms under which they may be used.
     """
 
@@ -74,11 +72,11 @@ class Listing:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The split that each file belongs to; empty where splits are drawn."""
+        """The split of each file; empty where splits are drawn."""
         return tuple(file.part for file in self.files) if any(file.part for file in self.files) else ()
 
     def without_parts(self) -> "Listing":
-        """The same files, whose splits are drawn."""
+        """The same files, but splits are drawn."""
         return replace(self, files=tuple(replace(file, part="") for file in self.files))
 
 
@@ -90,8 +88,7 @@ def list_images(root: Path, exclude: Collection[str] = (), *, nested: bool = Tru
     class folders, and their images belong to these splits.
 
     Args:
-        root: holds one folder for each class.
-        exclude: names of folders that are no class.
+        exclude: names of folders that are not classes.
         nested: whether images in folders within class folders count.
 
     Returns:
@@ -113,9 +110,24 @@ def list_images(root: Path, exclude: Collection[str] = (), *, nested: bool = Tru
                 f"class {odd[0]!r} is in {root / here} but not in {root / there}, expected the same classes",
                 "add what is missing, or remove the folder",
             )
-    files = [file for part, folder in splits.items() for file in _files(root, folder, names, part, nested)]
+    files: list[ImageFile] = []
+    for part, folder in splits.items():
+        found = [[*_images(root, root / folder / name, i, part, nested)] for i, name in enumerate(names)]
+        empty = [name for name, own in zip(names, found, strict=True) if not own]
+        if empty:
+            more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+            raise DataError(
+                f"{root / folder} has class folders without images ({', '.join(empty[:SHOWN])}{more})",
+                "add images (.jpg, .png, ...) or remove these folders",
+            )
+        files.extend(chain.from_iterable(found))
     files.sort(key=lambda file: (file.label, file.path))
-    notes = dict.fromkeys(note for folder in ("", *splits.values()) for note in _loose(root / folder))
+    notes = []
+    for place in dict.fromkeys((root, *(root / folder for folder in splits.values()))):
+        loose = sorted(path.name for path in place.iterdir() if _is_image(path) and not path.is_dir())
+        if loose:
+            count = plural(len(loose), "image")
+            notes.append(f"{place}: skipped {count} outside class folders, such as {loose[0]}")
     return Listing(root=root, class_names=names, files=tuple(files), notes=tuple(notes))
 
 
@@ -124,7 +136,7 @@ def _ready_splits(root: Path, exclude: Collection[str]) -> dict[str, str]:
     folders = _folders(root, exclude)
     found = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     parts = list(found.values())
-    # A class may be called train; a data set whose only class is called train does not exist.
+    # One of several classes may be called train; a single folder called train is a split.
     if "train" not in parts or (len(found) == 1 and len(folders) > 1):
         if folders and len(found) == len(folders):
             raise DataError(
@@ -140,23 +152,14 @@ def _ready_splits(root: Path, exclude: Collection[str]) -> dict[str, str]:
     return {part: name for name, part in sorted(found.items(), key=lambda item: item[1] != "train")}
 
 
-def _files(root: Path, folder: str, names: Sequence[str], part: str, nested: bool) -> list[ImageFile]:
-    """The files of all classes below a folder of class folders."""
-    below = f"{folder}/" if folder else ""
-    found = [[*_images(root, f"{below}{name}", label, part, nested)] for label, name in enumerate(names)]
-    empty = [name for name, own in zip(names, found, strict=True) if not own]
-    if empty:
-        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+def _images(root: Path, folder: Path, label: int, part: str, nested: bool) -> Iterator[ImageFile]:
+    def refuse(error: OSError) -> None:
         raise DataError(
-            f"{root / folder} has class folders without images ({', '.join(empty[:SHOWN])}{more})",
-            "add images (.jpg, .png, ...) or remove these folders",
-        )
-    return [file for own in found for file in own]
+            f"{error.filename} cannot be read ({error.strerror})", "make it readable, or move it away"
+        ) from error
 
-
-def _images(root: Path, folder: str, label: int, part: str, nested: bool) -> Iterator[ImageFile]:
     seen: set[str] = set()
-    for place, folders, names in os.walk(root / folder, onerror=_refuse, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         # A link may lead to a folder that it lies in.
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
@@ -168,14 +171,8 @@ def _images(root: Path, folder: str, label: int, part: str, nested: bool) -> Ite
                 yield image_file(root, path.relative_to(root).as_posix(), label, part)
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(
-        f"{error.filename} cannot be read ({error.strerror})", "make it readable, or move it away"
-    ) from error
-
-
 def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:
-    """The record of a file below a root; a missing one is refused or skipped when it is decoded."""
+    """The record of a file; a missing one is refused or skipped when it is decoded."""
     try:
         stat = (root / path).stat()
         size, mtime_ns = stat.st_size, stat.st_mtime_ns
@@ -186,7 +183,7 @@ def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:
 
 def _folders(root: Path, exclude: Collection[str]) -> list[str]:
     entries = [e for e in os.scandir(root) if not e.name.startswith(".") and e.name not in exclude]
-    # A broken link with an image's suffix would be no class folder.
+    # A broken link with an image's suffix cannot be a class folder.
     refuse_broken_links(root, (path for path in map(Path, entries) if not _is_image(path)))
     return sorted(entry.name for entry in entries if entry.is_dir())
 
@@ -200,22 +197,15 @@ def _class_names(root: Path, exclude: Collection[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _loose(root: Path) -> Iterator[str]:
-    names = sorted(path.name for path in root.iterdir() if _is_image(path) and not path.is_dir())
-    if names:
-        yield f"{root}: skipped {plural(len(names), 'image')} outside class folders, such as {names[0]}"
-
-
 def _is_image(path: Path) -> bool:
-    """Whether a file has an image's name."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def choose_classes(listing: Listing, classes: Sequence[str] | None) -> Listing:
-    """The files of some classes, in the order of the listing; None: all of them.
+    """The files of some classes, in the order of the listing; None: of all.
 
     Raises:
-        DataError: one of them is no class of the listing.
+        DataError: the listing lacks one of them.
     """
     if classes is None:
         return listing
@@ -223,7 +213,7 @@ def choose_classes(listing: Listing, classes: Sequence[str] | None) -> Listing:
     if missing is not None:
         likely = closest(missing, listing.class_names)
         raise DataError(
-            f"`classes` names {missing!r}, which is no class of {listing.root}",
+            f"`classes` names {missing!r}, which is not a class of {listing.root}",
             f"did you mean {likely!r}?" if likely else f"they are {listed(listing.class_names)}",
         )
     names = tuple(name for name in listing.class_names if name in classes)
@@ -233,35 +223,23 @@ def choose_classes(listing: Listing, classes: Sequence[str] | None) -> Listing:
 
 
 def check_folder(root: Path, hint: str) -> None:
-    """Refuse a root that is no folder.
-
-    Raises:
-        DataError: it is missing, or a file.
-    """
+    """Refuse a root that is missing or a file, as a `DataError` with a hint."""
     if not root.is_dir():
         raise DataError(f"{root} is {'a file' if root.exists() else 'missing'}, expected a folder", hint)
 
 
 def refuse_broken_links(root: Path, paths: Iterable[Path]) -> None:
-    """Refuse broken links where each could be a class, so that none is dropped silently.
-
-    Raises:
-        DataError: there are such.
-    """
+    """Refuse broken links that could be classes, as a `DataError`, so that no class is dropped silently."""
     broken = sorted(path.name for path in paths if path.is_symlink() and not os.path.exists(path))
     if broken:
         raise DataError(
-            f"{root} holds links that lead nowhere ({', '.join(broken[:SHOWN])}), which may be classes",
-            "mend or remove them",
+            f"{root} holds broken links ({', '.join(broken[:SHOWN])}), which may be classes",
+            "repair or remove them",
         )
 
 
 def check_utf8(name: str, what: str) -> None:
-    """Refuse a name that is not UTF-8: it could not be written into reports and models.
-
-    Raises:
-        DataError: it is not.
-    """
+    """Refuse a name that is not UTF-8, as a `DataError`: reports and models could not hold it."""
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         shown = name.encode("utf-8", "backslashreplace").decode()
         raise DataError(f"{what} is not valid UTF-8 ({shown})", "rename it")
@@ -273,17 +251,19 @@ def first_of(texts: Sequence[str]) -> str:
     return ("; ".join(texts[:SHOWN]) + more).encode("utf-8", "backslashreplace").decode()
 
 
-def warn_of_twins(kind: str, origin: str, twins: Sequence[str]) -> None:
-    """Warn of samples that are in several classes: one label of each is wrong, but it is not known which.
+def twin_images(
+    same: Iterable[Sequence[int]], labels: "NDArray[np.int64]", describe: Callable[[int], str]
+) -> list[str]:
+    """Descriptions of the groups of `same` rows that are in several classes."""
+    twins = [rows for rows in same if len({labels[row] for row in rows}) > 1]
+    return [" = ".join(map(describe, rows)) for rows in twins]
 
-    Args:
-        kind: what a sample is.
-        origin: of the data set.
-        twins: a description of each of them.
-    """
+
+def warn_of_twins(kind: str, origin: str, twins: Sequence[str]) -> None:
+    """Warn of samples, each described in `twins`, that are in several classes."""
     if twins:
         log.warning(
-            "%d %s in more than one class of %s (%s): used as they are; remove those that are labelled wrong",
+            "%d %s in more than one class of %s (%s): used as they are; remove those with a wrong label",
             len(twins),
             f"{kind} is" if len(twins) == 1 else f"{kind}s are",
             origin,

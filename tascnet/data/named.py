@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from tascnet.errors import DataError
 from tascnet.options import Digits, ImageFolder, Images, PublishedImages, PublishedTexts, Texts, option
@@ -53,7 +53,7 @@ def datasets(
         DataError: a data set is empty, or has no `__len__` or `__getitem__`.
         ConfigError: an option does not fit.
     """
-    sets = {"train": train, "val": val, "test": test}
+    sets: dict[str, Any] = {"train": train, "val": val, "test": test}
     for part, given in sets.items():
         if given is None and part != "train":
             continue
@@ -65,16 +65,14 @@ def datasets(
         if len(given) == 0:
             raise DataError(f"the data set `{part}` is empty", "give one with samples, or leave it out")
     photographs = preset("dataset", "image_folder", root=".")
-    defaults = {option: getattr(photographs, option) for option in ("flip", "min_scale", "pad")}
     return TorchData(
         name=name,
         train=split[0],
         val=split[1],
         classes=None if class_names is None else tuple(class_names),
-        train_set=list(train) if isinstance(train, tuple) else train,
-        val_set=list(val) if isinstance(val, tuple) else val,
-        test_set=list(test) if isinstance(test, tuple) else test,
-        **defaults | augmentation,
+        # An option checks the items of a tuple.
+        **{f"{part}_set": list(given) if isinstance(given, tuple) else given for part, given in sets.items()},
+        **{option: getattr(photographs, option) for option in ("flip", "min_scale", "pad")} | augmentation,
     )
 
 
@@ -82,69 +80,65 @@ def image_folder(root: Place, **options: Any) -> ImageFolder:
     """Your own images: a folder of class folders, or of `train`, `val` and `test` that hold class folders.
 
     Args:
-        root: the folder.
         options: any of `tascnet.options.ImageFolder`, in place of the defaults of conf/dataset/.
 
     Raises:
         ConfigError: an option is unknown or does not fit.
     """
-    return cast(ImageFolder, _preset("image_folder", root, **options))
+    return _preset("image_folder", root, **options)
 
 
 def image_list(csv: Place, root: Place | None = None, **options: Any) -> ImageFolder:
     """Your own images: a CSV file with a line `file,label` for each; see `image_folder`.
 
-    Args:
-        csv: the file.
-        root: folder that its files are relative to; None: the folder of the CSV.
-        options: as in `image_folder`.
+    Files are relative to `root`, or without it to the folder of the CSV.
     """
-    return cast(ImageFolder, _preset("image_folder", root, csv=os.fspath(csv), **options))
+    return _preset("image_folder", root, csv=os.fspath(csv), **options)
 
 
 def text_lines(root: Place, **options: Any) -> Texts:
     """Your own texts: a folder with one UTF-8 file for each class, one text a line; see `image_folder`."""
-    return cast(Texts, _preset("text_lines", root, **options))
+    return _preset("text_lines", root, **options)
 
 
 def digits(**options: Any) -> Digits:
     """scikit-learn's scans of the digits 5 to 9, 8 x 8 pixels; see `image_folder`."""
-    return cast(Digits, _preset("digits", None, **options))
+    return _preset("digits", None, **options)
 
 
 def caltech101(root: Place | None = None, **options: Any) -> PublishedImages:
     """Caltech-101, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedImages, _preset("caltech101", root, **options))
+    return _preset("caltech101", root, **options)
 
 
 def caltech256(root: Place | None = None, **options: Any) -> PublishedImages:
     """Caltech-256, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedImages, _preset("caltech256", root, **options))
+    return _preset("caltech256", root, **options)
 
 
 def stanford_dogs(root: Place | None = None, **options: Any) -> PublishedImages:
     """Stanford Dogs, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedImages, _preset("stanford_dogs", root, **options))
+    return _preset("stanford_dogs", root, **options)
 
 
 def cifar10(root: Place | None = None, **options: Any) -> PublishedImages:
     """CIFAR-10, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedImages, _preset("cifar10", root, **options))
+    return _preset("cifar10", root, **options)
 
 
 def oxford_flowers102(root: Place | None = None, **options: Any) -> PublishedImages:
     """Oxford Flowers-102, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedImages, _preset("oxford_flowers102", root, **options))
+    return _preset("oxford_flowers102", root, **options)
 
 
 def movie_review(root: Place | None = None, **options: Any) -> PublishedTexts:
     """Movie Review, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedTexts, _preset("movie_review", root, **options))
+    return _preset("movie_review", root, **options)
 
 
 def subjectivity(root: Place | None = None, **options: Any) -> PublishedTexts:
     """Subjectivity, in a folder or in the cache; `download=True` fetches it; see `image_folder`."""
-    return cast(PublishedTexts, _preset("subjectivity", root, **options))
+    return _preset("subjectivity", root, **options)
 
 
 def _preset(name: str, root: Place | None, **options: Any) -> Any:

@@ -1,23 +1,23 @@
-"""Images decoded once, in parallel, into a memory-mapped array that later runs read."""
+"""Listed images as a data set: decoded once, in parallel, into a memory-mapped array that later runs read."""
 
-import hashlib
 import os
 import warnings
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from tascnet.data.arrays import make_room, open_array, write_array
-from tascnet.data.decode import UnreadableImage, channel_mode, decode_image, square_pixels
-from tascnet.data.listing import ImageFile, Listing
+from tascnet.data.arrays import DecodedWhenRead, RowDigests, make_room, open_array, write_array
+from tascnet.data.dataset import Dataset, content_fingerprint
+from tascnet.data.decode import UnreadableImage, decode_image, square_pixels
+from tascnet.data.listing import ImageFile, Listing, first_of, twin_images, warn_of_twins
 from tascnet.errors import BudgetError, DataError
 from tascnet.models.info import Preprocessing
 from tascnet.run.console import log, track
@@ -27,71 +27,81 @@ FORMAT = 2
 # Images in work for each worker; more would pile up in memory when the disk is slow.
 AHEAD = 8
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
+def load_images(
+    listing: Listing,
+    preprocessing: Preprocessing,
+    *,
+    cache: Path,
+    name: str = "image_folder",
+    unreadable: str = "refuse",
+    limit_gb: float | None = None,
+) -> Dataset:
+    """The images of a listing, decoded once and kept in the cache.
 
-class DecodedWhenRead:
-    """Takes the place of a data set's array `n x ...`, with the same values.
+    A later run decodes only files whose path, size or time changed. Where the pixels do not fit, all files
+    are decoded once to find those that cannot be read, and again whenever they are read.
 
     Args:
-        decode: gives the values of a row, from any thread.
-        shape: of the array.
-        workers: threads that decode.
+        preprocessing: side `R` after resizing, interpolation and channels `c`.
+        cache: the pixels are kept in its folder `pixels`.
+        unreadable: what happens to files that cannot be read: `refuse` or `skip`.
+        limit_gb: gigabytes that the folder may take; None: no limit.
+
+    Raises:
+        DataError: no image of a class can be read, or with `refuse` an image cannot.
+        ConfigError: the preprocessing has neither one nor three channels.
     """
-
-    def __init__(self, decode: Callable[[int], NDArray[Any]], shape: tuple[int, ...], workers: int) -> None:
-        self.decode, self.shape, self.workers = decode, shape, workers
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """Values of one row, or of an array of `b` rows, `b x ...`."""
-        if np.ndim(rows) == 0:
-            return self.decode(int(rows))
-        with ThreadPoolExecutor(self.workers) as pool:
-            return np.stack(list(pool.map(self.decode, np.asarray(rows).tolist())))
-
-
-class RowDigests:
-    """Digests of rows in their order: of all together, and of each."""
-
-    def __init__(self) -> None:
-        self.each: list[bytes] = []
-        self._all = hashlib.sha256()
-
-    def add(self, row: NDArray[Any]) -> None:
-        """Take the next row."""
-        self._all.update(np.ascontiguousarray(row).data)
-        self.each.append(digest_row(row))
-
-    @property
-    def digest(self) -> str:
-        """Of all rows."""
-        return self._all.hexdigest()[:32]
-
-    @property
-    def same(self) -> tuple[tuple[int, ...], ...]:
-        """Rows that are equal, in groups of two and more."""
-        groups: dict[bytes, list[int]] = defaultdict(list)
-        for row, digest in enumerate(self.each):
-            groups[digest].append(row)
-        return tuple(tuple(rows) for rows in groups.values() if len(rows) > 1)
+    for note in listing.notes:
+        log.warning(note)
+    decoded = _decoded(listing, preprocessing, cache, limit_gb)
+    if decoded.failures:
+        named = first_of([f"{path}: {reason}" for path, reason in decoded.failures.items()])
+        verb = "is not readable" if len(decoded.failures) == 1 else "are not readable"
+        message = f"{len(decoded.failures)} of {len(listing.files)} images in {listing.root} {verb} ({named})"
+        if unreadable == "refuse":
+            raise DataError(message, "repair or delete these files, or leave them out by `unreadable=skip`")
+        log.warning("%s: left out", message)
+    files = [file for file in listing.files if file.path not in decoded.failures]
+    labels = np.array([file.label for file in files], dtype=np.int64)
+    lost = [name for label, name in enumerate(listing.class_names) if label not in labels]
+    if lost or decoded.pixels is None:
+        raise DataError(
+            f"no image of class {lost[0]!r} in {listing.root} can be read, expected at least one",
+            "repair its images or remove its folder",
+        )
+    twins = twin_images(decoded.same, labels, lambda row: files[row].path)
+    warn_of_twins("image", str(listing.root), twins)
+    parts = tuple(file.part for file in files) if listing.parts else ()
+    return Dataset(
+        name=name,
+        class_names=listing.class_names,
+        labels=labels,
+        pixels=decoded.pixels,
+        fingerprint=content_fingerprint(listing.class_names, labels, decoded.digest, parts),
+        skipped=tuple(decoded.failures),
+        origin=listing.origin or str(listing.root),
+        licence=listing.licence,
+        folder=listing.root if listing.read is None else None,
+        paths=tuple(file.path for file in files),
+        parts=parts,
+    )
 
 
-def digest_row(row: NDArray[Any]) -> bytes:
-    """A short digest of a row's bytes."""
-    return hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest()
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Decoded:
-    """The pixels of all readable files of a listing, and why the others could not be read.
+class _Decoded:
+    """The readable files of a listing, one row each, and why the others could not be read.
 
     Args:
-        pixels: `n x R x R x c`, uint8, one row for each path that is not in `failures`, in their order, as a
-            memory map or decoded when they are read; None if none could be read.
-        failures: reason for each unreadable path.
+        pixels: `n x R x R x c`, uint8; None if no file is readable.
+        failures: the reason for each unreadable path.
         digest: of the pixels.
-        same: rows with equal pixels, in groups of two and more.
+        same: groups of two or more rows with equal pixels.
     """
 
     pixels: NDArray[np.uint8] | DecodedWhenRead | None
@@ -100,37 +110,14 @@ class Decoded:
     same: tuple[tuple[int, ...], ...]
 
 
-def decoded_images(
-    listing: Listing,
-    preprocessing: Preprocessing,
-    *,
-    cache: Path,
-    limit_gb: float | None = None,
-    workers: int | None = None,
-) -> Decoded:
-    """Decode the files of a listing, or read what an earlier run decoded.
-
-    A file is decoded again only if its path, size or time changed, or where the pixels do not fit: then all
-    are decoded once to find those that cannot be read, and again whenever they are read.
-
-    Args:
-        listing: the files.
-        preprocessing: side after resizing, interpolation and channels.
-        cache: the pixels are kept in its folder `pixels`.
-        limit_gb: gigabytes that this folder may take; None: no limit.
-        workers: threads that decode; None: one for each CPU.
-
-    Raises:
-        ConfigError: neither one nor three channels are asked for.
-    """
-    channel_mode(preprocessing.channels)
+def _decoded(listing: Listing, preprocessing: Preprocessing, cache: Path, limit_gb: float | None) -> _Decoded:
     parts = [preprocessing.resize, preprocessing.interpolation, preprocessing.channels]
     key = digest_json([FORMAT, PIL.__version__, os.fspath(listing.root.resolve()), *parts])
     store = _Store(cache / "pixels" / key)
     complete = store.complete(listing)
     if complete is not None:
         return complete
-    job = _DecodingJob(listing, preprocessing, store, workers or usable_cpus())
+    job = _DecodingJob(listing, preprocessing, store)
     shape = (preprocessing.resize, preprocessing.resize, preprocessing.channels)
     name = f"{digest_json([file.identity for file in listing.files])}.npy"
     pixels: NDArray[np.uint8] | DecodedWhenRead | None
@@ -143,22 +130,21 @@ def decoded_images(
             remedy="lower `resize` and `size`",
             keep=[store.folder / store.array] if store.pixels is not None else [],
         )
-        rows = write_array(store.folder / name, shape, np.uint8, job.readable())
+        pixels = write_array(store.folder / name, shape, np.uint8, job.readable())
     except BudgetError as error:
         log.warning("%s: images are decoded whenever they are read, which is slower", error.message)
         rows = sum(1 for _ in job.readable())
-        pixels = DecodedWhenRead(job.decode, (rows, *shape), job.workers) if rows else None
+        pixels = DecodedWhenRead(job.decode, (rows, *shape), usable_cpus()) if rows else None
     else:
         store.write_index(name, job)
-        pixels = open_array(store.folder / name, rows) if rows else None
     failures = {path: failure.reason for path, failure in job.failures.items()}
-    return Decoded(pixels=pixels, failures=failures, digest=job.digests.digest, same=job.digests.same)
+    return _Decoded(pixels=pixels, failures=failures, digest=job.digests.digest, same=job.digests.same)
 
 
 class _Store:
     """The pixels of an earlier run: an array, and an index of the files that it was made from.
 
-    Each file of the index is a list: path, size, time, and its row or the reason why it is unreadable.
+    A file of the index is a list of path, size, time, row or None, and why it is unreadable or None.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -172,24 +158,23 @@ class _Store:
             self.same = tuple(map(tuple, index["same"]))
             if isinstance(array, str) and isinstance(digest, str) and all(len(file) == 5 for file in files):
                 self.array, self.digest, self.files = array, digest, files
-        # A missing or damaged index is made again.
+        # A missing or damaged index is written again.
         except (OSError, ValueError, TypeError, KeyError):
             pass
-        rows = sum(row is not None for *_, row, _ in self.files)
-        self.pixels = open_array(folder / self.array, rows) if rows else None
         self.rows = {tuple(file[:3]): file[3] for file in self.files if file[3] is not None}
         self.failures = {tuple(file[:3]): file[4] for file in self.files if file[4] is not None}
+        self.pixels = open_array(folder / self.array, len(self.rows)) if self.rows else None
 
-    def complete(self, listing: Listing) -> Decoded | None:
+    def complete(self, listing: Listing) -> _Decoded | None:
         """All of a listing, if the index has exactly its files."""
         read = [tuple(file[:3]) for file in self.files if file[3] is not None or file[4] is not None]
         if read != [file.identity for file in listing.files] or (self.rows and self.pixels is None):
             return None
         failures = {path: reason for (path, *_), reason in self.failures.items()}
-        return Decoded(pixels=self.pixels, failures=failures, digest=self.digest, same=self.same)
+        return _Decoded(pixels=self.pixels, failures=failures, digest=self.digest, same=self.same)
 
     def write_index(self, name: str, job: "_DecodingJob") -> None:
-        """Write the index of a new array, and remove the old one."""
+        """Write the index of a new array, and remove the old array."""
         files: list[list[Any]] = []
         row = 0
         for file in job.listing.files:
@@ -211,21 +196,22 @@ class _Store:
 class _DecodingJob:
     """Decodes the files of a listing that are not in a store."""
 
-    def __init__(self, listing: Listing, preprocessing: Preprocessing, store: _Store, workers: int) -> None:
-        self.listing, self.preprocessing, self.store, self.workers = listing, preprocessing, store, workers
+    def __init__(self, listing: Listing, preprocessing: Preprocessing, store: _Store) -> None:
+        self.listing, self.preprocessing, self.store = listing, preprocessing, store
         self.failures: dict[str, UnreadableImage] = {}
         self.rows: list[ImageFile] = []
         self.digests = RowDigests()
 
     def readable(self) -> Iterator[NDArray[np.uint8]]:
-        """The pixels of readable files, `1 x R x R x c`; the others are noted in `failures`."""
+        """The pixels of readable files, `1 x R x R x c`; `failures` collects the others."""
         self.failures, self.rows, self.digests = {}, [], RowDigests()
         files = self.listing.files
-        outcomes = _in_order(self._outcome, files, self.workers)
         with warnings.catch_warnings():
             # Pillow warns of images half as large as those that it refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            for file, outcome in zip(files, track(outcomes, "decode images", len(files)), strict=True):
+            for file, outcome in zip(
+                files, track(self._outcomes(), "decode images", len(files)), strict=True
+            ):
                 if isinstance(outcome, UnreadableImage):
                     self.failures[file.path] = outcome
                 else:
@@ -234,14 +220,29 @@ class _DecodingJob:
                     yield outcome[None]
 
     def decode(self, row: int) -> NDArray[np.uint8]:
-        """The pixels of a row, `R x R x c`, as often as they are read."""
+        """The pixels of a row, `R x R x c`, decoded again."""
         pixels = self._outcome(self.rows[row])
         if isinstance(pixels, UnreadableImage):
             raise DataError(
-                f"{self.rows[row].path} in {self.listing.root} was readable and is no more ({pixels.reason})",
-                "put it back, or start again",
+                f"{self.rows[row].path} in {self.listing.root} can no longer be read ({pixels.reason})",
+                "restore it, or start again",
             )
         return pixels
+
+    def _outcomes(self) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
+        """What came of each file, in order; threads decode, because Pillow works outside Python's lock."""
+        workers = usable_cpus()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        waiting: deque[Future[NDArray[np.uint8] | UnreadableImage]] = deque()
+        try:
+            for file in self.listing.files:
+                waiting.append(pool.submit(self._outcome, file))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _outcome(self, file: ImageFile) -> NDArray[np.uint8] | UnreadableImage:
         store, listing = self.store, self.listing
@@ -255,23 +256,3 @@ class _DecodingJob:
             return decode_image(listing.root / file.path, self.preprocessing)
         except UnreadableImage as failure:
             return failure
-
-
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`function` of every item, in their order, by threads: Pillow decodes outside Python's lock."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

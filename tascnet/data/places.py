@@ -5,7 +5,6 @@ from pathlib import Path
 from tascnet.data.catalogue import CATALOGUE
 from tascnet.data.csv_list import list_csv
 from tascnet.data.listing import Listing, choose_classes, list_images
-from tascnet.data.published import PublishedSet
 from tascnet.data.splits import split_sizes
 from tascnet.data.text_files import TextFiles, list_texts
 from tascnet.options import Data, Files, ImageFolder, PublishedImages, PublishedTexts, Texts
@@ -15,10 +14,6 @@ def check_samples(data: Data, cache: Path) -> None:
     """Find a missing folder or file, an empty class, or a class too small for the split.
 
     A published data set that is absent and may be downloaded passes.
-
-    Args:
-        data: options of a data set, or what `tascnet.datasets` gives.
-        cache: folder of the cache.
 
     Raises:
         DataError: there is one.
@@ -36,16 +31,13 @@ def find_files(data: Data, cache: Path, *, fetch: bool = False) -> Listing | Tex
     """The files of a data set and their classes, none of them opened; None: it has no files.
 
     Args:
-        data: options of a data set, or what `tascnet.datasets` gives.
-        cache: folder of the cache.
         fetch: download a published data set that is absent, where its options allow that.
 
     Raises:
         DataError: they are missing or contradict each other.
     """
     if isinstance(data, PublishedImages | PublishedTexts):
-        published: PublishedSet = CATALOGUE[data.name]
-        found = published.locate(_root(data), cache, fetch=fetch and data.download)
+        found = CATALOGUE[data.name].locate(_root(data), cache, fetch=fetch and data.download)
         if isinstance(data, PublishedTexts) or isinstance(found, TextFiles):
             return found
         return choose_classes(found if data.official_test else found.without_parts(), data.classes)

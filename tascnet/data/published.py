@@ -1,4 +1,4 @@
-"""Published data sets: found in a folder in their published layout, or downloaded when asked for."""
+"""Published data sets: found in a folder in their published layout, or downloaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,20 +12,18 @@ from tascnet.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSet:
-    """Where a data set comes from and what it looks like on the disk.
+    """Who published a data set, its archives, and its layout on the disk.
 
     Args:
         name: of the data set in options.
         title: its name in messages.
         origin: who published it, and where.
         licence: the terms under which it may be used.
-        files: its archives.
         folder: name of the folder that holds all of it.
         wanted: what a message names where the data set is absent; empty: the folder.
         places: names of folders in which this folder may lie.
-        holds: what it must hold to be found.
-        is_in: whether a folder of another name holds it.
-        unpack: fills the folder from the archives.
+        holds: files and folders that it must hold.
+        is_in: whether a folder of another name is this data set.
         contents: the files in the folder and their classes, none of them opened.
         official_test: whether it comes with a test split; each file then belongs to a split.
     """
@@ -49,24 +47,22 @@ class PublishedSet:
 
         Args:
             root: holds the data set in its published layout; None: its folder below `datasets` in the cache.
-            cache: folder of the cache.
             fetch: download it where it is absent.
 
         Raises:
             DataError: it is absent, cannot be downloaded or is damaged.
         """
         place = self.place(root, cache)
+        target = place / self.folder
+        if fetch and self.find(place) is None:
+            download(self.title, self.files, target, self.unpack)
         folder = self.find(place)
         if folder is None and fetch:
-            target = place / self.folder
-            download(self.title, self.files, target, self.unpack)
-            folder = self.find(place)
-            if folder is None:
-                lacking = [name for name in self.holds if not (target / name).exists()]
-                raise DataError(
-                    f"{target} exists but lacks {' and '.join(lacking) or 'the published files'}",
-                    "move it away, and it is fetched again",
-                )
+            lacking = [name for name in self.holds if not (target / name).exists()]
+            raise DataError(
+                f"{target} exists but lacks {' and '.join(lacking) or 'the published files'}",
+                "move it away, and it is fetched again",
+            )
         if folder is None:
             raise DataError(
                 f"{place} holds no {self.wanted or self.folder}, expected {self.title} in its published "
@@ -82,8 +78,7 @@ class PublishedSet:
 
     def find(self, place: Path) -> Path | None:
         """Its folder, at or below a place; None: it is not there."""
-        parents = (place, *(place / name for name in self.places))
-        folders = [parent / self.folder for parent in parents]
+        folders = [parent / self.folder for parent in (place, *(place / name for name in self.places))]
         if self.holds or place.name == self.folder:
             folders.append(place)
         for folder in folders:

@@ -9,25 +9,27 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from tascnet.data.dataset import SampleSet, check_kind
+from tascnet.data.dataset import SampleSet
 from tascnet.data.digits import load_digits_set
 from tascnet.data.heldout import HeldOut, decoding_of, without_samples
-from tascnet.data.images import load_images
 from tascnet.data.listing import Listing
 from tascnet.data.named import TorchData
+from tascnet.data.pixels import load_images
 from tascnet.data.places import find_files
 from tascnet.data.sources import AnyPreprocessing, SampleSource
 from tascnet.data.splits import split
 from tascnet.data.text import load_texts
 from tascnet.data.text_files import TextFiles
 from tascnet.data.torchsets import load_torch
+from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing
+from tascnet.models.text import TextPreprocessing
 from tascnet.options import Data, Images, Texts
 from tascnet.run.console import log
 from tascnet.run.files import digest_json
 from tascnet.run.records import SampleCounts, write_record
 
-# Samples that networks are compared on go through them in batches of this size.
+# Batch size of `Samples.drawn_batches`.
 SAMPLE_BATCH = 32
 
 
@@ -38,10 +40,9 @@ class Samples:
     Args:
         dataset: all samples.
         preprocessing: what the network expects of an image or a text.
-        train: training samples, augmented when a generator is given.
+        train: training samples, augmented when they are read with a generator.
         val: validation samples.
         test: test samples; read once for each model that is handed over.
-        views: names of the fixed views whose features are cached for training.
         excluded: how many samples of the splits were left out.
         cache: folder of decoded images and features.
         cache_limit_gb: gigabytes that features may take in it; None: no limit.
@@ -52,7 +53,6 @@ class Samples:
     train: SampleSource
     val: SampleSource
     test: SampleSource
-    views: tuple[str, ...]
     cache: Path
     cache_limit_gb: float | None = None
     excluded: int = 0
@@ -64,13 +64,16 @@ class Samples:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
         return len(self.dataset.class_names)
 
     @property
     def is_text(self) -> bool:
-        """Whether the samples are texts."""
         return self.dataset.kind == "texts"
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the fixed views whose features are cached for training."""
+        return self.train.views
 
     @property
     def example(self) -> Tensor:
@@ -89,7 +92,6 @@ class Samples:
         return digest_json([self.fingerprint, self.val.rows.tolist(), self.test.rows.tolist()])
 
     def counts(self) -> SampleCounts:
-        """How many samples there are, and where they come from."""
         return SampleCounts(
             classes=self.num_classes,
             train=len(self.train),
@@ -111,7 +113,7 @@ class Samples:
         write_record(path, record)
 
     def drawn(self, count: int, seed: int) -> SampleSource:
-        """Plain training samples, drawn by a seed and at most `count`."""
+        """At most `count` plain training samples, drawn by a seed."""
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(self.train), generator=generator)[:count]
         return self.dataset.take(self.train.rows[chosen], self.preprocessing)
@@ -119,7 +121,7 @@ class Samples:
     def drawn_batches(
         self, count: int, seed: int, device: torch.device | str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Such samples and their labels, in batches on a device."""
+        """Batches of `drawn` samples and their labels, on a device."""
         samples = self.drawn(count, seed)
         for rows in torch.arange(len(samples)).split(SAMPLE_BATCH):
             yield samples.batch(rows, None).to(device), samples.labels[rows].to(device)
@@ -138,7 +140,7 @@ def open_samples(
     """Load and split a data set.
 
     Args:
-        data: options of a data set, or what `tascnet.datasets` gives.
+        data: options of a data set, or what `tascnet.datasets` returns.
         preprocessing: what the network expects of an image or a text.
         seed: of the splits.
         cache: folder of decoded images and features, and of downloads.
@@ -151,21 +153,15 @@ def open_samples(
             takes images, or the reverse.
     """
     dataset = _load(data, preprocessing, cache, cache_limit_gb)
-    drawn = split(
-        dataset.labels,
-        dataset.class_names,
-        seed=seed,
-        train=data.train,
-        val=data.val,
-        parts=dataset.parts,
-    )
+    names = dataset.class_names
+    drawn = split(dataset.labels, names, seed=seed, train=data.train, val=data.val, parts=dataset.parts)
     rows = without_samples(dataset, drawn, exclude) if exclude else drawn
     preprocessing = dataset.prepare(preprocessing, rows.train, grow=grow_vocabulary)
     train = dataset.take(rows.train, preprocessing, data if isinstance(data, Images) else None)
     val, test = (dataset.take(part, preprocessing) for part in (rows.val, rows.test))
     log.info(
         "%s: %d classes, %d training, %d validation and %d test samples",
-        *(dataset.name, len(dataset.class_names), len(train), len(val), len(test)),
+        *(dataset.name, len(names), len(train), len(val), len(test)),
     )
     return Samples(
         dataset=dataset,
@@ -173,7 +169,6 @@ def open_samples(
         train=train,
         val=val,
         test=test,
-        views=train.views,
         excluded=sum(map(len, (drawn.train, drawn.val, drawn.test))) - len(train) - len(val) - len(test),
         cache=cache,
         cache_limit_gb=cache_limit_gb,
@@ -181,7 +176,12 @@ def open_samples(
 
 
 def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: float | None) -> SampleSet:
-    check_kind(data.name, "texts" if isinstance(data, Texts) else "images", preprocessing)
+    kinds = ("texts", "images") if isinstance(data, Texts) else ("images", "texts")
+    if isinstance(data, Texts) != isinstance(preprocessing, TextPreprocessing):
+        raise DataError(
+            f"{data.name} holds {kinds[0]}, but the network takes {kinds[1]}",
+            "give a network for this data set",
+        )
     files = find_files(data, cache, fetch=True)
     if isinstance(data, Texts):
         return load_texts(cast(TextFiles, files), name=data.name, max_tokens=data.max_tokens)
@@ -189,8 +189,6 @@ def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: fl
     if isinstance(data, TorchData):
         return load_torch(data, images, cache=cache, limit_gb=limit_gb)
     if isinstance(files, Listing):
-        unreadable = getattr(data, "unreadable", "refuse")
-        return load_images(
-            files, images, cache=cache, name=data.name, unreadable=unreadable, limit_gb=limit_gb
-        )
+        policy = getattr(data, "unreadable", "refuse")
+        return load_images(files, images, cache=cache, name=data.name, unreadable=policy, limit_gb=limit_gb)
     return load_digits_set(cast(Images, data).classes, images)

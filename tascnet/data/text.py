@@ -30,8 +30,7 @@ class TextDataset(SampleSet):
     """Labelled texts as they were read.
 
     Args:
-        texts: raw texts, `n`.
-        max_tokens: texts are cut to so many tokens for a network that learns their words.
+        max_tokens: length to which texts are cut for a network that learns their words.
     """
 
     kind: ClassVar[str] = "texts"
@@ -39,7 +38,9 @@ class TextDataset(SampleSet):
     texts: tuple[str, ...]
     max_tokens: int
 
-    def _take(self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None) -> SampleSource:
+    def take(
+        self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
+    ) -> SampleSource:
         return TokenSource(self, rows, preprocessing)
 
     def digests(self, rows: Iterable[int]) -> list[str]:
@@ -64,13 +65,7 @@ class TextDataset(SampleSet):
 
 
 class TokenSource(SampleSource):
-    """Texts of some rows of a data set as the numbers of their words.
-
-    Args:
-        dataset: raw texts.
-        rows: rows of the data set, `n`.
-        preprocessing: number of tokens `T` and vocabulary.
-    """
+    """Texts of some rows of a data set as the numbers of their words."""
 
     def __init__(
         self, dataset: TextDataset, rows: NDArray[np.int64], preprocessing: TextPreprocessing
@@ -81,17 +76,12 @@ class TokenSource(SampleSource):
     def batch_view(self, rows: Tensor, view: str) -> Tensor:
         """Numbers of words `b x T`, int64; the view is `plain`."""
         if view != "plain":
-            raise ValueError(f"view is {view!r}, but texts have the view plain alone")
+            raise ValueError(f"view is {view!r}, but texts have only the view plain")
         return self._tokens[rows.cpu()]
 
 
 def load_texts(files: TextFiles, *, name: str, max_tokens: int) -> TextDataset:
     """The texts in files, in the order of classes and lines; lines without a word are skipped.
-
-    Args:
-        files: one for each class.
-        name: of the data set.
-        max_tokens: as in `TextDataset`.
 
     Raises:
         DataError: a class is empty, or bytes do not fit the encoding.
@@ -115,16 +105,6 @@ def load_texts(files: TextFiles, *, name: str, max_tokens: int) -> TextDataset:
     )
 
 
-def _twins(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """The beginnings of texts of the same words in several classes."""
-    classes: dict[str, list[str]] = {}
-    for label, texts in found.items():
-        for words in dict.fromkeys(map(normalise, texts)):
-            classes.setdefault(words, []).append(label)
-    twins = [(words, labels) for words, labels in classes.items() if len(labels) > 1]
-    return [f"{shorten(words, SHOWN)!r} in {' and '.join(labels)}" for words, labels in twins]
-
-
 def _texts(path: Path, encoding: str) -> list[str]:
     """The lines that hold a word."""
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -146,3 +126,13 @@ def _texts(path: Path, encoding: str) -> list[str]:
     if len(texts) < len(lines):
         log.warning("%s: skipped %s without a word", path, plural(len(lines) - len(texts), "line"))
     return texts
+
+
+def _twins(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """The beginnings of texts of the same words in several classes."""
+    classes: dict[str, list[str]] = {}
+    for label, texts in found.items():
+        for words in dict.fromkeys(map(normalise, texts)):
+            classes.setdefault(words, []).append(label)
+    twins = [(words, labels) for words, labels in classes.items() if len(labels) > 1]
+    return [f"{shorten(words, SHOWN)!r} in {' and '.join(labels)}" for words, labels in twins]

@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tascnet.data.arrays import make_room, open_array, write_array
-from tascnet.data.dataset import Dataset, SampleSet, content_fingerprint, digest_array
+from tascnet.data.arrays import (
+    DecodedWhenRead,
+    RowDigests,
+    digest_array,
+    digest_row,
+    make_room,
+    open_array,
+    write_array,
+)
+from tascnet.data.dataset import Dataset, SampleSet, content_fingerprint
 from tascnet.data.decode import UnreadableImage, square_pixels
-from tascnet.data.listing import warn_of_twins
+from tascnet.data.listing import twin_images, warn_of_twins
 from tascnet.data.named import TorchData
-from tascnet.data.pixels import DecodedWhenRead, RowDigests, digest_row
 from tascnet.data.sources import AnyPreprocessing, SampleSource
 from tascnet.errors import BudgetError, DataError, first_line
 from tascnet.models.info import Preprocessing
@@ -32,12 +39,14 @@ class TensorDataset(SampleSet):
     """Labelled images that are a network's input as they are.
 
     Args:
-        tensors: `n x c x size x size`, float32, a read-only memory map, or read whenever they are asked for.
+        tensors: `n x c x size x size`, float32, a read-only memory map, or read whenever they are needed.
     """
 
     tensors: NDArray[np.float32] | DecodedWhenRead
 
-    def _take(self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None) -> SampleSource:
+    def take(
+        self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
+    ) -> SampleSource:
         return TensorSource(self, rows, preprocessing)
 
     def digests(self, rows: Iterable[int]) -> list[str]:
@@ -56,7 +65,7 @@ class TensorSource(SampleSource):
     def batch_view(self, rows: Tensor, view: str) -> Tensor:
         """Inputs `b x c x size x size`, float32, channels_last; the view is `plain`."""
         if view != "plain":
-            raise ValueError(f"view is {view!r}, but tensors have the view plain alone")
+            raise ValueError(f"view is {view!r}, but tensors have only the view plain")
         # Indexing by an array copies, so that torch never sees the read-only memory map.
         read = torch.from_numpy(np.asarray(self._tensors[self.rows[rows.cpu().numpy()]]))
         return read.contiguous(memory_format=torch.channels_last)
@@ -65,22 +74,19 @@ class TensorSource(SampleSource):
 def load_torch(
     data: TorchData, preprocessing: Preprocessing, *, cache: Path, limit_gb: float | None = None
 ) -> SampleSet:
-    """Read all items of torch data sets; they are kept in the cache under the digest of their content.
+    """Read all items of torch data sets, and keep them in the cache under the digest of their content.
 
     Args:
-        data: the data sets.
         preprocessing: of images; the shape that tensors have.
         cache: pixels or tensors are kept in its folder `pixels`.
         limit_gb: gigabytes that this folder may take; None: no limit.
 
     Raises:
-        DataError: an item is no pair of an image and a label, items are of different kinds, or an item that
-            is read twice differs.
+        DataError: an item is not a pair of an image and a label, items are of different kinds, or an item
+            differs when it is read twice.
     """
     items = _Items(data, preprocessing)
     labels = np.array(items.read_all(), dtype=np.int64)
-    names = data.classes or tuple(map(str, range(max(2, int(labels.max()) + 1))))
-    parts = tuple(part for part, _ in items.order)
     folder = cache / "pixels" / "datasets"
     path = folder / f"{digest_json([items.shape, str(items.dtype), items.digests.digest])}.npy"
     values: NDArray[Any] | DecodedWhenRead | None = open_array(path, len(labels))
@@ -90,18 +96,19 @@ def load_torch(
             what = f"the {len(labels)} images of {data.name}"
             make_room(folder.parent, size, limit_gb, what=what, remedy="lower `resize` and `size`")
             rows = track(range(len(labels)), "keep images")
-            write_array(path, items.shape, items.dtype, (items.read_again(row)[None] for row in rows))
-            values = open_array(path, len(labels))
+            chunks = (items.read_again(row)[None] for row in rows)
+            values = write_array(path, items.shape, items.dtype, chunks)
         except BudgetError as error:
             log.warning("%s: they are read whenever they are needed, which is slower", error.message)
     if values is None:
-        # Data sets of others may not stand threads.
+        # The data sets of a caller may not be safe for threads.
         values = DecodedWhenRead(items.read_again, (len(labels), *items.shape), workers=1)
-    twins = [rows for rows in items.digests.same if len({labels[row] for row in rows}) > 1]
-    warn_of_twins("image", data.name, [" = ".join(map(items.place, rows)) for rows in twins])
+    warn_of_twins("image", data.name, twin_images(items.digests.same, labels, items.place))
     is_tensor, digest = items.dtype == np.float32, items.digests.digest
     if is_tensor:
         digest = digest_json(["tensors", items.shape, digest])
+    names = data.classes or tuple(map(str, range(max(2, int(labels.max()) + 1))))
+    parts = tuple(part for part, _ in items.order)
     common: dict[str, Any] = {
         "name": data.name,
         "class_names": names,
@@ -138,7 +145,7 @@ class _Items:
         return f"sample {index} of `{part}`"
 
     def read_all(self) -> list[int]:
-        """Read every item; gives the labels."""
+        """Read every item; returns the labels."""
         labels = []
         for row in track(range(len(self.order)), "read images"):
             values, label = self._read(row)
@@ -146,9 +153,9 @@ class _Items:
                 self.shape, self.dtype = values.shape, values.dtype
             elif (values.shape, values.dtype) != (self.shape, self.dtype):
                 kinds = {"uint8": "an image", "float32": "a float tensor"}
+                came, first = kinds[str(values.dtype)], kinds[str(self.dtype)]
                 raise DataError(
-                    f"{self.place(row)} is {kinds[str(values.dtype)]}, but {self.place(0)} is "
-                    f"{kinds[str(self.dtype)]}",
+                    f"{self.place(row)} is {came}, but {self.place(0)} is {first}",
                     "give all samples in one form",
                 )
             self.digests.add(values)
@@ -175,9 +182,8 @@ class _Items:
             raise DataError(
                 f"{self.place(row)} is {_named(item)}, expected a pair of an image and a label", EXPECTED
             )
-        return self._values(row, item[0]), self._label(row, item[1])
-
-    def _label(self, row: int, label: Any) -> int:
+        image, label = item
+        values = self._values(row, image)
         if isinstance(label, Tensor | np.ndarray | np.generic) and label.ndim == 0:
             label = label.item()
         count = None if self.classes is None else len(self.classes)
@@ -187,7 +193,7 @@ class _Items:
                 f"the label of {self.place(row)} is {label!r}, expected a whole number {expected}",
                 "number the classes 0, 1, ..., one for each of `class_names`",
             )
-        return label
+        return values, label
 
     def _values(self, row: int, image: Any) -> NDArray[Any]:
         """Pixels `R x R x c`, uint8, or a tensor `c x size x size`, float32."""
@@ -200,11 +206,8 @@ class _Items:
                     "resize tensors in the data set, or give PIL images, which tascnet resizes",
                 )
             return image.detach().cpu().float().contiguous().numpy()
-        if (
-            isinstance(image, np.ndarray)
-            and image.dtype == np.uint8
-            and image.shape[2:] in ((1,), (3,), (4,))
-        ):
+        is_bytes = isinstance(image, np.ndarray) and image.dtype == np.uint8
+        if is_bytes and image.shape[2:] in ((1,), (3,), (4,)):
             image = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
         if not isinstance(image, Image.Image):
             raise DataError(f"the image of {self.place(row)} is {_named(image)}", EXPECTED)
@@ -215,7 +218,7 @@ class _Items:
 
 
 def _named(value: Any) -> str:
-    """A value in words: its class, and what an array holds."""
+    """A value in words: its type, and of an array also shape and element type."""
     if isinstance(value, Tensor | np.ndarray):
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
         return f"{kind} of {' x '.join(map(str, value.shape))} {str(value.dtype).removeprefix('torch.')}"

@@ -1,13 +1,10 @@
-"""What kept channels inherit from removed ones: ranking, folding, averaging and refitting around a cut.
+"""Ranking, folding, averaging and refitting around a cut: kept channels inherit from removed ones.
 
-`rank_*` order the channels of a group, the first to be removed first; `fold_into`, `fold_pairs` and
-`average_into` change the kept channels before a cut so that they stand for the removed ones; `hand_over`
-ranks and folds; `refit` fits every layer after a cut to reproduce its outputs before it.
-
-Words: `inputs` are the positions at which consumers read a group's channels, from `consumer_inputs`;
-`moments` are second moments of what they read there. Symbols: `n` filters of a group, `d` weights of one
-filter over all of the group's layers, `b` samples, `p` pixels, `m` rows, `o` outputs, `g` independent parts
-of a layer (channels of a depthwise one, else 1).
+Words: `inputs` are, by consumer of a group, the `width x s` positions at which it reads the channels, from
+`consumer_inputs`; `moments` are, by consumer, the `(width + 1) x (width + 1)` second moments of what it reads
+there, from `input_moments`.
+Symbols: `n` filters of a group, `d` weights of one filter over all of the group's layers, `b` samples, `p`
+pixels, `m` rows, `o` outputs, `g` independent parts of a layer (channels of a depthwise one, else 1).
 """
 
 from tascnet.inherit.fold import average_into, fold_into, fold_pairs, nearest_kept

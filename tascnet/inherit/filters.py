@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.surgery import WidthGroup
 
-# Rows of a matrix of inner products that are computed together: only blocks up to the diagonal are.
+# Rows of inner products that are computed at a time, up to the diagonal alone.
 _ROWS = 256
 
 
@@ -19,36 +19,21 @@ def layer_weight(model: nn.Module, name: str) -> Tensor:
 
 
 def filter_matrices(model: nn.Module, group: WidthGroup, width: int | None = None) -> list[Tensor]:
-    """The weights of each filter layer of a group, one row a filter; gradients flow through them.
-
-    Args:
-        model: the network that holds the group.
-        group: its layers.
-        width: number of filters expected; None: the group's.
-
-    Returns:
-        One `n x d_layer` matrix for each filter layer.
+    """The weights of each filter layer of a group, `n x d_layer`; gradients flow through them.
 
     Raises:
-        SurgeryError: a layer has another number of filters.
+        SurgeryError: a layer has not `width` filters; None: those of the group.
     """
     expected = group.width if width is None else width
-    weights = {name: layer_weight(model, name) for name in group.filters}
-    for name, weight in weights.items():
-        if weight.shape[0] != expected:
-            raise SurgeryError(f"'{name}' has {weight.shape[0]} filters, expected {expected}")
-    return [weight.flatten(1) for weight in weights.values()]
+    matrices = [layer_weight(model, name).flatten(1) for name in group.filters]
+    for name, matrix in zip(group.filters, matrices, strict=True):
+        if len(matrix) != expected:
+            raise SurgeryError(f"'{name}' has {len(matrix)} filters, expected {expected}")
+    return matrices
 
 
 def gram(parts: Iterable[Tensor]) -> Tensor:
-    """Inner products of the rows of a matrix that comes in parts.
-
-    Args:
-        parts: the matrix's columns, `n x d_part` each, of any float type.
-
-    Returns:
-        `n x n`, float64, on the device of the parts.
-    """
+    """Inner products `n x n` in float64 of the rows of a matrix, whose columns come in parts `n x d_part`."""
     total: Tensor | None = None
     for part in parts:
         columns = part.double()
@@ -58,6 +43,6 @@ def gram(parts: Iterable[Tensor]) -> Tensor:
             stop = start + _ROWS
             total[start:stop, :stop].addmm_(columns[start:stop], columns[:stop].T)
     assert total is not None, "a matrix has columns"
-    # Written over what the blocks on the diagonal have above it.
+    # Above the diagonal only parts are filled.
     total.tril_()
     return total.add_(total.tril(-1).T)

@@ -1,10 +1,10 @@
 """Before a cut: removed channels are folded into the kept ones, by activations, by weights, or as averages.
 
 A consumer reads channels `x` with weights `w`. By activations each removed channel is predicted from the kept
-ones by least squares, `x_r = sum_k b_kr x_k + a_r`, and its weights are added to theirs in these proportions,
+ones by least squares, `x_r = sum_k b_kr x_k + a_r`, and its weights are added to theirs,
 `w_k += sum_r b_kr w_r`; the constant goes to the consumer's bias, or, where it has none, is left to the
-batch-norm after it, whose statistics are measured again. Where channels are linearly dependent the network's
-function stays as it is. By weights each removed channel counts as a multiple of one kept channel.
+batch-norm after it, whose statistics are measured again. By weights each removed channel counts as a multiple
+of one kept channel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,7 @@ from tascnet.inherit.moments import correlations
 from tascnet.surgery import WidthGroup, is_depthwise
 from tascnet.surgery.layers import BATCH_NORMS
 
-# Added to the diagonal of the correlations: keeps the weights small where channels are nearly dependent
-# or samples few.
+# Keeps the weights small where channels are nearly dependent or samples few.
 RIDGE = 1e-3
 
 
@@ -34,42 +33,31 @@ def fold_into(
 ) -> None:
     """Fold the removed channels of one group into all kept ones by activations, in place, before the cut.
 
-    Args:
-        model: the network that holds the group.
-        inputs: by consumer, `width x s` positions among its inputs.
-        moments: by consumer, from `input_moments`.
-        removed: channels that are about to be removed.
-        ridge: added to the diagonal of the correlations between kept channels.
+    The ridge is added to the diagonal of the correlations between kept channels.
 
     Source: the least-squares view of Kim et al., Neuron Merging, NeurIPS 2020, over all kept channels.
     """
-    dropped = set(removed)
     for name, indices in inputs.items():
-        kept = [channel for channel in range(len(indices)) if channel not in dropped]
+        wanted = torch.tensor(list(removed))
+        given = torch.tensor(sorted(set(range(len(indices))) - set(removed)))
+        mean, correlation, scale = correlations(moments[name], ridge)
+        scale = scale.where(scale > 0, 1.0)
+        matrix = correlation[given][:, given] + ridge * torch.eye(len(given), dtype=correlation.dtype)
+        target = correlation[given][:, wanted]
+        # A ridge makes the matrix definite; without one it may be singular.
+        if ridge:
+            scaled = torch.linalg.solve(matrix, target)
+        else:
+            scaled = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
+        factors = scaled / scale[given, None] * scale[wanted]
+        constants = mean[wanted] - mean[given] @ factors
         weight, bias = layer_weight(model, name), model.get_submodule(name).bias
-        factors, constants = (part.to(weight) for part in _prediction(moments[name], kept, removed, ridge))
-        lost = weight[:, indices[list(removed)].to(weight.device)]
-        weight[:, indices[kept].to(weight.device)] += torch.einsum("ors...,kr->oks...", lost, factors)
+        lost = weight[:, indices[wanted].to(weight.device)]
+        weight[:, indices[given].to(weight.device)] += torch.einsum(
+            "ors...,kr->oks...", lost, factors.to(weight)
+        )
         if isinstance(bias, Tensor):
-            bias += torch.einsum("ors...,r->o", lost, constants)
-
-
-def _prediction(
-    moment: Tensor, kept: Sequence[int], removed: Sequence[int], ridge: float
-) -> tuple[Tensor, Tensor]:
-    """Factors `kept x removed` and constants `removed` of the least-squares prediction."""
-    mean, correlation, scale = correlations(moment)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    given, wanted = torch.tensor(list(kept)), torch.tensor(list(removed))
-    matrix = correlation[given][:, given] + ridge * torch.eye(len(kept), dtype=moment.dtype)
-    target = correlation[given][:, wanted]
-    # A ridge makes the matrix definite; without one it may be singular.
-    if ridge:
-        scaled = torch.linalg.solve(matrix, target)
-    else:
-        scaled = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
-    factors = scaled / scale[given, None] * scale[wanted]
-    return factors, mean[wanted] - mean[given] @ factors
+            bias += torch.einsum("ors...,r->o", lost, constants.to(weight))
 
 
 @torch.no_grad()
@@ -78,14 +66,11 @@ def fold_pairs(
 ) -> None:
     """Fold each removed channel of a group into one kept channel by weights, in place, before the cut.
 
-    The factor is that of least squares between the two filters as the consumer's activation sees them,
-    after batch-norm and with the offset, over all layers of the group; a depthwise layer multiplies it by
-    its own. Filters that point away from each other share nothing through a rectifier: their factor is 0.
+    The factor is that of least squares between the two filters after batch-norm, with the offset, over all
+    layers of the group; a depthwise layer multiplies it by its own. Filters that point away from each other
+    share nothing through a rectifier: their factor is 0.
 
     Args:
-        model: the network that holds the group.
-        group: its layers.
-        inputs: by consumer, `width x s` positions among its inputs.
         partners: by removed channel, the kept one that it is folded into.
 
     Source: Kim et al. 2020, Neuron Merging, section 3, with one filter for each.
@@ -121,7 +106,7 @@ def nearest_kept(model: nn.Module, group: WidthGroup, removed: Sequence[int]) ->
 def _stages(model: nn.Module, group: WidthGroup) -> tuple[list[Tensor], set[str]]:
     """Rows `n x d` of the coupled filters together, then of each depthwise layer, each with its offset last.
 
-    They are taken as they leave the batch-norm after each layer; the names of these are given too.
+    They are taken behind the batch-norm that follows each layer; the names of these batch-norms come second.
     """
     coupled: list[Tensor] = []
     depthwise: list[Tensor] = []
@@ -133,27 +118,20 @@ def _stages(model: nn.Module, group: WidthGroup) -> tuple[list[Tensor], set[str]
         rows = layer.weight.flatten(1).double().cpu()
         offset = rows.new_zeros(len(rows), 1) if layer.bias is None else layer.bias.double().cpu()[:, None]
         rows = torch.cat([rows, offset], 1)
-        norm = _norm_after(model, group, position)
-        if norm is not None:
-            norms.add(norm)
-            rows = _normalised(rows, *_affine(model.get_submodule(norm)))
+        for following in group.members[position + 1 :]:
+            if following in group.filters or following in group.consumers:
+                break
+            norm = model.get_submodule(following)
+            if isinstance(norm, BATCH_NORMS) and norm.num_features == group.width:
+                norms.add(following)
+                rows = _normalised(rows, *_affine(norm))
+                break
         (depthwise if is_depthwise(layer) else coupled).append(rows)
     return [torch.cat(coupled, 1), *depthwise], norms
 
 
-def _norm_after(model: nn.Module, group: WidthGroup, position: int) -> str | None:
-    """The batch-norm of a filter layer: a member before the next filter layer and the next consumer."""
-    for name in group.members[position + 1 :]:
-        if name in group.filters or name in group.consumers:
-            return None
-        layer = model.get_submodule(name)
-        if isinstance(layer, BATCH_NORMS) and layer.num_features == group.width:
-            return name
-    return None
-
-
 def _normalised(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Rows behind a batch-norm; the offset is the last entry of each."""
+    """Rows behind a batch-norm."""
     scaled = rows * scale[:, None]
     scaled[:, -1] += shift
     return scaled
@@ -171,21 +149,15 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _factors(stages: Sequence[Tensor], removed: Tensor, kept: Tensor) -> Tensor:
-    """By how much each removed channel exceeds its partner, `m` numbers that are not negative."""
-    factors = _multiple(stages[0][removed], stages[0][kept])
-    for rows in stages[1:]:
-        # A depthwise kernel sees its input that much larger; the offset, last in the row, does not.
-        seen = rows[removed]
+    """The multiple of each kept row that is nearest to the removed one, `m` numbers that are not negative."""
+    factors = stages[0].new_ones(len(removed))
+    for rows in stages:
+        # A depthwise kernel sees its input that much larger; the offset, last in the row, does not change.
+        seen, partners = rows[removed], rows[kept]
         seen[:, :-1] *= factors[:, None]
-        factors = _multiple(seen, rows[kept])
+        squares = (partners * partners).sum(1)
+        factors = ((seen * partners).sum(1) / squares.where(squares > 0, 1.0)).clamp_min(0)
     return factors
-
-
-def _multiple(removed: Tensor, kept: Tensor) -> Tensor:
-    """The factor at which each kept row is nearest to the removed one."""
-    squares = (kept * kept).sum(1)
-    safe = torch.where(squares > 0, squares, torch.ones_like(squares))
-    return ((removed * kept).sum(1) / safe).clamp_min(0)
 
 
 @torch.no_grad()
@@ -194,14 +166,12 @@ def average_into(
 ) -> None:
     """Replace each kept filter by the weighted average of its pair, in place, before the cut.
 
-    Filters, biases, and the affine values and statistics of normalisation layers are averaged alike.
+    Biases, and the affine values and statistics of normalisation layers, are averaged alike.
 
     Args:
-        model: the network that holds the group.
-        group: its layers.
-        kept: the member of each pair that is kept.
+        kept: one member of each pair.
         removed: the other member.
-        l1: `n` norms of the group's filters; the weight of each member is 1 - l1 / (sum of both).
+        l1: `n` norms of the group's filters, see `pair_weights`.
     """
     keeps, drops = torch.as_tensor(list(kept)), torch.as_tensor(list(removed))
     weights = pair_weights(l1[keeps], l1[drops])
@@ -210,7 +180,7 @@ def average_into(
         if name in group.filters:
             values = [value for value in (layer.weight, layer.bias) if value is not None]
         elif name not in group.consumers:
-            # A normalisation that reads a concatenation has more channels than the group: it stays as it is.
+            # A normalisation that reads a concatenation has more channels than the group and stays as it is.
             values = [v for v in (*layer.parameters(), *layer.buffers()) if v.shape[:1] == (group.width,)]
         else:
             continue
@@ -226,6 +196,5 @@ def pair_weights(l1_kept: Tensor, l1_removed: Tensor) -> tuple[Tensor, Tensor]:
     Source: Basha et al. 2022, TASCNet, weighted average of a pair.
     """
     total = l1_kept + l1_removed
-    safe = total.where(total > 0, torch.ones_like(total))
-    kept = torch.where(total > 0, 1 - l1_kept / safe, 0.5)
+    kept = torch.where(total > 0, 1 - l1_kept / total.where(total > 0, 1.0), 0.5)
     return kept, 1 - kept

@@ -15,10 +15,10 @@ from tascnet.models.inspect import hooked
 def loss_gradients(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, squares: bool = False
 ) -> Iterator[None]:
-    """Within it, `grad` of every parameter holds its mean gradient of the cross-entropy over all samples.
+    """Inside, `grad` of every parameter holds its mean gradient of the cross-entropy over all samples.
 
     Args:
-        model: the network, in eval mode.
+        model: in eval mode.
         batches: inputs and labels on its device.
         squares: the mean of each sample's squared gradient instead, the diagonal of the empirical Fisher
             matrix; the samples pass one by one.
@@ -48,16 +48,16 @@ def loss_gradients(
 def output_gradients(
     model: nn.Module, layers: Iterable[str], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    """What a small squared error of each output of a layer adds to the loss of a sample.
+    """What a small squared error of each output of a layer costs the loss of a sample.
 
     Args:
-        model: the network, in eval mode.
+        model: in eval mode.
         layers: names of convolutions and linear layers.
         batches: inputs and labels on its device.
 
     Returns:
-        By layer, float64 on the CPU, one number an output: the squared gradient of a sample's cross-entropy,
-        summed over the pixels of a map, mean over the samples.
+        By layer, float64 on the CPU, `o` squared gradients of the cross-entropy, summed over pixels, mean
+        over samples.
     """
     totals: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -68,14 +68,13 @@ def output_gradients(
 
         return note
 
-    hooks = [model.get_submodule(name).register_forward_hook(watch(name)) for name in layers]
+    hooks = (model.get_submodule(name).register_forward_hook(watch(name)) for name in layers)
     samples = 0
     with hooked(hooks), _unfrozen(model):
         for inputs, labels in batches:
             loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(outputs.values()))
             for name, gradient in zip(outputs, gradients, strict=True):
-                # `b x o` or `b x o x h x w`
                 squares = gradient.double().square().reshape(*gradient.shape[:2], -1).sum(2)
                 totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
             samples += len(labels)
@@ -85,7 +84,7 @@ def output_gradients(
 
 @contextmanager
 def _unfrozen(model: nn.Module) -> Iterator[None]:
-    """Every parameter requires gradients; those that did not are frozen again at the end."""
+    """Every parameter requires gradients inside; the frozen ones are frozen again at the end."""
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     model.requires_grad_(True)
     try:

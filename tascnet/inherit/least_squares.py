@@ -1,7 +1,4 @@
-"""A layer as a matrix: the rows that it reads, and corrections of its weights by least squares.
-
-A ridge is chosen by samples that are not learned from.
-"""
+"""A layer as a matrix: the rows that it reads, and corrections of its weights by least squares."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,23 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Added to the diagonal of the correlations; the last leaves the weights and moves the mean alone.
+from tascnet.inherit.moments import CONSTANT
+
+# Added to the diagonal of the correlations; the last keeps the weights and moves the mean alone.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
-# Share of an input's mean square that its variance exceeds.
-CONSTANT = 1e-9
 
 
 def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None) -> Tensor:
-    """The rows that a layer's weights are multiplied with.
+    """The rows that a layer's weights are multiplied with, `g x (b * p) x d`, in the order of the weights.
 
     Args:
         layer: a linear layer, a convolution without groups, or a depthwise one.
         inputs: `b x c` for a linear layer, else `b x c x ...`.
-        places: `b x p` flat positions in the map that a convolution gives; None for a linear layer.
-
-    Returns:
-        `g x (b * p) x d`: of a depthwise layer `g` channels and `d` kernel positions, else one part and all
-        inputs of an output, in the order of the layer's weights.
+        places: `b x p` flat positions in a convolution's output map; None for a linear layer.
     """
     if places is None:
         return inputs[None]
@@ -40,11 +33,11 @@ def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None) -> Tensor:
     ):
         windows = windows.unfold(2 + axis, step * (size - 1) + 1, stride)
         grid.append(windows.shape[2 + axis])
-    # `b x c x ... x k ...`, a view: nothing is copied until single places are read.
+    # `b x c x ... x k ...`, a view.
     windows = windows[(..., *(slice(None, None, step) for step in conv.dilation))]
     samples = torch.arange(len(inputs), device=inputs.device)[:, None]
     at = torch.unravel_index(places, grid)
-    # The indices lie apart, so that what they pick comes first: `b x p x c x k ...`.
+    # Indices that lie apart put their dimensions first: `b x p x c x k ...`.
     chosen = windows[(samples, slice(None), *at)].flatten(0, 1).flatten(2)
     return chosen.transpose(0, 1) if conv.groups > 1 else chosen.flatten(1)[None]
 
@@ -56,17 +49,15 @@ def _padded(conv: Any, inputs: Tensor) -> Tensor:
     pairs = []
     for axis, (size, step) in enumerate(zip(conv.kernel_size, conv.dilation, strict=True)):
         total = step * (size - 1)
-        # "same" puts the odd pixel behind.
-        pairs.append(
-            (total // 2, total - total // 2) if conv.padding == "same" else (conv.padding[axis],) * 2
-        )
+        same = conv.padding == "same"
+        pairs.append((total // 2, total - total // 2) if same else (conv.padding[axis],) * 2)
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    # The last dimension comes first.
+    # torch takes the last dimension first.
     return functional.pad(inputs, [side for pair in reversed(pairs) for side in pair], mode=mode)
 
 
 def output_rows(layer: nn.Module, rows: Tensor) -> Tensor:
-    """What a layer gives for rows `g x m x d` from `patches`: `g x m x o`, `o` is 1 for a depthwise layer."""
+    """A layer's outputs `g x m x o` for rows `g x m x d`; `o` is 1 for a depthwise layer."""
     weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
     flat, depthwise = weight.flatten(1), len(rows) > 1
@@ -90,7 +81,7 @@ class Correction:
 
 
 class Evidence:
-    """What a layer reads and the errors of its outputs, over samples to learn from and samples that judge.
+    """What a layer reads and the errors of its outputs, over samples to learn from and others to judge by.
 
     Args:
         has_offset: whether the layer, or the batch-norm after it, can take a constant.
@@ -105,13 +96,13 @@ class Evidence:
 
         Args:
             inputs: `g x m x d`.
-            errors: `g x m x o`, targets less outputs.
+            errors: `g x m x o`, targets minus outputs.
             judges: whether these rows choose the ridge.
         """
         (self._judges if judges else self._learns).add(inputs.double(), errors.double())
 
     def correction(self) -> Correction | None:
-        """The best one by the rows that judge, learned from all; None where none beats no correction."""
+        """The one whose ridge is best on the rows that judge, from all rows; None where none helps."""
         if not self._learns.rows or not self._judges.rows:
             return None
         least, best = self._judges.squares, None
@@ -156,14 +147,14 @@ class _Sums:
         self._r += other._r
 
     def solved(self, ridges: Iterable[float], has_offset: bool) -> Iterator[Correction]:
-        """Ridge regressions of the errors on the standardised inputs, one for each ridge."""
+        """One ridge regression of the errors on the standardised inputs for each ridge."""
         mean, lack = self._x / self.rows, self._r / self.rows
         if not has_offset:
             mean, lack = torch.zeros_like(mean), torch.zeros_like(lack)
         matrix = (self._xx / self.rows).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
         squares = self._xx.diagonal(dim1=1, dim2=2) / self.rows
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        # An input that hardly varies holds nothing but rounding errors.
+        # The variance of an input that is nearly constant is rounding errors.
         scale = torch.where(diagonal > CONSTANT * squares, diagonal, torch.inf).sqrt()
         matrix.div_(scale[:, :, None]).div_(scale[:, None])
         target = (self._xr / self.rows).baddbmm_(mean[:, :, None], lack[:, None], alpha=-1)
@@ -179,7 +170,7 @@ class _Sums:
             yield Correction(weights=weights, offsets=offsets)
 
     def error(self, correction: Correction) -> float:
-        """The sum of squared errors that is left after a correction."""
+        """The sum of squared errors after a correction."""
         weights, offsets = correction.weights, correction.offsets
         left = self.squares + float(torch.sum(weights * (self._xx @ weights - 2 * self._xr)))
         if offsets is not None:

@@ -1,4 +1,4 @@
-"""What layers read while a network runs: pixels drawn from their inputs, and second moments of channels."""
+"""What layers read while a network runs: pixels of their inputs, and second moments of channels."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -10,8 +10,10 @@ from tascnet.models.inspect import hooked
 # By group and consumer, the `(width + 1) x (width + 1)` second moments of its channels and a constant 1.
 Moments = Mapping[str, Mapping[str, Tensor]]
 
-# Pixels of each sample's map that count.
+# Pixels that are drawn from each sample's map.
 PIXELS = 16
+# Share of a channel's mean square up to which its variance may be nothing but rounding errors.
+CONSTANT = 1e-9
 
 
 def input_moments(
@@ -24,13 +26,13 @@ def input_moments(
     """Second moments of what consumers read of each group, over plain training samples.
 
     Args:
-        model: the network, in eval mode, before anything is cut.
-        inputs: what `tascnet.surgery.consumer_inputs` gave.
+        model: in eval mode.
+        inputs: by group.
         batches: inputs of the network, on its device.
         seed: of the pixels that are drawn.
 
     Returns:
-        By group and consumer, `(width + 1) x (width + 1)` float64 on the CPU.
+        By group and consumer, float64 on the CPU.
     """
     readers: dict[str, dict[str, Tensor]] = {}
     for group, consumers in inputs.items():
@@ -53,32 +55,43 @@ def input_moments(
 
         return add
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in readers]
+    hooks = (model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in readers)
     with hooked(hooks), torch.no_grad():
         for batch in batches:
             model(batch)
     return moments
 
 
-def correlations(moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def correlations(moment: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """Means `n`, correlations `n x n` and standard deviations `n` of channels.
 
-    Args:
-        moment: their second moments with a 1, `(n + 1) x (n + 1)`.
+    Where the correlations are not positive definite with the ridge on their diagonal, channels that hardly
+    vary have left rounding errors: these channels count as constant. The result is without the ridge.
     """
     rows, total = moment[-1, -1], moment[-1, :-1]
     mean = total / rows
     # In place: of thousands of channels each such matrix takes as much memory as a layer.
     covariance = (moment[:-1, :-1] / rows).addr_(mean, mean, alpha=-1)
-    scale = covariance.diagonal().clamp_min(0).sqrt()
-    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return mean, covariance.div_(safe[:, None]).div_(safe), scale
+    variance = covariance.diagonal().clone()
+    scale = variance.clamp_min(0).sqrt()
+    safe = scale.where(scale > 0, 1.0)
+    correlation = covariance.div_(safe[:, None]).div_(safe)
+    squares = moment.diagonal()[:-1] / rows
+    constant = (squares > 0) & (variance <= CONSTANT * squares)
+    if constant.any():
+        ridged = correlation.clone()
+        ridged.diagonal().add_(ridge)
+        if torch.linalg.cholesky_ex(ridged).info:
+            correlation[constant] = 0
+            correlation[:, constant] = 0
+            scale[constant] = 0
+    return mean, correlation, scale
 
 
 def drawn_places(maps: Tensor, count: int, generator: torch.Generator) -> Tensor | None:
-    """Pixels drawn at random of each map of `b x c x ...`, `b x p` flat positions; of features `b x c` None.
+    """Flat positions `b x p` of pixels drawn from each map of `b x c x ...`; None for features `b x c`.
 
-    All of them, once, where there are no more than `count`.
+    All of them, each once, where there are no more than `count`.
     """
     if maps.dim() == 2:
         return None
@@ -89,7 +102,7 @@ def drawn_places(maps: Tensor, count: int, generator: torch.Generator) -> Tensor
 
 
 def rows_at(maps: Tensor, places: Tensor | None) -> Tensor:
-    """Channels at these pixels, `(b * p) x c`; features are rows as they are."""
+    """Channels at these pixels, `(b * p) x c`; features are rows already."""
     if places is None:
         return maps
     flat = maps.flatten(2)

@@ -12,12 +12,11 @@ _LEAST = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The channels of one group that may be removed, the first one first.
+    """The channels of one group that may be removed, in order.
 
     Args:
         order: `m` channels.
-        costs: what the removal of each costs, `m` numbers that do not fall; comparable within a group, and
-            between groups where the criterion says so.
+        costs: of the removal of each, `m` numbers that do not fall.
         partners: for pairs, the channel that is kept for each of them; else None.
     """
 
@@ -38,47 +37,41 @@ class Ranking:
 def rank_pairs(similarity: Tensor, l1: Tensor, count: int | None = None) -> Ranking:
     """Of each pair of similar filters the one with the smaller norm, the most similar pair first.
 
+    A removal costs `1 - similarity` of its pair, in units of the mean over all pairs of the group: otherwise
+    the groups whose filters are all alike would be emptied first.
+
     Args:
         similarity: `n x n` cosine similarities, symmetric.
-        l1: `n` norms.
-        count: pairs to look for; None: as many as there are.
-
-    Returns:
-        At most half of the filters; a removal costs `1 - similarity` of its pair, in units of its mean over
-        all pairs of the group: else the groups whose filters are all alike would be emptied first.
+        l1: `n` norms; of equal ones the later filter is removed.
+        count: of pairs; None: as many as there are.
 
     Source: Basha et al. 2022, TASCNet, selection of filter pairs.
     """
     n = len(similarity)
     pairs = most_similar_pairs(similarity, n // 2 if count is None else count)
     norms = l1.tolist()
-    # Of equal norms the later filter is removed.
     ordered = [(i, j) if norms[i] >= norms[j] else (j, i) for i, j in pairs]
     mean = float(similarity.sum() - similarity.diagonal().sum()) / max(n * (n - 1), 1)
     scale = max(1 - mean, _LEAST)
-    costs = [(1 - float(similarity[i, j])) / scale for i, j in pairs]
     return Ranking(
         order=tuple(removed for _, removed in ordered),
-        costs=tuple(costs),
+        costs=tuple((1 - float(similarity[i, j])) / scale for i, j in pairs),
         partners=tuple(kept for kept, _ in ordered),
     )
 
 
 def rank_scores(scores: Tensor) -> Ranking:
-    """The least important channel first.
+    """All channels, the least important first, of equal ones the earlier; a removal costs its importance.
 
     Args:
-        scores: `n` importances; of equal ones the earlier channel comes first.
-
-    Returns:
-        All channels; a removal costs the channel's importance.
+        scores: `n` importances.
     """
     values, order = torch.sort(scores.double().cpu(), stable=True)
     return Ranking(order=tuple(order.tolist()), costs=tuple(values.tolist()))
 
 
 def most_similar_pairs(similarity: Tensor, count: int) -> list[tuple[int, int]]:
-    """Disjoint pairs, the most similar first.
+    """Disjoint pairs `(i, j)`, `i < j`, the most similar first.
 
     The most similar pair is taken, then the most similar one among the filters left, and so on; of equal
     similarities the pair with the lowest indices comes first.
@@ -86,9 +79,6 @@ def most_similar_pairs(similarity: Tensor, count: int) -> list[tuple[int, int]]:
     Args:
         similarity: `n x n`, symmetric.
         count: number of pairs; there are at most `n // 2`.
-
-    Returns:
-        Pairs `(i, j)` with `i < j`.
     """
     n = len(similarity)
     rows, columns = torch.triu_indices(n, n, offset=1, device=similarity.device)

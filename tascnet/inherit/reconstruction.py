@@ -1,4 +1,4 @@
-"""Which channels the next layers miss least once they are folded into the others, and both in one go."""
+"""Which channels the next layers miss least once they are folded into the others."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -12,8 +12,8 @@ from tascnet.inherit.moments import correlations, input_moments
 from tascnet.inherit.ranking import Ranking
 from tascnet.surgery import Trace, WidthGroup, consumer_inputs
 
-# Channels removed between two updates of the statistics, as a share of the group: one at a time is exact,
-# and slow for thousands of channels.
+# Channels removed between two updates, as a share of the group: one at a time would be exact, and slow for
+# thousands of channels.
 _CHUNK = 1 / 64
 # Outputs of a consumer whose weights are taken to float64 at a time.
 _OUTPUTS = 256
@@ -26,14 +26,9 @@ def rank_all_by_reconstruction(
     counts: Mapping[str, int],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> dict[str, Ranking]:
-    """`rank_by_reconstruction` of several groups, errors weighted by what they cost the loss.
+    """`rank_by_reconstruction` of `counts` channels by group, errors weighted by what they cost the loss.
 
-    Args:
-        model: the network or its tail; set to eval mode.
-        inputs: by group, what its consumers read, from `consumer_inputs`.
-        moments: by group, from `input_moments`.
-        counts: by group, channels to rank.
-        batches: inputs and labels on the network's device.
+    The model is set to eval mode; `batches` are inputs and labels on its device.
     """
     readers = sorted({name for group in counts for name in inputs[group]})
     weights = output_gradients(model.eval(), readers, batches)
@@ -53,23 +48,20 @@ def rank_by_reconstruction(
     weights: Mapping[str, Tensor] | None = None,
     ridge: float = RIDGE,
 ) -> Ranking:
-    """Backward elimination of the channels whose loss the remaining ones can make up for best.
+    """Backward elimination of the channels that the remaining ones replace best.
 
     With channels `x`, their covariance `C` and a consumer's weights `w`, the consumer's output changes by
     `|w_j|^2 / (C^-1)_jj` when channel `j` is removed and folded into the others (see `fold_into`). The
     cheapest channel is removed, weights and inverse are updated, and so on.
 
     Args:
-        model: the network that holds the group.
-        inputs: by consumer, `width x s` positions among its inputs.
-        moments: by consumer, `(width + 1) x (width + 1)`, from `input_moments`.
         count: channels to rank, below the width.
         weights: by consumer, what a squared error of each of its outputs costs, from `output_gradients`;
             None: all cost the inverse of the consumer's output variance.
         ridge: added to the diagonal of the correlations.
 
     Returns:
-        `count` channels; a removal costs the weighted error that it leaves, added up over outputs and
+        `count` channels; a removal costs the weighted error that it leaves, summed over outputs and
         consumers: with gradients as weights the second-order change of the loss, else shares of output
         variance. Both compare between groups.
 
@@ -77,9 +69,8 @@ def rank_by_reconstruction(
         product of input moments and output gradients is that of Martens and Grosse 2015 (K-FAC), its output
         factor taken as diagonal.
     """
-    costs_of = weights or {}
     consumers = [
-        _Consumer(layer_weight(model, name), indices, moments[name], costs_of.get(name), ridge)
+        _Consumer(layer_weight(model, name), indices, moments[name], (weights or {}).get(name), ridge)
         for name, indices in inputs.items()
     ]
     width = len(next(iter(inputs.values())))
@@ -108,7 +99,7 @@ def hand_over(
     *,
     seed: int = 0,
 ) -> dict[str, list[int]]:
-    """Choose the channels that are kept, and fold the others into them, in place, before the cut.
+    """Choose channels by `rank_by_reconstruction` and fold them into the others, in place, before the cut.
 
     Args:
         model: the network or its tail; set to eval mode.
@@ -116,11 +107,10 @@ def hand_over(
         groups: some of `width_groups(model, example)`.
         widths: by group, channels that are kept; fewer than there are.
         batches: gives inputs and labels on the network's device, the same ones at every call.
-        seed: of the pixels that count.
+        seed: of the pixels that are drawn.
 
     Returns:
-        By group, the channels that are kept, in their own order, for `narrow`; `rank_by_reconstruction`
-        chooses the removed ones, and `fold_into` folds them.
+        By group, the kept channels, sorted, for `narrow`.
     """
     model.eval()
     inputs = consumer_inputs(model, example, groups)
@@ -138,38 +128,34 @@ def hand_over(
 class _Consumer:
     """One consumer's view of `n` channels; the rows and columns of removed ones are 0.
 
-    Args:
-        weight: the layer's, output channels first.
-        indices: `n x s` positions among its inputs.
-        moment: of the channels.
-        costs: of a squared error of each output; None: the inverse of their variance.
-        ridge: added to the diagonal of the correlations.
+    `costs` are those of a squared error of each output; None: the inverse of their variance.
     """
 
     def __init__(
         self, weight: Tensor, indices: Tensor, moment: Tensor, costs: Tensor | None, ridge: float
     ) -> None:
-        _, correlation, scale = correlations(moment)
+        _, correlation, scale = correlations(moment, ridge)
         # Inner products of the channels' weights, in units of their standard deviations.
         self._weights = _products(weight, indices, costs).mul_(scale[:, None]).mul_(scale)
         variance = float(torch.vdot(self._weights.flatten(), correlation.flatten())) if costs is None else 1.0
         self._variance = variance if variance > 0 else 1.0
         correlation.diagonal().add_(ridge)
         factor = torch.linalg.cholesky(correlation)
+        # Of thousands of channels each such matrix takes as much memory as a layer.
         del correlation
         self._precision = torch.cholesky_inverse(factor)
 
     def costs(self) -> Tensor:
-        """`n` errors of removing each channel alone; without meaning for removed ones."""
+        """`n` errors of removing each channel alone; meaningless for removed ones."""
         return self._weights.diagonal() / self._precision.diagonal() / self._variance
 
     def remove(self, channels: Tensor) -> None:
-        """Fold channels into the others and forget them."""
+        """Fold channels into the others."""
         across = self._precision[channels]
         solved = torch.linalg.solve(across[:, channels], across)
         self._precision.addmm_(across.T, solved, alpha=-1)
-        # A channel gets `f = -solved.T` of the removed ones, which keep nothing themselves. With the products
-        # `s` that it shares with them and `l` of them alone, `s f.T + f s.T + f l f.T` is added in halves.
+        # Kept channels take `f = -solved.T` of the removed ones. With `s` the products that they share and
+        # `l` those of the removed ones alone, `s f.T + f s.T + f l f.T` is added in two halves.
         shared = self._weights[channels]
         half = shared[:, channels] @ solved / 2 - shared
         self._weights.addmm_(solved.T, half)
@@ -177,7 +163,7 @@ class _Consumer:
 
 
 def _products(weight: Tensor, indices: Tensor, costs: Tensor | None) -> Tensor:
-    """Inner products `n x n` of a consumer's weights for each channel, by parts of the outputs."""
+    """Inner products `n x n` of a consumer's weights for each channel, outputs weighted by their costs."""
     places = indices.to(weight.device)
     size = max(1, _OUTPUTS // places.shape[1])
     scales = torch.ones(len(weight)) if costs is None else costs.sqrt()

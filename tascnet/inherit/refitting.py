@@ -1,11 +1,10 @@
 """After a cut: layer by layer, least squares fit a network to the outputs of the whole one.
 
-Folding (`fold_into`) makes up for each group alone, by what its consumers read in the whole network: errors
-of earlier groups travel on. Here the layers are visited in the order in which they run. Each has its current
-inputs `x` and, as targets `y`, its own outputs in the whole network; least squares add to its weights what
-makes up for `y - W x`, and what is left of the mean goes to its bias or to the batch-norm after it. At the
-end the statistics of batch-norm are measured again, and its scale and shift are set so that the function
-stays: training with the statistics of batches begins where this ends.
+Folding makes up for each group alone, so that errors of earlier groups travel on. Here the layers are visited
+in the order in which they run. Each has its current inputs `x` and, as targets `y`, its own outputs in the
+whole network: least squares correct its weights for `y - W x`, and the mean error goes to its bias or to the
+batch-norm after it. At the end the statistics of batch-norm are measured again, and its scale and shift are
+set so that the function stays.
 
 Source: He et al. 2017, Channel pruning, section 3.2 (inputs of the pruned, outputs of the whole network).
 """
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tascnet.inherit.least_squares import Correction, Evidence, output_rows, patches
+from tascnet.inherit.least_squares import Evidence, output_rows, patches
 from tascnet.inherit.moments import drawn_places, rows_at
 from tascnet.models.inspect import hooked
 from tascnet.run.console import track
@@ -39,7 +38,7 @@ PART = 2048
 # Inputs of one output (channels x kernel positions) up to which they are solved for. Beyond, outputs are
 # corrected by each other, where they are no more than this.
 WIDEST = 2304
-# Bytes of activations that are held at a time; fewer samples are used where they would be more.
+# Bytes of activations that are held at a time.
 BYTES = 2**31
 
 
@@ -54,8 +53,8 @@ def refit(
 ) -> None:
     """Fit every layer behind a cut to reproduce its outputs before the cut, by least squares, in place.
 
-    Unchanged are layers in groups (other than depthwise), linear layers of anything but `b x c`, layers
-    that run more than once, and those of more than `WIDEST` outputs with as many inputs each.
+    Unchanged are grouped layers (other than depthwise), linear layers of anything but `b x c`, layers that
+    run more than once, and those of more than `WIDEST` outputs with as many inputs each.
 
     Args:
         network: after the cut, with the names of `whole`; blocks may be missing. Set to eval mode.
@@ -95,10 +94,8 @@ def refit(
 
 @contextmanager
 def _without_in_place(*networks: nn.Module) -> Iterator[None]:
-    """Activations write over nothing that is read again."""
-    modules: list[Any] = [
-        m for network in networks for m in network.modules() if getattr(m, "inplace", False)
-    ]
+    """No activation overwrites what is read again."""
+    modules: list[Any] = [m for net in networks for m in net.modules() if getattr(m, "inplace", False)]
     for module in modules:
         module.inplace = False
     try:
@@ -126,12 +123,8 @@ class Survey:
 def survey(chain: nn.Sequential, example: Tensor) -> Survey:
     """Run a network once, in eval mode and without in-place operations, and note what happens.
 
-    A batch-norm belongs to a layer where it is given the layer's outputs themselves and lies in the same
-    module: elsewhere a skip may read them too.
-
-    Args:
-        chain: the network.
-        example: one sample or more.
+    A batch-norm belongs to a layer where its input is the layer's output itself and both lie in the same
+    module: elsewhere a skip connection may read that output too.
     """
     outputs: list[tuple[str, Tensor]] = []
     reads: list[tuple[str, Tensor]] = []
@@ -157,21 +150,20 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
     runs = Counter(name for name, _ in (*outputs, *reads))
     layers: dict[str, list[str]] = {}
     norms: dict[str, str] = {}
-    for layer, output in outputs:
-        if runs[layer] > 1 or not _can_be_solved(chain.get_submodule(layer), output):
+    for name, output in outputs:
+        layer = chain.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            can_be_solved = output.dim() == 2
+        else:
+            can_be_solved = isinstance(layer, CONVS) and (layer.groups == 1 or is_depthwise(layer))
+        if runs[name] > 1 or not can_be_solved:
             continue
-        layers.setdefault(layer.split(".")[0], []).append(layer)
-        readers = [norm for norm, given in reads if given is output]
+        layers.setdefault(name.split(".")[0], []).append(name)
+        readers = [norm for norm, read in reads if read is output]
         alone = len(readers) == 1 and runs[readers[0]] == 1
-        if alone and readers[0].rpartition(".")[0] == layer.rpartition(".")[0]:
-            norms[layer] = readers[0]
+        if alone and readers[0].rpartition(".")[0] == name.rpartition(".")[0]:
+            norms[name] = readers[0]
     return Survey(layers=layers, norms=norms, bytes_per_sample=max(sizes))
-
-
-def _can_be_solved(layer: nn.Module, output: Tensor) -> bool:
-    if isinstance(layer, nn.Linear):
-        return output.dim() == 2
-    return isinstance(layer, CONVS) and (layer.groups == 1 or is_depthwise(layer))
 
 
 def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Tensor]:
@@ -190,21 +182,17 @@ def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Te
 
 
 def _are_equal(block: nn.Module, other: nn.Module) -> bool:
-    """Whether two blocks of one kind hold the same values."""
-    ours, theirs = block.state_dict(), other.state_dict()
-    return all(
-        value.shape == theirs[key].shape and torch.equal(value, theirs[key]) for key, value in ours.items()
-    )
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[key]) for key, value in block.state_dict().items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Targets:
-    """What a block of the whole network and its layers give for one batch.
+    """The outputs of a block of the whole network for one batch, and those of its layers.
 
     Args:
-        outputs: of the block.
         places: by layer, `b x p` flat positions in its map; None where it gives no map.
-        rows: by layer, `b x p x o` outputs there that are kept.
+        rows: by layer, `b x p x o` kept outputs there.
     """
 
     outputs: Tensor
@@ -257,64 +245,56 @@ def _fit(
         errors = (wanted.T[:, :, None] if len(read) > 1 else wanted[None]) - outputs
         evidence.add(outputs if by_outputs else read, errors, judges=judges)
     found = evidence.correction()
-    if found is not None:
-        _correct(layer, norm, found, by_outputs)
-
-
-def _rows(
-    block: nn.Module, layer: nn.Module, name: str, inputs: Sequence[Tensor], targets: Sequence[_Targets]
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """What a layer reads, `g x m x d`, what it ought to give, `m x o`, and whether this judges."""
-    seen = 0
-    for x, target in zip(inputs, targets, strict=True):
-        read, places, wanted = _input_of(block, layer, x), target.places[name], target.rows[name]
-        judges = torch.arange(seen, seen + len(x)) % FOLDS == FOLDS - 1
-        seen += len(x)
-        size = max(1, PART // wanted.shape[1])
-        for mask, judge in ((~judges, False), (judges, True)):
-            for rows in mask.nonzero()[:, 0].to(x.device).split(size):
-                at = None if places is None else places[rows]
-                yield patches(layer, read[rows], at), wanted[rows].flatten(0, 1), judge
-
-
-class _Reached(Exception):
-    """A forward pass has come to the layer that is looked at."""
-
-
-def _input_of(block: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer of a block reads; the rest of the block is not run."""
-    found: list[Tensor] = []
-
-    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
-        raise _Reached
-
-    with hooked([layer.register_forward_pre_hook(stop)]), suppress(_Reached):
-        block(x)
-    return found[0]
-
-
-def _correct(layer: Any, norm: Any, found: Correction, by_outputs: bool) -> None:
+    if found is None:
+        return
     weights = found.weights.to(layer.weight)
     if by_outputs:
         added = weights[0].T @ layer.weight.flatten(1)
         if layer.bias is not None:
             layer.bias += weights[0].T @ layer.bias
     else:
-        # Of a depthwise layer `g x d x 1`, of others `1 x d x o`.
+        # `g x d x 1` of a depthwise layer, `1 x d x o` of others.
         added = weights.flatten(1) if len(weights) > 1 else weights[0].T
     layer.weight += added.reshape(layer.weight.shape)
-    if found.offsets is None:
-        return
-    constants = found.offsets.flatten().to(layer.weight)
-    if layer.bias is not None:
-        layer.bias += constants
-    else:
-        norm.running_mean -= constants
+    if found.offsets is not None:
+        constants = found.offsets.flatten().to(layer.weight)
+        if layer.bias is not None:
+            layer.bias += constants
+        else:
+            norm.running_mean -= constants
+
+
+class _Reached(Exception):
+    """A forward pass has come to the layer that is looked at."""
+
+
+def _rows(
+    block: nn.Module, layer: nn.Module, name: str, inputs: Sequence[Tensor], targets: Sequence[_Targets]
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """What a layer reads, `g x m x d`, its targets, `m x o`, and whether these rows judge."""
+    read: list[Tensor] = []
+
+    def stop(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        read.append(arguments[0])
+        raise _Reached
+
+    seen = 0
+    for x, target in zip(inputs, targets, strict=True):
+        # The rest of the block is not run.
+        with hooked([layer.register_forward_pre_hook(stop)]), suppress(_Reached):
+            block(x)
+        given, places, wanted = read.pop(), target.places[name], target.rows[name]
+        judges = torch.arange(seen, seen + len(x)) % FOLDS == FOLDS - 1
+        seen += len(x)
+        size = max(1, PART // wanted.shape[1])
+        for mask, judge in ((~judges, False), (judges, True)):
+            for rows in mask.nonzero()[:, 0].to(x.device).split(size):
+                at = None if places is None else places[rows]
+                yield patches(layer, given[rows], at), wanted[rows].flatten(0, 1), judge
 
 
 def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterable[Tensor]) -> None:
-    """Give batch-norm the statistics of these images, with scales and shifts that change nothing."""
+    """Set batch-norm to the statistics of these images, with scales and shifts that change nothing."""
     norms: list[Any] = [
         module
         for block in blocks

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tascnet.errors import ArchiveError, ConfigError, first_line
 from tascnet.models.chains.custom import call_factory
 from tascnet.models.describe import construct, describe
-from tascnet.models.info import ModelInfo, with_info
+from tascnet.models.info import ModelInfo, info_of, with_info
 from tascnet.models.text import TextPreprocessing
 from tascnet.run.files import digest_file, read_json, write_json, write_whole
 
@@ -30,32 +30,28 @@ _OTHER_FOLDER = f"give the folder that holds {_ARCHITECTURE} and {_WEIGHTS}"
 
 
 def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = None) -> None:
-    """Write a network to a folder, from which `load` reads it back to the last bit.
+    """Write a network to a folder, from which `load` restores it to the last bit.
 
     Args:
         network: a chain. Blocks of classes outside torch.nn and tascnet need `factory=` to load.
         folder: made if missing; `model.safetensors` and `architecture.json` in it are replaced.
-        info: what is stored beside it; None: its attribute `info`.
+        info: stored with the network; None: its attribute `info`.
 
     Raises:
-        ArchiveError: a layer has arguments or weights that cannot be stored, or the network has no
-            `info`.
+        ArchiveError: a layer has arguments or weights that cannot be stored.
+        ConfigError: the network has no `info`.
     """
-    if isinstance(network, str | Path):  # TEMPORARY: until all callers have the new order
-        network, folder = folder, network  # type: ignore
-    folder, info = Path(folder), info or getattr(network, "info", None)
-    if info is None:
-        raise ArchiveError(
-            "the network does not say which inputs and classes it has (`info`)",
-            "give a ModelInfo, or take the network from tascnet.backbone",
-        )
+    folder, info = Path(folder), info or info_of(network)
     tree = describe(network)
     state = network.state_dict()
-    unknown = [key for key, tensor in state.items() if tensor.dtype not in _STORABLE]
-    if unknown:
-        raise ArchiveError(f"{unknown[0]} is a {state[unknown[0]].dtype}, expected float or int64")
+    for key, tensor in state.items():
+        if tensor.dtype not in _STORABLE:
+            raise ArchiveError(f"{key} is a {tensor.dtype}, expected float or int64")
     # safetensors takes no channels_last tensors and none that share memory.
-    packed = {key: _packed(tensor) for key, tensor in state.items()}
+    packed = {
+        key: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).contiguous()
+        for key, tensor in state.items()
+    }
     write_whole(folder / _WEIGHTS, lambda path: safetensors.torch.save_file(packed, path))
     content = {
         "format": _FORMAT,
@@ -74,16 +70,13 @@ def load(
     factory: Callable[..., nn.Sequential] | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Sequential:
-    """A saved network, in eval mode.
+    """A saved network, in eval mode, with the attributes `preprocessing`, `class_names`, `info`, `factory`.
 
     Args:
         folder: what `save` wrote; it may come from a stranger, and cannot run code.
         factory: `factory(num_classes) -> nn.Sequential`, where blocks are of the user's own classes;
             layers inside them take the widths of the saved network.
-        device: where the weights go.
-
-    Returns:
-        The network, with the attributes `preprocessing`, `class_names`, `info` and `factory`.
+        device: of the weights.
 
     Raises:
         ArchiveError: a file is missing, truncated, corrupt or not one of ours.
@@ -99,16 +92,20 @@ def load(
     if not isinstance(model, nn.Sequential):
         raise ArchiveError(f"the saved model is a {type(model).__name__}, expected a chain", _HINT)
     _check_input(model, info)
-    state = _read_weights(folder / _WEIGHTS, model, content["weights_digest"])
+    state = _read_weights(folder / _WEIGHTS, model.state_dict(), content["weights_digest"])
     channels_last = frozenset(content["channels_last"])
-    restored = {key: _restored(tensor, key in channels_last) for key, tensor in state.items()}
-    model.load_state_dict(restored, assign=True)
+    for key, tensor in state.items():
+        is_last = key in channels_last and tensor.dim() == 4
+        memory_format = torch.channels_last if is_last else torch.contiguous_format
+        # The file's own tensors are not aligned in memory, and kernels round by alignment.
+        state[key] = tensor.clone(memory_format=memory_format)
+    model.load_state_dict(state, assign=True)
     model.to(device).eval()
     return with_info(model, info, factory=factory)
 
 
 def _read_architecture(path: Path) -> dict[str, Any]:
-    """The content of the file, its own fields checked and `info` made; the tree is as it stands there."""
+    """The content of the file with `info` as a `ModelInfo`; the tree of layers is not checked yet."""
     if not path.is_file():
         raise ArchiveError(f"{str(path.parent)!r} is no saved model: it has no {path.name}", _OTHER_FOLDER)
     if path.stat().st_size > _LARGEST_TEXT:
@@ -136,57 +133,47 @@ def _read_architecture(path: Path) -> dict[str, Any]:
 
 
 def _check_input(model: nn.Module, info: ModelInfo) -> None:
-    """A network of texts begins with a vector for each word of its vocabulary, one of images does not."""
+    """A network for texts begins with a vector for each word of its vocabulary, one for images does not."""
     first = next(module for module in model.modules() if not module._modules)
-    reads_texts, is_text = isinstance(first, nn.Embedding), isinstance(info.preprocessing, TextPreprocessing)
-    if reads_texts != is_text:
-        kind, other = ("texts", "images") if reads_texts else ("images", "texts")
+    vectors = first.num_embeddings if isinstance(first, nn.Embedding) else None
+    words = len(info.preprocessing.vocabulary) if isinstance(info.preprocessing, TextPreprocessing) else None
+    if (words is None) != (vectors is None):
+        kind, other = ("texts", "images") if words is None else ("images", "texts")
         raise ArchiveError(f"the saved model takes {kind}, but its preprocessing gives {other}", _HINT)
-    if not isinstance(first, nn.Embedding) or not isinstance(info.preprocessing, TextPreprocessing):
-        return
-    words = len(info.preprocessing.vocabulary)
-    if words != first.num_embeddings:
+    if words != vectors:
         raise ArchiveError(
-            f"the vocabulary of the saved model has {words} words, but its network has vectors for "
-            f"{first.num_embeddings}",
+            f"the vocabulary of the saved model has {words} words, but its network has vectors for {vectors}",
             _HINT,
         )
 
 
-def _read_weights(path: Path, model: nn.Module, digest: str) -> dict[str, Tensor]:
+def _read_weights(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+    """The tensors of the file, if its names, shapes and types are those expected."""
     if not path.is_file():
         raise ArchiveError(f"{str(path.parent)!r} has no {path.name}", _HINT)
     try:
-        _check_header(path, model.state_dict())
+        # Opening the file checks its length.
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != set(expected):
+                name = min(names ^ set(expected))
+                word = "lacks" if name in expected else "has the unexpected"
+                raise ArchiveError(f"{path} {word} {name[:200]!r}", _HINT)
+            for key, tensor in expected.items():
+                entry = file.get_slice(key)
+                shape, kind = tuple(entry.get_shape()), entry.get_dtype()
+                wanted = _FLOATS if tensor.is_floating_point() else ("I64",)
+                if shape != tuple(tensor.shape) or kind not in wanted:
+                    raise ArchiveError(
+                        f"{path} holds {key!r} as {kind} {shape}, "
+                        f"expected {'/'.join(wanted)} {tuple(tensor.shape)}",
+                        _HINT,
+                    )
         if digest_file(path) != digest:
             raise ArchiveError(f"{path} is corrupt, or not the file that belongs to {_ARCHITECTURE}", _HINT)
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ArchiveError(f"{path} cannot be read ({first_line(error)})", _HINT) from error
-
-
-def _check_header(path: Path, expected: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and types with the header; opening the file checks its length."""
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        if names != set(expected):
-            name = min(names ^ set(expected))
-            word = "lacks" if name in expected else "has the unexpected"
-            raise ArchiveError(f"{path} {word} {name[:200]!r}", _HINT)
-        for key, tensor in expected.items():
-            entry = file.get_slice(key)
-            shape, kind = tuple(entry.get_shape()), entry.get_dtype()
-            wanted = _FLOATS if tensor.is_floating_point() else ("I64",)
-            if shape != tuple(tensor.shape) or kind not in wanted:
-                raise ArchiveError(
-                    f"{path} holds {key!r} as {kind} {shape}, "
-                    f"expected {'/'.join(wanted)} {tuple(tensor.shape)}",
-                    _HINT,
-                )
-
-
-def _packed(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).contiguous()
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
@@ -196,9 +183,3 @@ def _is_channels_last(tensor: Tensor) -> bool:
     _, channels, height, width = tensor.shape
     strides = (height * width * channels, 1, width * channels, channels)
     return tensor.stride() == strides and strides != (channels * height * width, height * width, width, 1)
-
-
-def _restored(tensor: Tensor, channels_last: bool) -> Tensor:
-    """A copy in memory of its own: the file's places are not aligned, and kernels round by alignment."""
-    packed = not channels_last or tensor.dim() != 4
-    return tensor.clone(memory_format=torch.contiguous_format if packed else torch.channels_last)

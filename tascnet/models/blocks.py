@@ -1,12 +1,20 @@
 """The blocks that chains are made of, beside the layers of torch.nn.
 
-Each takes one tensor and gives one tensor, and is made of named children alone, so that an
-architecture can be described as a tree of layers and blocks with their arguments.
+Each maps one tensor to one tensor, and is made of named children alone, so that an architecture can be
+described as a tree of layers and blocks with their arguments.
 """
+
+from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def sequence(items: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """A named `nn.Sequential`."""
+    return nn.Sequential(OrderedDict(items))
 
 
 class Residual(nn.Module):
@@ -15,7 +23,7 @@ class Residual(nn.Module):
     Args:
         body: from `b x c x h x w` to `b x d x h' x w'`.
         shortcut: the same shapes; `nn.Identity` where the block keeps its input's shape.
-        activation: acts on the sum; `nn.Identity` for a linear sum (MobileNetV2).
+        activation: of the sum; `nn.Identity` for a linear sum (MobileNetV2).
     """
 
     def __init__(self, body: nn.Module, shortcut: nn.Module, activation: nn.Module) -> None:
@@ -44,8 +52,8 @@ class SliceAndPad(nn.Module):
 
     Args:
         stride: step in both directions of the map.
-        before: zero channels put before the input's.
-        after: zero channels put after them.
+        before: zero channels before the input's.
+        after: zero channels after them.
 
     Source: He et al. 2016, section 4.2, option A.
     """
@@ -80,11 +88,8 @@ class L2Norm(nn.Module):
 class Scale(nn.Module):
     """`x * initial * weight`: one learnable factor for all of its input.
 
-    Its parameter begins at 1, so that an optimizer's step moves the factor by the same share of itself
+    Its parameter starts at 1, so that an optimizer's step changes the factor by the same share of itself
     whatever its size.
-
-    Args:
-        initial: the factor before any training.
     """
 
     def __init__(self, initial: float = 1.0) -> None:
@@ -100,7 +105,7 @@ class Scale(nn.Module):
 
 
 class ChannelsFirst(nn.Module):
-    """From the vectors of a text's tokens, `b x T x d`, to what convolutions over time take, `b x d x T`."""
+    """From the vectors of a text's tokens, `b x T x d`, to inputs of convolutions over time, `b x d x T`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
@@ -111,7 +116,7 @@ class MaxOverTime(nn.Module):
 
     Args:
         branches: convolutions over time, whose filters are joined in order.
-        activation: acts on each of them before the maximum.
+        activation: of each branch, before the maximum.
 
     Source: Kim 2014, equations 2 to 4.
     """

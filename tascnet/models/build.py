@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torchvision
 from torch import nn
 
-from tascnet.errors import ConfigError, WeightsError, closest, listed
+from tascnet.errors import ConfigError, WeightsError, first_line
 from tascnet.models.chains.custom import custom_chain, find_factory
 from tascnet.models.chains.imagenet import densenet_chain, mobilenet_chain, resnet_chain, vgg_chain
 from tascnet.models.chains.small import (
@@ -22,12 +22,12 @@ from tascnet.models.chains.small import (
 from tascnet.models.head import classifier_of
 from tascnet.models.info import ModelInfo, Preprocessing, info_of, with_info
 from tascnet.models.text import SPECIAL, TextPreprocessing
-from tascnet.models.transfer import VOCABULARY, read_vocabulary
 from tascnet.models.weights import (
     PUBLISHED,
     fill,
     not_those_of,
     published_state,
+    read_metadata,
     read_state,
     write_weights,
 )
@@ -53,12 +53,16 @@ SMALL: Mapping[str, Callable[[int, int], nn.Sequential]] = {
 }
 NAMES = (*TORCHVISION, *SMALL)
 
+# Where weights come from, and their licence.
 IMAGENET = (
     f"torchvision {PUBLISHED}",
     "BSD-3-Clause (torchvision); trained on ImageNet, whose terms may apply",
 )
 RANDOM = "random", "none"
 OWN = "as the factory gives them", "as the factory's author states"
+
+# Key of the metadata in which a weight file keeps its vocabulary.
+_VOCABULARY = "vocabulary"
 
 
 def build(
@@ -73,49 +77,36 @@ def build(
         seed: of random weights; the global generator is not used.
 
     Raises:
-        ConfigError: the factory does not give a chain.
+        ConfigError: the factory does not make a chain.
         WeightsError: the weights are missing, unreadable or those of another network.
     """
-    given = options.weights if weights is None else weights
+    name, given = options.name, options.weights if weights is None else weights
     factory, origin = None, RANDOM
-    make: Callable[[int], nn.Sequential] | None = None
     preprocessing: Preprocessing | TextPreprocessing
     if isinstance(options, TextBackbone):
-        words = _vocabulary(given)
-        # Until there are data, which say how long texts are.
+        words, width, filters = _vocabulary(given), options.embedding_width, options.filters
+        # The length of texts is unknown until there are data.
         preprocessing = TextPreprocessing(max_tokens=64, vocabulary=words)
-        make = partial(
-            textcnn_chain,
-            words=len(words),
-            embedding_width=options.embedding_width,
-            filters=options.filters,
-        )
+        make = partial(textcnn_chain, words=len(words), embedding_width=width, filters=filters)
+        chain = _chain(name, _with_own_keys(make), given, num_classes, seed)
+    elif isinstance(options, CustomBackbone):
+        factory, origin = find_factory(options.factory or ""), OWN
+        given = "random" if given == "pretrained" else given
+        preprocessing = Preprocessing.of(options)
+        chain = _chain(name, _with_own_keys(partial(custom_chain, factory)), given, num_classes, seed)
     else:
         assert isinstance(options, ImageBackbone)
         preprocessing = Preprocessing.of(options)
-    if isinstance(options, CustomBackbone):
-        factory, origin = find_factory(options.factory or ""), OWN
-        make = partial(custom_chain, factory)
-        given = "random" if given == "pretrained" else given
-    if make is not None:
-        made = make
-        chain = _chain(options.name, lambda classes: (made(classes or 10), {}), given, num_classes, seed)
-    else:
-        channels = cast(Preprocessing, preprocessing).channels
         chain = build_chain(
-            options.name, weights=given, channels=channels, num_classes=num_classes, seed=seed
+            name, weights=given, channels=preprocessing.channels, num_classes=num_classes, seed=seed
         )
     if given == "pretrained":
         origin = IMAGENET
     elif given != "random":
-        path = _path(given)
+        path = Path(given).expanduser()
         origin = f"{path.name} (sha256 {digest_file(path)})", "as the file's provider states"
     info = ModelInfo(
-        backbone=options.name,
-        preprocessing=preprocessing,
-        class_names=(),
-        weights=origin[0],
-        licence=origin[1],
+        backbone=name, preprocessing=preprocessing, class_names=(), weights=origin[0], licence=origin[1]
     )
     return with_info(chain, info, origin=options, factory=factory)
 
@@ -131,7 +122,7 @@ def build_chain(
     """One of the chains in `NAMES`, in eval mode.
 
     Args:
-        name: of the network.
+        name: one of `NAMES`.
         weights: `pretrained`, `random`, or the path of a `.safetensors` or weights-only `.pth` state dict in
             the original layout: torchvision's keys, the published keys of CIFAR-style ResNets, the chain's
             own keys for `digits_cnn`.
@@ -140,24 +131,17 @@ def build_chain(
         seed: of random weights; the global generator is not used.
 
     Raises:
-        ConfigError: there is no such network.
         WeightsError: the weights are missing, unreadable or those of another network.
     """
-    if name not in NAMES:
-        likely = closest(name, NAMES)
-        hint = f"did you mean {likely!r}?" if likely else f"take {listed(NAMES)}"
-        raise ConfigError(f"there is no network {name!r}", hint)
     if weights == "pretrained" and name not in TORCHVISION:
         raise WeightsError(
             f"{name} has no published weights that can be downloaded", "give the path of a file"
         )
-    # No memory is taken and nothing initialised before a file's tensors move in.
-    device = None if weights == "random" else "meta"
-    return _chain(name, partial(_named, name, channels), weights, num_classes, seed, device)
+    return _chain(name, partial(_named, name, channels), weights, num_classes, seed)
 
 
 def write_backbone(path: Path, network: nn.Sequential, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write weights that `weights=<path>` takes: in the original layout, with the words they know.
+    """Write weights that `weights=<path>` takes: in the original layout, with the vocabulary.
 
     Args:
         path: the `.safetensors` file.
@@ -166,11 +150,10 @@ def write_backbone(path: Path, network: nn.Sequential, metadata: Mapping[str, An
     """
     info, beside = info_of(network), dict(metadata or {})
     preprocessing = info.preprocessing
-    if isinstance(preprocessing, TextPreprocessing):
-        beside[VOCABULARY] = preprocessing.vocabulary
     keys: Mapping[str, str] = {}
-    if info.backbone in NAMES:
-        assert isinstance(preprocessing, Preprocessing)
+    if isinstance(preprocessing, TextPreprocessing):
+        beside[_VOCABULARY] = preprocessing.vocabulary
+    elif info.backbone in NAMES:
         with torch.device("meta"), _seeded(0):
             keys = _named(info.backbone, preprocessing.channels, classifier_of(network).out_features)[1]
     write_weights(path, network, keys, beside)
@@ -182,17 +165,18 @@ def _chain(
     weights: str | Path,
     num_classes: int | None,
     seed: int,
-    device: str | None = None,
 ) -> nn.Sequential:
-    """What `make` makes: drawn by a seed, or with the tensors of a file and as many classes as it has."""
+    """The chain that `make` makes: drawn by a seed, or with the tensors and the classes of a file."""
+    # Nothing of our own chains is initialised before a file's tensors move in.
+    is_meta = weights != "random" and name in NAMES
 
     def made(classes: int | None) -> Made:
-        with _seeded(seed), torch.device(device) if device else nullcontext():
+        with _seeded(seed), torch.device("meta") if is_meta else nullcontext():
             return make(classes)
 
     if weights == "random":
         return made(num_classes)[0].eval()
-    state = published_state(name) if weights == "pretrained" else read_state(_path(weights))
+    state = published_state(name) if weights == "pretrained" else read_state(Path(weights).expanduser())
     chain, keys = made(None)
     *_, (last, _) = chain.named_children()
     key = keys.get(f"{last}.weight", f"{last}.weight")
@@ -202,6 +186,11 @@ def _chain(
         chain, keys = made(len(state[key]))
     fill(chain, keys, state, name)
     return chain.eval()
+
+
+def _with_own_keys(make: Callable[[int], nn.Sequential]) -> Callable[[int | None], Made]:
+    """`make` for a network whose files have the chain's own keys."""
+    return lambda classes: (make(classes or 10), {})
 
 
 def _named(name: str, channels: int, num_classes: int | None) -> Made:
@@ -231,17 +220,23 @@ def _change_input(model: nn.Module, channels: int) -> None:
     setattr(model.get_submodule(parent), attribute, new)
 
 
-def _path(weights: str | Path) -> Path:
-    return Path(weights).expanduser()
-
-
 def _vocabulary(weights: str | Path) -> tuple[str, ...]:
+    """The vocabulary of a text network with these weights."""
+    if weights == "random":
+        return SPECIAL
+    hint = "give the .safetensors file that `pretrain` writes for textcnn, or `random`"
     if weights == "pretrained":
-        raise WeightsError(
-            "textcnn has no published weights that can be downloaded",
-            "give the file that `pretrain` writes as `weights=<file>`, or `weights=random`",
-        )
-    return SPECIAL if weights == "random" else read_vocabulary(_path(weights))
+        raise WeightsError("textcnn has no published weights that can be downloaded", hint)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"`weights={path}` is no file", hint)
+    words = read_metadata(path).get(_VOCABULARY)
+    if words is None:
+        raise WeightsError(f"the weights {path} hold no vocabulary", hint)
+    try:
+        return TextPreprocessing(max_tokens=1, vocabulary=words).vocabulary
+    except ConfigError as error:
+        raise WeightsError(f"the vocabulary of {path} cannot be read ({first_line(error)})", hint) from error
 
 
 @contextmanager

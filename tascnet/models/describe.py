@@ -5,7 +5,6 @@ A tree is JSON content: `{"type": "Conv2d", "args": {...}}`, or `{"type": "Seque
 wrong but cannot run code.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -49,108 +48,84 @@ def _is_size(low: int) -> Check:
     return _either(whole, _is_tuple_of(whole))
 
 
-def _is_one_of(*names: str) -> Check:
-    return lambda value: isinstance(value, str) and value in names
+def _is_one_of(*values: str | bool) -> Check:
+    return lambda value: isinstance(value, str | bool) and value in values
 
 
 def _either(*checks: Check) -> Check:
     return lambda value: any(check(value) for check in checks)
 
 
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+def _optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
 
 
-def _is_none(value: Any) -> bool:
-    return value is None
-
-
-_WIDTH = _is_int(1, _WIDEST)
-_FINITE = _is_number(-1e6, 1e6)
-_SHARE = _is_number(0.0, 1.0)
 _FACTOR = _is_number(0.01, 100.0)
-_PADS = _is_int(0, _LONGEST)
-_IN_PLACE: Mapping[str, Check] = {"inplace": _is_bool}
-_POOLING: Mapping[str, Check] = {
-    "kernel_size": _is_size(1),
-    "stride": _is_size(1),
+_WIDTHS = (
+    *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_embeddings"),
+    *("embedding_dim", "num_features", "num_groups", "num_channels", "num_parameters"),
+)
+_SWITCHES = ("bias", "affine", "track_running_stats", "inplace", "ceil_mode", "count_include_pad")
+# A check for each argument of the layers below.
+_ARGUMENTS: Mapping[str, Check] = {
+    **dict.fromkeys(_WIDTHS, _is_int(1, _WIDEST)),
+    **dict.fromkeys(_SWITCHES, _is_one_of(True, False)),
+    **dict.fromkeys(("eps", "p"), _is_number(0.0, 1.0)),
+    **dict.fromkeys(("initial", "alpha", "negative_slope", "beta", "threshold"), _is_number(-1e6, 1e6)),
+    **dict.fromkeys(("kernel_size", "stride", "dilation"), _is_size(1)),
+    **dict.fromkeys(("before", "after"), _is_int(0, _LONGEST)),
+    **dict.fromkeys(("start_dim", "end_dim"), _is_int(-8, 8)),
     "padding": _is_size(0),
-    "ceil_mode": _is_bool,
+    "padding_mode": _is_one_of("zeros", "reflect", "replicate", "circular"),
+    "padding_idx": _optional(_is_int(0, _WIDEST)),
+    "momentum": _optional(_is_number(0.0, 1.0)),
+    "approximate": _is_one_of("none", "tanh"),
+    "divisor_override": _optional(_is_int(1, _WIDEST)),
+    "output_size": _either(_is_size(1), _is_tuple_of(_optional(_is_int(1, _LONGEST)))),
+    "size": _optional(_is_size(1)),
+    "scale_factor": _optional(_either(_FACTOR, _is_tuple_of(_FACTOR))),
+    "mode": _is_one_of("nearest", "nearest-exact", "linear", "bilinear", "bicubic"),
+    "align_corners": _optional(_is_one_of(True, False)),
 }
 
-# Layers, with a check for each of their arguments.
-_CHECKS: list[tuple[tuple[type[nn.Module], ...], Mapping[str, Check]]] = [
-    (
-        (nn.Conv1d, nn.Conv2d),
-        {
-            "in_channels": _WIDTH,
-            "out_channels": _WIDTH,
-            "kernel_size": _is_size(1),
-            "stride": _is_size(1),
-            "padding": _either(_is_size(0), _is_one_of("same", "valid")),
-            "dilation": _is_size(1),
-            "groups": _WIDTH,
-            "bias": _is_bool,
-            "padding_mode": _is_one_of("zeros", "reflect", "replicate", "circular"),
-        },
+
+def _layers(*kinds: type[nn.Module], args: str = "", **own: Check) -> dict[type[nn.Module], dict[str, Check]]:
+    """Layers with the checks of their arguments; `own` checks differ from those of other layers."""
+    checks = {**_ARGUMENTS, **own}
+    return {kind: {name: checks[name] for name in args.split()} for kind in kinds}
+
+
+_LEAVES = {
+    **_layers(
+        *(nn.Conv1d, nn.Conv2d),
+        args="in_channels out_channels kernel_size stride padding dilation groups bias padding_mode",
+        padding=_either(_is_size(0), _is_one_of("same", "valid")),
     ),
-    ((nn.Linear,), {"in_features": _WIDTH, "out_features": _WIDTH, "bias": _is_bool}),
-    (
-        (nn.Embedding,),
-        {
-            "num_embeddings": _WIDTH,
-            "embedding_dim": _WIDTH,
-            "padding_idx": _either(_is_none, _is_int(0, _WIDEST)),
-        },
+    **_layers(nn.Linear, args="in_features out_features bias"),
+    **_layers(nn.Embedding, args="num_embeddings embedding_dim padding_idx"),
+    **_layers(nn.BatchNorm1d, nn.BatchNorm2d, args="num_features eps momentum affine track_running_stats"),
+    **_layers(nn.GroupNorm, args="num_groups num_channels eps affine"),
+    **_layers(L2Norm, args="eps"),
+    **_layers(Scale, args="initial"),
+    **_layers(nn.Identity, nn.Tanh, nn.Sigmoid, nn.Softsign, ChannelsFirst),
+    **_layers(nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, args="inplace"),
+    **_layers(nn.ELU, nn.CELU, args="alpha inplace"),
+    **_layers(nn.LeakyReLU, args="negative_slope inplace"),
+    **_layers(nn.PReLU, args="num_parameters"),
+    **_layers(nn.GELU, args="approximate"),
+    **_layers(nn.Softplus, args="beta threshold"),
+    **_layers(nn.Dropout, nn.Dropout1d, nn.Dropout2d, args="p inplace"),
+    **_layers(nn.MaxPool1d, nn.MaxPool2d, args="kernel_size stride padding ceil_mode dilation"),
+    **_layers(nn.AvgPool2d, args="kernel_size stride padding ceil_mode count_include_pad divisor_override"),
+    **_layers(
+        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+        args="output_size",
     ),
-    (
-        (nn.BatchNorm1d, nn.BatchNorm2d),
-        {
-            "num_features": _WIDTH,
-            "eps": _SHARE,
-            "momentum": _either(_is_none, _SHARE),
-            "affine": _is_bool,
-            "track_running_stats": _is_bool,
-        },
-    ),
-    ((nn.GroupNorm,), {"num_groups": _WIDTH, "num_channels": _WIDTH, "eps": _SHARE, "affine": _is_bool}),
-    ((L2Norm,), {"eps": _SHARE}),
-    ((Scale,), {"initial": _FINITE}),
-    ((nn.Identity, nn.Tanh, nn.Sigmoid, nn.Softsign, ChannelsFirst), {}),
-    ((nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid), _IN_PLACE),
-    ((nn.ELU, nn.CELU), {"alpha": _FINITE, **_IN_PLACE}),
-    ((nn.LeakyReLU,), {"negative_slope": _FINITE, **_IN_PLACE}),
-    ((nn.PReLU,), {"num_parameters": _WIDTH}),
-    ((nn.GELU,), {"approximate": _is_one_of("none", "tanh")}),
-    ((nn.Softplus,), {"beta": _FINITE, "threshold": _FINITE}),
-    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d), {"p": _SHARE, **_IN_PLACE}),
-    ((nn.MaxPool1d, nn.MaxPool2d), {**_POOLING, "dilation": _is_size(1)}),
-    (
-        (nn.AvgPool2d,),
-        {
-            **_POOLING,
-            "count_include_pad": _is_bool,
-            "divisor_override": _either(_is_none, _is_int(1, _WIDEST)),
-        },
-    ),
-    (
-        (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
-        {"output_size": _either(_is_size(1), _is_tuple_of(_either(_is_none, _is_int(1, _LONGEST))))},
-    ),
-    ((nn.Flatten,), {"start_dim": _is_int(-8, 8), "end_dim": _is_int(-8, 8)}),
-    ((nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d), {"padding": _is_size(0)}),
-    ((SliceAndPad,), {"stride": _is_int(1, _LONGEST), "before": _PADS, "after": _PADS}),
-    (
-        (nn.Upsample,),
-        {
-            "size": _either(_is_none, _is_size(1)),
-            "scale_factor": _either(_is_none, _FACTOR, _is_tuple_of(_FACTOR)),
-            "mode": _is_one_of("nearest", "nearest-exact", "linear", "bilinear", "bicubic"),
-            "align_corners": _either(_is_none, _is_bool),
-        },
-    ),
-]
-_LEAVES = {kind: checks for kinds, checks in _CHECKS for kind in kinds}
+    **_layers(nn.Flatten, args="start_dim end_dim"),
+    **_layers(nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, args="padding"),
+    **_layers(SliceAndPad, args="stride before after", stride=_is_int(1, _LONGEST)),
+    **_layers(nn.Upsample, args="size scale_factor mode align_corners"),
+}
 # Blocks by class, with the names of their children, which are their arguments.
 _BLOCKS: Mapping[type[nn.Module], tuple[str, ...]] = {
     Residual: ("body", "shortcut", "activation"),
@@ -159,20 +134,14 @@ _BLOCKS: Mapping[type[nn.Module], tuple[str, ...]] = {
 }
 _LEAF_NAMES = {kind.__name__: kind for kind in _LEAVES}
 _BLOCK_NAMES = {kind.__name__: kind for kind in _BLOCKS}
-_SEQUENTIAL = "Sequential"
 _CUSTOM = "custom"
 
 
 def describe(module: nn.Module, path: str = "") -> dict[str, Any]:
-    """The tree of a network.
+    """The tree of a network, or of its layer at `path`, as JSON content.
 
-    Args:
-        module: the network, or a layer of it.
-        path: of the layer.
-
-    Returns:
-        JSON content. A module of a class outside the closed list is of type `custom` and keeps its
-        class's name, which nothing imports, and its children.
+    A module of a class outside the closed list has the type `custom`, its class's name, which nothing
+    imports, and its children.
 
     Raises:
         ArchiveError: an argument of a layer lies outside the bounds that loading accepts.
@@ -196,12 +165,12 @@ def has_own_classes(tree: Tree) -> bool:
 
 
 def construct(tree: Any, original: nn.Module | None = None, path: str = "") -> nn.Module:
-    """The network of a tree, with weights of the current default device.
+    """The network of a tree, with weights on the current default device.
 
     Args:
-        tree: what `describe` gave; it may come from a stranger.
-        original: the chain of the user's factory, for layers of the user's own classes; these
-            layers are taken out of it.
+        tree: from `describe`; it may come from a stranger.
+        original: the chain of the user's factory, whose layers of the user's own classes are moved to the
+            result.
         path: of the tree in a larger one.
 
     Raises:
@@ -212,7 +181,7 @@ def construct(tree: Any, original: nn.Module | None = None, path: str = "") -> n
         raise _wrong(path, "is no description of a layer")
     if kind in _LEAF_NAMES:
         return _leaf(kind, tree.get("args"), path)
-    if kind not in (_SEQUENTIAL, _CUSTOM, *_BLOCK_NAMES):
+    if kind not in ("Sequential", _CUSTOM, *_BLOCK_NAMES):
         raise _wrong(path, f"has the unknown type {kind[:80]!r}")
     subtrees = tree.get("children")
     if not isinstance(subtrees, Mapping):
@@ -244,9 +213,8 @@ def _own(tree: Tree, original: nn.Module | None, path: str) -> nn.Module:
         module = original.get_submodule(path)
     except AttributeError as error:
         raise _wrong(path, "does not exist in the factory's chain") from error
-    if _class_name(module) != tree.get("class") or {name for name, _ in _named(module)} != set(
-        tree["children"]
-    ):
+    names = {name for name, _ in _named(module)}
+    if _class_name(module) != tree.get("class") or names != set(tree["children"]):
         raise _wrong(path, f"is a {_class_name(module)} with other layers in the factory's chain")
     return module
 
@@ -267,16 +235,16 @@ def _check(kind: str, args: Mapping[str, Any], path: str) -> None:
     if set(args) != set(checks):
         raise _wrong(path, f"needs exactly the arguments {sorted(checks)} of a {kind}")
     for name, value in args.items():
-        if not checks[name](value) or (isinstance(value, float) and not math.isfinite(value)):
+        if not checks[name](value):
             raise _wrong(path, f"has an impossible {name} of a {kind}: {str(value)[:80]}")
-    # torch only asserts it.
+    # torch checks it with an assertion, which Python may skip.
     padding = args.get("padding_idx")
     if padding is not None and padding >= args["num_embeddings"]:
         raise _wrong(path, f"has an impossible padding_idx of a {kind}: {padding}")
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    # Unlike `named_children` this gives a layer that is used twice under both its names.
+    # Unlike `named_children` this yields a layer that is used twice under both its names.
     return ((name, child) for name, child in module._modules.items() if child is not None)
 
 

@@ -2,9 +2,9 @@
 
 features -> kept layer -> normalisation -> scale -> activation -> new dense layers -> new classifier
 
-The kept layer's outputs have the magnitude that its own training gave them; the new layers are He-normal,
-made for inputs of root-mean-square 1. Normalisation and scale stand between the two, and the scale starts at
-the factor between their magnitudes.
+The kept layer's outputs have the magnitude of its own training; the new layers are He-normal, made for inputs
+of root-mean-square 1. Normalisation and scale stand between the two, and the scale starts at the factor
+between their magnitudes.
 
 The activation makes the kept layer a hidden layer. Without one, the kept and the next layer are one linear
 map (but for L2), and the network is no deeper than one with a new head on the features. Measured on features
@@ -27,11 +27,10 @@ from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.blocks import L2Norm, Scale
 from tascnet.models.head import HEAD_PREFIX, HeadSpec, dense_blocks, head_width, with_head
 
-NORMS = ("none", "l2", "batchnorm")
 # Name of the kept layer in a chain.
 KEPT = f"{HEAD_PREFIX}kept"
 
-# Root-mean-squares of a layer's outputs that are no mistake.
+# Root-mean-squares of the outputs of a layer that is trained as it should be.
 _SMALLEST, _LARGEST = 1e-6, 1e6
 
 
@@ -49,83 +48,49 @@ def grow_head(
 
     `head_start` of the result is the kept layer (or the dropout before it), and `replace_head` puts a new
     head on the features again. Remove channels of the features from the result, so that the kept layer's
-    inputs are removed with them.
+    inputs are removed with them. New weights are He-normal and biases zero.
 
     Args:
-        chain: gives `b x old_classes`; not changed, shares its other blocks with the result.
+        chain: not changed, shares its other blocks with the result.
         classifier: the pre-trained layer on the chain's features; the result holds a trainable copy.
         spec: the new dense layers. The kept layer counts as a hidden one: dropout stands before it and
             an activation after it.
-        norm: one of `NORMS`.
+        norm: one of `tascnet.options.NORMS`.
         num_classes: outputs of the new classifier.
         magnitude: root-mean-square of the kept layer's outputs, from `output_magnitude`.
         seed: of the new weights.
 
-    Returns:
-        A chain that gives `b x num_classes`; new weights are He-normal and biases zero.
-
     Raises:
-        SurgeryError: the classifier does not fit the features, or a value lies outside its bounds.
+        SurgeryError: the classifier does not fit the features, or its magnitude is not that of a trained
+            layer.
     """
     if classifier.in_features != (width := head_width(chain)):
         raise SurgeryError(
             f"the kept classification layer has {classifier.in_features} inputs, expected {width}",
             "grow the head before the features are made narrower",
         )
-    old = kept_blocks(classifier, norm, magnitude=magnitude, activation=spec.activation, dropout=spec.dropout)
-    return with_head(chain, [*old, *dense_blocks(classifier.out_features, spec, num_classes, seed=seed)])
-
-
-def kept_blocks(
-    classifier: nn.Linear, norm: str, *, magnitude: float, activation: str = "relu", dropout: float = 0.0
-) -> list[tuple[str, nn.Module]]:
-    """A trainable copy of the pre-trained classification layer, and what stands before the new layers.
-
-    For heads whose new layers are no `HeadSpec`: `with_head(chain, [*kept_blocks(...), *own_layers])`,
-    which read `classifier.out_features` values and whose names begin with `HEAD_PREFIX`.
-
-    Args:
-        classifier: the pre-trained layer.
-        norm: one of `NORMS`.
-        magnitude: root-mean-square of its outputs, from `output_magnitude`.
-        activation: a name in `tascnet.models.activations.ACTIVATIONS`.
-        dropout: probability before the layer; 0 leaves the dropout out.
-
-    Raises:
-        SurgeryError: unknown norm, or a magnitude that no trained layer gives.
-    """
-    outputs = classifier.out_features
-    factor = initial_scale(norm, outputs, magnitude)
-    norms: dict[str, list[nn.Module]] = {"l2": [L2Norm()], "batchnorm": [nn.BatchNorm1d(outputs)]}
-    return [
-        *([(f"{KEPT}_dropout", nn.Dropout(dropout))] if dropout else []),
-        (KEPT, copy.deepcopy(classifier).requires_grad_(True)),
-        *((f"{KEPT}_norm", block) for block in norms.get(norm, [])),
-        (f"{KEPT}_scale", Scale(factor)),
-        (f"{KEPT}_activation", ACTIVATIONS[activation]()),
-    ]
-
-
-def initial_scale(norm: str, outputs: int, magnitude: float) -> float:
-    """The factor that brings normalised outputs to a root-mean-square of 1.
-
-    Args:
-        norm: one of `NORMS`.
-        outputs: of the kept layer; a unit vector of so many has the root-mean-square 1 / sqrt(outputs).
-        magnitude: root-mean-square of the outputs before normalisation.
-
-    Raises:
-        SurgeryError: unknown norm, or a magnitude that no trained layer gives.
-    """
-    if norm not in NORMS:
-        raise SurgeryError(f"unknown normalisation '{norm}', expected one of {', '.join(NORMS)}")
     if not _SMALLEST <= magnitude <= _LARGEST:
         raise SurgeryError(
             f"the outputs of the kept classification layer have the root-mean-square {magnitude:g}, "
             f"expected {_SMALLEST:g} to {_LARGEST:g}",
             "check its weights",
         )
-    return {"none": 1 / magnitude, "l2": math.sqrt(outputs), "batchnorm": 1.0}[norm]
+    outputs = classifier.out_features
+    # The factor makes the root-mean-square 1; that of a unit vector is 1 / sqrt(outputs).
+    choices: dict[str, tuple[list[nn.Module], float]] = {
+        "none": ([], 1 / magnitude),
+        "l2": ([L2Norm()], math.sqrt(outputs)),
+        "batchnorm": ([nn.BatchNorm1d(outputs)], 1.0),
+    }
+    norms, factor = choices[norm]
+    kept: list[tuple[str, nn.Module]] = [
+        *([(f"{KEPT}_dropout", nn.Dropout(spec.dropout))] if spec.dropout else []),
+        (KEPT, copy.deepcopy(classifier).requires_grad_(True)),
+        *((f"{KEPT}_norm", block) for block in norms),
+        (f"{KEPT}_scale", Scale(factor)),
+        (f"{KEPT}_activation", ACTIVATIONS[spec.activation]()),
+    ]
+    return with_head(chain, [*kept, *dense_blocks(outputs, spec, num_classes, seed=seed)])
 
 
 def output_magnitude(classifier: nn.Linear, batches: Iterable[Tensor]) -> float:
@@ -133,10 +98,7 @@ def output_magnitude(classifier: nn.Linear, batches: Iterable[Tensor]) -> float:
 
     Args:
         classifier: the layer.
-        batches: its inputs `b x d`, of any device and floating-point type.
-
-    Raises:
-        SurgeryError: there is no batch.
+        batches: its inputs `b x d`, of any device and floating-point type; at least one.
     """
     total, count = 0.0, 0
     with torch.no_grad():
@@ -144,6 +106,4 @@ def output_magnitude(classifier: nn.Linear, batches: Iterable[Tensor]) -> float:
             outputs = classifier(features.to(classifier.weight))
             total += outputs.double().square().sum().item()
             count += outputs.numel()
-    if not count:
-        raise SurgeryError("the magnitude of a layer's outputs needs at least one batch of its inputs")
     return math.sqrt(total / count)

@@ -1,16 +1,17 @@
 """The dense head of a chain: where it starts, and how it is replaced."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from tascnet.errors import SurgeryError, listed
+from tascnet.errors import SurgeryError
 from tascnet.models.activations import ACTIVATIONS
+from tascnet.models.blocks import sequence
 
-# Blocks of a head begin with this, but for the classifier, so that `head_start` finds them again.
+# Prefix of a head's blocks, except for the classifier, by which `head_start` finds them again.
 HEAD_PREFIX = "head_"
 
 
@@ -22,21 +23,11 @@ class HeadSpec:
         hidden: neurons of each hidden layer; empty: the classifier alone.
         dropout: probability before every dense layer; 0 leaves the layer out.
         activation: a name in `tascnet.models.activations.ACTIVATIONS`, after each hidden layer.
-
-    Raises:
-        SurgeryError: a value lies outside its bounds.
     """
 
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     activation: str = "relu"
-
-    def __post_init__(self) -> None:
-        if any(neurons < 1 for neurons in self.hidden):
-            raise SurgeryError(f"hidden layers have {self.hidden} neurons, expected at least 1 in each")
-        _check_dropout(self.dropout)
-        if self.activation not in ACTIVATIONS:
-            raise SurgeryError(f"there is no activation {self.activation!r}, expected {listed(ACTIVATIONS)}")
 
 
 def classifier_of(chain: nn.Sequential) -> nn.Linear:
@@ -56,8 +47,7 @@ def classifier_of(chain: nn.Sequential) -> nn.Linear:
 def head_start(chain: nn.Sequential) -> int:
     """Index of the head's first block.
 
-    The head is the classifier, and before it the layers that `replace_head` or `grow_head` made and
-    Dropouts.
+    The head is the classifier, and before it Dropouts and the layers of `replace_head` or `grow_head`.
     """
     classifier_of(chain)
     items = list(chain.named_children())
@@ -70,51 +60,39 @@ def head_start(chain: nn.Sequential) -> int:
 
 
 def head_width(chain: nn.Sequential) -> int:
-    """Features that the head of a chain reads.
-
-    Raises:
-        SurgeryError: the chain does not end in a classifier.
-    """
+    """Features that the head of a chain reads."""
     head = list(chain)[head_start(chain) :]
     return next(block.in_features for block in head if isinstance(block, nn.Linear))
 
 
 def replace_head(chain: nn.Sequential, spec: HeadSpec, num_classes: int, *, seed: int) -> nn.Sequential:
-    """A chain with the same features and a new head.
+    """A chain with the same features and a new head, whose weights are He-normal and biases zero.
 
     Args:
-        chain: gives `b x old_classes`; not changed, shares its other blocks with the result.
+        chain: not changed, shares its other blocks with the result.
         spec: the dense layers of the new head.
         num_classes: outputs of the new classifier.
         seed: of the new weights.
 
-    Returns:
-        A chain that gives `b x num_classes`; weights are He-normal and biases zero.
-
     Raises:
-        SurgeryError: the chain does not end in a classifier, or `num_classes` is below 1.
+        SurgeryError: the chain does not end in a classifier.
     """
     return with_head(chain, dense_blocks(head_width(chain), spec, num_classes, seed=seed))
 
 
 def with_head(chain: nn.Sequential, head: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
-    """A chain with the same features and other named blocks after them, on the classifier's device.
-
-    The blocks take the type of the chain's classifier too.
-    """
+    """A chain with the same features and another head, of the old classifier's device and type."""
     like = classifier_of(chain).weight
     placed = [(name, block.to(device=like.device, dtype=like.dtype)) for name, block in head]
-    features = list(chain.named_children())[: head_start(chain)]
-    return nn.Sequential(OrderedDict([*features, *placed]))
+    return sequence([*list(chain.named_children())[: head_start(chain)], *placed])
 
 
 def with_dropout(chain: nn.Sequential, dropout: float) -> nn.Sequential:
     """A chain with the same features and classifier, and `dropout` between them.
 
     Raises:
-        SurgeryError: the head has hidden layers, or `dropout` lies outside [0, 1).
+        SurgeryError: the head has hidden layers.
     """
-    _check_dropout(dropout)
     dropped = chain[head_start(chain) : len(chain) - 1]
     if not all(isinstance(block, nn.Dropout) for block in dropped):
         raise SurgeryError(
@@ -125,38 +103,37 @@ def with_dropout(chain: nn.Sequential, dropout: float) -> nn.Sequential:
 
 
 def dense_blocks(width: int, spec: HeadSpec, num_classes: int, *, seed: int) -> list[tuple[str, nn.Module]]:
-    """New dense layers that read `width` features, and the classifier.
-
-    Raises:
-        SurgeryError: `num_classes` is below 1.
-    """
-    if num_classes < 1:
-        raise SurgeryError(f"the number of classes is {num_classes}, expected at least 1")
+    """New dense layers that read `width` features, and the classifier."""
     generator = torch.Generator().manual_seed(seed)
     blocks: list[tuple[str, nn.Module]] = []
     if spec.dropout:
         blocks.append((f"{HEAD_PREFIX}dropout0", nn.Dropout(spec.dropout)))
     for number, neurons in enumerate(spec.hidden, start=1):
         blocks += [
-            (f"{HEAD_PREFIX}linear{number}", _he_linear(width, neurons, generator)),
+            (f"{HEAD_PREFIX}linear{number}", he_linear(width, neurons, generator)),
             (f"{HEAD_PREFIX}bn{number}", nn.BatchNorm1d(neurons)),
             (f"{HEAD_PREFIX}activation{number}", ACTIVATIONS[spec.activation]()),
         ]
         if spec.dropout:
             blocks.append((f"{HEAD_PREFIX}dropout{number}", nn.Dropout(spec.dropout)))
         width = neurons
-    return [*blocks, ("classifier", _he_linear(width, num_classes, generator))]
+    return [*blocks, ("classifier", he_linear(width, num_classes, generator))]
 
 
-def _he_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """Source: He et al. 2015, equation 12."""
+def he_linear(inputs: int, outputs: int, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
+    """A dense layer with He-normal weights and zero bias; without a generator it has no values."""
     # `skip_init` leaves the global generator alone.
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    return he_normal(nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias), generator)  # type: ignore[no-any-return]
+
+
+def he_normal(layer: Any, generator: torch.Generator | None) -> Any:
+    """The layer with new values; without a generator on the meta device.
+
+    Source: He et al. 2015, equation 12.
+    """
+    if generator is None:
+        return layer.to("meta")
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0.0 <= dropout < 1.0:
-        raise SurgeryError(f"dropout is {dropout}, expected a number from 0 to below 1")

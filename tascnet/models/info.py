@@ -1,12 +1,13 @@
 """What a network needs to be used: the images or texts that it expects, and where it comes from."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tascnet.errors import ConfigError
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import Backbone, ImageBackbone, Options, option
+from tascnet.run.records import to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,7 @@ class Preprocessing(Options):
 
     @property
     def channels(self) -> int:
-        """How many channels the network's input has."""
+        """Channels of the network's input."""
         return len(self.mean)
 
     @property
@@ -61,20 +62,11 @@ class Preprocessing(Options):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON content."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, content: Any) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: a field is missing, unknown or wrong.
-        """
-        return cls(**_exactly_the_fields(cls, content))
+        return dict(to_json(self))
 
     @classmethod
     def of(cls, options: ImageBackbone) -> Self:
-        """The input that the options of a network give."""
+        """The input of a network with these options."""
         return cls(
             size=options.size,
             resize=options.resize or round(options.size * 8 / 7),
@@ -86,7 +78,7 @@ class Preprocessing(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What is stored beside a saved network.
+    """What is stored with a saved network.
 
     Args:
         backbone: name of the network that it was made from.
@@ -111,28 +103,26 @@ class ModelInfo:
     first_searched: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("backbone", "weights", "licence", "held_out"):
+        kinds = (
+            *(("backbone", str, "a text"), ("weights", str, "a text"), ("licence", str, "a text")),
+            ("held_out", str | None, "a text or null"),
+            ("first_searched", int | None, "a whole number or null"),
+            ("preprocessing", Preprocessing | TextPreprocessing, "a Preprocessing"),
+            ("class_names", list | tuple, "a list of texts"),
+        )
+        for name, kind, words in kinds:
             value = getattr(self, name)
-            if not isinstance(value, str) and not (name == "held_out" and value is None):
-                raise ConfigError(f"{name} is {value!r}, expected a text")
-        first = self.first_searched
-        if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 0):
-            raise ConfigError(f"first_searched is {first!r}, expected a whole number from 0")
-        if not isinstance(self.preprocessing, Preprocessing | TextPreprocessing):
-            raise ConfigError(f"preprocessing is {self.preprocessing!r}, expected a Preprocessing")
-        names = self.class_names
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"class_names is {names!r}, expected a list of texts")
-        object.__setattr__(self, "class_names", tuple(names))
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ConfigError(f"{name} is {value!r}, expected {words}")
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise ConfigError(f"class_names is {self.class_names!r}, expected a list of texts")
+        if self.first_searched is not None and self.first_searched < 0:
+            raise ConfigError(f"first_searched is {self.first_searched}, expected a number from 0")
+        object.__setattr__(self, "class_names", tuple(self.class_names))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON content."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {
-            **values,
-            "preprocessing": self.preprocessing.to_dict(),
-            "class_names": list(self.class_names),
-        }
+        return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, content: Any) -> Self:
@@ -144,10 +134,10 @@ class ModelInfo:
         if isinstance(content, Mapping):
             content = {"held_out": None, "first_searched": None, **content}
         values = _exactly_the_fields(cls, content)
-        preprocessing = values["preprocessing"]
-        is_text = isinstance(preprocessing, Mapping) and "vocabulary" in preprocessing
+        expected = values["preprocessing"]
+        is_text = isinstance(expected, Mapping) and "vocabulary" in expected
         kind = TextPreprocessing if is_text else Preprocessing
-        return cls(**{**values, "preprocessing": kind.from_dict(preprocessing)})
+        return cls(**{**values, "preprocessing": kind(**_exactly_the_fields(kind, expected))})
 
 
 def with_info(

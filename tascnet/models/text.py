@@ -1,12 +1,12 @@
 """From texts to a network's input: words, and the vocabulary that numbers them.
 
-Words are lower-cased, without accents, and split at white space and punctuation as BERT does it.
+Words are lower-cased, without accents, and split at white space and punctuation, as by BERT.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tascnet.errors import ConfigError
 
@@ -28,7 +28,7 @@ class TextPreprocessing:
     """From a text to a network's input.
 
     Args:
-        max_tokens: texts are padded or cut to `T` tokens.
+        max_tokens: `T`, to which texts are padded or cut.
         vocabulary: words in the order of their numbers: `[PAD]` is 0; `[UNK]`, for all other words, is 1.
 
     Raises:
@@ -52,40 +52,19 @@ class TextPreprocessing:
         return (1, self.max_tokens)
 
     def encode(self, texts: Sequence[str]) -> "Tensor":
-        """The network's input for texts.
-
-        Args:
-            texts: any `b` texts, raw as they are read.
-
-        Returns:
-            `b x T`, int64: the numbers of their words.
-        """
+        """The numbers of the words of `b` raw texts: `b x T`, int64."""
         import torch
 
         rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), self.max_tokens)
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts have more than `T` tokens, so that `encode` cuts them."""
+        """How many of the texts have more than `T` tokens and are cut."""
         return sum(bool(row.overflowing) for row in self._tokenizer.encode_batch(list(texts)))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON content."""
         return {"max_tokens": self.max_tokens, "vocabulary": list(self.vocabulary)}
-
-    @classmethod
-    def from_dict(cls, content: Any) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: a field is missing, unknown or wrong.
-        """
-        if not isinstance(content, dict) or set(content) != {"max_tokens", "vocabulary"}:
-            came = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-            raise ConfigError(
-                f"{cls.__name__} needs exactly the fields max_tokens and vocabulary, got {came}"
-            )
-        return cls(**content)
 
     @cached_property
     def _tokenizer(self) -> "tokenizers.Tokenizer":
@@ -100,17 +79,10 @@ class TextPreprocessing:
 
 
 def learn_vocabulary(texts: Iterable[str], vocabulary: Sequence[str] = SPECIAL) -> tuple[str, ...]:
-    """A vocabulary extended by the words of some texts.
-
-    Args:
-        texts: training texts.
-        vocabulary: the one to extend; its words keep their numbers.
-
-    Returns:
-        `vocabulary`, then the new words, the most frequent first.
+    """`vocabulary`, then the new words of the training texts, the most frequent first.
 
     Raises:
-        ConfigError: `vocabulary` is none.
+        ConfigError: `vocabulary` is not a valid one.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -130,7 +102,7 @@ def learn_vocabulary(texts: Iterable[str], vocabulary: Sequence[str] = SPECIAL) 
 
 
 def normalise(text: str) -> str:
-    """A text's words, joined by spaces: equal for texts that are equal to a network."""
+    """A text's words, joined by spaces; texts that a network cannot distinguish become equal."""
     normaliser, splitter = _rules()
     return " ".join(word for word, _ in splitter.pre_tokenize_str(normaliser.normalize_str(text)))
 

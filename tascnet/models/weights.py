@@ -1,7 +1,8 @@
-"""Files of weights: read in any of the usual layouts, and written with what a later run needs to know."""
+"""Files of weights: read in any of the usual layouts, and written with metadata for later runs."""
 
 import json
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ PUBLISHED = "IMAGENET1K_V1"
 # Our own entry in the metadata of a file.
 _METADATA = "tascnet"
 _SHOWN_KEYS = 2
+# torchvision's first names of DenseNet's layers: `norm.1` is `norm1` today.
+_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 
 _READ_ERRORS = (
     SafetensorError,
@@ -45,7 +48,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"`weights={path}` is no file", "give `pretrained`, `random`, or a path that exists"
         )
     try:
-        content = _read(path)
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        elif path.suffix in (".pth", ".pt"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise ValueError("its name ends neither in .safetensors nor in .pth")
     except _READ_ERRORS as error:
         raise WeightsError(
             f"the weights {path} cannot be read ({_reason(error)})",
@@ -72,7 +80,7 @@ def published_state(name: str) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `write_weights` has put beside the tensors; nothing in files of other makers.
+    """The metadata that `write_weights` stored with the tensors; empty for other files.
 
     Raises:
         WeightsError: the file is unreadable.
@@ -99,8 +107,8 @@ def write_weights(
     Args:
         path: the file.
         module: the network.
-        keys: the name in the file of each entry of its state dict; None or absent: the same.
-        metadata: JSON content beside the tensors, for `read_metadata`.
+        keys: the name in the file of each entry of the state dict; None or absent: the same.
+        metadata: JSON content for `read_metadata`.
     """
     names = keys or {}
     state = {
@@ -113,12 +121,12 @@ def write_weights(
 
 
 def fill(chain: nn.Sequential, keys: Mapping[str, str], state: dict[str, Tensor], name: str) -> None:
-    """Put a state dict of the original layout into a chain.
+    """Load a state dict of the original layout into a chain, which may be on the meta device.
 
     Args:
-        chain: may be on the meta device.
+        chain: changed in place.
         keys: the name in `state` of each entry of the chain's state dict; absent: the same.
-        state: all of the chain's tensors.
+        state: all of the chain's tensors; batch counters that it lacks are added.
         name: of the network, for the message.
 
     Raises:
@@ -126,22 +134,25 @@ def fill(chain: nn.Sequential, keys: Mapping[str, str], state: dict[str, Tensor]
     """
     own = {keys.get(key, key): (key, tensor) for key, tensor in chain.state_dict().items()}
     for original in own:
-        # Files from before this counter existed lack it; nothing in eval mode reads it.
+        # Old files lack this counter, which nothing in eval mode reads.
         if original.endswith("num_batches_tracked"):
             state.setdefault(original, torch.zeros((), dtype=torch.int64))
-    misshaped = [
-        f"{original} {tuple(state[original].shape)} for {tuple(tensor.shape)}"
-        for original, (_, tensor) in own.items()
-        if original in state and state[original].shape != tensor.shape
-    ]
     differences = {
         "missing": [original for original in own if original not in state],
         "unexpected": [original for original in state if original not in own],
-        "of another shape": misshaped,
+        "of another shape": [
+            f"{original} {tuple(state[original].shape)} for {tuple(tensor.shape)}"
+            for original, (_, tensor) in own.items()
+            if original in state and state[original].shape != tensor.shape
+        ],
     }
-    if any(differences.values()):
-        text = "; ".join(f"{word}: {_some(found)}" for word, found in differences.items() if found)
-        raise not_those_of(name, text)
+    shown = []
+    for word, found in differences.items():
+        more = f" and {len(found) - _SHOWN_KEYS} more" if len(found) > _SHOWN_KEYS else ""
+        if found:
+            shown.append(f"{word}: {', '.join(found[:_SHOWN_KEYS])}{more}")
+    if shown:
+        raise not_those_of(name, "; ".join(shown))
     chain.load_state_dict({key: state[original] for original, (key, _) in own.items()}, assign=True)
 
 
@@ -152,19 +163,6 @@ def not_those_of(name: str, why: str) -> WeightsError:
     )
 
 
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-    return f"{', '.join(keys[:_SHOWN_KEYS])}{more}"
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    if path.suffix in (".pth", ".pt"):
-        return torch.load(path, map_location="cpu", weights_only=True)
-    raise ValueError("its name ends neither in .safetensors nor in .pth")
-
-
 def _cleaned(content: Any, name: str) -> dict[str, Tensor]:
     """The tensors of a state dict, also of one inside a training checkpoint."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -173,39 +171,14 @@ def _cleaned(content: Any, name: str) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise WeightsError(f"{name} is no state dict", "give a file that holds names and tensors alone")
+    # Data-parallel training puts a prefix before each name.
     return {
-        _renamed(key): tensor.float() if tensor.is_floating_point() else tensor
+        _OLD_DENSENET.sub(r"\1\2.", key.removeprefix("module.")): (
+            tensor.float() if tensor.is_floating_point() else tensor
+        )
         for key, tensor in content.items()
     }
 
 
-def _renamed(key: str) -> str:
-    """Without the prefix of data-parallel training, and in torchvision's present names of DenseNet."""
-    key = key.removeprefix("module.")
-    for kind in ("norm", "relu", "conv"):
-        for number in "12":
-            key = key.replace(f".{kind}.{number}.", f".{kind}{number}.") if ".denselayer" in key else key
-    return key
-
-
 def _reason(error: BaseException) -> str:
     return first_line(error).rstrip(".")
-
-
-def __getattr__(name: str) -> Any:  # TEMPORARY: until the tests of the other parts use build_chain and NAMES
-    if name not in ("BACKBONES", "build_backbone"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from types import SimpleNamespace
-
-    from tascnet.models import build
-
-    if name == "BACKBONES":
-        return dict.fromkeys(build.NAMES)
-    if name == "build_backbone":
-
-        def build_backbone(*args: Any, **options: Any) -> Any:
-            chain = build.build_chain(*args, **options)
-            return SimpleNamespace(chain=chain, num_classes=chain[-1].out_features)
-
-        return build_backbone
-    raise AttributeError(name)

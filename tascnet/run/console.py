@@ -1,4 +1,4 @@
-"""What a run says: log lines, progress bars on a terminal, plain lines elsewhere, log files."""
+"""Log lines, log files, and progress: bars on a terminal, plain lines elsewhere."""
 
 import logging
 import time
@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from rich import progress as rich_progress
 from rich.console import Console
@@ -20,7 +19,7 @@ log = logging.getLogger("tascnet")
 
 # Seconds between two plain lines of one progress.
 LINE_EVERY = 20.0
-# Log lines that wait for a file.
+# Most log lines that wait for a file.
 UNFILED = 1000
 
 Item = TypeVar("Item")
@@ -39,85 +38,82 @@ def output() -> Console:
 
 
 class Progress:
-    """The progress of one job: a bar on a terminal, a log line now and then elsewhere.
+    """The progress of one job, which `progress` makes and shows."""
 
-    Args:
-        description: what is being done, in a few words.
-        total: the number of steps; None when it is not known.
-    """
-
-    def __init__(self, description: str, total: float | None = None) -> None:
+    def __init__(self, description: str, total: float | None) -> None:
         self.description = description
         self.total = total
         self.done = 0.0
         self.fields: dict[str, object] = {}
+        self.bar: rich_progress.TaskID | None = None
         self._started = self._last_line = time.monotonic()
-        self._bar: rich_progress.TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._started = self._last_line = time.monotonic()
-        if terminal().is_terminal and not terminal().is_dumb_terminal:
-            self._bar = _DISPLAY.add(self)
-        else:
-            log.info(self.description + ("" if self.total is None else f": {self.total:g} steps"))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            _DISPLAY.remove(self._bar)
-            self._bar = None
-        if kind is None:
-            log.info(self._line(ended=True))
 
     def advance(self, steps: float = 1, **fields: object) -> None:
         """Count `steps` as done; `fields` (such as `best=0.83`) are shown beside the bar."""
         self.done += steps
         self.fields.update(fields)
-        if self._bar is not None:
-            _DISPLAY.update(self._bar, self)
+        if self.bar is not None:
+            _DISPLAY.update(self.bar, self)
         elif time.monotonic() - self._last_line >= LINE_EVERY:
             self._last_line = time.monotonic()
-            log.info(self._line(ended=False))
+            log.info(self.line(ended=False))
 
     @property
     def values(self) -> str:
         """The fields as text: `best 0.83, loss 1.2`."""
-        return ", ".join(f"{name} {_short(value)}" for name, value in self.fields.items())
+        return ", ".join(
+            f"{name} {f'{value:.4g}' if isinstance(value, float) else value}"
+            for name, value in self.fields.items()
+        )
 
-    def _line(self, ended: bool) -> str:
+    def line(self, ended: bool) -> str:
+        """The state as one line: `fine-tune: 2/10, best 0.83, 1 min 24 s left`."""
         seconds = time.monotonic() - self._started
         steps = f"{self.done:g}" if self.total is None else f"{self.done:g}/{self.total:g}"
-        state = f"done in {_duration(seconds)}" if ended else self._time_left(seconds)
+        if ended:
+            state = f"done in {_duration(seconds)}"
+        elif self.total and self.done:
+            state = f"{_duration(seconds / self.done * max(0.0, self.total - self.done))} left"
+        else:
+            state = f"{_duration(seconds)} so far"
         return ", ".join(part for part in (f"{self.description}: {steps}", self.values, state) if part)
 
-    def _time_left(self, seconds: float) -> str:
-        if not self.total or not self.done:
-            return f"{_duration(seconds)} so far"
-        return f"{_duration(seconds / self.done * max(0.0, self.total - self.done))} left"
 
+@contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Progress]:
+    """Show the progress of a job: a bar on a terminal, a log line now and then elsewhere.
 
-def progress(description: str, total: float | None = None) -> Progress:
-    """A progress: `with progress("fine-tune", total=steps) as bar: bar.advance(1, best=0.83)`."""
-    return Progress(description, total)
+    `with progress("fine-tune", total=steps) as job: job.advance(1, best=0.83)`
+
+    Args:
+        description: the job, in a few words.
+        total: the number of steps; None when it is not known.
+    """
+    job = Progress(description, total)
+    if terminal().is_terminal and not terminal().is_dumb_terminal:
+        job.bar = _DISPLAY.add(job)
+    else:
+        log.info(description + ("" if total is None else f": {total:g} steps"))
+    try:
+        yield job
+    finally:
+        if job.bar is not None:
+            _DISPLAY.remove(job.bar)
+    log.info(job.line(ended=True))
 
 
 def track(iterable: Iterable[Item], description: str, total: float | None = None) -> Iterator[Item]:
     """The items of `iterable`, with progress; `total` defaults to its length where it has one."""
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    with progress(description, total) as bar:
+    with progress(description, total) as job:
         for item in iterable:
             yield item
-            bar.advance()
+            job.advance()
 
 
 class _Handler(logging.Handler):
-    """Log lines on stderr, above the progress bars where there are any.
-
-    Those that no file has taken yet are kept: a run says much of its data before it has a folder.
-    """
+    """Prints log lines on stderr, above progress bars, and keeps those that precede a run's log file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,16 +124,14 @@ class _Handler(logging.Handler):
         if not self.open_files:
             self.unfiled.append(record)
         try:
-            style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}.get(
-                record.levelname, ""
-            )
-            terminal().print(Text(self.format(record), style), soft_wrap=True)
+            style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}.get(record.levelname)
+            terminal().print(Text(self.format(record), style or ""), soft_wrap=True)
         except Exception:
             self.handleError(record)
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Let the logger `tascnet` write plain sentences to stderr, and begin a run: files get its lines alone.
+    """Let the logger `tascnet` write to stderr, and begin a run: its log files get no earlier lines.
 
     A second call changes the level and does not add a second writer.
     """
@@ -155,9 +149,8 @@ def _handlers() -> list[_Handler]:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append the log lines within this context to a file, with the time of each, and what ends it early.
-
-    Before them come the lines that this run has said since `set_up_logging` and no file has.
+    """Append log lines to a file, each with its time: those of this run that no file has yet, then those
+    within this context, then the error that ends it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
@@ -171,26 +164,21 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        # To the file alone: whoever catches it says it on the terminal.
-        handler.handle(_ending(error))
+        trace = None
+        if isinstance(error, TascnetError):
+            text = " ".join(str(error).split())
+        elif isinstance(error, KeyboardInterrupt):
+            text = "stopped"
+        else:
+            text, trace = "ended by an unexpected error", (type(error), error, error.__traceback__)
+        # To the file alone: whoever catches the error prints it.
+        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (text,), trace))
         raise
     finally:
         for writer in writers:
             writer.open_files -= 1
         log.removeHandler(handler)
         handler.close()
-
-
-def _ending(error: BaseException) -> logging.LogRecord:
-    """One of our errors as its sentence, any other with its traceback."""
-    trace = None
-    if isinstance(error, TascnetError):
-        text = " ".join(str(error).split())
-    elif isinstance(error, KeyboardInterrupt):
-        text = "stopped"
-    else:
-        text, trace = "ended by an error that was not foreseen", (type(error), error, error.__traceback__)
-    return log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (text,), trace)
 
 
 class _Display:
@@ -227,10 +215,6 @@ class _Display:
 
 
 _DISPLAY = _Display()
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tascnet.errors import RunFolderError
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, fsync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -19,14 +19,18 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all."""
-    write_whole(path, lambda temporary: _write_text(temporary, text))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -44,31 +48,44 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(row, allow_nan=False) + "\n").encode()
     with open(path, "ab+") as file:
-        _cut_torn_line(file)
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file by these rows, whole or not at all."""
+    """Replace a journal by these rows, whole or not at all."""
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def read_jsonl(path: Path, keys: Collection[str] = ()) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, decode: Callable[[dict[str, Any]], Any] = dict) -> list[Any]:
     """The rows of a journal; a torn last line is ignored, a missing file has no rows.
 
     Args:
         path: the journal.
-        keys: what every row holds.
+        decode: makes a row from a JSON object, or raises a ValueError.
 
     Raises:
-        RunFolderError: a line before the end is no JSON object, or lacks one of the keys.
+        RunFolderError: a line before the end is no JSON object, or `decode` refuses it.
     """
     if not path.exists():
         return []
+    rows = []
     lines = path.read_bytes().rpartition(b"\n")[0].split(b"\n")
-    return [_row(path, number, line, keys) for number, line in enumerate(lines, start=1) if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append(decode(_json_object(line)))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"line {number} of {path} is corrupt ({error})",
+                    "delete it and all lines after it, which are then computed again, "
+                    "or start over with `fresh=true`",
+                ) from error
+    return rows
 
 
 def digest_json(content: Any) -> str:
@@ -82,36 +99,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def _row(path: Path, number: int, line: bytes, keys: Collection[str]) -> dict[str, Any]:
+def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        content = json.loads(line)
     except ValueError:
-        row = None
-    lacking = [key for key in keys if isinstance(row, dict) and key not in row]
-    if lacking or not isinstance(row, dict):
-        reason = f"it lacks {lacking[0]!r}" if lacking else "it is no JSON object"
-        raise RunFolderError(
-            f"line {number} of {path} is corrupt ({reason})",
-            "delete it and all lines after it, which are then computed again, or start over with fresh=true",
-        )
-    return row
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _cut_torn_line(file: Any) -> None:
-    file.seek(0)
-    content = file.read()
-    if content and not content.endswith(b"\n"):
-        file.truncate(content.rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content

@@ -1,4 +1,4 @@
-"""Whose a stage's folder is, and when a stage is finished."""
+"""The run to which a stage's folder belongs, and whether the stage is finished."""
 
 import fcntl
 import json
@@ -15,17 +15,17 @@ from tascnet.options import Options
 from tascnet.run.console import log_file
 from tascnet.run.files import read_json, write_json
 
-# The preset of stage prune whose folder is called `prune`; those of others are called `prune-<preset>`.
+# The preset whose folder is called `prune`; those of others are called `prune-<preset>`.
 DEFAULT_PRUNE = "reconstruction"
-# Options that say where something lies, whose digest is among the inputs.
+# Options that say where something lies whose digest is among the inputs.
 PLACES = {"root", "csv", "vectors"}
-# What the digests among the inputs say when they differ.
+# What it means that the digest of an input differs.
 INPUTS = {
-    "input.data": "the samples are others",
-    "input.network": "the network that it starts from is another",
-    "input.excluded": "the samples that are left out are others",
+    "input.data": "the samples differ",
+    "input.network": "the network to start from differs",
+    "input.excluded": "the excluded samples differ",
 }
-# What a claim itself writes into a folder.
+# The files that a claim itself writes.
 CLAIM_FILES = {".lock", "identity.json", "log.txt"}
 
 
@@ -35,22 +35,24 @@ def identity(
     inputs: Mapping[str, str | None],
     sections: Mapping[str, Options | Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What can change a stage's numbers, as `{dotted name: value}`.
+    """Everything that can change a stage's numbers, as `{dotted name: value}`.
 
     Args:
         stage: `pretrain`, `tune` or `prune`.
         seed: of the run.
-        inputs: digests of what the stage reads: samples, network.
-        sections: option classes, or plain values, by the prefix of their names.
-
-    Returns:
-        The options that count, and `input.<name>` for each of the inputs. Cosmetic options, those that may be
-        extended, and places are left out.
+        inputs: digests of what the stage reads, which become `input.<name>`.
+        sections: options, or plain values, by the prefix of their names; options that are cosmetic, that may
+            be extended or that name a place are left out.
     """
     values: dict[str, Any] = {"stage": stage, "seed": seed}
     for prefix, section in sections.items():
-        own = section if isinstance(section, Mapping) else _counting(section)
-        values |= {f"{prefix}.{name}": value for name, value in own.items()}
+        if isinstance(section, Options):
+            own = {entry.name: getattr(section, entry.name) for entry in fields(section)}
+            cosmetic = {entry.name for entry in fields(section) if entry.metadata.get("cosmetic")}
+            left_out = cosmetic | _extendable(section) | PLACES
+        else:
+            own, left_out = dict(section), set()
+        values |= {f"{prefix}.{name}": value for name, value in own.items() if name not in left_out}
     return _as_json(values | {f"input.{name}": value for name, value in inputs.items()})
 
 
@@ -59,22 +61,13 @@ def budget(options: Options) -> dict[str, Any]:
     return _as_json({name: getattr(options, name) for name in _extendable(options)})
 
 
-def _counting(options: Options) -> dict[str, Any]:
-    extendable = _extendable(options)
-    return {
-        entry.name: getattr(options, entry.name)
-        for entry in fields(options)
-        if not entry.metadata.get("cosmetic") and entry.name not in extendable | PLACES
-    }
-
-
 def _extendable(options: Options) -> set[str]:
     fixed: frozenset[str] = getattr(options, "fixed", frozenset())
     return {entry.name for entry in fields(options) if entry.metadata.get("extendable")} - fixed
 
 
 def cache_folder(cache: str | Path | None) -> Path:
-    """Where runs share what they have computed; None: `outputs/cache` in the working folder."""
+    """The folder that runs share; None: `outputs/cache` in the working folder."""
     return Path("outputs/cache" if cache is None else cache).expanduser()
 
 
@@ -82,7 +75,7 @@ def cache_folder(cache: str | Path | None) -> Path:
 def open_folder(
     run: str | Path | None, identity: Mapping[str, Any], *, cache: Path, fresh: bool = False
 ) -> Iterator[Path]:
-    """The folder of a stage, claimed; where `run` is None one in the cache that is removed at the end."""
+    """A stage's folder, claimed; where `run` is None a temporary one inside `cache`."""
     if run is not None:
         with claim(Path(run), identity, fresh=fresh) as folder:
             yield folder
@@ -94,22 +87,30 @@ def open_folder(
 
 @contextmanager
 def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> Iterator[Path]:
-    """Hold a stage's folder for one identity, alone, while the stage runs.
+    """Lock a stage's folder while the stage runs, keep its identity there, and append log lines to `log.txt`.
 
     Args:
         folder: the stage's folder; it is made where it is missing.
-        identity: what `identity` gave; kept in `identity.json`.
+        identity: of the stage, for `identity.json`.
         fresh: empty the folder first.
 
     Yields:
-        The folder; log lines are appended to its `log.txt` meanwhile.
+        The folder.
 
     Raises:
         RunFolderError: another process holds the folder, or it belongs to another identity.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        _remove_torn(folder)
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFolderError(
+                f"another process is working in {folder}", "wait for it, or choose another folder"
+            ) from None
+        # Since the folder is locked, these are from a killed process.
+        for path in folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
         if fresh:
             _empty(folder)
         identity = _as_json(identity)
@@ -120,19 +121,19 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
 
 
 def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
-    """Whether a stage's folder holds its metrics; with `budget`, those of that very budget."""
+    """Whether a stage's folder holds its metrics; with `budget`, those of that budget."""
     if not (folder / "metrics.json").exists():
         return False
     return budget is None or read_json(folder / "metrics.json").get("budget") == _as_json(budget)
 
 
 def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` as it comes back from a file: tuples as lists."""
+    """`content` as a file returns it: tuples as lists."""
     return dict(json.loads(json.dumps(dict(content))))
 
 
 def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder may be claimed anew; False for one of this identity, an error for another's work."""
+    """Whether a folder holds no work yet; False where it has this identity, an error where it has another."""
     path = folder / "identity.json"
     hint = "keep it and choose another folder, or start over with `fresh=true`"
     try:
@@ -141,43 +142,22 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
         raise RunFolderError(f"{path} is not readable as JSON", hint) from None
     if known == identity:
         return False
-    # A stage that met a mistake before it had computed anything leaves nothing to protect.
+    # A stage that failed before it had computed anything leaves nothing to protect.
     if known is None or {entry.name for entry in folder.iterdir()} <= CLAIM_FILES:
         return True
     keys = sorted(key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key))
-    shown = ", ".join(_difference(key, known.get(key), identity.get(key)) for key in keys[:4])
+    shown = ", ".join(
+        INPUTS.get(key, f"{key} differs")
+        if key.startswith("input.")
+        else f"{key} was {known.get(key)!r} and is now {identity.get(key)!r}"
+        for key in keys[:4]
+    )
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
     raise RunFolderError(f"{folder} belongs to another configuration ({shown}{more})", hint)
 
 
-def _difference(key: str, was: Any, now: Any) -> str:
-    """What differs, in words where the values are digests."""
-    if key.startswith("input."):
-        return INPUTS.get(key, f"{key} is another")
-    return f"{key} was {was!r} and is now {now!r}"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunFolderError(
-                f"another process is working in {folder}",
-                "wait for it, or choose another folder",
-            ) from None
-        yield
-
-
-def _remove_torn(folder: Path) -> None:
-    """Remove what a killed process was writing; the lock tells that nobody writes here now."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def _empty(folder: Path) -> None:
-    """Empty a folder so that, broken off, it is refused by all but `fresh`."""
+    """Empty a folder; if that is interrupted, only `fresh` can claim it afterwards."""
     if (folder / "identity.json").exists():
         write_json(folder / "identity.json", {})
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "identity.json"):

@@ -1,4 +1,4 @@
-"""What runs leave, as typed records, and the one place that writes them as JSON and reads them back.
+"""The typed records of a run, and how they are written as JSON and read back.
 
 Accuracies are fractions in [0, 1], `flops` are those of one sample, sizes bytes, latencies milliseconds.
 """
@@ -6,7 +6,7 @@ Accuracies are fractions in [0, 1], `flops` are those of one sample, sizes bytes
 import json
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 from tascnet.errors import RunFolderError, listed
 from tascnet.run.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 
-# Of all records: a file of another version is refused.
+# The version of all records; other ones are refused.
 SCHEMA = 2
 
 Record = TypeVar("Record")
@@ -65,10 +65,9 @@ class StepRecord:
         training: of the network, where it was trained.
         head: training of its new head, where that was trained first.
         first_trained: index of the first trained block.
-        frozen: layers from that block on that stayed as they were.
+        frozen: layers from that block on that were frozen.
         val_accuracy_after_cut: in pruning, before retraining.
-        pairs_similarity_before: mean similarity of the pairs before they were pulled together.
-        pairs_similarity_after: mean similarity afterwards.
+        pairs_similarity_before, pairs_similarity_after: mean over pairs, before and after they are pulled together.
         block: name of the block that was removed in place of filters.
     """
 
@@ -88,10 +87,9 @@ class ModelMetrics:
     """A network's accuracy and cost.
 
     Args:
-        val_accuracy: on the validation samples.
-        test_accuracy: on the test samples.
+        val_accuracy, test_accuracy: on the samples of that split.
         params: parameters of the whole network.
-        trainable_params: those that were trained last.
+        trainable_params: parameters that were trained last.
         flops: of one sample.
         flops_counted: which operations fvcore counts, and which it does not.
         size_bytes: of its files.
@@ -127,8 +125,7 @@ class SampleCounts:
         classes: number of classes.
         train, val, test: samples of the split.
         skipped: unreadable files that were left out.
-        origin: who publishes the data set; empty where that is not known.
-        licence: of the data set; empty where that is not known.
+        origin, licence: who publishes the data set, and its licence; empty where not known.
     """
 
     classes: int
@@ -171,7 +168,7 @@ class StageMetrics:
         machine: that latencies were measured on.
         measure: options by which latencies were measured.
         budget: options that may be changed when the stage is resumed, as they were.
-        seconds: of all work behind the stage, whichever process did it.
+        seconds: of all work of the stage, in all its processes.
         seed: of the run.
         versions: of Python and of the packages that can change a number.
     """
@@ -188,7 +185,7 @@ class StageMetrics:
     versions: dict[str, str]
 
 
-# What becomes of a trial.
+# How a trial ends.
 STATUSES = ("ok", "failed", "stopped", "infeasible")
 
 
@@ -237,12 +234,10 @@ class Trial:
 
     def __post_init__(self) -> None:
         is_without = self.status in ("failed", "infeasible")
+        expected = f"a reason and no value, because it is {self.status}" if is_without else "a finite number"
         rules = [(self.status in STATUSES, f"the status {self.status!r}", f"one of {listed(STATUSES)}")]
         for name in ("value", "val_accuracy"):
             value = getattr(self, name)
-            expected = (
-                f"a reason and no value, because it is {self.status}" if is_without else "a finite number"
-            )
             fits = value is None if is_without else value is not None and math.isfinite(value)
             rules.append((fits, f"{name} {value!r}", expected))
         is_measured = self.status != "infeasible" or self.latency_ms is not None
@@ -344,10 +339,10 @@ class Insight:
         deviation: standard deviation of the results (over n).
         r2: leave-one-out, `1 - rmse² / deviation²`; 0 or less: no better than the mean.
         rank_correlation: Spearman's, of leave-one-out predictions and results; None where undefined.
-        refitted_r2: `r2` of predictions by surrogates that were fitted without the fifth predicted.
-        refitted_rank_correlation: the same for the rank correlation.
+        refitted_r2, refitted_rank_correlation: of predictions by surrogates that were fitted without the fifth
+            of the trials that they predict.
         learnt: whether refitted predictions beat the mean and rank better than chance (5 %, one-sided).
-        sentence: the same for a reader.
+        sentence: the same in words.
         importance: of every choice that varied, the largest rise first.
     """
 
@@ -381,7 +376,7 @@ class TuneMetrics(StageMetrics):
         bounds: largest `flops`, `params` and `latency_ms`, where there are any.
         layerwise: one row for each freezing depth, with algorithm layerwise.
         front: with a pareto objective.
-        surrogate: what the surrogate learnt; None after too few different results.
+        surrogate: what the surrogate learnt; None where there were too few different results.
     """
 
     best_config: dict[str, Any]
@@ -472,12 +467,12 @@ class PruneMetrics(StageMetrics):
 
     Args:
         iterations: how many there were.
-        kept_iteration: the one whose network is handed over.
+        kept_iteration: the one whose network is the result.
         stopped: why pruning ended.
         removable_blocks: residual blocks that the option `blocks` could still remove.
         tolerance: largest fall of validation accuracy.
         widths: one row a layer.
-        sensitivity: where it was asked for.
+        sensitivity: where the option `sensitivity` is set.
     """
 
     iterations: int
@@ -495,8 +490,8 @@ class PretrainMetrics(StageMetrics):
 
     Args:
         weights: name of the weight file in the folder.
-        exclude: the file whose validation and test samples were left out.
-        excluded: how many samples were left out.
+        exclude: the file whose validation and test samples were excluded.
+        excluded: how many samples were excluded.
         best_epoch: whose weights were kept.
         epochs: all of them.
     """
@@ -510,24 +505,23 @@ class PretrainMetrics(StageMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """One iteration of pruning: a line of `iterations.jsonl`; number 0 is the unpruned network.
+    """One iteration of pruning: a line of `iterations.jsonl`. Number 0 is the unpruned network.
 
     Args:
         iteration: its number.
         start: the iteration whose network it prunes.
-        step: share of the full pruning ratio that it asked for.
+        step: share of the pruning ratio that it asked for.
         state: folder of its network, below `state/`.
-        landed: the targets that it was fitted to, by cost; None where it reached none.
+        landed: targets that its cut was fitted to, by cost; None where it reached none.
         val_accuracy, val_loss: after retraining.
         params, flops, size_bytes: of the pruned network.
         val_accuracy_after_cut: before retraining.
-        pairs_similarity_before: mean similarity of the pairs before they were pulled together.
-        pairs_similarity_after: mean similarity afterwards.
+        pairs_similarity_before, pairs_similarity_after: mean over pairs, before and after they are pulled together.
         block: name of the block that was removed in place of filters.
         latency_ms: for one sample, where a target asks for it.
         inside: whether it keeps the tolerance.
         removed: filters removed, by group.
-        pending: filters that were asked for and wait for a later iteration, by group.
+        pending: filters whose removal waits for a later iteration, by group.
         seconds: time it took.
     """
 
@@ -584,10 +578,15 @@ def read_record(path: Path, cls: type[Record]) -> Record:
         RunFolderError: the file is missing, damaged, or of another version.
     """
     try:
-        return from_json(cls, _without_schema(read_json(path)))
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        if (schema := content.pop("schema", None)) != SCHEMA:
+            raise ValueError(f"its schema is {schema!r}, expected {SCHEMA}")
+        return from_json(cls, content)
     except (ValueError, OSError) as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error})", "start the stage over with fresh=True, or restore the file"
+            f"{path} cannot be read ({error})", "restore it, or start the stage over with `fresh=true`"
         ) from error
 
 
@@ -596,7 +595,7 @@ def append_record(path: Path, record: Any) -> None:
     append_jsonl(path, to_json(record))
 
 
-def write_records(path: Path, records: tuple[Any, ...] | list[Any]) -> None:
+def write_records(path: Path, records: Iterable[Any]) -> None:
     """Replace a journal by these records, whole or not at all."""
     write_jsonl(path, map(to_json, records))
 
@@ -607,26 +606,7 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     Raises:
         RunFolderError: a line is no such record.
     """
-    return list(_lines(path, cls))
-
-
-def _lines(path: Path, cls: type[Record]) -> Iterator[Record]:
-    for number, row in enumerate(read_jsonl(path), start=1):
-        try:
-            yield from_json(cls, row)
-        except ValueError as error:
-            raise RunFolderError(
-                f"line {number} of {path} is corrupt ({error})",
-                "delete it and all lines after it, which are then computed again, or start over",
-            ) from error
-
-
-def _without_schema(content: Any) -> Any:
-    if not isinstance(content, Mapping):
-        raise ValueError("it is no JSON object")
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"its schema is {content.get('schema')!r}, expected {SCHEMA}")
-    return {key: value for key, value in content.items() if key != "schema"}
+    return read_jsonl(path, lambda row: from_json(cls, row))
 
 
 def _decode(kind: Any, value: Any, name: str) -> Any:
@@ -639,35 +619,35 @@ def _decode(kind: Any, value: Any, name: str) -> Any:
         if value is None and type(None) in inner:
             return None
         return _decode(next(item for item in inner if item is not type(None)), value, name)
-    if origin in (tuple, list):
-        if not isinstance(value, list):
-            raise ValueError(f"{name} is {_shown(value)}, expected a list")
-        items = [_decode(inner[0], item, name) for item in value]
-        return items if origin is list else tuple(items)
+    if origin is tuple:
+        kinds = inner
+        if isinstance(value, list) and inner[-1] is Ellipsis:
+            kinds = (inner[0],) * len(value)
+        if not isinstance(value, list) or len(value) != len(kinds):
+            raise _unexpected(name, value, "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}")
+        return tuple(_decode(kind, item, name) for kind, item in zip(kinds, value, strict=True))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ValueError(f"{name} is {_shown(value)}, expected an object")
+            raise _unexpected(name, value, "an object")
         return {key: _decode(inner[1], item, f"{name}.{key}") for key, item in value.items()}
     wanted = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name} is {_shown(value)}, expected {kind.__name__}")
+        raise _unexpected(name, value, kind.__name__)
     return float(value) if kind is float else value
 
 
 def _decode_fields(cls: type[Any], value: Any, name: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is {_shown(value)}, expected an object")
-    hints = get_type_hints(cls)
-    known = {entry.name: entry for entry in fields(cls)}
-    unknown = sorted(set(value) - set(known))
-    if unknown:
+        raise _unexpected(name, value, "an object")
+    hints, entries = get_type_hints(cls), fields(cls)
+    if unknown := sorted(value.keys() - {entry.name for entry in entries}):
         raise ValueError(f"{name} has the unknown field {unknown[0]!r}")
-    required = [n for n, e in known.items() if e.default is MISSING and e.default_factory is MISSING]
-    missing = [entry for entry in required if entry not in value]
-    if missing:
-        raise ValueError(f"{name} lacks {missing[0]!r}")
+    for entry in entries:
+        has_default = entry.default is not MISSING or entry.default_factory is not MISSING
+        if entry.name not in value and not has_default:
+            raise ValueError(f"{name} lacks {entry.name!r}")
     return cls(**{key: _decode(hints[key], item, f"{name}.{key}") for key, item in value.items()})
 
 
-def _shown(value: Any) -> str:
-    return json.dumps(value)[:60]
+def _unexpected(name: str, value: Any, expected: str) -> ValueError:
+    return ValueError(f"{name} is {json.dumps(value)[:60]}, expected {expected}")

@@ -2,11 +2,12 @@
 
 Words: a *width group* is a set of layers whose channels are coupled, so that they can only be removed
 together; its *filters* are the layers that produce these channels, its *consumers* those that read them.
-A layer's name is its dotted module name in the chain, a block's index its position in the chain. A `Trace`
-is the dependency graph of a chain; it takes the place of the example in every function that needs one, so
-that a network is traced once for each structure that it has.
+A layer's name is its dotted module name in the chain, a block's index its position in the chain. An *example*
+is one sample `1 x c x h x w` as the first block takes it. A `Trace`, the dependency graph of a chain, can take
+its place in every function, so that a network is traced once for each structure.
 """
 
+from tascnet.models.head import he_linear
 from tascnet.surgery.inputs import channel_slots, consumer_inputs
 from tascnet.surgery.layers import (
     activation_name,
@@ -22,7 +23,7 @@ from tascnet.surgery.layers import (
     without_blocks,
 )
 from tascnet.surgery.narrow import narrow
-from tascnet.surgery.rebuild import Rebuilt, Skip, footprint, he_linear, path_layers, rebuild, shape_after
+from tascnet.surgery.rebuild import Rebuilt, Skip, footprint, path_layers, rebuild, shape_after
 from tascnet.surgery.scores import CRITERIA, GRADIENTS, Importance, all_channel_scores
 from tascnet.surgery.trace import Trace, WidthGroup, width_groups
 

@@ -23,16 +23,11 @@ _SIZES = (
 def consumer_inputs(
     chain: nn.Sequential, example: Tensor | Trace, groups: Sequence[WidthGroup]
 ) -> dict[str, dict[str, Tensor]]:
-    """For each consumer of each group the positions among its inputs at which the channels arrive.
-
-    Args:
-        chain: the chain that the groups belong to.
-        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
-        groups: some of `width_groups(chain, example)`.
+    """By group and consumer, the positions among its inputs at which the channels arrive.
 
     Returns:
-        By group and consumer, `width x s` indices of input channels or features: `s` is 1 as a rule, and
-        the number of pixels where a map was flattened before a linear layer.
+        `width x s` indices of input channels or features: `s` is 1 as a rule, and the number of pixels where
+        a map was flattened before a linear layer.
 
     Raises:
         SurgeryError: a group is not one of the chain's.
@@ -53,17 +48,13 @@ def consumer_inputs(
 def channel_slots(
     chain: nn.Sequential, example: Tensor | Trace, groups: Iterable[str], watched: Collection[str] = ()
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """For each group how many inputs and outputs of each layer are removed with one channel.
+    """By group and layer, how many inputs and outputs are removed with one channel; others are left out.
 
     Args:
-        chain: the chain that the groups belong to; stays as it is.
-        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
-        groups: names of some of `width_groups(chain, example)`.
-        watched: layers that the graph does not know, by name; the channels that they take are counted.
-
-    Returns:
-        By group and layer, inputs and outputs: 1 as a rule, more inputs where a map was flattened or the
-        channels arrive more than once. Layers with none are left out.
+        chain: stays as it is.
+        example: of the chain, or its trace.
+        groups: names of some of its groups.
+        watched: names of layers that the graph does not know; the channels that they take are counted.
 
     Raises:
         SurgeryError: a group is not one of the chain's.
@@ -74,7 +65,17 @@ def channel_slots(
     with trace.rehearsal():
         taken = _channels_taken(trace, watched) if watched else {}
         for name in names:
-            slots[name], touched = _without_one(trace, name)
+            coupled = trace.coupled(name, [_size(trace.ghost.get_submodule(name))[1] - 1])
+            modules = [item.dep.target.module for item in coupled.items]
+            touched = {trace.names[module]: module for module in modules if module in trace.names}
+            before = {layer: _size(module) for layer, module in touched.items()}
+            coupled.prune(record_history=False)
+            after = {layer: _size(module) for layer, module in touched.items()}
+            slots[name] = {
+                layer: (inputs - after[layer][0], outputs - after[layer][1])
+                for layer, (inputs, outputs) in before.items()
+                if after[layer] != (inputs, outputs)
+            }
             blocks = [block_of(chain, layer) for layer in touched]
             if any(min(blocks) <= block_of(chain, layer) <= max(blocks) for layer in watched):
                 now = _channels_taken(trace, watched)
@@ -91,21 +92,8 @@ def _check_layers(trace: Trace, names: Iterable[str]) -> None:
             raise SurgeryError(f"'{name}' is no layer of the chain")
 
 
-def _without_one(trace: Trace, group: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Cut a group's last channel on the copy: inputs and outputs lost by layer, and all layers touched."""
-    _, width = _size(trace.ghost.get_submodule(group))
-    coupled = trace.coupled(group, [width - 1])
-    modules = [item.dep.target.module for item in coupled.items]
-    layers = {trace.names[module]: module for module in modules if module in trace.names}
-    before = {name: _size(layer) for name, layer in layers.items()}
-    coupled.prune(record_history=False)
-    after = {name: _size(layer) for name, layer in layers.items()}
-    lost = {name: (before[name][0] - after[name][0], before[name][1] - after[name][1]) for name in layers}
-    return {name: slot for name, slot in lost.items() if any(slot)}, list(layers)
-
-
 def _size(layer: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a layer that a cut touches."""
+    """Inputs and outputs."""
     for inputs, outputs in _SIZES:
         if hasattr(layer, inputs):
             return int(getattr(layer, inputs)), int(getattr(layer, outputs))
@@ -113,7 +101,7 @@ def _size(layer: nn.Module) -> tuple[int, int]:
 
 
 def _channels_taken(trace: Trace, names: Collection[str]) -> dict[str, int]:
-    """Channels of the first input of layers of the copy."""
+    """Channels that layers of the copy take."""
     taken: dict[str, int] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:

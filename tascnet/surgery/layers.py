@@ -1,4 +1,4 @@
-"""Single layers and blocks: where they are, kernels, activations, and blocks that can be removed."""
+"""Single layers and blocks: where they are, and other kernels and activations for them."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -20,6 +20,11 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Conv: TypeAlias = nn.Conv2d | nn.Conv1d
 
 
+def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children by name; unlike `named_children` a layer that is used twice under both its names."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
 def block_of(chain: nn.Sequential, name: str) -> int:
     """Index in the chain of the block that holds the layer `name`."""
     return list(chain._modules).index(name.split(".")[0])
@@ -31,7 +36,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def layer_widths(chain: nn.Module) -> dict[str, int]:
-    """Output channels of every convolution and linear layer, in chain order."""
+    """Output channels or features of every layer that has filters, in chain order."""
     return {
         name: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
         for name, layer in chain.named_modules()
@@ -48,12 +53,10 @@ def without_blocks(chain: nn.Sequential, removed: Collection[str]) -> tuple[nn.S
     """The other blocks of a chain, under their names, and the indices of those that follow a removed one."""
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     following = []
-    # A block may stand in a chain more than once.
-    for name, block in chain._modules.items():
+    for name, block in children(chain):
         if name in removed:
             following.append(len(blocks))
         else:
-            assert block is not None
             blocks[name] = block
     return nn.Sequential(blocks), following
 
@@ -75,7 +78,7 @@ def replace_layer(chain: nn.Module, name: str, new: nn.Module) -> nn.Module:
 
 
 def activation_name(layer: nn.Module) -> str | None:
-    """The name in `ACTIVATIONS` of a layer, None for any other layer."""
+    """The layer's name in `ACTIVATIONS`; None: it is no activation."""
     return next((name for name, kind in ACTIVATIONS.items() if type(layer) is kind), None)
 
 
@@ -85,7 +88,7 @@ def activations(chain: nn.Sequential) -> dict[int, list[str]]:
 
 
 def set_activation(chain: nn.Module, name: str, activation: str) -> nn.Module:
-    """Replace the activation layer `name` by another of `ACTIVATIONS`; returns the old layer.
+    """Replace the activation layer `name`; returns the old layer.
 
     Raises:
         SurgeryError: unknown activation or layer.
@@ -101,41 +104,40 @@ def spatial_convs(chain: nn.Sequential) -> dict[int, list[str]]:
     Square odd kernels larger than 1x1, padded so that a stride of 1 keeps the map's size; over time kernels
     of any width above 1, padded by half of it.
     """
-    return _names_by_block(chain, _is_spatial)
+
+    def is_spatial(layer: nn.Module) -> bool:
+        if isinstance(layer, nn.Conv1d):
+            return layer.kernel_size[0] > 1 and layer.padding == (layer.kernel_size[0] // 2,)
+        if not isinstance(layer, nn.Conv2d):
+            return False
+        height, width = layer.kernel_size
+        if height != width or height == 1 or height % 2 == 0:
+            return False
+        if isinstance(layer.padding, str):
+            return layer.padding == "same"
+        return all(p == (height - 1) // 2 * d for p, d in zip(layer.padding, layer.dilation, strict=True))
+
+    return _names_by_block(chain, is_spatial)
 
 
 def _names_by_block(chain: nn.Sequential, wanted: Callable[[nn.Module], bool]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for index, (block_name, block) in enumerate(chain._modules.items()):
-        assert block is not None
+    for index, (block_name, block) in enumerate(children(chain)):
         for name, layer in block.named_modules(prefix=block_name, remove_duplicate=False):
             if wanted(layer):
                 found.setdefault(index, []).append(name)
     return found
 
 
-def _is_spatial(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv1d):
-        return layer.kernel_size[0] > 1 and layer.padding == (layer.kernel_size[0] // 2,)
-    if not isinstance(layer, nn.Conv2d):
-        return False
-    height, width = layer.kernel_size
-    if height != width or height == 1 or height % 2 == 0:
-        return False
-    if isinstance(layer.padding, str):
-        return layer.padding == "same"
-    return all(p == (height - 1) // 2 * d for p, d in zip(layer.padding, layer.dilation, strict=True))
-
-
 def set_kernel(conv: Conv, size: int) -> Conv:
     """A convolution with another kernel size and the same output shape, which inherits the weights.
 
     A larger kernel gets zeros around the old one, so that the function stays the same; a smaller one is the
-    centre of the old one. Stride, dilation, groups, training mode and `requires_grad` stay.
+    centre of the old one. All else stays.
 
     Args:
-        conv: a convolution with an odd kernel, or one over time.
-        size: the new kernel's height and width: odd; over time even where the old one is.
+        conv: with an odd kernel; over time it may be even.
+        size: the new kernel's height and width: odd, or even where the old one is.
 
     Raises:
         SurgeryError: a size that is not, or the map would change its size.
@@ -146,12 +148,22 @@ def set_kernel(conv: Conv, size: int) -> Conv:
     if not is_even and (size < 1 or size % 2 == 0 or any(k % 2 == 0 for k in conv.kernel_size)):
         raise SurgeryError(f"kernel sizes must be odd, got {conv.kernel_size} to become {size}x{size}")
     kind = nn.Conv1d if isinstance(conv, nn.Conv1d) else nn.Conv2d
+    padding = conv.padding
+    if not isinstance(padding, str):
+        steps = zip(padding, conv.dilation, conv.kernel_size, strict=True)
+        padding = tuple(p + d * (size - k) // 2 for p, d, k in steps)
+        if min(padding) < 0:
+            old, wanted = ("x".join(map(str, sizes)) for sizes in (conv.kernel_size, [size] * len(padding)))
+            raise SurgeryError(
+                f"a {old} kernel with padding {tuple(conv.padding)} cannot become {wanted} without changing "
+                "the map's size"
+            )
     new = kind(
         conv.in_channels,
         conv.out_channels,
         size,
         stride=conv.stride,  # type: ignore[arg-type]
-        padding=_new_padding(conv, size),  # type: ignore[arg-type]
+        padding=padding,  # type: ignore[arg-type]
         dilation=conv.dilation,  # type: ignore[arg-type]
         groups=conv.groups,
         bias=conv.bias is not None,
@@ -164,23 +176,8 @@ def set_kernel(conv: Conv, size: int) -> Conv:
     return new.train(conv.training)
 
 
-def _new_padding(conv: Conv, size: int) -> str | tuple[int, ...]:
-    if isinstance(conv.padding, str):
-        return conv.padding
-    padding = tuple(
-        p + d * (size - k) // 2 for p, d, k in zip(conv.padding, conv.dilation, conv.kernel_size, strict=True)
-    )
-    if min(padding) < 0:
-        old, new = ("x".join(map(str, sizes)) for sizes in (conv.kernel_size, [size] * len(padding)))
-        raise SurgeryError(
-            f"a {old} kernel with padding {tuple(conv.padding)} cannot become {new} without changing the "
-            "map's size"
-        )
-    return padding
-
-
 def _resized(weight: Tensor, size: int) -> Tensor:
-    """Centre crop, or zeros around: `n x m x k x k` to `n x m x size x size`, over time with one `k`."""
+    """Centre crop, or zeros around: `n x m x k x k` to `n x m x size x size`; over time there is one `k`."""
     for dim in range(2, weight.dim()):
         have = weight.shape[dim]
         if size <= have:
@@ -192,7 +189,7 @@ def _resized(weight: Tensor, size: int) -> Tensor:
 
 
 def _like(values: Tensor, old: Tensor) -> nn.Parameter:
-    """A parameter of its own with `values`, in the memory format of `old` and frozen as it is."""
+    """A parameter with a copy of `values`, in the memory format of `old` and frozen as it is."""
     channels_last = old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last and not old.is_contiguous() else torch.contiguous_format
     copied = values.detach().clone(memory_format=layout)

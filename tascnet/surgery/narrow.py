@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.models.inspect import evaluating, input_for, is_channels_last
 from tascnet.surgery.layers import layer_widths
-from tascnet.surgery.trace import MISFITS, Trace, WidthGroup
+from tascnet.surgery.trace import MISFITS, Trace
 
 
 def narrow(
@@ -16,18 +16,16 @@ def narrow(
 ) -> dict[str, tuple[int, int]]:
     """Remove channels from groups of a chain, in place.
 
-    The cut is first made on a copy without memory: when that fails, the chain is as it was. Training
-    mode, memory format and `requires_grad` stay; parameters are new objects, so that the optimizer has to
-    be rebuilt.
+    The cut is first made on a copy without memory: when that fails, the chain is as it was. Training mode,
+    memory format and `requires_grad` stay; parameters are new objects: rebuild the optimizer.
 
     Args:
         chain: a chain or a slice of one.
-        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain, which
-            afterwards fits its uncut copies alone.
-        keep: by group name, the sorted indices of the channels that are kept.
+        example: of the chain, or its trace, which afterwards fits uncut copies alone.
+        keep: by group name, the sorted indices of the kept channels.
 
     Returns:
-        By filter layer of the groups asked for: width before and after.
+        By filter layer of these groups, width before and after.
 
     Raises:
         SurgeryError: an unknown group, bad indices, or the network does not run after the cut.
@@ -38,24 +36,28 @@ def narrow(
             f"'{unknown[0]}' is not the first filter layer of a group that can be made narrower",
             "ask width_groups for the names",
         )
-    removed = {n: _removed(group, keep[n]) for n, group in trace.cuttable.items() if n in keep}
-    widths = {
-        layer: (group.width, group.width - len(removed[name]))
-        for name, group in trace.cuttable.items()
-        if name in removed
-        for layer in group.filters
-    }
+    removed: dict[str, list[int]] = {}
+    widths: dict[str, tuple[int, int]] = {}
+    for name, group in trace.cuttable.items():
+        if name in keep:
+            kept = [int(index) for index in keep[name]]
+            if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.width:
+                raise SurgeryError(
+                    f"the kept channels of '{name}' must be at least one, sorted, without repetition and "
+                    f"below {group.width}"
+                )
+            removed[name] = sorted(set(range(group.width)) - set(kept))
+            widths |= dict.fromkeys(group.filters, (group.width, len(kept)))
     cuts = []
     with trace.rehearsal():
         shape = trace.forward().shape
         try:
             for name, channels in removed.items():
-                if not channels:
-                    continue
-                coupled = trace.coupled(name, channels)
-                layers = [item for item in coupled.items if item.dep.target.module in trace.names]
-                cuts += [(trace.names[i.dep.target.module], i.dep.handler, list(i.idxs)) for i in layers]
-                coupled.prune(record_history=False)
+                if channels:
+                    coupled = trace.coupled(name, channels)
+                    layers = [item for item in coupled.items if item.dep.target.module in trace.names]
+                    cuts += [(trace.names[i.dep.target.module], i.dep.handler, list(i.idxs)) for i in layers]
+                    coupled.prune(record_history=False)
             output = trace.forward()
         except MISFITS as error:
             raise SurgeryError(f"the network does not run after the cut ({error})") from error
@@ -76,16 +78,6 @@ def narrow(
     with evaluating(chain), torch.no_grad():
         chain(input_for(chain, trace.example))
     return widths
-
-
-def _removed(group: WidthGroup, kept: Sequence[int]) -> list[int]:
-    kept = [int(index) for index in kept]
-    if not kept or kept != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= group.width:
-        raise SurgeryError(
-            f"the channels kept of '{group.name}' must be at least one, sorted, without repetition "
-            f"and below {group.width}"
-        )
-    return sorted(set(range(group.width)) - set(kept))
 
 
 def _check_widths(chain: nn.Module, widths: Mapping[str, tuple[int, int]]) -> None:

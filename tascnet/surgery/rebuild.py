@@ -1,12 +1,12 @@
 """New layers in place of the last ones of a chain, and the layers that reconcile their shapes.
 
-The *path* of a chain is the sequence of its layers without those of its shortcuts: what is left of a
-residual or dense network without its connections. Layers are searched along it.
+The *path* of a chain is the sequence of its layers without those of its shortcuts; layers are searched along
+it.
 
 Source: Basha et al. 2020, section 3; its two ways of joining new layers to an old network are the two
 values of `skip`. `keep`: connections stay, a 1x1 convolution gives a shortcut the new width, and padding
-keeps the size of every map. `drop`: what is rebuilt is a plain chain of convolutions of stride 1 without
-padding, and a map that has become smaller than a kernel is enlarged before it.
+keeps the size of every map. `drop`: the result is a plain chain of convolutions of stride 1 without padding,
+and a map that is smaller than a kernel is enlarged before it.
 """
 
 import copy
@@ -24,12 +24,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tascnet.errors import SurgeryError, first_line
 from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.head import he_linear, he_normal
 from tascnet.models.inspect import input_for, meta_copy, meta_like
-from tascnet.surgery.layers import is_depthwise
+from tascnet.surgery.layers import children, is_depthwise
 
 Skip: TypeAlias = Literal["keep", "drop"]
-# For each layer what is decided of it: `filter_size`, `filters`, `padding`, `pool`, `pool_size`, `neurons`,
-# `activation`, `dropout`.
+# By layer, values of `filter_size`, `filters`, `padding`, `pool`, `pool_size`, `neurons`, `activation` and
+# `dropout`.
 Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
@@ -40,9 +41,8 @@ class Rebuilt:
     """A part of a chain with new layers.
 
     Args:
-        chain: the blocks under their old names; a layer that needs another one before or after it
-            becomes a sequence of both.
-        features: the output for the example, on the meta device: its shape alone.
+        chain: the blocks under their old names; a layer that needs others around it becomes a sequence.
+        features: the output for the example, on the meta device.
         frozen: names of the pre-trained layers with no new layer before them.
     """
 
@@ -66,8 +66,8 @@ def rebuild(
 
     Args:
         chain: a slice of a chain; stays as it is.
-        example: `1 x c x h x w`, one sample as the slice takes it; its shape alone matters.
-        settings: for each searched layer on the path what is decided of it.
+        example: its shape alone matters.
+        settings: of searched layers on the path.
         skip: what becomes of residual and dense connections.
         side: a map that is smaller than its kernel is enlarged to at least this many pixels.
         generator: draws the new weights; None leaves them without values, on the meta device.
@@ -94,9 +94,9 @@ def rebuild(
 def path_layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The layers on the path with their dotted names, from the input to the output.
 
-    A module of a class that is neither a sequence nor a block of ours counts as one layer.
+    A module that is neither a sequence nor a block of `tascnet.models.blocks` counts as one layer.
     """
-    for name, child in _children(chain):
+    for name, child in children(chain):
         if isinstance(chain, Residual) and name == "shortcut":
             continue
         if isinstance(child, nn.Sequential | Residual | Concat):
@@ -106,7 +106,7 @@ def path_layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mo
 
 
 def shape_after(module: nn.Module, example: Tensor) -> Tensor:
-    """The output on the meta device, which takes no memory and no time.
+    """The output on the meta device, which takes neither memory nor time.
 
     Raises:
         SurgeryError: the module does not take the example.
@@ -123,9 +123,9 @@ def shape_after(module: nn.Module, example: Tensor) -> Tensor:
 
 
 def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]:
-    """What of the kernel's height and width the layer's own padding does not make up for.
+    """Height and width `f` with which a kernel of size `k` keeps the size of the layer's map.
 
-    A kernel of size `k` keeps the size of the layer's map if the map is padded by `k - footprint` pixels.
+    The map has to be padded by `k - f` pixels for it.
     """
     if layer.padding == "same":
         return 1, 1
@@ -135,18 +135,13 @@ def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]
     return down * (height - 1) + 1 - 2 * padding[0], right * (width - 1) + 1 - 2 * padding[1]
 
 
-def he_linear(inputs: int, outputs: int, generator: torch.Generator | None, bias: bool = True) -> nn.Linear:
-    """A dense layer with He-normal weights and zero bias; without a generator it has no values."""
-    return _he_normal(nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias), generator)
-
-
 @dataclass(kw_only=True)
 class _Walk:
-    """Follows the path and builds each layer for the input that it really gets.
+    """Follows the path and builds each layer for its new input.
 
     Args:
         normed: names of the layers that a batch-norm follows.
-        features: what the next layer gets, on the meta device.
+        features: input of the next layer, on the meta device.
         begun: whether a searched layer lies before the next layer.
         frozen: names of the pre-trained layers met before that.
     """
@@ -167,8 +162,9 @@ class _Walk:
 
     def module(self, path: str, old: nn.Module) -> nn.Module:
         if isinstance(old, nn.Sequential):
-            children = [(name, f"{path}.{name}" if path else name, child) for name, child in _children(old)]
-            return nn.Sequential(OrderedDict((name, self.module(at, child)) for name, at, child in children))
+            prefix = f"{path}." if path else ""
+            parts = ((name, self.module(prefix + name, child)) for name, child in children(old))
+            return nn.Sequential(OrderedDict(parts))
         if isinstance(old, Residual):
             return self._residual(path, old)
         if isinstance(old, Concat):
@@ -209,7 +205,7 @@ class _Walk:
         conv = nn.utils.skip_init(
             nn.Conv2d, entry.shape[1], self.width, 1, stride=math.prod(strides), bias=not normed
         )
-        parts: OrderedDict[str, nn.Module] = OrderedDict(conv=_he_normal(conv, self.generator))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(conv=he_normal(conv, self.generator))
         if normed:
             parts["bn"] = nn.BatchNorm2d(self.width)
         new = nn.Sequential(parts)
@@ -260,7 +256,7 @@ class _Walk:
                 groups=self.width if is_depthwise(old) else 1,
                 bias=old.bias is not None,
             )
-            return _he_normal(new, self.generator)
+            return he_normal(new, self.generator)
 
         return self._padded("conv", old, size, wanted.get("padding"), conv)
 
@@ -288,7 +284,7 @@ class _Walk:
 
         Args:
             name: of the layer, where there are others before it.
-            old: the layer in whose place it comes.
+            old: the layer that it replaces.
             size: of its kernel.
             padding: pixels on each side of the map; None: as many as keep its size, or none with `drop`.
             layer: makes it, given its own padding.
@@ -312,7 +308,7 @@ class _Walk:
             parts["upsample"] = nn.Upsample(scale_factor=float(factor), mode="nearest")
         own = (height // 2, width // 2)
         if height % 2 or width % 2 or (most is not None and max(own) > most):
-            # Of an odd number of pixels the larger half comes after the map.
+            # The larger half of an odd number of pixels comes after the map.
             parts["pad"] = nn.ZeroPad2d((own[1], width - own[1], own[0], height - own[0]))
             own = (0, 0)
         parts[name] = layer(own)
@@ -341,25 +337,10 @@ class _Walk:
                 bias=old.bias is not None,
                 padding_mode=old.padding_mode,
             )
-            return _he_normal(conv, self.generator)  # type: ignore[no-any-return]
+            return he_normal(conv, self.generator)  # type: ignore[no-any-return]
         return copy.deepcopy(old).requires_grad_(True)
-
-
-def _he_normal(layer: Any, generator: torch.Generator | None) -> Any:
-    """Source: He et al. 2015, equation 12."""
-    if generator is None:
-        return layer.to("meta")
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _pair(value: Any) -> tuple[int, int]:
     height, width = value if isinstance(value, tuple | list) else (value, value)
     return height, width
-
-
-def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    # Unlike `named_children` this gives a layer that is used twice under both its names.
-    return [(name, child) for name, child in module._modules.items() if child is not None]

@@ -37,10 +37,10 @@ def all_channel_scores(
     """How important each channel of each group is; the lowest is removed first.
 
     Args:
-        chain: the chain or slice that holds the groups.
-        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
-        groups: some of `width_groups`.
-        criterion: one of `CRITERIA`, whose `GRADIENTS` must then lie in the parameters' `grad`, or a
+        chain: a chain or a slice of one.
+        example: of the chain, or its trace.
+        groups: some of its groups.
+        criterion: one of `CRITERIA`, whose `GRADIENTS` must then be in the parameters' `grad`, or a
             function of torch-pruning's group.
         seed: of the criterion `random`; torch's own generator is left as it is.
 
@@ -60,15 +60,21 @@ def all_channel_scores(
         # The copy gets the chain's parameters in place of shapes.
         for name, module in chain.named_modules():
             trace.ghost.get_submodule(name)._parameters.update(module._parameters)
-        scores = {group.name: _scores(trace, group, criterion, seed) for group in groups}
-    return {name: values for name, values in scores.items() if values is not None}
+        found = {group.name: _scores(trace, group, criterion, seed) for group in groups}
+    return {name: scores for name, scores in found.items() if scores is not None}
 
 
 def _scores(trace: Trace, group: WidthGroup, criterion: str | Importance, seed: int) -> Tensor | None:
     importance = CRITERIA[criterion]() if isinstance(criterion, str) else criterion
+    root = next(name for name in group.filters if not is_depthwise(trace.ghost.get_submodule(name)))
+    items = [_as_convolution(item) for item in trace.coupled(root, range(group.width)).items]
+    if criterion == "fpgm":
+        # The geometric median is one of filters; over inputs of a large linear layer it would take hours.
+        own = {trace.ghost.get_submodule(name) for name in group.filters}
+        items = [item for item in items if item.dep.target.module in own and trace.writes(item)]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        scores = importance(_items(trace, group, criterion))
+        scores = importance(items)
     if scores is None:
         return None
     if not isinstance(scores, Tensor) or scores.shape != (group.width,):
@@ -77,24 +83,14 @@ def _scores(trace: Trace, group: WidthGroup, criterion: str | Importance, seed: 
             f"the criterion gave {shape} for '{group.name}', expected one score for each of its "
             f"{group.width} channels"
         )
-    found = scores.detach().float().cpu()
-    if not isinstance(criterion, str) and not bool(found.isfinite().all()):
+    scores = scores.detach().float().cpu()
+    if not isinstance(criterion, str) and not bool(scores.isfinite().all()):
         raise SurgeryError(f"the criterion gave scores for '{group.name}' that are no finite numbers")
-    return torch.nan_to_num(found)
-
-
-def _items(trace: Trace, group: WidthGroup, criterion: str | Importance) -> list[Any]:
-    """torch-pruning's group, as the criteria read it."""
-    root = next(name for name in group.filters if not is_depthwise(trace.ghost.get_submodule(name)))
-    items = [_as_convolution(item) for item in trace.coupled(root, range(group.width)).items]
-    if criterion != "fpgm":
-        return items
-    # The geometric median is one of filters; over inputs of a large linear layer it would not end.
-    return [i for i in items if trace.names.get(i.dep.target.module) in group.filters and trace.writes(i)]
+    return torch.nan_to_num(scores)
 
 
 def _as_convolution(item: Any) -> Any:
-    """An item of a depthwise layer, whose filters the criteria know as a convolution's alone."""
+    """The item, that of a depthwise layer as a convolution's: the criteria know no others."""
     dep = item.dep
     if not is_depthwise(dep.target.module):
         return item

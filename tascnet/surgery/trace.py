@@ -1,4 +1,4 @@
-"""The structure of a chain: its dependency graph, and the groups of coupled layers in it."""
+"""The dependency graph of a chain, and the groups of coupled layers in it."""
 
 import copy
 from collections import OrderedDict
@@ -16,16 +16,16 @@ from tascnet.errors import SurgeryError, first_line
 from tascnet.models.inspect import input_for, meta_copy, meta_like
 from tascnet.surgery.layers import BATCH_NORMS, CONVS, WEIGHTED, block_of, is_depthwise, layer_widths
 
-# What a network raises that does not fit together.
+# Errors of a network that does not fit together.
 MISFITS = (RuntimeError, ValueError, IndexError, AssertionError)
 
 _PROBES = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
-# Operations that mix, move or create channels outside a layer that the graph knows.
+# Operations that mix, move or create channels.
 _MIXING = (
     *("mm", "convolution", "norm", "softmax", "permute", "transpose", "movedim", "roll"),
     *("flip", "index", "gather", "cumsum", "shuffle", "repeat"),
 )
-# Named as if it mixed, but a channel that is zero adds nothing to it, as one that is removed.
+# Named as if it mixed, but a removed channel changes it as little as a zero one.
 _VECTOR_NORM = "linalgvectornorm"
 
 
@@ -39,7 +39,7 @@ class WidthGroup:
         filters: convolutions and linear layers whose output channels these are, depthwise ones included.
         members: all layers that a cut touches: filters, normalisation and consumers.
         consumers: layers whose input channels these are (or a part of them).
-        first_block: index in the chain of the block that holds the first filter layer.
+        first_block: index of the block that holds the first filter layer.
         last_block: index of the last block touched.
     """
 
@@ -58,12 +58,7 @@ class Trace:
     It refers to layers by name and holds no weights: it serves every chain of the same layers and widths,
     such as a deep copy or the same network after training. A chain that was cut has to be traced again.
 
-    Args:
-        chain: a chain or a slice of one; stays as it is.
-        example: `1 x c x h x w`, one sample as its first block takes it.
-
     Attributes:
-        example: as it was given.
         ghost: the copy: shapes without values.
         graph: torch-pruning's graph of the copy.
         names: the dotted name in the chain of each of the copy's modules.
@@ -100,7 +95,7 @@ class Trace:
 
     @classmethod
     def of(cls, chain: nn.Sequential, example: "Tensor | Trace") -> "Trace":
-        """A new trace of a chain, or the given one, which has to fit it.
+        """A new trace of a chain, or the given one.
 
         Raises:
             SurgeryError: the trace is of another structure, or the chain does not take the example.
@@ -114,7 +109,7 @@ class Trace:
         return example
 
     def forward(self) -> Tensor:
-        """The copy's output for the example: shapes alone, at no cost."""
+        """The copy's output for the example, a shape without values."""
         with torch.no_grad():
             output: Tensor = self.ghost(self._inputs)
         return output
@@ -134,13 +129,10 @@ class Trace:
     def rehearsal(self) -> Iterator[None]:
         """Undo at the end whatever is done to the copy."""
         operations = [module for module in self.graph.module2node if isinstance(module, nn.Module)]
-        states = [
-            (
-                module,
-                {key: copy.copy(v) if isinstance(v, list | dict) else v for key, v in vars(module).items()},
-            )
-            for module in {*self.ghost.modules(), *operations}
-        ]
+        states = []
+        for module in {*self.ghost.modules(), *operations}:
+            state = {k: copy.copy(v) if isinstance(v, list | dict) else v for k, v in vars(module).items()}
+            states.append((module, state))
         nodes = self.graph.module2node.values()
         mappings = [(dep, list(dep.index_mapping)) for node in nodes for dep in node.dependencies]
         try:
@@ -166,12 +158,24 @@ class Trace:
         for module in self.names:
             if module in seen or not isinstance(module, WEIGHTED) or module not in self.graph.module2node:
                 continue
-            group = self._whole(module)
-            filters = self._filters(group)
+            coupled = self._whole(module)
+            filters = self._filters(coupled)
             seen |= filters
-            if self._is_cuttable(group, filters):
-                described = self._describe(group, filters)
-                found[described.name] = described
+            if not self._is_cuttable(coupled, filters):
+                continue
+            touched = {item.dep.target.module for item in coupled.items}
+            layers = {name: layer for layer, name in self.names.items() if layer in touched}
+            writers = tuple(name for name, layer in layers.items() if layer in filters)
+            readers = (name for name, layer in layers.items() if isinstance(layer, WEIGHTED))
+            found[writers[0]] = WidthGroup(
+                name=writers[0],
+                width=len(coupled[0].idxs),
+                filters=writers,
+                members=tuple(layers),
+                consumers=tuple(name for name in readers if name not in writers),
+                first_block=block_of(self.ghost, writers[0]),
+                last_block=max(block_of(self.ghost, name) for name in layers),
+            )
         return found
 
     def _whole(self, layer: nn.Module) -> Any:
@@ -194,27 +198,15 @@ class Trace:
             return False
         for item in group.items:
             node = item.dep.target
-            if not (_is_safe_layer if node.module in self.names else _is_safe_operation)(node):
-                return False
-            if self.writes(item) and not node.outputs:
+            if node.module not in self.names:
+                is_safe = _is_safe_operation(node)
+            elif isinstance(node.module, CONVS):
+                is_safe = node.module.groups == 1 or is_depthwise(node.module)
+            else:
+                is_safe = isinstance(node.module, (nn.Linear, nn.PReLU, *BATCH_NORMS))
+            if not is_safe or (self.writes(item) and not node.outputs):
                 return False
         return True
-
-    def _describe(self, group: Any, filters: dict[nn.Module, list[int]]) -> WidthGroup:
-        touched = {item.dep.target.module for item in group.items}
-        members = tuple(name for module, name in self.names.items() if module in touched)
-        layers = {name: self.ghost.get_submodule(name) for name in members}
-        writers = tuple(name for name in members if layers[name] in filters)
-        readers = (name for name in members if isinstance(layers[name], WEIGHTED) and name not in writers)
-        return WidthGroup(
-            name=writers[0],
-            width=len(group[0].idxs),
-            filters=writers,
-            members=members,
-            consumers=tuple(readers),
-            first_block=block_of(self.ghost, writers[0]),
-            last_block=max(block_of(self.ghost, name) for name in members),
-        )
 
     def _survives(self, groups: Sequence[WidthGroup]) -> bool:
         """Whether the network still runs after each group has lost its last channel."""
@@ -234,11 +226,7 @@ def width_groups(chain: nn.Sequential, example: Tensor | Trace) -> list[WidthGro
     """The groups of a chain that can be made narrower, in chain order.
 
     Left out are groups coupled to the chain's input or output, those with parameter-free shortcuts that
-    slice or pad channels, grouped (not depthwise) convolutions, and all that does not survive a trial cut.
-
-    Args:
-        chain: a chain or a slice of one; stays as it is.
-        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
+    slice or pad channels, grouped (not depthwise) convolutions, and all that do not survive a trial cut.
 
     Raises:
         SurgeryError: the chain does not take the example, or is not that of the trace.
@@ -247,7 +235,7 @@ def width_groups(chain: nn.Sequential, example: Tensor | Trace) -> list[WidthGro
 
 
 def _structure(chain: nn.Sequential) -> tuple[list[str], dict[str, tuple[int, ...]]]:
-    """Names of all modules, and the channels of all parameters; kernels may change."""
+    """Names of all modules, and the channels of all parameters, without kernels."""
     channels = {name: tuple(parameter.shape[:2]) for name, parameter in chain.named_parameters()}
     return [name for name, _ in chain.named_modules()], channels
 
@@ -272,15 +260,8 @@ def _out_channels(layer: nn.Module) -> int:
     return width
 
 
-def _is_safe_layer(node: Any) -> bool:
-    module = node.module
-    if isinstance(module, CONVS):
-        return module.groups == 1 or is_depthwise(module)
-    return isinstance(module, (nn.Linear, nn.PReLU, *BATCH_NORMS))
-
-
 def _is_safe_operation(node: Any) -> bool:
-    """Whether an operation that is no layer passes each channel on by itself."""
+    """Whether an operation that is no layer keeps each channel to itself."""
     kind = type(node.module).__name__
     if kind == "_ConcatOp":
         return getattr(node.grad_fn, "_saved_dim", 1) in (1, -3, None)

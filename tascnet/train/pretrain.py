@@ -197,7 +197,7 @@ def _read_back(
 ) -> PretrainMetrics:
     """The metrics of a finished run, with latencies by `measure`; missing weights are written again."""
     folder = archive.folder
-    log.info("pre-training is finished in %s; `fresh=true` starts it over", folder)
+    log.info("pretrain is finished in %s; `fresh=true` starts it over", folder)
     trained = archive.read(folder / MODEL)
     if not (folder / WEIGHTS).exists():
         _write_weights(folder / WEIGHTS, trained, learner.samples, unseen)

@@ -14,7 +14,7 @@ from tascnet.errors import ConfigError, first_line
 from tascnet.models.info import info_of, with_info
 from tascnet.models.inspect import evaluating, input_for
 from tascnet.models.text import SPECIAL, TextPreprocessing
-from tascnet.models.transfer import read_vectors, with_vocabulary
+from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import read_metadata
 from tascnet.options import Backbone, TextBackbone
 from tascnet.run.files import digest_json

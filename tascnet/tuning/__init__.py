@@ -6,23 +6,20 @@ trains; the cut is the index of the first block of that unit in the chain.
 """
 
 from tascnet.tuning.autotune import discover_autotune
-from tascnet.tuning.build import Candidate, CandidateBuilder, HandOver
+from tascnet.tuning.build import Candidate, CandidateBuilder
 from tascnet.tuning.build_autotune import AutotuneBuilder, AutotuneCost
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.cost import Cost, CostModel
-from tascnet.tuning.encoding import columns, encode
-from tascnet.tuning.explain import explain
-from tascnet.tuning.goal import Goal, KnownCosts, Slim, binomial_error, front, winner
+from tascnet.tuning.encoding import encode
+from tascnet.tuning.goal import Goal, KnownCosts, Slim
 from tascnet.tuning.problem import discover, may_widen
-from tascnet.tuning.progression import Advice, Limits, layerwise_depths, next_depth
+from tascnet.tuning.progression import Limits, next_depth
 from tascnet.tuning.propose import propose
 from tascnet.tuning.space import Choice, Configuration, Space, Unit
 from tascnet.tuning.study import Proposal, Study
-from tascnet.tuning.trials import median_stop
 from tascnet.tuning.tune import TuneResult, tune
 
 __all__ = [
-    "Advice",
     "AutotuneBuilder",
     "AutotuneCost",
     "Candidate",
@@ -32,7 +29,6 @@ __all__ = [
     "Cost",
     "CostModel",
     "Goal",
-    "HandOver",
     "KnownCosts",
     "Limits",
     "Proposal",
@@ -41,19 +37,12 @@ __all__ = [
     "Study",
     "TuneResult",
     "Unit",
-    "binomial_error",
-    "columns",
     "discover",
     "discover_autotune",
     "discover_units",
     "encode",
-    "explain",
-    "front",
-    "layerwise_depths",
     "may_widen",
-    "median_stop",
     "next_depth",
     "propose",
     "tune",
-    "winner",
 ]

@@ -11,7 +11,7 @@ Source: Basha et al. 2020, section 3 and table 1.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -88,20 +88,14 @@ def _head_choices(options: Autotune) -> Iterator[Choice]:
     counts = sorted(options.hidden_layers)
     yield Choice(name=HIDDEN_LAYERS, values=tuple(counts), neutral=counts[0], kind="ordinal", unit=0)
 
-    def dependent(name: str, values: tuple[Value, ...], layer: int, **kind: Any) -> Choice:
-        kind = {"kind": "ordinal", **kind}
-        return Choice(
-            name=name,
-            values=values,
-            neutral=values[0],
-            unit=0,
-            only_if=HIDDEN_LAYERS,
-            only_from=layer,
-            **kind,
-        )
+    def dependent(
+        name: str, values: tuple[Value, ...], layer: int, kind: Literal["ordinal", "categorical"] = "ordinal"
+    ) -> Choice:
+        settings: dict[str, Any] = {"values": values, "neutral": values[0], "kind": kind}
+        return Choice(name=name, unit=0, only_if=HIDDEN_LAYERS, only_from=layer, **settings)
 
     if counts[-1]:
-        yield dependent(HEAD_ACTIVATION, options.activations, 1, kind="categorical")
+        yield dependent(HEAD_ACTIVATION, options.activations, 1, "categorical")
     for number in range(1, counts[-1] + 1):
         yield dependent(f"head.neurons{number}", tuple(sorted(options.neurons)), number)
         yield dependent(f"head.dropout{number}", tuple(sorted(options.dropouts)), number)

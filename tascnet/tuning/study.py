@@ -184,22 +184,6 @@ class Study:
         is_first_depth = all(trial.depth >= k for trial in self.trials)
         if self.algorithm == "sobol" or (is_first_depth and number < initial_trials):
             return self._start(k) or self._draw(k, self.seed, "sobol"), None
-        return self._learnt(k, n, number)
-
-    def _start(self, k: int) -> list[Configuration]:
-        """The pre-trained setting, then it at half its widths, where they are to be the next trial.
-
-        What all widths together cost in accuracy is the first thing to learn about them.
-        """
-        if self.algorithm != "bo" or not self.space.nested:
-            return []
-        tried, starts = self._tried(), (self.space.neutral(k), self.space.narrowed(HALF, k))
-        return [start for start in starts if start not in tried and self.goal.is_feasible(start)][:1]
-
-    def _draw(self, k: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
-        return draw(self.space, self.goal, 1, k, seed, exclude=self._tried(), method=method)
-
-    def _learnt(self, k: int, n: int, number: int) -> tuple[list[Configuration], Hyperparameters | None]:
         slim = self.goal.slim
         fits = [trial.surrogate for trial in self.trials if trial.surrogate is not None]
         return propose(
@@ -214,6 +198,19 @@ class Study:
             slim=slim is not None and slim.is_due(number),
             start=fits[-1] if fits else None,
         )
+
+    def _start(self, k: int) -> list[Configuration]:
+        """The pre-trained setting, then it at half its widths, where they are to be the next trial.
+
+        What all widths together cost in accuracy is the first thing to learn about them.
+        """
+        if self.algorithm != "bo" or not self.space.nested:
+            return []
+        tried, starts = self._tried(), (self.space.neutral(k), self.space.narrowed(HALF, k))
+        return [start for start in starts if start not in tried and self.goal.is_feasible(start)][:1]
+
+    def _draw(self, k: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
+        return draw(self.space, self.goal, 1, k, seed, exclude=self._tried(), method=method)
 
 
 def read_trials(path: Path, space: Space) -> list[Trial]:

@@ -177,7 +177,7 @@ def tune(
                 factory=getattr(network, "factory", None),
             )
             if finished(output, budget(options)):
-                log.info("tuning is finished in %s; `fresh=true` starts it over", output)
+                log.info("tune is finished in %s; `fresh=true` starts it over", output)
                 _measure_again(learner, archive, output, measure)
             else:
                 _run(network, learner, archive, output, options, measure)

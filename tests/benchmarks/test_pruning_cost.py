@@ -23,7 +23,7 @@ from benchmarks.process import memory_growth
 with memory_growth() as growth:
     block = torch.ones(30_000_000)
     del block
-print(growth.bytes)
+print(growth[0] if growth else None)
 """
 
 

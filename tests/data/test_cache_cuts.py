@@ -7,9 +7,9 @@ import torch
 from tascnet.data import cached_features, prefix_digests
 from tascnet.data.dataset import ImageSource
 from tascnet.errors import BudgetError
-from tascnet.models import build_backbone, head_start
+from tascnet.models.build import NAMES, build_chain
+from tascnet.models.head import head_start
 from tascnet.models.info import Preprocessing
-from tascnet.models.weights import BACKBONES
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def images(noise_set):
     return make
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", NAMES)
 def test_tails_give_the_networks_outputs_from_cached_features(name, images, tmp_path):
     source = images(name)
-    chain = build_backbone(name, weights="random", channels=source.preprocessing.channels).chain
+    chain = build_chain(name, channels=source.preprocessing.channels)
     digests = prefix_digests(chain)
     rows = torch.arange(len(source))
     step = 6 if len(chain) > 40 else 3
@@ -41,7 +41,7 @@ def test_tails_give_the_networks_outputs_from_cached_features(name, images, tmp_
 
 def test_cuts_in_turn_stay_within_the_limit_and_end_with_one_error(images, tmp_path):
     source = images("digits_cnn", rows=range(10))
-    chain = build_backbone("digits_cnn", weights="random", channels=1).chain
+    chain = build_chain("digits_cnn", channels=1)
     digests = prefix_digests(chain)
     cuts = list(range(head_start(chain), -1, -1))
     image = source.batch(torch.arange(1), None)

@@ -1,5 +1,6 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -60,3 +61,35 @@ def test_groups_in_series_lose_less_than_without_a_word():
         narrow(copied, example, keep)
     lost = [(copied(images) - model(images)).square().mean() for copied in (spoken, silent)]
     assert lost[0] < 0.8 * lost[1]
+
+
+@pytest.mark.parametrize("level", [0.1, 1e8])
+@pytest.mark.parametrize("silent", [4, 8])
+def test_channels_without_signal_cost_nothing(silent, level):
+    """Hardly anything varies in a deep network with random weights: only rounding errors are left of it."""
+    model = network()
+    with torch.no_grad():
+        model[0].weight[:silent] *= 1e-8
+        model[0].bias[:silent] = level + level * torch.rand(silent)
+    images, _ = next(batches())
+    before = copy.deepcopy(model)(images)
+    group = next(group for group in width_groups(model, images[:1]) if group.name == "0")
+    keep = hand_over(model, images[:1], [group], {"0": 4}, batches)
+    if silent == 4:
+        assert keep["0"] == [4, 5, 6, 7]
+    narrow(model, images[:1], keep)
+    torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-4)
+
+
+def test_dead_channels_cost_nothing():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[2:6] = 0
+        model[0].bias[2:6] = -1
+    images, _ = next(batches())
+    before = copy.deepcopy(model)(images)
+    group = next(group for group in width_groups(model, images[:1]) if group.name == "0")
+    keep = hand_over(model, images[:1], [group], {"0": 4}, batches)
+    assert keep["0"] == [0, 1, 6, 7]
+    narrow(model, images[:1], keep)
+    assert torch.equal(model(images), before)

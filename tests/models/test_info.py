@@ -52,15 +52,21 @@ def test_a_wrong_field_is_named(change: dict[str, object], word: str) -> None:
         Preprocessing(**{**FIELDS, **change})
 
 
+GOOD = {"backbone": "x", "weights": "x", "licence": "x", "class_names": ["a"], "preprocessing": FIELDS}
+
+
 @pytest.mark.parametrize("content", [None, [], {"size": 8}, {**FIELDS, "shell": "rm"}])
 def test_other_fields_than_expected_are_refused(content: object) -> None:
-    with pytest.raises(ConfigError, match="exactly the fields"):
-        Preprocessing.from_dict(content)
+    for wrong in (content, {**GOOD, "preprocessing": content}):
+        with pytest.raises(ConfigError, match="exactly the fields"):
+            ModelInfo.from_dict(wrong)
 
 
 def test_model_info_refuses_wrong_types() -> None:
-    good = {"backbone": "x", "weights": "x", "licence": "x", "class_names": ["a"], "preprocessing": FIELDS}
-    ModelInfo.from_dict(good)
-    for name, value in [("backbone", 1), ("class_names", "ab"), ("class_names", [1]), ("preprocessing", 3)]:
+    ModelInfo.from_dict(GOOD)
+    for name, value in [
+        *(("backbone", 1), ("class_names", "ab"), ("class_names", [1]), ("preprocessing", 3)),
+        *(("held_out", 1), ("first_searched", True), ("first_searched", -1)),
+    ]:
         with pytest.raises(ConfigError, match=name if name != "preprocessing" else "Preprocessing"):
-            ModelInfo.from_dict({**good, name: value})
+            ModelInfo.from_dict({**GOOD, name: value})

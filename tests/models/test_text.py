@@ -16,7 +16,7 @@ from tascnet.models.blocks import MaxOverTime
 from tascnet.models.build import build
 from tascnet.models.chains.small import textcnn_chain
 from tascnet.models.text import SPECIAL, learn_vocabulary, normalise
-from tascnet.models.transfer import read_vectors, with_vocabulary
+from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import write_weights
 from tascnet.options import TextBackbone
 from tascnet.surgery import narrow, set_kernel, width_groups
@@ -83,11 +83,12 @@ def test_texts_that_lose_their_end_are_counted():
         ({"max_tokens": 3, "vocabulary": [*SPECIAL, "a", "a"]}, "different words"),
         ({"max_tokens": 3, "vocabulary": [*SPECIAL, 5]}, "a list of different words"),
         ({"max_tokens": 3, "vocabulary": [*SPECIAL], "code": "x"}, "needs exactly the fields"),
+        ({"vocabulary": [*SPECIAL]}, "needs exactly the fields"),
     ],
 )
 def test_a_wrong_vocabulary_is_refused(content, says):
     with pytest.raises(ConfigError, match=says):
-        TextPreprocessing.from_dict(content)
+        ModelInfo.from_dict({**info(SPECIAL).to_dict(), "preprocessing": content})
 
 
 def test_max_over_time_takes_each_filters_largest_value():
@@ -197,7 +198,7 @@ def test_a_network_of_texts_that_was_tampered_with_is_one_sentence(change, says,
 
 def test_known_words_keep_their_vectors_and_the_rest_of_the_network():
     chain, known = network(words=4), (*SPECIAL, "old", "kept")
-    moved = with_vocabulary(chain, known, (*SPECIAL, "new", "kept"), seed=3)
+    moved = with_vocabulary(chain, known, (*SPECIAL, "new", "kept"), vectors={}, seed=3)
     old, new = chain.embedding.weight, moved.embedding.weight
     assert new[0].eq(0).all()
     assert new[1].equal(old[1])
@@ -205,7 +206,7 @@ def test_known_words_keep_their_vectors_and_the_rest_of_the_network():
     assert not any(new[2].equal(row) for row in old)
     assert new[2].abs().max() <= 0.25
     assert moved.convolutions is chain.convolutions
-    again = with_vocabulary(chain, known, (*SPECIAL, "new", "kept"), seed=3)
+    again = with_vocabulary(chain, known, (*SPECIAL, "new", "kept"), vectors={}, seed=3)
     assert again.embedding.weight.equal(new)
 
 

@@ -12,7 +12,7 @@ from tests.pipelines.commands import TINY, command
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
-    """Where all runs keep the source network of the digits and cached features."""
+    """Where all runs keep the pre-trained network of the digits and cached features."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -10,8 +11,9 @@ import torchvision
 from torch import Tensor, nn
 
 import tascnet
+import tascnet.pruning
+import tascnet.tuning
 from tascnet.run.files import read_json, read_jsonl
-from tascnet_pipelines import prune, steps, tune
 from tests.pipelines.commands import command
 
 CONTRACT = {
@@ -20,8 +22,8 @@ CONTRACT = {
 }
 # One epoch of everything, one trial at depth 1 and one from the surrogate at depth 2; the smaller wins.
 SHORT = (
-    "dataset.train_per_class=4",
-    "dataset.val_per_class=3",
+    "dataset.train=4",
+    "dataset.val=3",
     "dataset.flip=false",
     "trainer.head.epochs=1",
     "trainer.trial.epochs=1",
@@ -31,16 +33,13 @@ SHORT = (
     "tune.max_trials=2",
     "tune.tolerance=1",
     "prune.max_iterations=1",
-    "prune.history_epochs=1",
-    "prune.optimise_epochs=1",
-    "prune.retrain_epochs=1",
-    "prune.percent=20",
+    "prune.epochs=1",
+    "prune.pruning_ratio=0.2",
     "prune.round_to=4",
-    "prune.max_step=0.25",
+    "prune.max_pruning_ratio=0.25",
     "prune.tolerance=1",
     "measure.batch=2",
     "measure.repeats=3",
-    "measure.warmup=0",
     "backbone.size=32",
     "backbone.resize=32",
     "backbone.weights=random",
@@ -65,7 +64,7 @@ class Gate(nn.Module):
         return self.value(x) * torch.sigmoid(self.gate(x))
 
 
-def plain_chain(num_classes: int, width: int = 16) -> nn.Sequential:
+def plain_chain(num_classes: int, width: int = 24) -> nn.Sequential:
     blocks = OrderedDict(
         conv1=nn.Conv2d(3, width, 3, stride=4, padding=1),
         norm1=nn.BatchNorm2d(width),
@@ -79,7 +78,7 @@ def plain_chain(num_classes: int, width: int = 16) -> nn.Sequential:
     return nn.Sequential(blocks)
 
 
-def gated_chain(num_classes: int, width: int = 16) -> nn.Sequential:
+def gated_chain(num_classes: int, width: int = 24) -> nn.Sequential:
     chain = plain_chain(num_classes, width)
     chain.conv2 = Gate(width, 2 * width)
     return chain
@@ -104,13 +103,14 @@ def archived(monkeypatch):
     outputs = {}
 
     def recording(save):
-        def record(folder, model, info):
+        def record(model, folder, info):
             outputs[folder] = answer(copy.deepcopy(model).eval())
-            save(folder, model, info)
+            save(model, folder, info)
 
         return record
 
-    for module in (tune, steps, prune):
+    for name in ("train.steps", "tuning.tune", "pruning.prune"):
+        module = sys.modules[f"tascnet.{name}"]
         monkeypatch.setattr(module, "save", recording(module.save))
     return outputs
 
@@ -172,7 +172,7 @@ def test_a_backbone_goes_through_both_stages_and_reloads_bit_for_bit(
 def test_the_digits_network_too(cache, tmp_path, archived):
     options = [
         *SHORT,
-        *("backbone.size=8", "backbone.resize=8", "dataset.digits=[5,6]"),
+        *("backbone.size=8", "backbone.resize=8", "dataset.classes=[5,6]"),
         *(f"outputs={tmp_path}", f"cache_dir={cache}"),
     ]
     through_both_stages(tmp_path / "digits" / "digits_cnn" / "run-seed0", archived, *options)
@@ -183,8 +183,8 @@ def test_a_network_of_the_users_own_too(factory, images, cache, tmp_path, archiv
     options = [
         *SHORT,
         *("dataset=image_folder", f"dataset.root={images}", "backbone=custom"),
-        *(f"backbone.factory={__name__}.{factory.__name__}", "backbone.options.width=24"),
-        *("prune.min_filters=16", f"outputs={tmp_path}", f"cache_dir={cache}"),
+        *(f"backbone.factory={__name__}.{factory.__name__}", "prune.min_filters=16"),
+        *(f"outputs={tmp_path}", f"cache_dir={cache}"),
     ]
     run = tmp_path / "image_folder" / "custom" / "run-seed0"
-    through_both_stages(run, archived, *options, factory=lambda classes: factory(classes, width=24))
+    through_both_stages(run, archived, *options, factory=factory)

@@ -10,8 +10,8 @@ from PIL import Image
 
 import tascnet
 from tascnet.data import CATALOGUE
-from tascnet.models import write_weights
 from tascnet.models.archive import save
+from tascnet.models.weights import write_weights
 from tests.data.server import serve
 from tests.models.networks import original
 from tests.pipelines.commands import TINY, command, contents
@@ -270,10 +270,10 @@ def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refuse
     shutil.copytree(finished, run)
     winner = tascnet.load(run / "tune" / "model")
     winner[-1].bias.data += 1
-    save(run / "tune" / "model", winner, winner.info)
+    save(winner, run / "tune" / "model")
     before = contents(run)
     said = refused(*TINY, "name=run", "stage=prune")
-    told = "belongs to another configuration (the model that it starts from is another): "
+    told = "belongs to another configuration (the network to start from differs): "
     assert said.startswith(f"{run / 'prune'} {told}")
     assert "stage=prune fresh=true" in said
     assert "prune.name=" in said

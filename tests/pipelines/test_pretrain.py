@@ -62,7 +62,7 @@ def test_started_again_it_changes_nothing_and_other_samples_are_refused(options,
     assert contents(stage) == before
     without = [option for option in options if not option.startswith("exclude")]
     assert command(*without) == 2
-    assert "the samples that are left out are others" in capsys.readouterr().err
+    assert "the excluded samples differ" in capsys.readouterr().err
 
 
 def test_a_finished_stage_is_measured_anew_without_training(options, stage, tmp_path, monkeypatch):

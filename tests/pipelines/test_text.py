@@ -7,16 +7,13 @@ import tascnet
 from tascnet.measure import complexity
 from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import are_equal, command, contents, metrics, states
-from tests.pipelines.texts import SMALL, write_texts
+from tests.pipelines.texts import SMALL
+from tests.train.texts import write_texts
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    return write_texts(tmp_path_factory.mktemp("texts"), ("glad.txt", "sad.txt"))
-
-
-@pytest.fixture(scope="module")
-def options(texts, tmp_path_factory):
+def options(tmp_path_factory):
+    texts = write_texts(tmp_path_factory.mktemp("texts"), ("glad.txt", "sad.txt"))
     outputs = tmp_path_factory.mktemp("outputs")
     return ["dataset=text_lines", f"dataset.root={texts}", f"outputs={outputs}", *SMALL]
 
@@ -37,22 +34,8 @@ def test_both_stages_hand_over_networks_that_read_raw_texts(run_folder):
     tokens = words.encode(["A lovely, warm film!", "unheard-of"])
     assert tokens.shape == (2, 12)
     assert pruned(tokens).shape == (2, 2)
+    assert pruned.embedding.num_embeddings == len(words.vocabulary)
     assert words.vocabulary == tascnet.load(run_folder / "tune" / "model").preprocessing.vocabulary
-
-
-def test_the_vocabulary_is_that_of_the_training_texts_alone(options, tmp_path):
-    folder = write_texts(tmp_path / "texts", ("glad.txt", "sad.txt"))
-    # A word of its own in every sentence tells which of them have been read.
-    for path in folder.glob("*.txt"):
-        lines = path.read_text().splitlines()
-        path.write_text("".join(f"own{path.stem}{number} {line}\n" for number, line in enumerate(lines)))
-    again = [f"dataset.root={folder}", f"outputs={tmp_path}", "tune.max_trials=1"]
-    assert command("stage=tune", *options, *again) == 0
-    model = tascnet.load(tmp_path / "text_lines" / "textcnn" / "run-seed0" / "tune" / "model")
-    own = [word for word in model.preprocessing.vocabulary if word.startswith("own")]
-    # 0.8 of 40 sentences of each class.
-    assert len(own) == 64
-    assert model.embedding.num_embeddings == len(model.preprocessing.vocabulary)
 
 
 def test_pruning_lands_on_half_the_flops_counted_at_max_tokens(run_folder):
@@ -74,10 +57,11 @@ def test_trials_train_the_convolutions_on_cached_vectors(run_folder):
     assert list((run_folder.parents[2] / "cache" / "features").glob("*.npy"))
 
 
-def test_started_again_it_says_so_and_changes_nothing(options, run_folder):
+def test_started_again_it_says_so_and_changes_nothing(options, run_folder, capsys):
     before = contents(run_folder)
     assert command("stage=full", *options) == 0
     assert contents(run_folder) == before
+    assert f"tune is finished in {run_folder / 'tune'}; fresh=true starts it over" in capsys.readouterr().err
 
 
 def test_the_same_options_give_the_same_numbers(options, run_folder, tmp_path):
@@ -88,7 +72,8 @@ def test_the_same_options_give_the_same_numbers(options, run_folder, tmp_path):
 
 
 def test_max_tokens_changes_the_flops(options, run_folder, tmp_path):
-    assert command("stage=tune", *options, f"outputs={tmp_path}", "dataset.max_tokens=6") == 0
+    short = ["dataset.max_tokens=6", "tune.max_trials=1", "tune.finetune_from=prefix"]
+    assert command("stage=tune", *options, f"outputs={tmp_path}", *short) == 0
     shorter = tmp_path / "text_lines" / "textcnn" / "run-seed0" / "tune" / "metrics.json"
     flops = [
         read_json(path)["models"]["baseline"]["flops"]
@@ -99,25 +84,22 @@ def test_max_tokens_changes_the_flops(options, run_folder, tmp_path):
 
 
 def test_vectors_start_the_embedding(options, tmp_path, capsys):
+    """A file of them that has moved is the same run."""
     path = tmp_path / "vectors.txt"
     path.write_text("film " + " ".join(["0.125"] * 8) + "\nunseen " + " ".join(["1"] * 8) + "\n")
-    run = [
-        "stage=tune",
-        *options,
-        f"outputs={tmp_path}",
-        f"backbone.vectors={path}",
-        "tune.finetune_from=prefix",
-    ]
+    own = [f"outputs={tmp_path}", "tune.finetune_from=prefix", "tune.max_trials=1"]
+    run = ["stage=tune", *options, *own, f"backbone.vectors={path}"]
     assert command(*run) == 0
+    said = capsys.readouterr().err
     moved = path.rename(tmp_path / "moved.txt")
     assert command(*run, f"backbone.vectors={moved}") == 0
     moved.rename(path)
-    assert "vectors.txt has vectors for 1 of " in capsys.readouterr().err
+    assert "vectors.txt has vectors for 1 of " in said
     model = tascnet.load(tmp_path / "text_lines" / "textcnn" / "run-seed0" / "tune" / "model")
     row = model.preprocessing.vocabulary.index("film")
     assert model.embedding.weight[row].eq(0.125).all()
     assert command(*run, "backbone.embedding_width=9", "fresh=true") == 2
-    assert "give backbone.embedding_width=8" in capsys.readouterr().err
+    assert "backbone.embedding_width=8" in capsys.readouterr().err
 
 
 def test_broken_utf8_is_one_sentence(options, tmp_path, capsys):
@@ -125,16 +107,16 @@ def test_broken_utf8_is_one_sentence(options, tmp_path, capsys):
     with open(folder / "sad.txt", "ab") as file:
         file.write(b"na\xefve\n")
     assert command("stage=tune", *options, f"dataset.root={folder}", f"outputs={tmp_path}") == 2
-    assert f"line 41 of {folder / 'sad.txt'} is no UTF-8" in capsys.readouterr().err
+    assert f"line 41 of {folder / 'sad.txt'} is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_network_of_texts_is_not_pruned_on_images(run_folder, tmp_path, capsys):
-    source = f"prune.source={run_folder / 'tune' / 'model'}"
-    assert command("stage=prune", source, f"outputs={tmp_path}") == 2
-    assert "dataset=digits holds images, but the network takes texts" in capsys.readouterr().err
+    saved = f"prune.source={run_folder / 'tune' / 'model'}"
+    assert command("stage=prune", saved, f"outputs={tmp_path}") == 2
+    assert "digits holds images, but the network takes texts" in capsys.readouterr().err
 
 
 def test_a_network_of_images_is_not_pruned_on_texts(options, finished, tmp_path, capsys):
-    source = f"prune.source={finished / 'tune' / 'model'}"
-    assert command("stage=prune", *options, source, f"outputs={tmp_path}") == 2
+    saved = f"prune.source={finished / 'tune' / 'model'}"
+    assert command("stage=prune", *options, saved, f"outputs={tmp_path}") == 2
     assert "text_lines holds texts, but the network takes images" in capsys.readouterr().err

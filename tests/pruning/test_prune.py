@@ -75,7 +75,7 @@ def test_a_finished_folder_is_read_back_and_extended(run, tmp_path, caplog):
         run(replace(Prune(**SMALL), criterion="fpgm"))
     other = network()
     nn.init.zeros_(other.conv1.weight)
-    with pytest.raises(RunFolderError, match="the network that it starts from is another"):
+    with pytest.raises(RunFolderError, match="the network to start from differs"):
         run(start=other)
     assert len(run(replace(Prune(**SMALL), criterion="fpgm"), fresh=True).iterations) == 2
 

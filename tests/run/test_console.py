@@ -122,7 +122,7 @@ def test_log_file_gets_what_ended_it(tmp_path, capsys):
     assert len(ours) == 1
     assert ours[0].endswith("ERROR there are no images: choose another folder")
     bug = ended_by(ZeroDivisionError("a bug"), tmp_path / "bug.txt")
-    assert bug[0].endswith("ERROR ended by an error that was not foreseen")
+    assert bug[0].endswith("ERROR ended by an unexpected error")
     assert bug[1] == "Traceback (most recent call last):"
     assert bug[-1] == "ZeroDivisionError: a bug"
     stopped = ended_by(KeyboardInterrupt(), tmp_path / "stopped.txt")

@@ -29,9 +29,15 @@ def test_a_corrupt_line_within_is_named_with_its_file(line, tmp_path):
         read_jsonl(path)
 
 
-def test_a_row_that_lacks_what_the_reader_needs_is_named(tmp_path):
+def test_a_row_that_the_reader_refuses_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"row": 0, "seconds": 1}\n{"row": 1}\n')
-    assert len(read_jsonl(path, keys=("row",))) == 2
-    with pytest.raises(RunFolderError, match=r"line 2 of .* \(it lacks 'seconds'\)"):
-        read_jsonl(path, keys=("row", "seconds"))
+    path.write_bytes(b'{"row": 0}\n{"row": "x"}\n')
+
+    def number(row):
+        return int(row["row"])
+
+    with pytest.raises(RunFolderError, match=r"line 2 of .* is corrupt \(invalid literal") as caught:
+        read_jsonl(path, number)
+    assert str(caught.value).endswith("or start over with `fresh=true`")
+    path.write_bytes(b'{"row": 0}\n{"row": "1"}\n')
+    assert read_jsonl(path, number) == [0, 1]

@@ -125,9 +125,7 @@ def test_other_inputs_are_named_in_words(tmp_path):
     with pytest.raises(RunFolderError) as caught:
         claimed(tmp_path, changed)
     text = str(caught.value)
-    assert (
-        "(the samples are others, the network that it starts from is another, input.other is another)" in text
-    )
+    assert "(the samples differ, the network to start from differs, input.other differs)" in text
     assert not [digest for digest in ("3f2a", "77aa", "91c0") if digest in text]
 
 

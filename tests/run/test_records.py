@@ -17,6 +17,7 @@ from tascnet.run.records import (
     STATUSES,
     EpochRecord,
     Iteration,
+    ModelMetrics,
     StepRecord,
     TrainingRecord,
     Trial,
@@ -58,6 +59,22 @@ ITERATION = Iteration(
     removed={"conv": 4},
     pending={},
     seconds=1.0,
+)
+METRICS = ModelMetrics(
+    val_accuracy=0.5,
+    test_accuracy=0.5,
+    params=7,
+    trainable_params=7,
+    flops=11,
+    flops_counted="all",
+    size_bytes=13,
+    latency_ms=1.0,
+    latency_ms_spread=(0.5, 1.5),
+    latency_ms_batch=2.0,
+    latency_ms_batch_spread=(1.5, 2.5),
+    batch=16,
+    threads=1,
+    device="cpu",
 )
 TRIAL = Trial(trial=0, depth=1, config={"width": 0.5}, status="ok", value=0.5, val_accuracy=0.5)
 
@@ -154,7 +171,7 @@ def broken(path, content, cls):
         read_record(path, cls)
     text = str(caught.value)
     assert text.startswith(f"{path} cannot be read (")
-    assert "start the stage over" in text
+    assert text.endswith("restore it, or start the stage over with `fresh=true`")
     assert "\n" not in text
     return text
 
@@ -202,6 +219,14 @@ def test_a_file_that_is_missing_is_named(tmp_path):
 def test_an_item_of_a_mapping_is_named():
     with pytest.raises(ValueError, match=r'Iteration\.removed\.conv is "4", expected int'):
         from_json(Iteration, to_json(ITERATION) | {"removed": {"conv": "4"}})
+
+
+def test_a_pair_has_two_items():
+    costs = to_json(METRICS)
+    assert from_json(ModelMetrics, costs) == METRICS
+    for spread in ([0.5], [0.5, 0.75, 1.0], []):
+        with pytest.raises(ValueError, match=r"ModelMetrics\.latency_ms_spread is .*, expected a list of 2"):
+            from_json(ModelMetrics, costs | {"latency_ms_spread": spread})
 
 
 # Journals.

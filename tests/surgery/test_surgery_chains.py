@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.models import HeadSpec, build_backbone, replace_head
+from tascnet.models.build import build_chain
+from tascnet.models.head import HeadSpec, replace_head
 from tascnet.surgery import (
     WidthGroup,
     all_channel_scores,
@@ -37,7 +38,7 @@ EXPECTED = {
 
 def chain_of(name: str) -> tuple[nn.Sequential, Tensor]:
     channels, size = (1, 8) if name == "digits_cnn" else (3, 32)
-    chain = build_backbone(name, weights="random", channels=channels).chain.eval()
+    chain = build_chain(name, channels=channels)
     return chain, torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 

@@ -126,7 +126,7 @@ def test_started_again_it_changes_nothing_and_other_samples_are_refused(
     before = contents(stage)
     pretrained(subjectivity, cache, exclude=splits / "splits.json", run=stage)
     assert contents(stage) == before
-    with pytest.raises(RunFolderError, match="the samples that are left out are others"):
+    with pytest.raises(RunFolderError, match="the excluded samples differ"):
         pretrained(subjectivity, cache, run=stage)
 
 

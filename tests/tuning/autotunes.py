@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import torch
 
+from tascnet.models.build import build_chain
 from tascnet.models.head import HeadSpec, replace_head
-from tascnet.models.weights import build_backbone
 from tascnet.options import Autotune
 from tascnet.tuning import Space, discover_autotune
 from tests.models.networks import shaken
@@ -35,7 +35,7 @@ SMALL = {
 @lru_cache(maxsize=1)
 def backbone(name):
     channels = 1 if name == "digits_cnn" else 3
-    chain = build_backbone(name, weights="random", channels=channels).chain
+    chain = build_chain(name, channels=channels)
     return shaken(replace_head(chain, HeadSpec(), CLASSES, seed=0))
 
 

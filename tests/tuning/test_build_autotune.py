@@ -139,7 +139,7 @@ def check_round_trip(tail, features, folder):
         weights="random",
         licence="none",
     )
-    save(folder, tail, info)
+    save(tail, folder, info)
     with torch.no_grad():
         assert torch.equal(load(folder)(features), tail.eval()(features))
 

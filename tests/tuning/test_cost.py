@@ -8,8 +8,8 @@ from torch import nn
 
 from tascnet.errors import SurgeryError
 from tascnet.measure import complexity
+from tascnet.models.build import build_chain
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
-from tascnet.models.weights import build_backbone
 from tascnet.options import Tune
 from tascnet.surgery import channel_slots
 from tascnet.tuning.build import CandidateBuilder
@@ -53,7 +53,7 @@ class Case:
 @functools.cache
 def backbone(name, pixels, units):
     channels = 1 if name == "digits_cnn" else 3
-    source = build_backbone(name, weights="random", channels=channels).chain
+    source = build_chain(name, channels=channels)
     chain = replace_head(source, HeadSpec(), 5, seed=0)
     return Case(chain, classifier_of(source), torch.zeros(1, channels, pixels, pixels), max_units=units)
 

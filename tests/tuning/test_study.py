@@ -182,7 +182,9 @@ def test_stopped_trials_enter_the_fit_but_never_win(tmp_path):
     assert study.best().trial == study.winner(100).trial == 2
     assert [trial.trial for trial in study.front()] == [2]
     assert study.curves() == [(0.5,), (0.7,)]
-    assert study._learnt(1, 1, 3)[0] != Study(tmp_path / "other.jsonl", small_space(), 0).ask(1)
+    (learnt,) = study.ask(1, 1, initial_trials=3)
+    assert learnt.surrogate is not None
+    assert learnt.config not in [trial.config for trial in study.trials]
 
 
 def test_the_front_is_what_nothing_matches_or_beats():

@@ -6,7 +6,7 @@ from torch import nn
 
 from tascnet.errors import ConfigError
 from tascnet.measure import complexity
-from tascnet.models.chains import textcnn_chain
+from tascnet.models.chains.small import textcnn_chain
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.models.text import SPECIAL, TextPreprocessing, learn_vocabulary
 from tascnet.options import Autotune, RecipeChanges, Trainer, Tune

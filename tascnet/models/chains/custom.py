@@ -10,7 +10,7 @@ from tascnet.errors import ConfigError
 
 Factory = Callable[..., nn.Sequential]
 
-_HINT = "give the dotted path of `factory(num_classes)`, which gives your network as an nn.Sequential"
+_HINT = "give the dotted path of `factory(num_classes)`, which returns your network as an nn.Sequential"
 _MEND = "correct it; `debug=true` shows where it fails"
 
 
@@ -25,7 +25,9 @@ def find_factory(path: str) -> Factory:
         module = importlib.import_module(module_name)
     # A module may call sys.exit.
     except (Exception, SystemExit) as error:
-        hint = _HINT if _is_nowhere(module_name, error) else _MEND
+        # The module was not found, or fails itself.
+        missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        hint = _HINT if missing or not module_name or module_name.startswith(".") else _MEND
         raise ConfigError(f"factory {path!r} cannot be imported ({_in_words(error)})", hint) from error
     if not hasattr(module, name):
         raise ConfigError(f"factory {path!r} cannot be imported ({module_name} has no {name!r})", _HINT)
@@ -36,10 +38,10 @@ def find_factory(path: str) -> Factory:
 
 
 def call_factory(factory: Factory, num_classes: int) -> nn.Sequential:
-    """What the factory makes.
+    """The chain that the factory makes.
 
     Raises:
-        ConfigError: the factory fails, or gives no `nn.Sequential`.
+        ConfigError: the factory fails, or returns no `nn.Sequential`.
     """
     name = _name(factory)
     try:
@@ -47,16 +49,15 @@ def call_factory(factory: Factory, num_classes: int) -> nn.Sequential:
     except Exception as error:
         raise ConfigError(f"factory {name} failed with {_in_words(error)}", _MEND) from error
     if not isinstance(chain, nn.Sequential) or not len(chain):
-        raise ConfigError(f"factory {name} gave {type(chain).__name__}, expected an nn.Sequential", _HINT)
+        raise ConfigError(f"factory {name} returned {type(chain).__name__}, expected an nn.Sequential", _HINT)
     return chain
 
 
 def custom_chain(factory: Factory, num_classes: int) -> nn.Sequential:
-    """The factory's chain, checked.
+    """The factory's chain, which ends in an `nn.Linear` of `num_classes` outputs.
 
     Raises:
-        ConfigError: the factory fails, or gives no `nn.Sequential` that ends in an `nn.Linear` of
-            `num_classes` outputs.
+        ConfigError: the factory fails, or returns something else.
     """
     chain = call_factory(factory, num_classes)
     last = chain[-1]
@@ -69,16 +70,9 @@ def custom_chain(factory: Factory, num_classes: int) -> nn.Sequential:
 
 
 def _name(factory: Factory) -> str:
-    if isinstance(factory, partial):
-        return _name(factory.func)
-    name = getattr(factory, "__qualname__", type(factory).__name__)
-    return f"{getattr(factory, '__module__', '')}.{name}".lstrip(".")
-
-
-def _is_nowhere(module_name: str, error: BaseException) -> bool:
-    """Whether the module itself was not found, rather than something that it does."""
-    missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
-    return missing or not module_name or module_name.startswith(".")
+    function = factory.func if isinstance(factory, partial) else factory
+    name = getattr(function, "__qualname__", type(function).__name__)
+    return f"{getattr(function, '__module__', '')}.{name}".lstrip(".")
 
 
 def _in_words(error: BaseException) -> str:

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 from torch import nn
 from torchvision.models.densenet import DenseNet
-from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.mobilenetv2 import MobileNetV2
+from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import VGG
 
-from tascnet.models.blocks import Concat, Residual
-from tascnet.models.chains.assemble import in_place_off, sequence
+from tascnet.models.blocks import Concat, Residual, sequence
 
 
 def vgg_chain(model: VGG) -> nn.Sequential:
@@ -34,7 +33,7 @@ def vgg_chain(model: VGG) -> nn.Sequential:
 
     names = ("fc6", "relu6", "dropout6", "fc7", "relu7", "dropout7", "classifier")
     middle = [("avgpool", model.avgpool), ("flatten", nn.Flatten())]
-    return in_place_off(sequence([*features(), *middle, *zip(names, model.classifier, strict=True)]))
+    return _in_place_off(sequence([*features(), *middle, *zip(names, model.classifier, strict=True)]))
 
 
 def resnet_chain(model: ResNet) -> nn.Sequential:
@@ -50,19 +49,16 @@ def resnet_chain(model: ResNet) -> nn.Sequential:
             for number, block in enumerate(stage_blocks):
                 down = block.downsample
                 shortcut = nn.Identity() if down is None else sequence(zip(("conv", "bn"), down, strict=True))
-                yield f"layer{stage}_{number}", Residual(_resnet_body(block), shortcut, nn.ReLU())
+                layers = ("conv1", "bn1", "relu1", "conv2", "bn2", "relu2", "conv3", "bn3")
+                body = sequence(
+                    (name, nn.ReLU() if name.startswith("relu") else getattr(block, name))
+                    for name in layers[: 8 if isinstance(block, Bottleneck) else 5]
+                )
+                yield f"layer{stage}_{number}", Residual(body, shortcut, nn.ReLU())
 
     stem = [("conv1", model.conv1), ("bn1", model.bn1), ("relu1", nn.ReLU()), ("maxpool", model.maxpool)]
     head = [("avgpool", model.avgpool), ("flatten", nn.Flatten()), ("classifier", model.fc)]
-    return in_place_off(sequence([*stem, *blocks(), *head]))
-
-
-def _resnet_body(block: BasicBlock | Bottleneck) -> nn.Sequential:
-    items: list[tuple[str, nn.Module]] = []
-    for number in range(1, 4 if isinstance(block, Bottleneck) else 3):
-        items += [(f"relu{number - 1}", nn.ReLU())] if number > 1 else []
-        items += [(f"{kind}{number}", getattr(block, f"{kind}{number}")) for kind in ("conv", "bn")]
-    return sequence(items)
+    return _in_place_off(sequence([*stem, *blocks(), *head]))
 
 
 def densenet_chain(model: DenseNet) -> nn.Sequential:
@@ -84,13 +80,9 @@ def densenet_chain(model: DenseNet) -> nn.Sequential:
             else:
                 yield name, module
 
-    head = [
-        ("relu5", nn.ReLU()),
-        ("avgpool", nn.AdaptiveAvgPool2d((1, 1))),
-        ("flatten", nn.Flatten()),
-        ("classifier", model.classifier),
-    ]
-    return in_place_off(sequence([*features(), *head]))
+    head = [("relu5", nn.ReLU()), ("avgpool", nn.AdaptiveAvgPool2d((1, 1)))]
+    head += [("flatten", nn.Flatten()), ("classifier", model.classifier)]
+    return _in_place_off(sequence([*features(), *head]))
 
 
 def _picked(module: nn.Module, names: tuple[str, ...]) -> nn.Sequential:
@@ -104,26 +96,31 @@ def mobilenet_chain(model: MobileNetV2) -> nn.Sequential:
     `depthwise` and `project`), `last`, `last_bn`, `last_relu`, `avgpool`, `flatten`, `dropout`,
     `classifier`.
     """
-    stem, *blocks, last = model.features
+    stem, *inverted, last = model.features
     dropout, classifier = model.classifier
-    head = [
-        ("avgpool", nn.AdaptiveAvgPool2d((1, 1))),
-        ("flatten", nn.Flatten()),
-        ("dropout", dropout),
-        ("classifier", classifier),
-    ]
-    middle = ((f"block{number}", _inverted(block)) for number, block in enumerate(blocks, start=1))
-    return in_place_off(sequence([*_unit("stem", stem), *middle, *_unit("last", last), *head]))
 
+    def blocks() -> Iterator[tuple[str, nn.Module]]:
+        for number, block in enumerate(inverted, start=1):
+            *units, project, norm = block.conv
+            names = ("expand", "depthwise")[-len(units) :]
+            layers = [item for name, unit in zip(names, units, strict=True) for item in _unit(name, unit)]
+            body = sequence([*layers, ("project", project), ("project_bn", norm)])
+            residual = Residual(body, nn.Identity(), nn.Identity())
+            yield f"block{number}", residual if block.use_res_connect else body
 
-def _inverted(block: InvertedResidual) -> nn.Module:
-    *units, project, norm = block.conv
-    names = ("expand", "depthwise")[-len(units) :]
-    layers = [item for name, unit in zip(names, units, strict=True) for item in _unit(name, unit)]
-    body = sequence([*layers, ("project", project), ("project_bn", norm)])
-    return Residual(body, nn.Identity(), nn.Identity()) if block.use_res_connect else body
+    head = [("avgpool", nn.AdaptiveAvgPool2d((1, 1))), ("flatten", nn.Flatten())]
+    head += [("dropout", dropout), ("classifier", classifier)]
+    return _in_place_off(sequence([*_unit("stem", stem), *blocks(), *_unit("last", last), *head]))
 
 
 def _unit(name: str, unit: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for suffix, module in zip(("", "_bn", "_relu"), unit.children(), strict=True):
         yield name + suffix, module
+
+
+def _in_place_off(chain: nn.Sequential) -> nn.Sequential:
+    """The chain with no activation that overwrites its input, which may be a cached feature."""
+    for module in chain.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.inplace = False
+    return chain

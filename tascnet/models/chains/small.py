@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from tascnet.models.blocks import ChannelsFirst, MaxOverTime, Residual, SliceAndPad
-from tascnet.models.chains.assemble import sequence
+from tascnet.models.blocks import ChannelsFirst, MaxOverTime, Residual, SliceAndPad, sequence
 
 # Channels of the stages of a CIFAR-style ResNet.
 _STAGES = (16, 32, 64)

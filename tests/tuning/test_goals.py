@@ -1,0 +1,246 @@
+"""The goals, algorithms and early ends of the search, on a tiny network."""
+
+import pytest
+import torch
+from torch import nn
+
+import tascnet
+from tascnet.errors import SurgeryError, TascnetError
+from tascnet.options import RecipeChanges, Trainer, Tune
+from tascnet.run.records import Trial, read_records
+from tascnet.tuning import CandidateBuilder
+from tascnet.tuning.problem import LatencyMeter
+
+# Two trials from the surrogate.
+LEARNT = {"max_trials": 4, "trials_per_depth": 4, "max_units": 2}
+
+
+def journal(result):
+    return read_records(result.folder / "trials.jsonl", Trial)
+
+
+@pytest.mark.parametrize("cost", ["flops", "params"])
+def test_no_network_exceeds_the_bound(search, cost):
+    found = search(**{f"{cost}_target": 0.8}, max_trials=4)
+    limit = found.metrics.bounds[cost]
+    assert limit == int(0.8 * getattr(found.metrics.models["baseline"], cost))
+    assert len(found.trials) == 4
+    assert all(getattr(trial, cost) <= limit for trial in found.trials)
+    assert getattr(found.metrics.models["after"], cost) <= limit
+    # Without the bound the first trial is the pre-trained network itself.
+    assert getattr(search(name="free").trials[0], cost) > limit
+
+
+def test_a_bound_that_nothing_keeps_is_refused(search):
+    with pytest.raises(TascnetError, match="params"):
+        search(params_target=0.001)
+
+
+@pytest.fixture
+def latencies(monkeypatch):
+    """Lets a function of the network stand in for its latency; the original takes 10 ms."""
+
+    def stand_in(measured):
+        monkeypatch.setattr(LatencyMeter, "original_ms", 10.0)
+        monkeypatch.setattr(LatencyMeter, "__call__", lambda _, network: measured(network))
+
+    return stand_in
+
+
+def test_a_network_above_the_latency_bound_is_not_trained(search, latencies):
+    # conv1 3 x 4 x 9 + 4, conv2 4 x 8 x 9 + 8, classifier 8 x 3 + 3.
+    latencies(lambda network: 10.0 * sum(p.numel() for p in network.parameters()) / 435)
+    found = search(latency_target=0.8, max_trials=8, trials_per_depth=8, initial_trials=8)
+    assert found.metrics.bounds == {"latency_ms": 8.0}
+    assert {trial.status for trial in found.trials} == {"ok", "infeasible"}
+    for trial in found.trials:
+        assert (trial.latency_ms > 8.0) is (trial.status == "infeasible")
+        assert (trial.value is None) is (trial.status == "infeasible")
+    assert found.metrics.models["after"].params <= 0.8 * 435
+
+
+def test_a_search_continues_until_a_network_is_fast_enough(search, latencies):
+    measured = iter([1e9] * 6 + [1e-9] * 2)
+    latencies(lambda _: next(measured))
+    found = search(latency_target=0.5, initial_trials=6, max_trials=8, trials_per_depth=8)
+    assert [trial.status for trial in found.trials] == ["infeasible"] * 6 + ["ok"] * 2
+
+
+def test_a_latency_that_no_network_keeps_is_reported(search, latencies):
+    latencies(lambda _: 12.5)
+    says = "none of 2 networks keeps the latency bound of 5 ms; the fastest of them took 12.5 ms"
+    with pytest.raises(TascnetError, match=says):
+        search(latency_target=0.5)
+
+
+def test_a_deeper_space_does_not_train_the_same_winner_again(search):
+    first = search(tolerance=0.0)
+    state = {path.name for path in (first.folder / "state").iterdir()}
+    best = max(trial.value for trial in first.trials)
+    again = search(tolerance=0.0, max_units=2, max_trials=3)
+    if again.metrics.winner == first.metrics.winner:
+        assert {path.name for path in (again.folder / "state").iterdir()} == state
+    else:
+        assert max(trial.value for trial in again.trials) > best
+
+
+def test_a_front_holds_what_no_other_trial_beats_and_any_trial_can_be_picked(search):
+    own = {"objective": "pareto_flops", "max_trials": 4, "trials_per_depth": 4}
+    found = search(**own)
+    for point in found.metrics.front:
+        assert not [r for r in found.trials if r.value > point.value and r.flops <= point.flops]
+        assert not [r for r in found.trials if r.value >= point.value and r.flops < point.flops]
+    other = next(trial for trial in found.trials if trial.trial != found.metrics.winner)
+    before = (found.folder / "metrics.json").read_bytes()
+    picked = search(**own, pick=other.trial)
+    assert picked.folder.name == f"run-pick{other.trial}"
+    assert (picked.metrics.winner, picked.metrics.best_config) == (other.trial, other.config)
+    assert picked.metrics.models["after"].flops == other.flops
+    assert (found.folder / "metrics.json").read_bytes() == before
+
+
+def test_the_lowest_loss_is_another_goal(search):
+    for trial in search(objective="loss").trials:
+        assert trial.value == pytest.approx(-trial.val_loss)
+
+
+def test_layerwise_goes_through_the_depths_with_the_network_as_it_is(search):
+    found = search(Tune(algorithm="layerwise", layerwise_every=2)).metrics
+    # The head alone, and both convolutions.
+    assert [row.first_trained for row in found.layerwise] == [0, 2]
+    best = max(found.layerwise, key=lambda row: row.val_accuracy)
+    assert found.winner == best.trial
+    neutral = {key: value for key, value in found.neutral_config.items() if key != "first_trained"}
+    for trial in search(Tune(algorithm="layerwise", layerwise_every=2)).trials:
+        assert {key: value for key, value in trial.config.items() if key != "first_trained"} == neutral
+
+
+def test_the_pretrained_classification_layer_stays_in_a_grown_head(search):
+    found = search(head="grow", grow_norms=("l2",), hidden_layers=(0,))
+    assert [name for name, _ in found.network.named_children()][-1] == "classifier"
+    # The network comes with seven classes, the data have three.
+    assert [block.out_features for block in found.network if isinstance(block, nn.Linear)] == [7, 3]
+    assert all(trial.config["head.grown"] == 1 for trial in found.trials)
+    assert all(trial.config["head.norm"] == "l2" for trial in found.trials)
+
+
+def test_whether_the_head_is_grown_can_be_searched(search):
+    found = search(head="search", algorithm="random", max_trials=6, trials_per_depth=6)
+    assert {trial.config["head.grown"] for trial in found.trials} == {0, 1}
+    # A grown head is fine-tuned from its trial: the conventional network has none.
+    has_grown = bool(found.metrics.best_config["head.grown"])
+    assert (found.metrics.finetuned_from == "conventional") is not has_grown
+
+
+@pytest.mark.parametrize("skip", ["keep", "drop"])
+def test_autotune_searches_new_layers(search, cache, skip):
+    """Of the network with shortcuts."""
+    network = tascnet.backbone("digits_cnn", weights="random")
+    few = {"max_trials": 4, "trials_per_depth": 2, "initial_trials": 2, "patience": 3}
+    options = tascnet.preset("tune", "autotune", skip=skip, neurons=(16, 32), filters=(16, 32), **few)
+    found = search(options, network=network, data=tascnet.digits(train=8, val=8))
+    assert [trial.depth for trial in found.trials] == [0, 0, 1, 1]
+    assert all(trial.config["first_trained"] == trial.depth for trial in found.trials)
+    assert all(trial.status == "ok" for trial in found.trials), [trial.reason for trial in found.trials]
+    assert all(trial.value == pytest.approx(-trial.val_loss) for trial in found.trials)
+
+
+def test_the_algorithms_differ_from_the_first_learnt_trial_on(search):
+    proposed = {
+        algorithm: [trial.config for trial in search(algorithm=algorithm, name=algorithm, **LEARNT).trials]
+        for algorithm in ("bo", "random", "sobol")
+    }
+    assert proposed["bo"] != proposed["sobol"] != proposed["random"] != proposed["bo"]
+
+
+def test_slim_proposals_change_the_search_on_their_turns(search):
+    """Trial 3 is the first of its turn that the surrogate proposes; every trial before is the same."""
+    own = {**LEARNT, "max_trials": 6, "trials_per_depth": 6}
+    usual = [trial.config for trial in search(slim_every=0, **own).trials]
+    slim = [trial.config for trial in search(slim_every=2, name="slim", **own).trials]
+    assert slim[:3] == usual[:3]
+    assert slim[3:] != usual[3:]
+
+
+def test_a_hopeless_trial_is_stopped_early(search):
+    own = {"max_trials": 9, "trials_per_depth": 9, "initial_trials": 9, "hidden_layers": (0,)}
+    rows = search(**own, early_stop=1, epochs=4).trials
+    stopped = [row for row in rows if row.status == "stopped"]
+    assert stopped
+    # Five trials have reached the epoch before.
+    assert min(row.trial for row in stopped) >= 5
+    for row in stopped:
+        assert row.epochs == len(row.curve) < 4
+        assert row.value == max(row.curve)
+    whole = search(**own, epochs=4, name="whole").trials
+    assert {row.status for row in whole} == {"ok"}
+    assert sum(row.epochs for row in rows) < sum(row.epochs for row in whole)
+
+
+def test_what_the_surrogate_learnt_is_kept(search):
+    found = search(max_trials=8, trials_per_depth=8)
+    learnt = found.metrics.surrogate
+    assert {row.trial: row.observed for row in learnt.predictions} == {
+        trial.trial: trial.val_accuracy for trial in found.trials
+    }
+    found.report(found.folder / "page.html")
+    assert len(learnt.predictions) == 8
+    assert learnt.sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SurgeryError("no such width", "take another"), "no such width: take another"),
+        (RuntimeError("CUDA out of memory\nand more lines"), "CUDA out of memory"),
+        (RuntimeError(), "RuntimeError"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_failing_trial_is_journalled_and_the_search_continues(search, monkeypatch, error, reason):
+    build, calls = CandidateBuilder.__call__, []
+
+    def failing(self, config):
+        calls.append(None)
+        if len(calls) == 2:
+            raise error
+        return build(self, config)
+
+    monkeypatch.setattr(CandidateBuilder, "__call__", failing)
+    found = search(finetune_from="prefix", max_trials=3, trials_per_depth=3)
+    rows = journal(found)
+    assert [row.status for row in rows] == ["ok", "failed", "ok"]
+    assert (rows[1].reason, rows[1].value) == (reason, None)
+    assert rows[1].config not in (rows[0].config, rows[2].config)
+    assert found.metrics.winner in (0, 2)
+
+
+def test_a_search_whose_first_trials_all_fail_ends(search, tmp_path):
+    """Also when it is started again, and when the budget ends before."""
+    diverging = Trainer(epochs=1, batch_size=8, trial=RecipeChanges(lr=1e30, optimizer="sgd"))
+    for budget, failed in ((2, 2), (8, 5), (9, 5)):
+        with pytest.raises(TascnetError, match=f"the first {failed} trials all failed"):
+            search(max_trials=budget, trials_per_depth=9, initial_trials=9, trainer=diverging)
+        rows = read_records(tmp_path / "run" / "trials.jsonl", Trial)
+        assert [row.status for row in rows] == ["failed"] * failed
+
+
+def test_class_weights_change_what_is_learnt_from_unequal_classes(search):
+    def samples(count, light):
+        labels = torch.tensor([1] * light + [0] * (count - light))
+        generator = torch.Generator().manual_seed(count)
+        return torch.utils.data.TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), labels)
+
+    data = tascnet.datasets(samples(24, 6), samples(12, 6), samples(12, 6), class_names=("dark", "light"))
+    found = {
+        weights: search(
+            data=data,
+            name=weights,
+            max_trials=1,
+            trainer=Trainer(epochs=1, batch_size=8, class_weights=weights),
+        )
+        for weights in ("none", "balanced")
+    }
+    one, other = (tascnet.load(found[name].folder / "state" / "baseline") for name in found)
+    assert torch.equal(one.conv1.weight, other.conv1.weight)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
