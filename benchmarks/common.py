@@ -205,7 +205,7 @@ def collect(
 
     A row holds all of its key, which distinguishes it, and what `work` gives for that, in JSON values.
     """
-    known = read_jsonl(folder / JOURNAL)
+    known: list[Row] = read_jsonl(folder / JOURNAL)
     rows = []
     with progress(description, total=len(keys)) as bar:
         for key in keys:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.data import SampleSource, evenly
+from tascnet.data.arrays import DecodedWhenRead
 from tascnet.data.dataset import Dataset, ImageSource, SampleSet
 from tascnet.data.decode import decode_image
-from tascnet.data.pixels import DecodedWhenRead
 from tascnet.models import Preprocessing
 
 

@@ -9,6 +9,7 @@ from tascnet.cli.config import Config, spelling
 from tascnet.cli.folders import cache_folder, run_folder, stage_folder
 from tascnet.data import check_samples, open_samples
 from tascnet.measure import measure_models
+from tascnet.models.info import info_of
 from tascnet.pruning import check_options
 from tascnet.report import models_plot, models_table
 from tascnet.run.console import output
@@ -43,7 +44,7 @@ def _check_pruning(config: Config, network: nn.Sequential) -> Tensor:
     """Refuse options of `prune` that no search makes right; gives one sample for the network."""
     samples = open_samples(
         config.dataset,
-        network.preprocessing,
+        info_of(network).preprocessing,
         seed=config.seed,
         cache=cache_folder(config),
         cache_limit_gb=config.cache_limit_gb,
@@ -67,10 +68,9 @@ def _models(config: Config, network: nn.Sequential, example: Tensor) -> dict[str
     }
     folders = {name: search / place for name, place in metrics.archives.items()}
     folders |= {"tuned": tuned / "model", "pruned": pruned / "model"}
+    factory = getattr(network, "factory", None)
     with computing(config.device, config.threads) as device:
-        networks = {
-            name: tascnet.load(folders[name], factory=network.factory, device=device) for name in records
-        }
+        networks = {name: tascnet.load(folders[name], factory=factory, device=device) for name in records}
         measure = config.measure
         costs = measure_models(networks, example, batch=measure.batch, repeats=measure.repeats)
     latencies = {

@@ -81,7 +81,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Importing torch takes seconds: each name brings its own module when it is first used.
+# Importing torch takes seconds: the module of each name is imported when the name is first used.
 _HOMES = {
     "TascnetError": "errors",
     "backbone": "train.backbone",

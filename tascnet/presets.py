@@ -36,7 +36,7 @@ def preset(group: str, name: str, *, backbone: str | None = None, **changes: Any
     Args:
         group: `dataset`, `backbone`, `trainer`, `tune`, `prune` or `measure`.
         name: of a file in that group of conf/. A trainer may also be that of a tune preset.
-        backbone: name of the network; what suits it takes the place of defaults that the preset leaves alone.
+        backbone: name of the network, whose options replace defaults that the preset does not set.
         changes: options in place of the preset's; a mapping changes a nested section in part.
 
     Raises:
@@ -52,7 +52,7 @@ def preset(group: str, name: str, *, backbone: str | None = None, **changes: Any
 
 
 def trainer_for(data: object) -> Trainer:
-    """The trainer that suits the data: what the command line takes where none is given."""
+    """The default trainer for a data set."""
     name = "digits" if isinstance(data, Digits) else "text" if isinstance(data, Texts) else "default"
     return cast(Trainer, preset("trainer", name))
 
@@ -70,7 +70,6 @@ def _option_class(group: str, name: str, values: Mapping[str, Any]) -> type[Opti
 
 
 def _section(group: str, name: str) -> dict[str, Any]:
-    """The values of a preset for its own group."""
     if name in _names(group):
         return _values(group, name, group)
     trainers = [other for other in _names("tune") if group == "trainer" and _values("tune", other, "trainer")]
@@ -85,12 +84,11 @@ def _section(group: str, name: str) -> dict[str, Any]:
 
 
 def _values(group: str, name: str, section: str) -> dict[str, Any]:
-    """A section of a file and of the files of its group that it starts from."""
+    """A section of a file, merged with those of the files in its `defaults`."""
     text = (resources.files("tascnet_conf") / group / f"{name}.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text) or {}
-    entries = content.pop("defaults", [])
     before: dict[str, Any] = {}
-    for entry in entries:
+    for entry in content.pop("defaults", []):
         if isinstance(entry, str) and entry in _names(group):
             before = _merged(before, _values(group, entry, section))
     is_global = re.search(r"^# *@package +_global_", text, re.MULTILINE)

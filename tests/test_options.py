@@ -17,7 +17,6 @@ from tascnet.options import (
     BACKBONES,
     CRITERIA,
     DATASETS,
-    NORMS,
     OFFICIAL_TESTS,
     PUBLISHED_IMAGES,
     PUBLISHED_TEXTS,

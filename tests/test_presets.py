@@ -95,7 +95,7 @@ def test_trainers_suit_the_data() -> None:
         (("trainer", "zzzz"), {}, "take autotune, autotune_dense, default, digits or text"),
         (("tune", "tascnet"), {"max_trial": 3}, "no option `max_trial`: did you mean `max_trials`"),
         (("tune", "tascnet"), {"max_trials": "3"}, "`max_trials` takes a whole number or null"),
-        (("backbone", "custom"), {}, "the function that makes the network is missing"),
+        (("backbone", "custom"), {}, "the function that builds the network is missing"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, changes, says) -> None:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tascnet.data.cifar10 import CIFAR10
 from tascnet.data.download import RemoteFile, check_gzip, unpack_tar
-from tascnet.data.listing import Listing, image_file, list_images
+from tascnet.data.listing import Listing, TextFiles, find_file, image_file, list_images
 from tascnet.data.published import PublishedSet
-from tascnet.data.text_files import TextFiles, find_file
 from tascnet.errors import DataError
 
 if TYPE_CHECKING:

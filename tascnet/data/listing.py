@@ -1,8 +1,9 @@
-"""Which images a folder of class folders holds, found without opening them."""
+"""Which files hold the samples of which class, found without opening them."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 EXPECTED = "set `root` to a folder that holds one folder of images for each class"
+TEXTS_EXPECTED = "set `root` to a folder with one file for each class, one text a line"
+# Where text files lie in their root: in it, or in the folders of unpacked archives.
+BELOW = ("", "*/", "*/*/")
 # How many of a list are shown.
 SHOWN = 3
 
@@ -44,26 +48,42 @@ class ImageFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The image files below a root, sorted by class and path.
+class _Found:
+    """The files below a root.
 
     Args:
-        root: what the paths are relative to.
-        class_names: one name for each class, in the order of the labels.
-        files: all of them belong to a split, or none does.
-        read: returns the pixels of a path, `h x w x 3`; None: each path is a file.
-        notes: warnings for the log.
-        origin: who published the images, and where; empty: the root.
+        notes: remarks for the log.
+        origin: who published the samples, and where; empty: the root.
         licence: the terms under which they may be used.
     """
 
     root: Path
-    class_names: tuple[str, ...]
-    files: tuple[ImageFile, ...]
-    read: "Callable[[str], NDArray[np.uint8]] | None" = None
     notes: tuple[str, ...] = ()
     origin: str = ""
     licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles(_Found):
+    """The file of each class, in the order of the labels."""
+
+    files: Mapping[str, Path]
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing(_Found):
+    """The image files below a root, sorted by class and path.
+
+    Args:
+        class_names: one name for each class, in the order of the labels.
+        files: all of them belong to a split, or none does.
+        read: returns the pixels of a path, `h x w x 3`; None: each path is a file.
+    """
+
+    class_names: tuple[str, ...]
+    files: tuple[ImageFile, ...]
+    read: "Callable[[str], NDArray[np.uint8]] | None" = None
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -220,6 +240,40 @@ def choose_classes(listing: Listing, classes: Sequence[str] | None) -> Listing:
     labels = {listing.class_names.index(name): label for label, name in enumerate(names)}
     files = tuple(replace(file, label=labels[file.label]) for file in listing.files if file.label in labels)
     return replace(listing, class_names=names, files=files)
+
+
+def list_texts(root: Path) -> TextFiles:
+    """The files of a folder, one for each class, in the order of their names.
+
+    Raises:
+        DataError: the root is missing, there are fewer than two classes, a class has two files, or its name
+            is not UTF-8.
+    """
+    check_folder(root, TEXTS_EXPECTED)
+    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    refuse_broken_links(root, entries)
+    paths = [path for path in entries if path.is_file()]
+    if len(paths) < 2:
+        count = plural(len(paths), "file")
+        raise DataError(f"{root} holds {count}, expected at least two, one for each class", TEXTS_EXPECTED)
+    files: dict[str, Path] = {}
+    for path in paths:
+        check_utf8(path.name, f"the name of a class file in {root}")
+        name = path.stem if path.suffix.lower() == ".txt" else path.name
+        twin = files.setdefault(name, path)
+        if twin is not path:
+            message = f"{root} holds {twin.name} and {path.name}, expected one file for each class"
+            raise DataError(message, "join them")
+    odd = [name for name, path in files.items() if path.name == name]
+    notes = (f"{root}: {', '.join(odd)} do not end in .txt and are classes too",) if odd else ()
+    return TextFiles(root=root, files=files, notes=notes)
+
+
+def find_file(root: Path, names: Sequence[str]) -> Path | None:
+    """A file under one of its names, in a folder or in a folder of it that an archive unpacks to."""
+    patterns = [below + escape(name) for name in names for below in BELOW]
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return next((path for path in found if path.is_file()), None)
 
 
 def check_folder(root: Path, hint: str) -> None:

@@ -64,14 +64,15 @@ def datasets(
             )
         if len(given) == 0:
             raise DataError(f"the data set `{part}` is empty", "give one with samples, or leave it out")
+    # An option checks the items of a tuple.
+    own: dict[str, Any] = {f"{part}_set": list(v) if isinstance(v, tuple) else v for part, v in sets.items()}
     photographs = preset("dataset", "image_folder", root=".")
     return TorchData(
         name=name,
         train=split[0],
         val=split[1],
         classes=None if class_names is None else tuple(class_names),
-        # An option checks the items of a tuple.
-        **{f"{part}_set": list(given) if isinstance(given, tuple) else given for part, given in sets.items()},
+        **own,
         **{option: getattr(photographs, option) for option in ("flip", "min_scale", "pad")} | augmentation,
     )
 

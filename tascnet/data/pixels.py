@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
@@ -149,44 +149,39 @@ class _Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files: list[list[Any]] = []
-        self.array, self.digest = "", ""
-        self.same: tuple[tuple[int, ...], ...] = ()
+        self.same: tuple[tuple[int, ...], ...]
         try:
             index = read_json(folder / "index.json")
-            array, digest, files = index["array"], index["digest"], [list(file) for file in index["files"]]
+            files = [(tuple(identity), row, reason) for *identity, row, reason in index["files"]]
+            self.array, self.digest = str(index["array"]), str(index["digest"])
             self.same = tuple(map(tuple, index["same"]))
-            if isinstance(array, str) and isinstance(digest, str) and all(len(file) == 5 for file in files):
-                self.array, self.digest, self.files = array, digest, files
         # A missing or damaged index is written again.
         except (OSError, ValueError, TypeError, KeyError):
-            pass
-        self.rows = {tuple(file[:3]): file[3] for file in self.files if file[3] is not None}
-        self.failures = {tuple(file[:3]): file[4] for file in self.files if file[4] is not None}
+            files, self.array, self.digest, self.same = [], "", "", ()
+        self.rows = {identity: row for identity, row, _ in files if row is not None}
+        self.failures = {identity: reason for identity, _, reason in files if reason is not None}
+        self.files = [
+            identity for identity, *_ in files if identity in self.rows or identity in self.failures
+        ]
         self.pixels = open_array(folder / self.array, len(self.rows)) if self.rows else None
 
     def complete(self, listing: Listing) -> _Decoded | None:
         """All of a listing, if the index has exactly its files."""
-        read = [tuple(file[:3]) for file in self.files if file[3] is not None or file[4] is not None]
-        if read != [file.identity for file in listing.files] or (self.rows and self.pixels is None):
+        if self.files != [file.identity for file in listing.files] or (self.rows and self.pixels is None):
             return None
         failures = {path: reason for (path, *_), reason in self.failures.items()}
         return _Decoded(pixels=self.pixels, failures=failures, digest=self.digest, same=self.same)
 
     def write_index(self, name: str, job: "_DecodingJob") -> None:
         """Write the index of a new array, and remove the old array."""
-        files: list[list[Any]] = []
-        row = 0
+        rows = count()
+        files = []
         for file in job.listing.files:
             failure = job.failures.get(file.path)
-            if failure is None:
-                files.append([*file.identity, row, None])
-                row += 1
-            # What may pass, such as a missing permission, is tried again by the next run.
-            else:
-                files.append([*file.identity, None, failure.reason if failure.lasting else None])
-        same = [list(rows) for rows in job.digests.same]
-        content = {"array": name, "digest": job.digests.digest, "same": same, "files": files}
+            # A failure that may pass, such as a missing permission, is tried again by the next run.
+            reason = failure.reason if failure is not None and failure.lasting else None
+            files.append([*file.identity, next(rows) if failure is None else None, reason])
+        content = {"array": name, "digest": job.digests.digest, "same": job.digests.same, "files": files}
         write_json(self.folder / "index.json", content)
         for old in self.folder.glob("*.npy"):
             if old.name != name:

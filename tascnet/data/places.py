@@ -4,9 +4,8 @@ from pathlib import Path
 
 from tascnet.data.catalogue import CATALOGUE
 from tascnet.data.csv_list import list_csv
-from tascnet.data.listing import Listing, choose_classes, list_images
+from tascnet.data.listing import Listing, TextFiles, choose_classes, list_images, list_texts
 from tascnet.data.splits import split_sizes
-from tascnet.data.text_files import TextFiles, list_texts
 from tascnet.options import Data, Files, ImageFolder, PublishedImages, PublishedTexts, Texts
 
 

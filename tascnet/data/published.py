@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tascnet.data.download import RemoteFile, Unpack, download
-from tascnet.data.listing import Listing
-from tascnet.data.text_files import TextFiles
+from tascnet.data.listing import Listing, TextFiles
 from tascnet.errors import DataError
 
 

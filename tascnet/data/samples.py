@@ -12,14 +12,13 @@ from torch import Tensor
 from tascnet.data.dataset import SampleSet
 from tascnet.data.digits import load_digits_set
 from tascnet.data.heldout import HeldOut, decoding_of, without_samples
-from tascnet.data.listing import Listing
+from tascnet.data.listing import Listing, TextFiles
 from tascnet.data.named import TorchData
 from tascnet.data.pixels import load_images
 from tascnet.data.places import find_files
 from tascnet.data.sources import AnyPreprocessing, SampleSource
 from tascnet.data.splits import split
 from tascnet.data.text import load_texts
-from tascnet.data.text_files import TextFiles
 from tascnet.data.torchsets import load_torch
 from tascnet.errors import DataError
 from tascnet.models.info import Preprocessing

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tascnet.data.dataset import SampleSet, content_fingerprint
-from tascnet.data.listing import warn_of_twins
+from tascnet.data.listing import TextFiles, warn_of_twins
 from tascnet.data.sources import AnyPreprocessing, SampleSource
-from tascnet.data.text_files import TextFiles
 from tascnet.errors import DataError, plural
 from tascnet.models.text import TextPreprocessing, learn_vocabulary, normalise
 from tascnet.options import Images

@@ -1,7 +1,7 @@
 """Parameters and FLOPs of a network, in total and layer by layer."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +20,15 @@ _CONVENTION = "fvcore, one sample in eval mode, one multiply-add as one FLOP"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCost:
-    """What one layer costs by itself, its children not included.
+    """What one layer costs without its children, for one sample.
 
     Args:
         name: dotted name in the model; empty for the model itself.
         kind: name of the layer's class.
         width: output channels or features of a layer that has filters, else None.
-        params: parameters, those shared with an earlier layer not included.
-        flops: for one sample.
-        in_shape: shape of the first tensor that it took, None when it was not called.
-        out_shape: shape of the tensor that it gave, None when it was not called.
+        params: parameters without those shared with an earlier layer.
+        in_shape: shape of its first input; None: it was not called.
+        out_shape: shape of its output; None: it was not called.
     """
 
     name: str
@@ -59,13 +58,11 @@ class Complexity:
 def complexity(model: nn.Module, example: Tensor) -> Complexity:
     """Count parameters and FLOPs; the model is left as it was.
 
+    Layers are those without children, and containers with parameters or counted operations of their own.
+
     Args:
         model: on any device, in any memory format and mode.
         example: one sample `1 x ...`.
-
-    Returns:
-        The totals, and one `LayerCost` for each layer without children and for each container that
-        has parameters or counted operations of its own.
     """
     inputs = input_for(model, as_example(example))
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -86,19 +83,7 @@ def complexity(model: nn.Module, example: Tensor) -> Complexity:
         counted = f"{_CONVENTION}; counted: {', '.join(sorted(analysis.by_operator())) or 'nothing'}"
         if left_out := sorted({n.rpartition("::")[2].rstrip("_") for n in analysis.unsupported_ops()}):
             counted += f"; not counted: {', '.join(left_out)}"
-    layers = tuple(_layer_costs(model, flops, shapes))
-    return Complexity(
-        params=sum(layer.params for layer in layers),
-        trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops=flops.get("", 0),
-        counted=counted,
-        layers=layers,
-    )
-
-
-def _layer_costs(
-    model: nn.Module, flops: dict[str, int], shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-) -> Iterator[LayerCost]:
+    layers = []
     seen: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
@@ -108,25 +93,32 @@ def _layer_costs(
         seen.update(own)
         if children and not own_flops and not own:
             continue
-        # torch's private base class would cover all convolutions; these attributes are public.
         width = getattr(module, "out_channels", getattr(module, "out_features", None))
         in_shape, out_shape = shapes.get(name, (None, None))
-        yield LayerCost(
-            name=name,
-            kind=type(module).__name__,
-            width=width if isinstance(width, int) else None,
-            params=sum(p.numel() for p in own),
-            flops=own_flops,
-            in_shape=in_shape,
-            out_shape=out_shape,
+        layers.append(
+            LayerCost(
+                name=name,
+                kind=type(module).__name__,
+                width=width if isinstance(width, int) else None,
+                params=sum(p.numel() for p in own),
+                flops=own_flops,
+                in_shape=in_shape,
+                out_shape=out_shape,
+            )
         )
+    return Complexity(
+        params=sum(layer.params for layer in layers),
+        trainable_params=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        flops=flops.get("", 0),
+        counted=counted,
+        layers=tuple(layers),
+    )
 
 
 def compare_layers(before: Complexity, after: Complexity) -> tuple[LayerWidths, ...]:
     """Widths, parameters and FLOPs of every layer with filters, before and after a change.
 
-    Returns:
-        One row a layer, in the order of `before`, layers of `after` alone last.
+    They come in the order of `before`, layers of `after` alone last.
     """
     old = {layer.name: layer for layer in before.layers if layer.width is not None}
     new = {layer.name: layer for layer in after.layers if layer.width is not None}

@@ -1,4 +1,4 @@
-"""How long a forward pass takes on the clock."""
+"""How long a forward pass takes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +18,7 @@ class Latency:
     """Time of one forward pass over a batch.
 
     Args:
-        median_ms: milliseconds.
-        spread_ms: 10th and 90th percentile, milliseconds.
+        spread_ms: 10th and 90th percentile.
         batch: samples in a pass.
         repeats: passes that were timed.
         threads: CPU threads that torch uses in one operation.
@@ -45,9 +44,9 @@ def latency(
 ) -> Latency:
     """Time one model; see `compare_latency`."""
     timed = compare_latency(
-        {"model": model}, example, batch=batch, repeats=repeats, warmup=warmup, max_seconds=max_seconds
+        {"": model}, example, batch=batch, repeats=repeats, warmup=warmup, max_seconds=max_seconds
     )
-    return timed["model"]
+    return timed[""]
 
 
 def compare_latency(
@@ -62,18 +61,15 @@ def compare_latency(
     """Time several models side by side in eval mode; the models are left as they were.
 
     Each round times every model once, beginning with another one each time, so that a change of the
-    machine's load or clock falls on all of them alike.
+    machine's load or clock affects all of them alike.
 
     Args:
-        models: each on its own device, in its own memory format.
+        models: by name, each on its own device, in its own memory format.
         example: one sample `1 x ...`.
         batch: samples in a pass.
         repeats: rounds.
         warmup: rounds before them that are not timed.
         max_seconds: warm-up and rounds end early, after at least one and three; None: no limit.
-
-    Returns:
-        One `Latency` for each name.
     """
     deadline = None if max_seconds is None else time.perf_counter() + max_seconds
     with ExitStack() as stack:

@@ -1,6 +1,7 @@
-"""The machine and the software that numbers were taken on."""
+"""The machine and the software that measured."""
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,7 +18,12 @@ _PACKAGES = (
 def describe_device(device: torch.device | str = "cpu") -> Machine:
     """The device by name, the processor, and the number of CPU threads that torch uses."""
     device = torch.device(device)
-    cpu = _cpu_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    cpu = next(names, "") or platform.processor() or platform.machine()
     return Machine(
         device=str(device),
         name=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
@@ -28,20 +34,9 @@ def describe_device(device: torch.device | str = "cpu") -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a number; those that are installed."""
+    """Versions of Python and of the installed packages that can change a number."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

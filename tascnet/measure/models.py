@@ -21,7 +21,7 @@ def measure_models(
     warmup: int = 5,
     max_seconds: float | None = 60.0,
 ) -> dict[str, dict[str, Any]]:
-    """Measure several models, their latencies side by side; the models are left as they were.
+    """Measure several models by name, their latencies side by side; the models are left as they were.
 
     Args:
         models: by name.
@@ -30,10 +30,6 @@ def measure_models(
         repeats: timed passes of each model at each of the two.
         warmup: passes before them.
         max_seconds: time for the passes of all models at one batch size; None: no limit.
-
-    Returns:
-        For each name params, trainable_params, flops, flops_counted, latency_ms, latency_ms_spread
-        (10th and 90th percentile), latency_ms_batch, latency_ms_batch_spread, batch, threads, device.
     """
     sample = as_example(example)
     single, batched = (

@@ -32,7 +32,7 @@ class SizedLayer:
     """A layer's cost as a function of its size.
 
     Args:
-        size: its own, in the pre-trained network; no inputs where it has no weight for each of them.
+        size: in the network as it is; no inputs where it has no weight for each of them.
         flops_per_weight: pixels at which each weight is used.
         params_per_output: parameters beside the weights.
         flops_per_output: FLOPs beside those of the weights.
@@ -54,12 +54,7 @@ class SizedLayer:
 
 
 class SizedLayers:
-    """What some layers of a network cost in other sizes.
-
-    Args:
-        chain: the network.
-        costs: what its layers cost, by name.
-        names: those whose size may change.
+    """What the layers `names` of a network cost in other sizes; `costs` are those of its layers by name.
 
     Raises:
         SurgeryError: the cost of one of them does not follow from its size.
@@ -77,7 +72,7 @@ class SizedLayers:
         """Parameters and FLOPs that are added, negative where they are fewer.
 
         Args:
-            removed: for each group how many channels, and by layer the inputs and outputs that go with one.
+            removed: by group, how many channels, and by layer the inputs and outputs removed with one.
             areas: new areas of kernels, by layer.
             without: blocks in which changes do not count.
         """
@@ -102,13 +97,13 @@ class WidthCosts:
     """Parameters and FLOPs of a network as functions of the channels removed from its groups.
 
     Args:
-        chain: the network; stays as it is.
-        example: `1 x c x h x w`, one sample as the chain takes it, or a trace of the chain.
+        chain: stays as it is.
+        example: of the chain, or its trace.
         groups: names of some of its width groups.
 
     Attributes:
         params: of the network as it is.
-        flops: of it, for one sample.
+        flops: of the network as it is, for one sample.
 
     Raises:
         SurgeryError: a group is not one of the chain's, or a layer's cost does not follow from its widths.
@@ -127,7 +122,7 @@ class WidthCosts:
         return self.params + params, self.flops + flops
 
     def saved(self, group: str) -> tuple[int, int]:
-        """Parameters and FLOPs that go with one channel of a group."""
+        """Parameters and FLOPs that one channel of a group costs."""
         params, flops = self._layers.change([(1, self._lost[group])])
         return -params, -flops
 
@@ -135,11 +130,11 @@ class WidthCosts:
 def lost_sizes(
     chain: nn.Sequential, example: Tensor | Trace, groups: Iterable[str], costs: Mapping[str, LayerCost]
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """By group and layer, by how much a layer's size falls, inputs and outputs, with one channel.
+    """By group and layer, inputs and outputs of the layer's size that are removed with one channel.
 
     Args:
-        chain: the chain that the groups belong to.
-        example: `1 x c x h x w`, one sample as its first block takes it, or a trace of the chain.
+        chain: stays as it is.
+        example: of the chain, or its trace.
         groups: names of some of its width groups.
         costs: by name, what layers cost, other chains' among them.
 
@@ -202,13 +197,10 @@ def sized_layer(module: nn.Module, cost: LayerCost) -> SizedLayer:
 
 
 def costs_of_shapes(chain: nn.Sequential, example: Tensor) -> dict[str, tuple[int, int]]:
-    """Parameters and FLOPs of each layer without children, by name, from the shapes that it takes and gives.
+    """Parameters and FLOPs of each layer without children, by name, from the shapes of its input and output.
 
-    For common layers they are those of `complexity`, in a small part of its time; others count nothing.
-
-    Args:
-        chain: any chain, without values or with them.
-        example: `1 x ...`, one sample as the chain takes it.
+    For common layers they are those of `complexity`, in a small part of its time; others count nothing. The
+    chain needs no values.
     """
     ghost = meta_copy(chain).eval()
     costs: dict[str, tuple[int, int]] = {}

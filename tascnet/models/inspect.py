@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Put every module into eval mode; each gets its own mode back at the end."""
+    """Put every module into eval mode; its own mode is restored at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -34,7 +34,7 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def as_example(example: Tensor | Sequence[int]) -> Tensor:
-    """One sample `1 x ...`: the tensor itself, or zeros of the shape that is given.
+    """One sample `1 x ...`: the tensor itself, or zeros of the given shape.
 
     Raises:
         ValueError: the first dimension is not 1.
@@ -48,7 +48,7 @@ def as_example(example: Tensor | Sequence[int]) -> Tensor:
 def input_for(model: nn.Module, example: Tensor, batch: int = 1) -> Tensor:
     """The example `1 x ...` repeated to `batch x ...`, on the device of the model's weights.
 
-    It takes their memory format too and, unless it holds integers, their type.
+    It has their memory format too and, unless it holds integers, their type.
     """
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is not None:
@@ -61,7 +61,7 @@ def input_for(model: nn.Module, example: Tensor, batch: int = 1) -> Tensor:
 
 
 def is_channels_last(model: nn.Module) -> bool:
-    """Whether some weight is laid out in a way that only channels_last gives."""
+    """Whether some weight is channels_last and not contiguous."""
     return any(
         p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in model.parameters()

@@ -1,9 +1,9 @@
-"""Stage two: filters that others make up for, or that stayed redundant through training, are removed.
+"""Stage two: redundant filters, or whole residual blocks, are removed iteration by iteration.
 
 A criterion ranks the filters of each group (`ranks`), counts by group follow from the rankings or from equal
-shares (`allocate`), removed filters are folded into the kept ones (`cut`), and whole residual blocks may be
-removed instead (`blocks`). An iteration is decided, applied and recorded (`iteration`); the journal says from
-which network the next one starts and when pruning ends (`schedule`).
+shares (`allocate`), and removed filters are folded into the kept ones (`cut`). An iteration is decided,
+applied and recorded (`iteration`); the journal of all iterations shows from which one the next starts and
+whether pruning ends (`schedule`).
 
 Words: a filter's *trajectory* is its weights after every recorded epoch, one long vector; in a width
 group it joins the filters of all coupled layers. A *pair* is two filters of a group with similar

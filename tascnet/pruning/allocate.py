@@ -1,7 +1,7 @@
 """How many filters each group loses in one iteration: pure functions."""
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from tascnet.inherit.ranking import Ranking
@@ -12,11 +12,11 @@ _HALVINGS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class IterationPlan:
-    """What one iteration does to all groups.
+    """What one iteration removes.
 
     Args:
-        remove: by group, filters to remove; groups that keep all are left out. Empty: nothing can be removed.
-        pending: by group, filters asked for that wait.
+        remove: by group, filters to remove; groups that keep all are left out.
+        pending: by group, filters asked for and not removed yet.
         reason: why nothing can be removed; None where something is.
         has_landed: whether the plan is as small as a target allows.
     """
@@ -29,7 +29,7 @@ class IterationPlan:
 
 def share_of(width: int, ratio: float) -> int:
     """A share of a width, rounded down."""
-    # The product of a decimal fraction may fall a hair short of a whole number.
+    # The product with a decimal fraction may be slightly less than a whole number.
     return int(width * ratio + 1e-9)
 
 
@@ -40,11 +40,11 @@ def removable(width: int, limit: int, round_to: int) -> int:
 
 
 def plan_step(width: int, pending: int, ratio: float, round_to: int, group_ratio: float) -> tuple[int, int]:
-    """Filters to remove from one group in one step, and those asked for that wait for a later one.
+    """Filters to remove from one group in one step, and those that stay pending.
 
-    The request of `max(1, floor(width x ratio))` is added to those that wait; they are met as far as
-    `group_ratio` allows and the width left is a multiple of `round_to`. After a cut only what rounding has
-    held back waits.
+    Each step asks for `max(1, floor(width x ratio))` more. As many of the pending ones are removed as
+    `group_ratio` allows and as leave a multiple of `round_to`. After a cut only those that rounding has held
+    back stay pending.
 
     Args:
         width: filters of the group now.
@@ -62,18 +62,14 @@ def plan_step(width: int, pending: int, ratio: float, round_to: int, group_ratio
 def plan_iteration(
     widths: Mapping[str, int], pending: Mapping[str, int], *, ratio: float, round_to: int, group_ratio: float
 ) -> IterationPlan:
-    """What the next iteration removes from each group, all of them by the same share.
+    """What the next iteration removes from each group, all by the same share; see `plan_step`.
 
-    As long as no group reaches a multiple, all ask again: an iteration of training that removes nothing
-    would be lost.
+    As long as no group reaches a multiple, all ask again: the plan removes nothing only where no number of
+    requests ever would.
 
     Args:
         widths: by group, filters now.
-        pending: by group, filters that wait; groups not named have none.
-        ratio: see `plan_step`, as the other options.
-
-    Returns:
-        A plan that removes nothing only where no number of requests ever would.
+        pending: by group; groups not named have none.
     """
     waiting = {name: pending.get(name, 0) for name in widths}
     able = [n for n, width in widths.items() if removable(width, share_of(width, group_ratio), round_to)]
@@ -103,11 +99,11 @@ def allocate(
     group_ratio: float = 0.5,
     worth: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """The cheapest `count` channels of all groups, as counts by group.
+    """The cheapest `count` channels of all groups, as counts by group; groups that keep all are left out.
 
     Channels are removed in blocks that leave each width a multiple of `round_to`; the block of the lowest
     cost per channel, or per what it saves, comes first, within a group in the order of its ranking. The last
-    block may go beyond `count`.
+    block may exceed `count`.
 
     Args:
         rankings: by group; their costs compare between groups.
@@ -116,27 +112,22 @@ def allocate(
         round_to: the widths left are multiples of this.
         group_ratio: largest share of a group that is removed.
         worth: by group, what one channel saves; None: all alike.
-
-    Returns:
-        By group, how many channels to remove; groups that keep all are left out.
     """
-    # A price per saving must not turn its sign.
+    # The price per saving must not change its sign.
     shift = min([0.0, *(ranking.costs[0] for ranking in rankings.values() if ranking.costs)])
-    blocks = {
-        name: _blocks(ranking, widths[name], share_of(widths[name], group_ratio), round_to)
-        for name, ranking in rankings.items()
-    }
     heap: list[tuple[float, str, int]] = []
+    taken: dict[str, int] = {}
 
     def offer(name: str) -> None:
-        block = next(blocks[name], None)
-        if block is not None:
-            price, size = block
+        ranking, width, done = rankings[name], widths[name], taken.get(name, 0)
+        most = min(share_of(width, group_ratio), len(ranking.order))
+        if done < removable(width, most, round_to):
+            size = (width - done) % round_to or round_to
+            price = sum(ranking.costs[done : done + size]) / size
             heapq.heappush(heap, ((price - shift) / (worth[name] if worth else 1.0), name, size))
 
     for name in rankings:
         offer(name)
-    taken: dict[str, int] = {}
     while heap and sum(taken.values()) < count:
         _, name, size = heapq.heappop(heap)
         taken[name] = taken.get(name, 0) + size
@@ -144,24 +135,15 @@ def allocate(
     return taken
 
 
-def _blocks(ranking: Ranking, width: int, limit: int, round_to: int) -> Iterator[tuple[float, int]]:
-    """Mean cost and size of each block of channels that a group can lose, in order."""
-    most, done = removable(width, min(limit, len(ranking.order)), round_to), 0
-    while done < most:
-        size = (width - done) % round_to or round_to
-        yield sum(ranking.costs[done : done + size]) / size, size
-        done += size
-
-
 def landed(
     plan: Callable[[float], IterationPlan], ratio: float, reaches: Callable[[Mapping[str, int]], bool]
 ) -> IterationPlan:
-    """The plan for `ratio`, or the smallest one that reaches a target where that one goes beyond it.
+    """The plan for `ratio`, or, where it reaches a target, the smallest one that does.
 
     Args:
         plan: what is removed for a ratio.
         ratio: of the full step.
-        reaches: whether a target is reached once these counts by group are removed.
+        reaches: whether a target is reached without these counts by group.
     """
     full = plan(ratio)
     if not full.remove or not reaches(full.remove):

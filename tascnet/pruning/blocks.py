@@ -19,7 +19,7 @@ Candidate: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
 # Training samples on which the loss is compared.
 SAMPLES = 256
 REPEATS, SECONDS = 40, 30.0
-# Share of the network's time below which a difference is noise.
+# Share of the network's time up to which a difference is noise.
 NOISE = 0.01
 
 
@@ -31,11 +31,10 @@ def cheaper_block(
     merge: str,
     is_too_small: Callable[[nn.Sequential], bool],
 ) -> str | None:
-    """The block whose removal raises the loss least for each millisecond, where the filters raise it more.
+    """The block whose removal raises the loss least for each millisecond; None where the filters cost less.
 
-    All candidates are compared alike: made to fit together by `SAMPLES` training samples as the chosen one
-    will be by more, loss on these samples, time for one sample side by side. A saving that is lost in the
-    noise counts as `NOISE` of the network's time.
+    All candidates are adapted and compared on the same `SAMPLES` training samples; their times for one sample
+    are measured side by side. A saving below the noise counts as `NOISE` of the network's time.
 
     Args:
         learner: the training samples.
@@ -44,11 +43,7 @@ def cheaper_block(
         filters: the network without the filters that would be removed instead, and the kept outputs; None:
             none can be removed.
         merge: as in `Prune`.
-        is_too_small: whether a network is beyond a target; such a one is passed over where filters can be
-            removed.
-
-    Returns:
-        The block's name; None where the filters cost less, or there is no block.
+        is_too_small: whether a network is beyond a target; where filters can be removed such blocks are kept.
     """
     candidates: dict[str, Candidate] = {
         name: (copy.deepcopy(without_blocks(network, {name})[0]), {}) for name in blocks
@@ -73,7 +68,7 @@ def cheaper_block(
         settle(learner, candidate, teacher and (teacher[0], kept), samples=SAMPLES)
         saved = max(now - times[name].median_ms, NOISE * now)
         rise = max(learner.evaluate(candidate, sample).loss - loss, 0.0)
-        # Of those that cost nothing the one that saves most.
+        # Of those that cost nothing the one that saves most is removed.
         prices[name] = (rise / saved, -saved)
     shown = ", ".join(f"{name or 'the filters'} {price:.3g}" for name, (price, _) in prices.items())
     log.info("loss for each millisecond saved: %s", shown)

@@ -1,4 +1,4 @@
-"""Which layers may be pruned, and options that are refused before anything is trained."""
+"""Which layers may be pruned, and checks before anything is trained."""
 
 import logging
 
@@ -17,7 +17,7 @@ log = logging.getLogger("tascnet")
 
 
 def first_block(options: Prune, info: ModelInfo) -> int:
-    """Index of the first block that may change: 0, or with `where=tail` that where the search began.
+    """Index of the first block that may change: 0, or with `where=tail` the first that was searched.
 
     Raises:
         ConfigError: the network does not say which of its layers stage tune has searched.
@@ -33,13 +33,13 @@ def first_block(options: Prune, info: ModelInfo) -> int:
 
 
 def eligible_groups(options: Prune, info: ModelInfo, trace: Trace) -> list[WidthGroup]:
-    """The groups of a network that are wide enough to be pruned, of the layers that may change."""
+    """The groups that may be pruned: wide enough, and of the layers that may change."""
     first = first_block(options, info)
     return [g for g in trace.groups if g.width >= options.min_filters and g.first_block >= first]
 
 
 def removable_blocks(options: Prune, info: ModelInfo, network: nn.Sequential) -> list[str]:
-    """Names of the blocks that may change and without which the network still fits together."""
+    """Names of the blocks that may change and can be removed."""
     blocks = list(network.named_children())[first_block(options, info) :]
     return [name for name, block in blocks if is_removable(block)]
 
@@ -49,9 +49,9 @@ def check_options(options: Prune, network: nn.Sequential, samples: Samples, wide
 
     Args:
         options: of the pruning.
-        network: the network that is pruned, or the backbone that stage tune makes it of.
+        network: the network, or the backbone that stage tune starts from.
         samples: of the stage.
-        widens: whether stage tune may still give the network layers that are wide enough.
+        widens: whether stage tune may still make layers wide enough.
 
     Raises:
         ConfigError: the criterion could not be loaded or has no scores, no layer is wide enough, or blocks of
@@ -78,8 +78,8 @@ def check_options(options: Prune, network: nn.Sequential, samples: Samples, wide
                 f"lower it, for example `min_filters={max(2, widest // 2)}`",
             )
         log.warning(
-            "no layer of the backbone has `min_filters=%d` filters: only those can be pruned that the search "
-            "makes as wide",
+            "no layer of the backbone has `min_filters=%d` filters: only layers that the search widens can be"
+            " pruned",
             options.min_filters,
         )
     if wide and not widens and options.criterion in CRITERIA and options.criterion not in GRADIENTS:

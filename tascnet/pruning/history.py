@@ -1,4 +1,4 @@
-"""How filters moved through training, in a form that does not grow with the epochs."""
+"""How filters moved through training, in memory that does not grow with the epochs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,20 +21,11 @@ _COLUMNS = 4096
 class FilterHistory:
     """Inner products and L1 norms of the filters' trajectories.
 
-    The inner product of two trajectories is the sum over epochs of the inner products of the filters
-    in each epoch, so that one `n x n` matrix a group holds all that cosine similarity needs. It is kept
-    in float64: near-duplicate filters differ in the last digits of a float32 cosine.
+    The inner product of two trajectories is the sum over epochs `e` and the group's filter layers `l` of
+    `<w_eli, w_elj>`, so that one `n x n` matrix a group holds all that cosine similarity needs. It is kept in
+    float64: near-duplicate filters differ in the last digits of a float32 cosine.
 
-    A group's vector of a filter joins what all its filter layers give for that channel: in a residual
-    group the rows of every coupled convolution, in a depthwise group the pointwise row and the channel's
-    own kernel; layers that are concatenated are groups of their own. The similarity of channels `i` and
-    `j` is thus `sum_e sum_l <w_eli, w_elj> / (|.| |.|)` over epochs `e` and filter layers `l`.
-
-    With filters that are removed their rows and columns are. What a kept filter's weights for inputs that
-    were removed since have added to earlier epochs remains part of its history.
-
-    Args:
-        groups: the width groups to watch.
+    Earlier epochs keep a filter's weights for inputs that were removed since.
     """
 
     def __init__(self, groups: Sequence[WidthGroup]) -> None:
@@ -45,7 +36,7 @@ class FilterHistory:
 
     @torch.no_grad()
     def record(self, model: nn.Module) -> None:
-        """Add the filters as they are now; called after every epoch.
+        """Add the filters as they are now.
 
         Raises:
             SurgeryError: a layer has another number of filters than the history.
@@ -72,13 +63,13 @@ class FilterHistory:
         return self._l1[name].clone()
 
     def keep(self, name: str, indices: Sequence[int]) -> None:
-        """Forget all filters of a group but `indices`, after the others were removed from the network."""
+        """Forget all filters of a group but `indices`."""
         at = torch.as_tensor(list(indices), dtype=torch.long)
         self._gram[name] = self._gram[name][at][:, at]
         self._l1[name] = self._l1[name][at]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that `load_state_dict` needs, as tensors by name."""
+        """A copy for `load_state_dict`."""
         state = {"epochs": torch.tensor(self.epochs)}
         for name in self._groups:
             state[f"{name}/gram"] = self._gram[name].clone()
@@ -86,7 +77,7 @@ class FilterHistory:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Become the history that `state` was taken from.
+        """Restore `state`.
 
         Raises:
             SurgeryError: the state is not one of these groups.
@@ -100,23 +91,21 @@ class FilterHistory:
                     f"the recorded history of '{name}' has {len(l1)} filters, expected {width}"
                 )
         for name in self._groups:
-            # A checkpoint comes back on the device of the training.
+            # A checkpoint is loaded on the device of the training.
             self._gram[name] = state[f"{name}/gram"].to("cpu", copy=True)
             self._l1[name] = state[f"{name}/l1"].to("cpu", copy=True)
         self.epochs = int(state["epochs"])
 
 
 def write_history(folder: Path, history: FilterHistory) -> None:
-    """Keep a recorded history beside a network."""
+    """Save a recorded history beside a network."""
     state = {name: value.contiguous() for name, value in history.state_dict().items()}
     write_whole(folder / HISTORY, lambda file: safetensors.torch.save_file(state, file))
 
 
 def read_history(folder: Path, groups: Sequence[WidthGroup]) -> FilterHistory:
-    """The part of a recorded history that is of these groups: others have become too narrow since."""
-    names, history = {group.name for group in groups}, FilterHistory(groups)
-    known = safetensors.torch.load_file(folder / HISTORY)
-    history.load_state_dict(
-        {k: v for k, v in known.items() if k == "epochs" or k.rpartition("/")[0] in names}
-    )
+    """The recorded history of these groups; others may have become too narrow since."""
+    history, stored = FilterHistory(groups), safetensors.torch.load_file(folder / HISTORY)
+    names = {"epochs", *history.state_dict()}
+    history.load_state_dict({name: value for name, value in stored.items() if name in names})
     return history

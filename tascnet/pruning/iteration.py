@@ -1,4 +1,4 @@
-"""One iteration: what is removed is decided, applied (with the phases of training) and recorded."""
+"""One iteration: what is removed is decided, applied (with training) and recorded."""
 
 import logging
 import time
@@ -31,26 +31,25 @@ from tascnet.train import Archive, Distillation, Learner
 
 log = logging.getLogger("tascnet")
 
-# A step that was reverted is halved this often, until it is another one.
+# How often a reverted step is halved at most until it removes something else.
 HALVINGS = 12
-NOTHING = "the criterion ranks no filter"
-# Which block is removed, or that none is: a resumed step does not ask the clock again.
+# The block that is removed, or none: a resumed step does not measure times again.
 CHOICE = "block.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What an iteration is to remove.
+    """What an iteration removes.
 
     Args:
         number: of the iteration.
-        start: the iteration from whose network.
+        start: the iteration whose network is pruned.
         step: share of the full step.
-        state: name of the step that keeps the result.
+        state: name of the archived step.
         ranks: in which order filters are removed, and the network.
         plan: how many of each group.
         blocks: names of the blocks of which one may be removed instead.
-        reaches: whether a network of so many parameters and FLOPs reaches a target that steps are fitted to.
+        reaches: whether so many parameters and FLOPs reach a fitted target.
     """
 
     number: int
@@ -71,10 +70,7 @@ def decide_removal(
     verdict: Verdict,
     round_to: int,
 ) -> Decision | str:
-    """What the iteration after `iterations` removes, or why nothing can be removed.
-
-    Widths left are multiples of `round_to`.
-    """
+    """What the iteration after `iterations` removes, or why nothing can be removed."""
     number, start = len(iterations), iterations[verdict.keep]
     network = learner.place(archive.read(archive.path(start.state)))
     trace = Trace(network, learner.samples.example)
@@ -86,7 +82,7 @@ def decide_removal(
         costs = {"flops": flops, "params": params, "size_bytes": size_without(start, params)}
         return reaches_fitted(costs, iterations[0], options)
 
-    # Whether any filter can be removed is known before a history is recorded.
+    # No history is recorded where no filter can be removed.
     widths = {group.name: group.width for group in groups}
     ratios = {"ratio": options.ratio, "group_ratio": options.group_ratio}
     plan = replace(plan_iteration(widths, {}, round_to=round_to, **ratios), pending={})
@@ -102,21 +98,19 @@ def decide_removal(
                 break
         else:
             least = plural(sum(plan.remove.values()), "filter")
-            reason = f"the smallest step, {least}, costs more than `tolerance` allows"
-            plan = IterationPlan(remove={}, pending={}, reason=reason)
+            why = f"the smallest step, {least}, costs more than `tolerance` allows"
+            plan = IterationPlan(remove={}, pending={}, reason=why)
     blocks = removable_blocks(options, archive.info, network) if options.blocks else []
     blocks = [name for name in blocks if name not in failed_blocks]
-    removed = sum(plan.remove.values())
+    removed, reason = sum(plan.remove.values()), plan.reason or "the criterion ranks no filter"
     if removed:
-        log.info(
-            "iteration %d removes %s of %s",
-            *(number, plural(removed, "filter"), plural(len(plan.remove), "group")),
-        )
+        counted = plural(removed, "filter"), plural(len(plan.remove), "group")
+        log.info("iteration %d removes %s of %s", number, *counted)
     elif blocks:
-        log.info("iteration %d removes a block: %s", number, plan.reason or NOTHING)
+        log.info("iteration %d removes a block: %s", number, reason)
     else:
-        return plan.reason or NOTHING
-    # A folder of its own for each way there and each cut.
+        return reason
+    # The name is that of this start and this cut alone.
     content: list[object] = [start.state, plan.remove, failed_blocks]
     if options.blocks:
         content.append(fitted_targets(options))
@@ -141,13 +135,13 @@ def plan_removal(
     round_to: int,
     reaches: Callable[[int, int], bool],
 ) -> IterationPlan:
-    """Filters to remove from each group, so many that the fitted targets are reached and not passed.
+    """Filters to remove from each group, no more than the fitted targets need.
 
     Args:
         options: the scope, and the largest share of a group.
         ranks: in which order filters are removed.
         costs: of the network without some of them.
-        pending: filters that wait, by group.
+        pending: by group, see `IterationPlan`.
         ratio: share of the filters that is asked for.
         round_to: widths left are multiples of this.
         reaches: whether so many parameters and FLOPs reach a target.
@@ -179,7 +173,7 @@ def apply_removal(
 ) -> tuple[nn.Sequential, StepRecord]:
     """Optimisation phase, removal, retraining with the unpruned network as a teacher.
 
-    The network of the decision is changed; checkpoints are kept in the folder.
+    The network of the decision is changed; the folder keeps checkpoints.
     """
     started, merge, epochs = time.perf_counter(), options.merge, options.epochs
     ranks, counts = decision.ranks, decision.plan.remove
@@ -193,7 +187,18 @@ def apply_removal(
             similarities = _optimise(learner, options, ranks, ranks.first(counts), folder, recorder)
         else:
             epochs += optimise
-    block = _chosen_block(learner, merge, decision, folder) if options.blocks else None
+    block = None
+    if options.blocks:
+        path = folder / CHOICE
+        if not path.exists():
+            filters = (cut(learner, ranks, counts, merge), kept_outputs(ranks, counts)) if counts else None
+
+            def is_too_small(candidate: nn.Sequential) -> bool:
+                cost = complexity(candidate, ranks.trace.example)
+                return decision.reaches(cost.params, cost.flops)
+
+            write_json(path, cheaper_block(learner, network, decision.blocks, filters, merge, is_too_small))
+        block = cast(str | None, read_json(path))
     if block is None:
         teacher = teacher_of(network, kept_outputs(ranks, counts), merge)
         cut(learner, ranks, counts, merge, in_place=True)
@@ -204,7 +209,7 @@ def apply_removal(
         network = without_blocks(network, {block})[0]
         settle(learner, network, teacher, first=at)
         if recorder is not None:
-            # Groups that reach through the block are others now: recording restarts.
+            # Groups that pass through the block change: recording starts again.
             recorder = FilterHistory(eligible_groups(options, info, Trace(network, ranks.trace.example)))
     accuracy = learner.evaluate(network).accuracy
     training = recover(learner, options, network, unpruned, folder / "retrain.pt", epochs, recorder)
@@ -229,7 +234,7 @@ def recover(
     epochs: int,
     recorder: FilterHistory | None = None,
 ) -> TrainingRecord:
-    """Train every layer of a network that has been cut, with the unpruned one as a teacher."""
+    """Train every layer of a pruned network, with the unpruned one as a teacher."""
     return learner.fit(
         network.requires_grad_(True),
         "recover",
@@ -241,20 +246,6 @@ def recover(
     )
 
 
-def _chosen_block(learner: Learner, merge: str, decision: Decision, folder: Path) -> str | None:
-    """The block that is removed in place of the plan's filters, if one is; chosen once for a folder."""
-    path, ranks, counts = folder / CHOICE, decision.ranks, decision.plan.remove
-    if not path.exists():
-        filters = (cut(learner, ranks, counts, merge), kept_outputs(ranks, counts)) if counts else None
-
-        def is_too_small(network: nn.Sequential) -> bool:
-            cost = complexity(network, ranks.trace.example)
-            return decision.reaches(cost.params, cost.flops)
-
-        write_json(path, cheaper_block(learner, ranks.network, decision.blocks, filters, merge, is_too_small))
-    return cast(str | None, read_json(path))
-
-
 def _optimise(
     learner: Learner,
     options: HistoryPrune,
@@ -263,7 +254,7 @@ def _optimise(
     folder: Path,
     recorder: FilterHistory | None,
 ) -> tuple[float, float]:
-    """Pull the members of each pair together; their mean similarity before and after."""
+    """Make the members of each pair more similar; their mean similarity before and after."""
     network, pairs = ranks.network, {name: ranking.pairs() for name, ranking in removed.items()}
     penalty = PairRegulariser(network, ranks.groups, pairs, options.regulariser)
 
@@ -273,9 +264,22 @@ def _optimise(
 
     before = after = mean_similarity()
     if options.phases[1]:
-        _report_strength(learner, network, penalty)
+        network.requires_grad_(True).eval()
+        samples = learner.samples.train
+        rows = torch.arange(min(len(samples), learner.trainer.recipe("recover").batch_size))
+        logits = network(samples.batch(rows, None).to(learner.device))
+        loss = functional.cross_entropy(logits, samples.labels[rows].to(learner.device))
+        value = penalty()
+        ratio = gradient_ratio(value, loss, penalty.parameters())
+        log.info("regulariser: %.4g, its gradient is %.3g times the loss's", float(value.detach()), ratio)
+        if ratio < INERT_RATIO:
+            log.warning(
+                "the regulariser has no effect (its gradient is %.1e times the loss's): take "
+                "`regulariser=per_group_mean`",
+                ratio,
+            )
         learner.fit(
-            network.requires_grad_(True),
+            network,
             "recover",
             epochs=options.phases[1],
             checkpoint=folder / "optimise.pt",
@@ -285,26 +289,8 @@ def _optimise(
             keep="last",
         )
         after = mean_similarity()
-        log.info(
-            "mean similarity of the pairs: %.4f before the optimisation phase, %.4f after", before, after
-        )
+        log.info("mean similarity of the pairs: %.4f before optimisation, %.4f after", before, after)
     return before, after
-
-
-def _report_strength(learner: Learner, network: nn.Sequential, penalty: PairRegulariser) -> None:
-    """Log the regulariser's value and gradient against the loss's, and warn where it moves nothing."""
-    network.requires_grad_(True).eval()
-    samples = learner.samples.train
-    rows = torch.arange(min(len(samples), learner.trainer.recipe("recover").batch_size))
-    logits = network(samples.batch(rows, None).to(learner.device))
-    loss = functional.cross_entropy(logits, samples.labels[rows].to(learner.device))
-    value = penalty()
-    ratio = gradient_ratio(value, loss, penalty.parameters())
-    log.info("regulariser: value %.4g, its gradient is %.3g times the loss's", float(value.detach()), ratio)
-    if ratio < INERT_RATIO:
-        log.warning(
-            "the regulariser is inert (%.1e of the loss's gradient): take `regulariser=per_group_mean`", ratio
-        )
 
 
 def costs_of(
@@ -315,7 +301,7 @@ def costs_of(
     network: nn.Sequential,
     state: str,
 ) -> dict[str, Any]:
-    """What the network of a step costs, as fields of its record; latency where there is a target for it."""
+    """Costs of the network of a step as fields of `Iteration`; latency where there is a target for it."""
     cost, timed = complexity(network, learner.samples.example), None
     if options.has_latency_target:
         timed = latency(network, learner.samples.example, repeats=measure.repeats)
@@ -330,7 +316,7 @@ def costs_of(
 def record_removal(
     options: Prune, first: Iteration, decision: Decision, step: StepRecord, costs: Mapping[str, Any]
 ) -> Iteration:
-    """The journal's record of an iteration, but for `inside` and seconds; `first` is the unpruned network."""
+    """The journal's record of an iteration without `inside` and seconds; `first` is the unpruned network."""
     training, plan, start = step.training, decision.plan, decision.start
     assert training is not None
     assert training.val_accuracy is not None

@@ -1,4 +1,4 @@
-"""Stage two: redundant filters and blocks are removed, iteration by iteration, and the network recovers."""
+"""The public function of stage two."""
 
 import copy
 import logging
@@ -44,7 +44,7 @@ log = logging.getLogger("tascnet")
 JOURNAL, METRICS, MODEL, REPORT = "iterations.jsonl", "metrics.json", "model", "report.html"
 # Name of the step that keeps the unpruned network.
 UNPRUNED = "iteration-000"
-# Samples of the passes that the estimate is made of. A training step costs about three forward passes.
+# Samples and passes that are timed for the estimate. A training step costs about three forward passes.
 BATCH, PASSES = 32, 3
 
 
@@ -56,7 +56,7 @@ class PruneResult:
         network: the pruned network, in eval mode, with the attributes that every network of tascnet has.
         metrics: of the networks `before` and `after`.
         iterations: all of them, the unpruned network first.
-        folder: of the run; None where it was kept nowhere.
+        folder: of the run; None where nothing was kept.
     """
 
     network: nn.Sequential
@@ -190,11 +190,7 @@ def _check_network(info: ModelInfo, samples: Samples) -> None:
 def _iterate(
     learner: Learner, archive: Archive, options: Prune, measure: Measure, unpruned: nn.Sequential
 ) -> tuple[list[Iteration], int, str]:
-    """The loop: what is removed is decided, applied and recorded.
-
-    Returns:
-        All iterations, the number of the one to hand over, and why the loop ended.
-    """
+    """All iterations, the number of the kept one, and why pruning ended."""
     _log_estimate(learner, options, unpruned)
     if options.sensitivity:
         sensitivity(learner, archive, options, unpruned)
@@ -220,14 +216,13 @@ def _iterate(
         ]
         append_record(journal, known[0])
     if options.has_latency_target and any(iteration.latency_ms is None for iteration in known):
-        # The target is younger than these iterations.
+        # These iterations were made without the target.
         networks = (learner.place(archive.read(archive.path(iteration.state))) for iteration in known)
         known = [replace(one, **cost(net, one.state)) for one, net in zip(known, networks, strict=True)]
         write_records(journal, known)
     iterations, verdict = replayed(known, options)
     reason = verdict.reason
     if reason is None and iterations != known:
-        # What followed started from another network than it would with these options.
         write_records(journal, iterations)
     while reason is None:
         started = time.perf_counter()
@@ -262,10 +257,10 @@ def _hand_over(
     kept: int,
     reason: str,
 ) -> None:
-    """Save and measure the kept network; the test samples are read for it and for the unpruned one."""
+    """Save the kept network, and measure it and the unpruned one on the test samples."""
     started, folder, example = time.perf_counter(), archive.folder, learner.samples.example
     pruned = _recovered(learner, archive, options, unpruned, iterations[kept])
-    # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
+    # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (folder / METRICS).unlink(missing_ok=True)
     save(pruned, folder / MODEL, archive.info)
     learner.place(pruned)
@@ -295,7 +290,7 @@ def _hand_over(
 def _recovered(
     learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, kept: Iteration
 ) -> nn.Sequential:
-    """The kept network after a last, longer recovery, or as it is where that does not improve it."""
+    """The kept network after the last recovery, or before it where that is better."""
     network = archive.read(archive.path(kept.state))
     if not options.final_epochs or not kept.iteration:
         return network
@@ -317,7 +312,7 @@ def _recovered(
 def _add(
     learner: Learner, archive: Archive, options: Prune, measure: Measure, unpruned: nn.Sequential
 ) -> None:
-    """What is asked of a finished run beside: latencies by other options, or the sensitivity."""
+    """Add to a finished run latencies by other options, or the sensitivity."""
     folder = archive.folder
     known = read_record(folder / METRICS, PruneMetrics)
     networks = {"before": unpruned, "after": learner.place(archive.read(folder / MODEL))}
@@ -329,7 +324,7 @@ def _add(
 
 
 def _finish(folder: Path, metrics: PruneMetrics) -> None:
-    """Write the metrics, with which the run is finished; the report is of earlier ones."""
+    """Write the metrics, with which the run is finished; an earlier report is out of date."""
     (folder / REPORT).unlink(missing_ok=True)
     write_record(folder / METRICS, metrics)
 
@@ -342,7 +337,7 @@ def _read_journal(folder: Path) -> list[Iteration]:
 
 
 def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> None:
-    """Log how long one iteration takes, how many there are at most, and what each needs on disk."""
+    """Log how long an iteration takes, how many there are at most, and what each needs on disk."""
     timed = latency(network, learner.samples.example, batch=BATCH, repeats=PASSES, warmup=1)
     forward = timed.median_ms / 1000 / BATCH
     train_samples, val_samples = len(learner.samples.train), len(learner.samples.val)

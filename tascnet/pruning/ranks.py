@@ -43,12 +43,7 @@ SINGLE_SAMPLES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """What consumers read of groups.
-
-    Args:
-        inputs: by group and consumer, `width x s` positions of the group's channels among its inputs.
-        moments: by group and consumer, the second moments of what it reads there.
-    """
+    """By group and consumer, where and what it reads; see `tascnet.inherit`."""
 
     inputs: Mapping[str, Mapping[str, Tensor]]
     moments: Moments
@@ -61,10 +56,10 @@ class Ranks:
     Args:
         network: on the device; after the history phase, where there was one.
         trace: of its structure.
-        groups: those that may lose filters and that the criterion ranks.
+        groups: those that the criterion ranks.
         rankings: by group.
         history: what was recorded; None for other criteria.
-        readings: of these groups, where the criterion has taken them.
+        readings: of these groups, where the criterion needs them.
     """
 
     network: nn.Sequential
@@ -80,14 +75,19 @@ class Ranks:
         return {group.name: group.width for group in self.groups}
 
     def first(self, counts: Mapping[str, int]) -> dict[str, Ranking]:
-        """By group, so many filters, in the order of the groups."""
+        """By group, the rankings of the filters to remove, in the order of the groups."""
         return {name: self.rankings[name].first(counts[name]) for name in self.widths if name in counts}
+
+    def kept(self, counts: Mapping[str, int]) -> dict[str, list[int]]:
+        """By group, the other filters."""
+        widths, first = self.widths, self.first(counts)
+        return {name: sorted(set(range(widths[name])) - set(one.order)) for name, one in first.items()}
 
 
 def read_inputs(
     learner: Learner, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup]
 ) -> Readings:
-    """What the consumers of groups read, over plain training samples; the network is set to eval mode."""
+    """What the consumers of groups read of plain training samples; the network is set to eval mode."""
     inputs = consumer_inputs(network, trace, groups)
     batches = (samples for samples, _ in learner.batches())
     moments = input_moments(network.eval(), inputs, batches, seed=learner.seed)
@@ -125,7 +125,7 @@ def rank_untrained(
 ) -> Ranks:
     """As `rank`, without training: a history is that of the filters as they are.
 
-    At least the share `ratio` of each group is ranked; None: the largest of one iteration.
+    The share `ratio` of each group is ranked; None: the largest of one iteration.
     """
     ratio, criterion = ratio or options.group_ratio, options.criterion
     if criterion == "history":
@@ -155,7 +155,7 @@ def rank_untrained(
 
 
 def refuse_silent(criterion: str, scores: Mapping[str, Tensor]) -> None:
-    """Refuse a criterion that gives no group of a network scores."""
+    """Refuse a criterion that has no scores for any group."""
     if not scores:
         raise ConfigError(
             f"`criterion={criterion}` has no scores for any group of layers of this network",
@@ -164,17 +164,17 @@ def refuse_silent(criterion: str, scores: Mapping[str, Tensor]) -> None:
 
 
 def find_importance(path: str) -> Importance:
-    """The importance at `package.module.name`; a class is made into an object without arguments.
+    """The importance at `package.module.name`; a class is called without arguments.
 
     Raises:
-        ConfigError: the path names nothing, its module fails, or what it names cannot be called.
+        ConfigError: it could not be loaded or cannot be called.
     """
     hint = "give the path of a torch_pruning.importance.Importance: a class without arguments, or an object"
     module_name, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
         importance = found() if inspect.isclass(found) else found
-    # A user's module may fail in any way, and may end itself.
+    # A user's module may fail in any way, and may exit.
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"`criterion={path}` could not be loaded ({type(error).__name__}: {error})", hint
@@ -237,7 +237,7 @@ def _scores(
     with loss_gradients(network, learner.batches(SINGLE_SAMPLES if squares else MEASURED), squares=squares):
         try:
             return all_channel_scores(network, trace, groups, importance, learner.seed)
-        # A user's own criterion may fail in any way, and may end itself.
+        # A user's own criterion may fail in any way, and may exit.
         except (Exception, SystemExit) as error:
             if criterion in CRITERIA:
                 raise

@@ -19,15 +19,15 @@ log = logging.getLogger("tascnet")
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 # Share of each group that is removed from the networks that are timed, before rounding.
 SHARE = 0.3
-# So finely shares are fitted, so that all networks have about the same FLOPs.
+# Bisections of the share at which a rounded network has the same FLOPs.
 HALVINGS = 12
-# Multiples that save this much less time for each FLOP than the best are as good: the finest is taken.
+# Multiples that save up to this share less time for each FLOP than the best are as good: the finest is taken.
 SLACK = 0.05
 REPEATS, SECONDS = 30, 20.0
 
 
 def rounding(learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential) -> int:
-    """`round_to`, or what is measured for it, once for a run: a resumed run continues with the same."""
+    """`round_to`, or what is measured for it once for a run."""
     if options.round_to != "auto":
         return int(options.round_to)
     path = archive.path("round_to.json")
@@ -43,19 +43,27 @@ def _measured(
 ) -> dict[str, object]:
     """Milliseconds saved for each GFLOP saved by narrowing to different multiples, timed side by side.
 
-    All networks have about the FLOPs that they have without rounding: else the coarsest multiple, which
-    leaves most, would look fastest wherever the time is not that of the FLOPs.
+    All networks have about the FLOPs that they have without rounding: otherwise the coarsest multiple, which
+    removes least, would look fastest.
     """
     costs = WidthCosts(network, trace, [group.name for group in groups])
     target = costs(_counts(groups, SHARE, 1))[1]
     networks, saved = {"whole": network}, {}
     widths = {group.name: group.width for group in groups}
     for multiple in MULTIPLES:
-        # A multiple under which no step could remove a filter is of no use, however fast.
+        # A multiple at which no step can remove a filter is useless, however fast.
         first = plan_iteration(
             widths, {}, ratio=options.ratio, round_to=multiple, group_ratio=options.group_ratio
         )
-        counts = _nearest(groups, multiple, costs, target) if first.remove else {}
+        if not first.remove:
+            continue
+        low, high = 0.0, 1.0
+        tried = [_counts(groups, SHARE, multiple)]
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            tried.append(_counts(groups, middle, multiple))
+            low, high = (low, middle) if costs(tried[-1])[1] <= target else (middle, high)
+        counts = min(tried, key=lambda counts: abs(costs(counts)[1] - target))
         if any(counts.values()):
             narrowed = copy.deepcopy(network)
             narrow(narrowed, trace, {g.name: list(range(g.width - counts[g.name])) for g in groups})
@@ -67,13 +75,12 @@ def _measured(
     whole = timed["whole"].median_ms
     gains = {m: (whole - timed[str(m)].median_ms) / gflops for m, gflops in saved.items()}
     best = max(gains.values())
-    # Where narrowing saves no time at all, none is better than any other.
+    # Where narrowing saves no time, no multiple is better than another.
     chosen = min(m for m, gain in gains.items() if gain >= best * (1 - SLACK)) if best > 0 else 1
     log.info(
-        "`round_to=auto`: %s ms saved for each GFLOP with multiples of %s; widths become multiples of %d",
-        ", ".join(f"{gain:.3g}" for gain in gains.values()),
-        ", ".join(map(str, gains)),
+        "`round_to=auto`: widths become multiples of %d; ms saved for each GFLOP by multiple: %s",
         chosen,
+        ", ".join(f"{multiple}: {gain:.3g}" for multiple, gain in gains.items()),
     )
     return {"round_to": chosen, "saved_ms_per_gflop": {str(m): gain for m, gain in gains.items()}}
 
@@ -81,14 +88,3 @@ def _measured(
 def _counts(groups: Sequence[WidthGroup], share: float, multiple: int) -> dict[str, int]:
     """Filters to remove from each group, its width left a multiple."""
     return {g.name: removable(g.width, int(g.width * share), multiple) for g in groups}
-
-
-def _nearest(groups: Sequence[WidthGroup], multiple: int, costs: WidthCosts, target: float) -> dict[str, int]:
-    """The cut to a multiple whose FLOPs are nearest to a target."""
-    low, high = 0.0, 1.0
-    tried = [_counts(groups, SHARE, multiple)]
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        tried.append(_counts(groups, middle, multiple))
-        low, high = (low, middle) if costs(tried[-1])[1] <= target else (middle, high)
-    return min(tried, key=lambda counts: abs(costs(counts)[1] - target))

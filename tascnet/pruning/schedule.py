@@ -1,4 +1,4 @@
-"""When pruning ends, and from which iteration it continues: pure functions of the journal and the options."""
+"""When pruning ends and from which iteration it continues, as functions of the journal and the options."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from tascnet.errors import plural
 from tascnet.options import Prune
 from tascnet.run.records import Iteration
 
-# Targets that are shares of the unpruned network's cost: field of an iteration, option, and in words.
+# Targets that are shares of the unpruned network's cost: field of an iteration, option, and name.
 SHARES = (
     ("flops", "flops_target", "FLOPs"),
     ("params", "params_target", "parameters"),
     ("size_bytes", "size_target", "saved bytes"),
     ("latency_ms", "latency_target", "latency"),
 )
-# Those of them that are known exactly before anything is cut: the last step is fitted to them.
+# Those that are known exactly before a cut: the last step is fitted to them.
 FITTED = SHARES[:3]
 # Bytes of a parameter in a saved network.
 FLOAT_BYTES = 4
@@ -23,13 +23,13 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether pruning continues, and which network it has to show so far.
+    """Whether pruning continues, and from which network.
 
     Args:
         reason: why it ends; None while it continues.
         keep: the last iteration inside the tolerance, from which the next one starts.
         inside: for each iteration, whether it is inside the tolerance of the best so far.
-        step: share of the full step that the next iteration takes: half for each one that was reverted.
+        step: share of the full step that the next iteration takes: halved for each one that was reverted.
     """
 
     reason: str | None
@@ -42,48 +42,39 @@ def decide(iterations: Sequence[Iteration], options: Prune) -> Verdict:
     """Whether to continue after the last iteration, from which network, and in which steps.
 
     An iteration that falls below the tolerance is reverted: the next one starts from the last network inside
-    it, with half the step, until more than `retries` in a row have failed. A reverted block is no step that
-    failed: no smaller one follows from it.
+    it, with half the step, until more than `retries` in a row have failed. A reverted block does not count as
+    failed, and no step is halved for it.
 
     Args:
         iterations: all in order, the unpruned network first.
         options: `tolerance`, `retries`, targets and limits.
-
-    Returns:
-        The verdict; where several reasons hold, the tolerance comes first, then the targets in their order.
     """
-    inside = _inside(iterations, options.tolerance)
-    steps_outside = [
-        not iteration.block for iteration, is_in in zip(iterations, inside, strict=True) if not is_in
-    ]
-    since = next((n for n, is_in in enumerate(reversed(inside)) if is_in), len(inside))
-    failed = sum(steps_outside[len(steps_outside) - since :])
-    if failed > options.retries:
-        smaller = f" in each of {failed} steps, the last of them the smallest" if options.retries else ""
-        reason: str | None = (
-            f"validation accuracy fell more than {options.tolerance:g} below the best{smaller}"
-        )
-    else:
-        reached = None if since else _target_reached(iterations[0], iterations[-1], options)
-        reason = reached or _limit_reached(iterations, options)
-    kept = max(position for position, is_in in enumerate(inside) if is_in)
-    return Verdict(
-        reason=reason, keep=iterations[kept].iteration, inside=inside, step=0.5 ** sum(steps_outside)
-    )
-
-
-def _inside(iterations: Sequence[Iteration], tolerance: float) -> tuple[bool, ...]:
-    """For each iteration whether it is within the tolerance of the best up to it."""
-    best, inside = -math.inf, []
+    best, inside, steps_outside, failed = -math.inf, [], 0, 0
     for iteration in iterations:
         best = max(best, iteration.val_accuracy)
         # Accuracies are fractions of a split: a difference of exactly the tolerance is inside.
-        inside.append(iteration.val_accuracy >= best - tolerance - 1e-9)
-    return tuple(inside)
+        inside.append(iteration.val_accuracy >= best - options.tolerance - 1e-9)
+        if inside[-1]:
+            failed = 0
+        elif not iteration.block:
+            steps_outside, failed = steps_outside + 1, failed + 1
+    reason = None
+    seconds = sum(iteration.seconds for iteration in iterations)
+    if failed > options.retries:
+        smaller = f" in each of {failed} steps, the last of them the smallest" if options.retries else ""
+        reason = f"validation accuracy fell more than {options.tolerance:g} below the best{smaller}"
+    elif inside[-1] and (reached := _target_reached(iterations[0], iterations[-1], options)):
+        reason = reached
+    elif iterations[-1].iteration >= options.max_iterations:
+        most = options.max_iterations
+        reason = f"{plural(most, 'iteration')} {'is' if most == 1 else 'are'} done"
+    elif options.max_seconds is not None and seconds >= options.max_seconds:
+        reason = f"{options.max_seconds:g} seconds have passed"
+    keep = max(one.iteration for one, is_in in zip(iterations, inside, strict=True) if is_in)
+    return Verdict(reason=reason, keep=keep, inside=tuple(inside), step=0.5**steps_outside)
 
 
 def _target_reached(first: Iteration, last: Iteration, options: Prune) -> str | None:
-    """Which target an iteration has reached, in words."""
     for field, option, name in SHARES:
         share, now, before = getattr(options, option), getattr(last, field), getattr(first, field)
         if share is not None and now is not None and before is not None and now <= share * before:
@@ -94,19 +85,8 @@ def _target_reached(first: Iteration, last: Iteration, options: Prune) -> str | 
     return None
 
 
-def _limit_reached(iterations: Sequence[Iteration], options: Prune) -> str | None:
-    """Which limit is reached, in words."""
-    if iterations[-1].iteration >= options.max_iterations:
-        most = options.max_iterations
-        return f"{plural(most, 'iteration')} {'is' if most == 1 else 'are'} done"
-    seconds = sum(iteration.seconds for iteration in iterations)
-    if options.max_seconds is not None and seconds >= options.max_seconds:
-        return f"{options.max_seconds:g} seconds have passed"
-    return None
-
-
 def missed_targets(first: Iteration, kept: Iteration, options: Prune) -> str | None:
-    """How far a network is from the targets, in words; None where it has reached one, or there is none."""
+    """How far a network is from the targets; None where it has reached one, or there is none."""
     if _target_reached(first, kept, options) is not None:
         return None
     missed = []
@@ -122,11 +102,10 @@ def missed_targets(first: Iteration, kept: Iteration, options: Prune) -> str | N
 
 
 def replayed(iterations: Sequence[Iteration], options: Prune) -> tuple[list[Iteration], Verdict]:
-    """The iterations as far as an uninterrupted run with these options would have come, and the verdict.
+    """The iterations that an uninterrupted run with these options would have made, too, and the verdict.
 
     With another tolerance an iteration would have started from another network, and with another target it
-    would have landed elsewhere: it does not count then, nor do those after it. `inside` of those that count
-    is by this tolerance.
+    would have removed other filters: it is left out then, with those after it. `inside` is by these options.
     """
     for count in range(1, len(iterations) + 1):
         verdict = decide(iterations[:count], options)
@@ -135,11 +114,10 @@ def replayed(iterations: Sequence[Iteration], options: Prune) -> tuple[list[Iter
         following = iterations[count]
         if (following.start, following.step) != (verdict.keep, verdict.step):
             break
-        # The targets that these options have would have to lead to the same cut.
-        if following.landed is not None:
-            if following.landed != fitted_targets(options):
-                break
-        elif reaches_fitted(vars(following), iterations[0], options):
+        landed = following.landed
+        if landed is None and reaches_fitted(vars(following), iterations[0], options):
+            break
+        if landed is not None and landed != fitted_targets(options):
             break
     counted = zip(iterations[:count], verdict.inside, strict=True)
     return [replace(iteration, inside=is_in) for iteration, is_in in counted], verdict
@@ -151,7 +129,7 @@ def fitted_targets(options: Prune) -> dict[str, float | None]:
 
 
 def reaches_fitted(costs: Mapping[str, float], first: Iteration, options: Prune) -> bool:
-    """Whether costs, by field of an iteration, reach one of the targets that the last step is fitted to."""
+    """Whether costs, by field of an iteration, reach one of the fitted targets."""
     targets = fitted_targets(options)
     return any(t is not None and costs[field] <= t * getattr(first, field) for field, t in targets.items())
 

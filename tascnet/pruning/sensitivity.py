@@ -1,4 +1,4 @@
-"""Where a network is fat: its accuracy without a share of each group alone."""
+"""Where a network can lose filters: its accuracy without a share of each group alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,8 +25,8 @@ SAMPLES = 256
 def sensitivity(learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential) -> Sensitivity:
     """Validation accuracy without 10, 25 and 50 % of each group's filters, nothing trained; computed once.
 
-    The filters are those that the criterion removes first (for `history`, by likeness as they are), and they
-    are merged as the options say, where `refit` is taken for `fold`.
+    The filters are those that the criterion removes first (for `history`, by similarity as they are), and
+    they are merged as the options say, `refit` as `fold`.
     """
     path = archive.path(FILE)
     if not path.exists():

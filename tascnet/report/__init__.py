@@ -1,15 +1,13 @@
-"""What a stage found: tables and sentences for the terminal, and a self-contained page.
+"""The results of a stage: tables and sentences for the terminal, and a self-contained page.
 
 A change is relative to the first model of a table; for accuracies it is in percentage points.
 """
 
 from tascnet.report.page import models_html
 from tascnet.report.plots import models_plot
-from tascnet.report.pretrain import pretrain_report
-from tascnet.report.prune import prune_report
 from tascnet.report.sentences import insight_lines, speed_lines
+from tascnet.report.stages import pretrain_report, prune_report, tune_report
 from tascnet.report.tables import front_table, layerwise_table, models_table, models_text, widths_table
-from tascnet.report.tune import tune_report
 
 __all__ = [
     "front_table",

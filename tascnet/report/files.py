@@ -1,7 +1,4 @@
-"""The fields of a run's files for `docs/files.md`, from the records themselves.
-
-`python -m tascnet.report.files docs/files.md` writes them below the last comment of the page.
-"""
+"""`python -m tascnet.report.files docs/files.md` writes the fields of all records into that page."""
 
 import inspect
 import re
@@ -22,12 +19,21 @@ _MARK = "-->\n"
 
 
 def with_fields(page: str) -> str:
-    """The page with the tables of fields below its last comment."""
-    return page[: page.rindex(_MARK) + len(_MARK)] + "".join(map(_section, documented_records()))
+    """The page with a table of the fields of each record below its last comment."""
+    page = page[: page.rindex(_MARK) + len(_MARK)]
+    for record in documented_records():
+        summary, meanings = described(record)
+        hints, own = get_type_hints(record), [entry.name for entry in fields(record)]
+        if StageMetrics in record.__mro__[1:]:
+            summary += " It also has the fields of [StageMetrics](#stagemetrics)."
+            own = own[len(fields(StageMetrics)) :]
+        page += f"\n## {record.__name__}\n\n{summary}\n\n| field | type | meaning |\n|---|---|---|\n"
+        page += "".join(f"| `{name}` | {_in_words(hints[name])} | {meanings[name]} |\n" for name in own)
+    return page
 
 
 def documented_records() -> Iterator[type[Any]]:
-    """The records of a run's files, as they are defined."""
+    """The records of a run's files, in the order of their definitions."""
     for record in (*vars(records).values(), HeldOut):
         if inspect.isclass(record) and is_dataclass(record):
             yield record
@@ -42,16 +48,6 @@ def described(record: type[Any]) -> tuple[str, dict[str, str]]:
         meaning = " ".join(text.split()).removesuffix(".").replace("None", "null")
         meanings |= dict.fromkeys(names.split(", "), meaning)
     return " ".join(summary.split()).replace("None", "null"), meanings
-
-
-def _section(record: type[Any]) -> str:
-    summary, meanings = described(record)
-    hints, own = get_type_hints(record), [entry.name for entry in fields(record)]
-    if StageMetrics in record.__mro__[1:]:
-        summary += " It also has the fields of [StageMetrics](#stagemetrics)."
-        own = own[len(fields(StageMetrics)) :]
-    rows = "".join(f"| `{name}` | {_in_words(hints[name])} | {meanings[name]} |\n" for name in own)
-    return f"\n## {record.__name__}\n\n{summary}\n\n| field | type | meaning |\n|---|---|---|\n{rows}"
 
 
 def _in_words(kind: Any, plural: str = "") -> str:

@@ -35,24 +35,17 @@ def milliseconds(number: float | None) -> str:
 
 
 def spread(deviation: float | None, mean: str) -> str:
-    """A deviation with two significant digits in the unit of the mean, which it leaves out.
-
-    Args:
-        deviation: as a fraction, count, bytes or milliseconds.
-        mean: as `percent`, `count`, `size` or `milliseconds` give it.
-    """
+    """A deviation with two significant digits, in the unit of the formatted mean, which is left out."""
     if deviation is None:
         return MISSING
     unit = mean.partition(" ")[2]
-    scale = (
-        0.01 if unit == "%" else 1.0 if unit == "ms" else 1000.0 ** _PREFIXES.index(unit.removesuffix("B"))
-    )
-    scaled = deviation / scale
+    scales = {"%": 0.01, "ms": 1.0}
+    scaled = deviation / (scales.get(unit) or 1000.0 ** _PREFIXES.index(unit.removesuffix("B")))
     return f"{scaled:.0f}" if scaled >= 99.5 or scaled == 0 else f"{scaled:.2g}"
 
 
 def duration(seconds: float | None) -> str:
-    """The two largest units that matter: `12.3 s`, `4 min 05 s`, `1 h 03 min`."""
+    """The two largest units: `12.3 s`, `4 min 05 s`, `1 h 03 min`."""
     if seconds is None:
         return MISSING
     if seconds < 59.95:
@@ -64,7 +57,7 @@ def duration(seconds: float | None) -> str:
 
 
 def change(number: float | None, reference: float | None) -> str:
-    """The change from a reference in per cent, `−35 %`; empty where it has no meaning."""
+    """The change from a reference in per cent, `−35 %`; empty where one is missing or the reference is 0."""
     if number is None or not reference:
         return ""
     relative = 100 * (number / reference - 1)
@@ -99,7 +92,7 @@ def plain(value: object) -> str:
 
 
 def _scaled(number: float) -> tuple[float, str]:
-    """The number in the largest prefix that leaves at least one before the point once rounded."""
+    """The number, scaled by the largest prefix with which it rounds to at least 1, and the prefix."""
     scaled = float(number)
     for prefix in _PREFIXES[:-1]:
         if abs(scaled) < 999.5:
@@ -109,7 +102,7 @@ def _scaled(number: float) -> tuple[float, str]:
 
 
 def _significant(number: float) -> str:
-    """Three significant digits without an exponent, more before the point where there are more."""
+    """Three significant digits without an exponent; all digits before the point."""
     if number == 0:
         return "0"
     rounded = float(f"{number:.3g}")

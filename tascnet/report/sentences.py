@@ -1,4 +1,4 @@
-"""What a stage found, in sentences."""
+"""The results of a stage in sentences."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,14 @@ from tascnet.run.records import Insight, ModelMetrics
 TOO_FEW = "Too few different results to judge what the search learnt."
 # Choices named on the terminal.
 _MATTERED = 3
-# FLOPs that fall by less than this share have not fallen.
+# A smaller fall of the FLOPs counts as none.
 _NOTHING = 0.02
-# Where the time falls by less than this part of the fall of the FLOPs, the two disagree.
+# Latency follows the FLOPs where it falls by at least this part of their fall.
 _AGREEMENT = 0.5
 
 
 def insight_lines(insight: Insight | None) -> list[str]:
-    """What the search learnt; None says that there were too few trials to judge."""
+    """What the search learnt; None: there were too few trials to judge."""
     if insight is None:
         return [TOO_FEW]
     figures = "; ".join(f"{label}: {value}" for label, value in insight_figures(insight))
@@ -28,7 +28,7 @@ def insight_lines(insight: Insight | None) -> list[str]:
 
 
 def insight_figures(insight: Insight) -> list[tuple[str, str]]:
-    """How well the surrogate predicts: figures, each with its label."""
+    """Figures of how well the surrogate predicts, each with its label."""
     return [
         ("leave-one-out error (RMSE)", gap(insight.rmse, insight.target)),
         ("standard deviation of the results", gap(insight.deviation, insight.target)),
@@ -39,7 +39,7 @@ def insight_figures(insight: Insight) -> list[tuple[str, str]]:
 
 
 def speed_lines(models: Mapping[str, ModelMetrics], removable_blocks: int = 0) -> list[str]:
-    """How far FLOPs and latency fell from `before` to `after`, and whether they disagree.
+    """How far FLOPs and latency fell from `before` to `after`, and whether latency followed.
 
     Args:
         models: `before` and `after`.
@@ -61,9 +61,9 @@ def speed_lines(models: Mapping[str, ModelMetrics], removable_blocks: int = 0) -
     if slow:
         advice = "Narrower layers hardly reduce that."
         if removable_blocks:
-            advice = "Removing blocks reduces that (`blocks=true`), narrower layers hardly do."
+            advice = "Fewer blocks reduce that (`blocks=true`), narrower layers hardly do."
         lines.append(
-            f"Latency fell far less than FLOPs at {' and '.join(slow)}: calls and memory access take the "
+            f"Latency did not follow the FLOPs at {' and '.join(slow)}: calls and memory access take the "
             f"time, not arithmetic. {advice}"
         )
     return lines

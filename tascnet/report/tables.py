@@ -18,13 +18,7 @@ from tascnet.run.records import FreezingDepth, FrontPoint, LayerWidths, ModelMet
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One figure of a model.
-
-    Args:
-        title: heading.
-        show: a value as text.
-        compare: its change from a reference as text.
-    """
+    """One figure of a model: its heading, and how a value and its change from a reference are shown."""
 
     title: str
     show: Callable[[Any], str]
@@ -52,14 +46,14 @@ KEY_FIGURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A value and what stands small below it, as texts; empty ones are not shown."""
+    """A value, and its deviation and change in small print below; empty texts are not shown."""
 
     value: str = ""
     deviation: str = ""
     change: str = ""
 
     def stacked(self) -> Text:
-        """Its parts below each other, for the terminal."""
+        """Its parts one below the other, for the terminal."""
         text = Text(self.value)
         for part in (self.deviation, self.change):
             if part:
@@ -68,13 +62,13 @@ class Cell:
 
 
 def headings(batches: Iterable[int]) -> list[str]:
-    """Headings of `COLUMNS`; the last one names the batches that latencies were measured with."""
+    """The headings of `COLUMNS`; the last one names the batches of the latencies."""
     *titles, last = (column.title for column in COLUMNS.values())
     return [*titles, f"{last} {'/'.join(map(str, sorted(set(batches))))}".rstrip()]
 
 
 def model_cells(models: Mapping[str, ModelMetrics]) -> list[tuple[str, list[Cell]]]:
-    """For each model its name and one cell a column, with the change from the first model."""
+    """For each model its name and a cell for each column, with the change from the first model."""
     first = next(iter(models.values()), None)
     rows = []
     for name, model in models.items():
@@ -106,13 +100,13 @@ def models_text(models: Mapping[str, ModelMetrics]) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
-def widths_table(widths: Sequence[LayerWidths], title: str | None = None) -> Table:
+def widths_table(widths: Sequence[LayerWidths]) -> Table:
     """Widths of the layers that changed; the caption counts the others."""
-    changed = [row for row in widths if row.before != row.after]
-    table = _table(title)
+    table = _table()
     table.add_column("layer")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right")
+    changed = [row for row in widths if row.before != row.after]
     for row in changed:
         change = numbers.change(row.after, row.before) or MISSING
         table.add_row(Text(row.layer), count(row.before), count(row.after), Text(change, style="dim"))
@@ -122,58 +116,34 @@ def widths_table(widths: Sequence[LayerWidths], title: str | None = None) -> Tab
     return table
 
 
-def layerwise_table(
-    rows: Sequence[FreezingDepth], chosen: int | None = None, title: str | None = None
-) -> Table:
-    """Accuracy by first trained block, from the output to the input.
-
-    Args:
-        rows: one a trial.
-        chosen: number of the winning trial; its row is bold.
-        title: heading of the table.
-    """
-    table = _table(title)
+def layerwise_table(rows: Sequence[FreezingDepth], chosen: int) -> Table:
+    """Accuracy by first trained block, from the output to the input; trial `chosen` is bold."""
+    table = _table()
     table.add_column("first\ntrained", justify="right")
     table.add_column("block")
     for heading in ("trainable\nparams", "val\nacc.", "time"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(
-            str(row.block),
-            Text(row.name),
-            count(row.trainable_params),
-            percent(row.val_accuracy),
-            duration(row.seconds),
-            style="bold" if row.trial == chosen else None,
-        )
+        cells = (count(row.trainable_params), percent(row.val_accuracy), duration(row.seconds))
+        style = "bold" if row.trial == chosen else None
+        table.add_row(str(row.block), Text(row.name), *cells, style=style)
     return table
 
 
-def front_table(rows: Sequence[FrontPoint], chosen: int | None = None, title: str | None = None) -> Table:
-    """The trials that no other one dominates, with the option that fine-tunes each.
-
-    Args:
-        rows: one a trial.
-        chosen: number of the trial that was fine-tuned; its row is bold.
-        title: heading of the table.
-    """
-    table = _table(title)
+def front_table(rows: Sequence[FrontPoint], chosen: int) -> Table:
+    """The trials that no other one dominates, with the option that fine-tunes each; `chosen` is bold."""
+    table = _table()
     for heading in ("trial", "val acc.", "params", "FLOPs"):
         table.add_column(heading, justify="right")
     table.add_column("to fine-tune it")
     for row in rows:
-        table.add_row(
-            str(row.trial),
-            percent(row.val_accuracy),
-            count(row.params),
-            count(row.flops),
-            f"pick={row.trial}",
-            style="bold" if row.trial == chosen else None,
-        )
+        cells = (percent(row.val_accuracy), count(row.params), count(row.flops))
+        style = "bold" if row.trial == chosen else None
+        table.add_row(str(row.trial), *cells, f"pick={row.trial}", style=style)
     return table
 
 
-def _table(title: str | None) -> Table:
+def _table(title: str | None = None) -> Table:
     return Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
     )

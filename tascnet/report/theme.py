@@ -1,4 +1,4 @@
-"""Figures that take their colours and their typeface from the page they stand in."""
+"""Figures that take their colours and typeface from the page around them."""
 
 import re
 from collections.abc import Callable
@@ -14,12 +14,10 @@ from tascnet.run.files import digest_json
 
 P = ParamSpec("P")
 
-# Stand-ins that no other part of a figure uses, by their names in the style sheet.
-_COLOURS = {
-    name: f"#0{i}0{i}0{i}"
-    for i, name in enumerate(("ink", "muted", "grid", "accent", "second", "bad", "surface", "bar"), start=1)
-}
-INK, MUTED, GRID, ACCENT, SECOND, BAD, SURFACE, BAR = _COLOURS.values()
+# Stand-ins for the colours of the style sheet, by their names there.
+_NAMES = ("ink", "muted", "grid", "accent", "second", "bad", "bar")
+_COLOURS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(_NAMES, start=1)}
+INK, MUTED, GRID, ACCENT, SECOND, BAD, BAR = _COLOURS.values()
 _STYLE = Path(__file__).with_name("templates") / "style.css"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -42,7 +40,7 @@ _SETTINGS: Any = {
 
 
 def plotted(size: tuple[float, float], paint: Callable[Concatenate[Axes, P], None]) -> Callable[P, str]:
-    """A function that draws on axes as one that gives a figure, see `draw`."""
+    """A function that returns a figure (see `draw`), from one that draws on axes."""
 
     def plot(*args: P.args, **kwargs: P.kwargs) -> str:
         return draw(size, lambda figure: paint(figure.add_subplot(), *args, **kwargs))
@@ -51,7 +49,7 @@ def plotted(size: tuple[float, float], paint: Callable[Concatenate[Axes, P], Non
 
 
 def draw(size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """A figure as an `<svg>` element to stand in a page, whose style sheet gives its colours.
+    """A figure as an `<svg>` element of a page, coloured by the page's style sheet.
 
     Args:
         size: width and height in inches; the page scales the figure to its column.

@@ -67,7 +67,8 @@ class StepRecord:
         first_trained: index of the first trained block.
         frozen: layers from that block on that were frozen.
         val_accuracy_after_cut: in pruning, before retraining.
-        pairs_similarity_before, pairs_similarity_after: mean over pairs, before and after they are pulled together.
+        pairs_similarity_before: mean similarity of pairs before they are pulled together.
+        pairs_similarity_after: mean similarity of pairs afterwards.
         block: name of the block that was removed in place of filters.
     """
 
@@ -125,7 +126,8 @@ class SampleCounts:
         classes: number of classes.
         train, val, test: samples of the split.
         skipped: unreadable files that were left out.
-        origin, licence: who publishes the data set, and its licence; empty where not known.
+        origin: who publishes the data set; empty where that is not known.
+        licence: of the data set; empty where that is not known.
     """
 
     classes: int
@@ -516,7 +518,8 @@ class Iteration:
         val_accuracy, val_loss: after retraining.
         params, flops, size_bytes: of the pruned network.
         val_accuracy_after_cut: before retraining.
-        pairs_similarity_before, pairs_similarity_after: mean over pairs, before and after they are pulled together.
+        pairs_similarity_before: mean similarity of pairs before they are pulled together.
+        pairs_similarity_after: mean similarity of pairs afterwards.
         block: name of the block that was removed in place of filters.
         latency_ms: for one sample, where a target asks for it.
         inside: whether it keeps the tolerance.

@@ -2,9 +2,9 @@
 
 Words: a *width group* is a set of layers whose channels are coupled, so that they can only be removed
 together; its *filters* are the layers that produce these channels, its *consumers* those that read them.
-A layer's name is its dotted module name in the chain, a block's index its position in the chain. An *example*
-is one sample `1 x c x h x w` as the first block takes it. A `Trace`, the dependency graph of a chain, can take
-its place in every function, so that a network is traced once for each structure.
+A layer's name is its dotted module name in the chain, a block's index its position in the chain. An
+*example* is one sample `1 x c x h x w` as the first block takes it. A `Trace`, the dependency graph of a
+chain, can take its place in every function, so that a network is traced once for each structure.
 """
 
 from tascnet.models.head import he_linear

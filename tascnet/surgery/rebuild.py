@@ -202,10 +202,9 @@ class _Walk:
         normed = any(isinstance(layer, nn.BatchNorm2d) for layer in old.body.modules())
         strided = (nn.Conv2d, *_POOLS, SliceAndPad)
         strides = [_pair(layer.stride)[0] for layer in old.shortcut.modules() if isinstance(layer, strided)]
-        conv = nn.utils.skip_init(
-            nn.Conv2d, entry.shape[1], self.width, 1, stride=math.prod(strides), bias=not normed
-        )
-        parts: OrderedDict[str, nn.Module] = OrderedDict(conv=he_normal(conv, self.generator))
+        sizes = (entry.shape[1], self.width, 1)
+        conv = self._conv(*sizes, stride=math.prod(strides), bias=not normed)
+        parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
         if normed:
             parts["bn"] = nn.BatchNorm2d(self.width)
         new = nn.Sequential(parts)
@@ -246,17 +245,13 @@ class _Walk:
         size = wanted["filter_size"]
 
         def conv(padding: tuple[int, int]) -> nn.Module:
-            new = nn.utils.skip_init(
-                nn.Conv2d,
-                self.width,
-                wanted.get("filters", self.width),
-                size,
+            return self._conv(
+                *(self.width, wanted.get("filters", self.width), size),
                 stride=1 if self.skip == "drop" else old.stride,
                 padding=padding,
                 groups=self.width if is_depthwise(old) else 1,
                 bias=old.bias is not None,
             )
-            return he_normal(new, self.generator)
 
         return self._padded("conv", old, size, wanted.get("padding"), conv)
 
@@ -325,11 +320,8 @@ class _Walk:
             return he_linear(inputs, old.out_features, self.generator, bias=old.bias is not None)
         if isinstance(old, nn.Conv2d) and old.in_channels != self.width:
             depthwise = is_depthwise(old)
-            conv = nn.utils.skip_init(
-                nn.Conv2d,
-                self.width,
-                self.width if depthwise else old.out_channels,
-                old.kernel_size,
+            return self._conv(
+                *(self.width, self.width if depthwise else old.out_channels, old.kernel_size),
                 stride=old.stride,
                 padding=old.padding,
                 dilation=old.dilation,
@@ -337,8 +329,11 @@ class _Walk:
                 bias=old.bias is not None,
                 padding_mode=old.padding_mode,
             )
-            return he_normal(conv, self.generator)  # type: ignore[no-any-return]
         return copy.deepcopy(old).requires_grad_(True)
+
+    def _conv(self, *sizes: Any, **own: Any) -> nn.Module:
+        conv: nn.Module = he_normal(nn.utils.skip_init(nn.Conv2d, *sizes, **own), self.generator)
+        return conv
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The one door to pre-trained networks: by name, from a folder, or the user's own."""
+"""Networks to start from: by name, from the folder of a saved model, or the user's own."""
 
 import copy
 import logging
@@ -28,7 +28,7 @@ from tascnet.train.transfer import SOURCE_DIGITS, outputs_of
 
 log = logging.getLogger("tascnet")
 
-# How `digits_cnn` learns its source task: seconds on one core.
+# Of the pre-training of `digits_cnn`, which takes seconds on one core.
 SOURCE_RECIPE = Recipe(epochs=15, batch_size=32, lr=3e-3, weight_decay=1e-2, schedule="cosine")
 SOURCE_SEED = 0
 
@@ -42,15 +42,16 @@ def backbone(
     cache: str | Path | None = None,
     **options: Any,
 ) -> nn.Sequential:
-    """A network to tune, prune or pre-train: a chain with the attributes `info`, `preprocessing`,
-    `class_names`, `origin` and `factory`.
+    """A network to tune, prune or pre-train, in eval mode.
+
+    It has the attributes `info`, `preprocessing`, `class_names`, `origin` and `factory`.
 
     Args:
-        network: a name (`mobilenet_v2`, `resnet50`, `textcnn`, ...) or options of one; the folder of a saved
-            model; or your own `nn.Sequential` of blocks that each take and give one tensor, the last one an
-            `nn.Linear`, which is copied.
-        example: `1 x c x h x h`, an image as your own network takes it; None: zeros.
-        num_classes: outputs of random weights; None: as published.
+        network: a name (`mobilenet_v2`, `resnet50`, `textcnn`, ...) or its options; the folder of a saved
+            model; or your own `nn.Sequential`, which is copied. Each of its blocks takes one tensor and
+            returns one, and the last block is an `nn.Linear`.
+        example: `1 x c x h x h`, an input of your own network; None: zeros.
+        num_classes: outputs of a network with random weights; None: as published.
         seed: of random weights.
         cache: folder for the weights of `digits_cnn`; None: `outputs/cache`.
         options: of `ImageBackbone` or `TextBackbone`, in place of the preset's; for your own network `size`,
@@ -64,7 +65,7 @@ def backbone(
     if isinstance(network, nn.Module):
         return _own(network, example, options)
     if example is not None:
-        raise ConfigError("`example` has no effect but with a network of your own", "leave it out")
+        raise ConfigError("`example` has no effect without a network of your own", "leave it out")
     if isinstance(network, Backbone):
         chosen = replace(network, **options)
     elif network in (names := (*NAMES, *BACKBONES)):
@@ -75,9 +76,8 @@ def backbone(
         return load(folder, **options)
     else:
         likely = closest(str(network), names)
-        hint = (
-            f"did you mean {likely!r}?" if likely else f"take {listed(names)}, or the folder of a saved model"
-        )
+        offered = f"take {listed(names)}, or the folder of a saved model"
+        hint = f"did you mean {likely!r}?" if likely else offered
         raise ConfigError(f"there is no network {str(network)!r}, and no folder of that name", hint)
     weights: str | Path = chosen.weights
     if isinstance(chosen, ImageBackbone) and chosen.name == "digits_cnn" and weights == "pretrained":
@@ -86,13 +86,7 @@ def backbone(
 
 
 def digits_network(digits: Sequence[str], options: ImageBackbone, *, cache: str | Path | None = None) -> Path:
-    """Weights of `digits_cnn`, trained on some of the digits; made once and kept in the cache.
-
-    Args:
-        digits: its classes, two or more.
-        options: of the network.
-        cache: folder of the weights; None: `outputs/cache`.
-    """
+    """The file of weights of `digits_cnn` for two or more digits, trained once and kept in the cache."""
     preprocessing = Preprocessing.of(options)
     made_of = {"digits": list(digits), "recipe": asdict(SOURCE_RECIPE), "input": preprocessing.to_dict()}
     folder = cache_folder(cache)
@@ -105,14 +99,14 @@ def digits_network(digits: Sequence[str], options: ImageBackbone, *, cache: str 
         samples = open_samples(data, preprocessing, seed=SOURCE_SEED, cache=folder)
         learner = Learner(samples=samples, device=device, trainer=Trainer(), seed=SOURCE_SEED)
         network = build(options, weights="random", num_classes=len(digits), seed=SOURCE_SEED)
-        trained = learner.fit(learner.place(network), SOURCE_RECIPE, description="source task")
-    log.info("source task: validation accuracy %.1f %%", 100 * (trained.val_accuracy or 0.0))
+        trained = learner.fit(learner.place(network), SOURCE_RECIPE, description="pre-train digits_cnn")
+    log.info("pre-training: validation accuracy %.1f %%", 100 * (trained.val_accuracy or 0.0))
     write_backbone(path, network)
     return path
 
 
 def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> nn.Sequential:
-    """A copy of the user's own network, checked, with what is needed to use it."""
+    """A checked copy of the user's own network; a network of tascnet itself."""
     if isinstance(getattr(module, "info", None), ModelInfo) and not options:
         assert isinstance(module, nn.Sequential)
         return module
@@ -120,7 +114,7 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
     if not is_chain or not len(module):  # type: ignore[arg-type]
         raise ConfigError(
             f"{type(module).__name__} is not yet a chain",
-            "give an nn.Sequential of blocks that each take and give one tensor",
+            "give an nn.Sequential of blocks that each take one tensor and return one",
         )
     chain = nn.Sequential(OrderedDict(copy.deepcopy(module).named_children())).eval()
     classes = classifier_of(chain).out_features
@@ -131,12 +125,13 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
     outputs = outputs_of(chain, torch.zeros(preprocessing.example_shape) if example is None else example)
     if outputs.shape != (1, classes):
         raise ConfigError(
-            f"the network gives {tuple(outputs.shape)} for one image, expected {(1, classes)}",
+            f"the network returns {tuple(outputs.shape)} for one image, expected {(1, classes)}",
             "put an nn.Flatten before its last block",
         )
-    # Fails now, rather than after hours, where something cannot be saved.
+    # A network that cannot be saved fails now, rather than after hours.
     has_own = has_own_classes(describe(chain))
     blocks = copy.deepcopy(chain)
+    factory = (lambda num_classes: copy.deepcopy(blocks)) if has_own else None
     info = ModelInfo(
         backbone=chosen.name,
         preprocessing=preprocessing,
@@ -144,6 +139,4 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
         weights="as the network was given",
         licence="as the network's author states",
     )
-    return with_info(
-        chain, info, origin=chosen, factory=(lambda num_classes: copy.deepcopy(blocks)) if has_own else None
-    )
+    return with_info(chain, info, origin=chosen, factory=factory)

@@ -22,12 +22,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Loss and accuracy over `samples` samples.
+    """Loss and accuracy over some samples.
 
     Args:
         loss: mean cross-entropy, without class weights and smoothing.
         accuracy: share of correct predictions, in [0, 1].
-        samples: how many there were.
+        samples: how many.
     """
 
     loss: float
@@ -48,7 +48,7 @@ def evaluate(
     """Loss and accuracy of a network on one split of a data set; the network is not changed.
 
     Args:
-        network: what `tascnet.tune`, `tascnet.prune` or `tascnet.load` gave.
+        network: from `tascnet.tune`, `tascnet.prune` or `tascnet.load`.
         data: the data set.
         split: `train`, `val` or `test`.
         seed: of the splits.
@@ -83,18 +83,11 @@ def evaluate_source(
     batch_size: int = 64,
 ) -> Evaluation:
     """Loss and accuracy of `model`, in eval mode, on the plain view of `source`; its mode is restored."""
-    with evaluating(model):
-        loss, correct = _totals(model, source, torch.device(device), batch_size)
-    samples = len(source)
+    loss, correct, samples = 0.0, 0, len(source)
+    with evaluating(model), torch.inference_mode():
+        for rows in torch.split(torch.arange(samples), batch_size):
+            logits = model(source.batch(rows, None).to(device, non_blocking=True)).float()
+            labels = source.labels[rows].to(device)
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            correct += int((logits.argmax(1) == labels).sum())
     return Evaluation(loss=loss / samples, accuracy=correct / samples, samples=samples)
-
-
-@torch.inference_mode()
-def _totals(model: nn.Module, source: Source, device: torch.device, batch_size: int) -> tuple[float, int]:
-    loss, correct = 0.0, 0
-    for rows in torch.split(torch.arange(len(source)), batch_size):
-        logits = model(source.batch(rows, None).to(device, non_blocking=True)).float()
-        labels = source.labels[rows].to(device)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(1) == labels).sum())
-    return loss, correct

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ from tascnet.train.optimiser import learning_rate_factor, make_optimizer
 
 log = logging.getLogger("tascnet")
 
+# Softens the answers of teacher and student.
+TEMPERATURE = 2.0
+
 
 class Recorder(Protocol):
     """Something that follows a network through the epochs."""
@@ -36,7 +39,7 @@ class Recorder(Protocol):
         """All that has been recorded, in tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +47,22 @@ class Distillation:
     """Learn from a teacher's soft answers beside the labels.
 
     Args:
-        teacher: gives logits for the same inputs; in eval mode.
+        teacher: produces logits for the same inputs; in eval mode.
         weight: share of the distillation loss, in [0, 1].
-        temperature: softens both distributions.
 
     Source: Hinton, Vinyals and Dean 2015, section 2.
     """
 
     teacher: nn.Module
     weight: float
-    temperature: float = 2.0
+
+    def mixed(self, loss: Tensor, logits: Tensor, inputs: Tensor) -> Tensor:
+        """The loss on the labels, mixed with that of the student's logits `b x classes`."""
+        with torch.no_grad():
+            target = F.log_softmax(self.teacher(inputs) / TEMPERATURE, 1)
+        answer = F.log_softmax(logits / TEMPERATURE, 1)
+        soft = F.kl_div(answer, target, log_target=True, reduction="batchmean") * TEMPERATURE**2
+        return torch.lerp(loss, soft, self.weight)
 
 
 def fit(
@@ -76,7 +85,7 @@ def fit(
 ) -> TrainingRecord:
     """Train `model` in place and leave it with the weights of its best epoch, in eval mode.
 
-    The same arguments give the same weights on one CPU, also after an interruption: the random
+    The same arguments produce the same weights on one CPU, also after an interruption: the random
     numbers of an epoch depend on `seed` and the epoch alone, and `checkpoint` holds the rest.
 
     Args:
@@ -91,23 +100,31 @@ def fit(
         penalty: a scalar that is added to the loss of every step.
         distillation: a teacher to learn from beside the labels.
         recorder: sees the model after every epoch; its state is part of the checkpoint.
-        checkpoint: file that holds the state after every epoch; continued from when it exists.
+        checkpoint: file of the state after every epoch, from which training resumes if it exists.
         keep: `best` (by validation accuracy, the first of equals), `lowest_loss` (on validation) or `last`.
-        stop: takes all epochs so far; training ends where it gives True.
+        stop: takes all epochs so far; training ends when it returns True.
         description: text of the progress bar.
 
     Raises:
         TrainingDiverged: the loss became infinite or not a number.
     """
-    run = _Run(model, recipe, train, torch.device(device), first_trained, checkpoint, recorder)
-    loss_of = _loss_function(recipe, class_weights, distillation, penalty, run.device)
-    total = recipe.epochs * run.steps_per_epoch
-    with progress(description, total=total) as bar:
+    device = torch.device(device)
+    weights = None if class_weights is None else class_weights.to(device)
+
+    def loss_of(inputs: Tensor, labels: Tensor) -> Tensor:
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
+        if distillation is not None:
+            loss = distillation.mixed(loss, logits, inputs)
+        return loss if penalty is None else loss + penalty()
+
+    run = _Run(model, recipe, train, device, first_trained, checkpoint, recorder)
+    with progress(description, total=recipe.epochs * run.steps_per_epoch) as bar:
         bar.advance(run.epoch * run.steps_per_epoch)
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
             train_loss = run.train_epoch(seed, loss_of, bar)
-            verdict = None if val is None else evaluate_source(model, val, device=run.device)
+            verdict = None if val is None else evaluate_source(model, val, device=device)
             record = EpochRecord(
                 epoch=run.epoch + 1,
                 train_loss=train_loss,
@@ -116,88 +133,82 @@ def fit(
                 seconds=time.perf_counter() - started,
             )
             run.finish_epoch(record, keep)
-            bar.advance(0, best=run.best_val_accuracy())
-    return run.result()
+            bar.advance(0, best=None if run.best is None else run.best.val_accuracy)
+    best = run.best
+    assert best is not None, "a recipe has at least one epoch"
+    model.load_state_dict(run.best_state)
+    model.eval()
+    return TrainingRecord(
+        epochs=tuple(run.records),
+        best_epoch=best.epoch,
+        val_accuracy=best.val_accuracy,
+        val_loss=best.val_loss,
+        seconds=sum(record.seconds for record in run.records),
+    )
 
 
+@dataclass
 class _Run:
-    """The state of one training run: what a checkpoint holds."""
+    """The state of one training run, which a checkpoint holds."""
 
-    def __init__(
-        self,
-        model: nn.Sequential,
-        recipe: Recipe,
-        train: Source,
-        device: torch.device,
-        first_trained: int,
-        checkpoint: Path | None,
-        recorder: Recorder | None,
-    ) -> None:
-        self.recorder = recorder
-        self.model, self.recipe, self.train, self.device = model, recipe, train, device
-        self.first_trained, self.checkpoint = first_trained, checkpoint
-        self.optimizer = make_optimizer(model.parameters(), recipe)
-        self.records: list[EpochRecord] = []
-        self.best: EpochRecord | None = None
-        self.best_state: dict[str, Tensor] = {}
-        self.plateau_factor = 1.0
-        self.plateau_wait = 0
-        self.samples = max(1, round(recipe.epoch_share * len(train)))
-        self.steps_per_epoch = len(batches(torch.arange(self.samples), recipe.batch_size))
-        if checkpoint is not None and checkpoint.exists():
-            self._restore(torch.load(checkpoint, map_location=device, weights_only=True))
+    model: nn.Sequential
+    recipe: Recipe
+    train: Source
+    device: torch.device
+    first_trained: int
+    checkpoint: Path | None
+    recorder: Recorder | None
+    records: list[EpochRecord] = field(default_factory=list)
+    best: EpochRecord | None = None
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    plateau_factor: float = 1.0
+    plateau_wait: int = 0
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.model.parameters(), self.recipe)
+        self.samples = max(1, round(self.recipe.epoch_share * len(self.train)))
+        self.steps_per_epoch = len(batches(torch.arange(self.samples), self.recipe.batch_size))
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self._restore(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
 
     @property
     def epoch(self) -> int:
         return len(self.records)
 
-    def best_val_accuracy(self) -> float | None:
-        return None if self.best is None else self.best.val_accuracy
-
     def is_patience_spent(self) -> bool:
-        if self.recipe.patience is None or self.best is None:
-            return False
-        return self.epoch - self.best.epoch >= self.recipe.patience
+        patience = self.recipe.patience
+        return patience is not None and self.best is not None and self.epoch - self.best.epoch >= patience
 
-    def train_epoch(self, seed: int, loss_of: Callable[..., Tensor], bar: Progress) -> float:
+    def train_epoch(self, seed: int, loss_of: Callable[[Tensor, Tensor], Tensor], bar: Progress) -> float:
         """One pass over the training samples; returns the mean loss."""
         set_training_mode(self.model, self.first_trained, self.recipe.batchnorm)
         epoch_seed = seed * 1_000_003 + self.epoch
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(len(self.train), generator=generator)[: self.samples]
+        lr = self.recipe.lr
+        if self.plateau_factor != 1.0:
+            lr = max(lr * self.plateau_factor, self.recipe.min_lr)
         total = torch.zeros((), device=self.device)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        is_cuda = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if is_cuda else []):
             torch.manual_seed(epoch_seed)
-            for index, rows in enumerate(batches(order, self.recipe.batch_size)):
-                total += self._step(index, rows, generator, loss_of) * len(rows)
+            first_step = self.epoch * self.steps_per_epoch
+            for step, rows in enumerate(batches(order, self.recipe.batch_size), start=first_step):
+                factor = learning_rate_factor(self.recipe, step, self.steps_per_epoch)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr * factor
+                inputs = self.train.batch(rows, generator).to(self.device, non_blocking=True)
+                labels = self.train.labels[rows].to(self.device, non_blocking=True)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
+                    loss = loss_of(inputs, labels)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                total += loss.detach() * len(rows)
                 bar.advance(1)
         mean = float(total) / self.samples
         _check_finite("training", mean, self.epoch + 1)
         return mean
-
-    def _step(
-        self, index: int, rows: Tensor, generator: torch.Generator, loss_of: Callable[..., Tensor]
-    ) -> Tensor:
-        factor = learning_rate_factor(
-            self.recipe, self.epoch * self.steps_per_epoch + index, self.steps_per_epoch
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._reduced() * factor
-        inputs = self.train.batch(rows, generator).to(self.device, non_blocking=True)
-        labels = self.train.labels[rows].to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = loss_of(self.model, inputs, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def _reduced(self) -> float:
-        """The learning rate after the reductions of `plateau`."""
-        if self.plateau_factor == 1.0:
-            return self.recipe.lr
-        return max(self.recipe.lr * self.plateau_factor, self.recipe.min_lr)
 
     def finish_epoch(self, record: EpochRecord, keep: str) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
@@ -205,40 +216,28 @@ class _Run:
             _check_finite("validation", record.val_loss, record.epoch)
         if self.recorder is not None:
             self.recorder.record(self.model)
+        # Whichever epoch is kept, a plateau is one of the highest validation accuracy.
+        before = [other.val_accuracy for other in self.records if other.val_accuracy is not None]
+        is_highest = record.val_accuracy is None or all(record.val_accuracy > value for value in before)
         self.records.append(record)
-        improved = self.best is None or _rank(record, keep) > _rank(self.best, keep)
-        if improved:
+        if self.best is None or _rank(record, keep) > _rank(self.best, keep):
             self.best = record
             self.best_state = copy.deepcopy(self.model.state_dict())
-        self.plateau_wait = 0 if _is_highest(self.records) else self.plateau_wait + 1
+        self.plateau_wait = 0 if is_highest else self.plateau_wait + 1
         if self.recipe.schedule == "plateau" and self.plateau_wait > self.recipe.plateau_patience:
             self.plateau_factor *= self.recipe.factor
             self.plateau_wait = 0
         if self.checkpoint is not None:
-            write_whole(self.checkpoint, lambda path: torch.save(self._state(), path))
-
-    def result(self) -> TrainingRecord:
-        assert self.best is not None, "a recipe has at least one epoch"
-        self.model.load_state_dict(self.best_state)
-        self.model.eval()
-        return TrainingRecord(
-            epochs=tuple(self.records),
-            best_epoch=self.best.epoch,
-            val_accuracy=self.best.val_accuracy,
-            val_loss=self.best.val_loss,
-            seconds=sum(record.seconds for record in self.records),
-        )
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "records": [to_json(record) for record in self.records],
-            "best": None if self.best is None else self.best.epoch,
-            "best_state": self.best_state,
-            "plateau": [self.plateau_factor, self.plateau_wait],
-            "recorder": None if self.recorder is None else self.recorder.state_dict(),
-        }
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "records": [to_json(record) for record in self.records],
+                "best": self.best.epoch,
+                "best_state": self.best_state,
+                "plateau": [self.plateau_factor, self.plateau_wait],
+                "recorder": None if self.recorder is None else self.recorder.state_dict(),
+            }
+            write_whole(self.checkpoint, lambda path: torch.save(state, path))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -260,40 +259,7 @@ def _check_finite(name: str, loss: float, epoch: int) -> None:
         )
 
 
-def _is_highest(records: Sequence[EpochRecord]) -> bool:
-    """Whether the last epoch has a higher validation accuracy than all before, whichever epoch is kept."""
-    *before, last = [record.val_accuracy for record in records]
-    return last is None or all(value is None or last > value for value in before)
-
-
 def _rank(record: EpochRecord, keep: str) -> float:
     if keep == "last" or record.val_accuracy is None or record.val_loss is None:
         return float(record.epoch)
     return -record.val_loss if keep == "lowest_loss" else record.val_accuracy
-
-
-def _loss_function(
-    recipe: Recipe,
-    class_weights: Tensor | None,
-    distillation: Distillation | None,
-    penalty: Callable[[], Tensor] | None,
-    device: torch.device,
-) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    weights = None if class_weights is None else class_weights.to(device)
-
-    def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = model(inputs)
-        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
-        if distillation is not None:
-            loss = torch.lerp(loss, _distillation_loss(logits, inputs, distillation), distillation.weight)
-        return loss if penalty is None else loss + penalty()
-
-    return loss_of
-
-
-def _distillation_loss(logits: Tensor, inputs: Tensor, distillation: Distillation) -> Tensor:
-    temperature = distillation.temperature
-    with torch.no_grad():
-        target = F.log_softmax(distillation.teacher(inputs) / temperature, 1)
-    answer = F.log_softmax(logits / temperature, 1)
-    return F.kl_div(answer, target, log_target=True, reduction="batchmean") * temperature**2

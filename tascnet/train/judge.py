@@ -1,4 +1,4 @@
-"""The figures of networks about which everything is fixed, and where the figures come from."""
+"""The figures of finished networks, and where the figures come from."""
 
 import logging
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ log = logging.getLogger("tascnet")
 
 Metrics = TypeVar("Metrics", bound=StageMetrics)
 
-# What the options of `Measure` can change in a network's figures.
-LATENCIES = (
+# The figures that depend on the options of `Measure` and on the machine.
+_LATENCIES = (
     *("latency_ms", "latency_ms_spread", "latency_ms_batch", "latency_ms_batch_spread"),
     *("batch", "threads", "device"),
 )
@@ -33,11 +33,11 @@ def judge(
     Args:
         learner: the samples and the device.
         networks: by name, frozen as they were trained.
-        folders: where each of them is archived.
+        folders: of each saved network.
         measure: how latency is measured.
     """
     placed = {name: learner.place(network) for name, network in networks.items()}
-    costs = _costs(placed, learner.samples, measure)
+    costs = measure_models(placed, learner.samples.example, **asdict(measure))
     return {
         name: ModelMetrics(
             val_accuracy=learner.evaluate(network).accuracy,
@@ -52,16 +52,13 @@ def judge(
 def remeasured(
     metrics: Metrics, networks: Mapping[str, nn.Sequential], samples: Samples, measure: Measure
 ) -> Metrics | None:
-    """The metrics of a finished stage with the latencies that `measure` asks for now.
+    """The metrics of a finished stage with latencies by `measure`; None if they have the same options.
 
     Args:
-        metrics: of the stage; nothing but latencies is measured again.
+        metrics: of the stage; only latencies are measured again.
         networks: all of its models, on the device.
         samples: of the stage.
         measure: how latency is measured.
-
-    Returns:
-        New metrics; None where these were measured by the same options.
     """
     wanted = asdict(measure)
     changed = [
@@ -72,9 +69,9 @@ def remeasured(
     if not changed:
         return None
     log.info("latencies are measured again: %s", ", ".join(changed))
-    costs = _costs(networks, samples, measure)
+    costs = measure_models(networks, samples.example, **wanted)
     models = {
-        name: replace(model, **{key: costs[name][key] for key in LATENCIES})
+        name: replace(model, **{key: costs[name][key] for key in _LATENCIES})
         for name, model in metrics.models.items()
     }
     device = next(next(iter(networks.values())).parameters()).device
@@ -82,13 +79,7 @@ def remeasured(
 
 
 def stage_facts(learner: Learner, backbone: str, measure: Measure) -> dict[str, Any]:
-    """The fields of `StageMetrics` that say where figures come from: all but models, budget and seconds.
-
-    Args:
-        learner: samples, device and seed.
-        backbone: name of the network.
-        measure: how latency is measured.
-    """
+    """The fields of `StageMetrics` on where figures come from: all but models, budget and seconds."""
     return {
         "dataset": learner.samples.dataset.name,
         "samples": learner.samples.counts(),
@@ -97,14 +88,4 @@ def stage_facts(learner: Learner, backbone: str, measure: Measure) -> dict[str, 
         "measure": asdict(measure),
         "seed": learner.seed,
         "versions": versions(),
-    }
-
-
-def _costs(
-    networks: Mapping[str, nn.Sequential], samples: Samples, measure: Measure
-) -> dict[str, dict[str, Any]]:
-    costs = measure_models(networks, samples.example, **asdict(measure))
-    return {
-        name: {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        for name, row in costs.items()
     }

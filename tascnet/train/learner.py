@@ -1,9 +1,8 @@
-"""What every training and evaluation of one run shares: samples, device, recipes and seed."""
+"""Training and evaluation on the samples of one run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from tascnet.run.records import TrainingRecord
 from tascnet.train.evaluate import Evaluation, evaluate_source
 from tascnet.train.fit import fit
 
-# So many samples, where activations are compared and criteria read gradients.
+# Samples for comparing activations, and for criteria that read gradients.
 MEASURED = 1024
 
 
@@ -55,7 +54,6 @@ class Learner:
         *,
         epochs: int | None = None,
         features: tuple[FeatureSource, FeatureSource] | None = None,
-        checkpoint: Path | None = None,
         **options: Any,
     ) -> TrainingRecord:
         """Train a network that is on the device; see `tascnet.train.fit`.
@@ -64,8 +62,7 @@ class Learner:
             network: frozen as it is to be trained.
             recipe: one of the trainer's by name, or any other.
             epochs: in place of the recipe's.
-            features: cached training and validation features to train on instead of samples.
-            checkpoint: file from which an interrupted training resumes.
+            features: cached training and validation features, in place of samples.
             options: further ones of `fit`.
         """
         chosen = self.trainer.recipe(recipe) if isinstance(recipe, str) else recipe
@@ -73,21 +70,17 @@ class Learner:
             chosen = replace(chosen, epochs=epochs)
         train, val = features or (self.samples.train, self.samples.val)
         return fit(
-            network,
-            train,
-            val,
-            chosen,
+            *(network, train, val, chosen),
             seed=self.seed,
             device=self.device,
             class_weights=self.class_weights,
-            checkpoint=checkpoint,
             **options,
         )
 
     def evaluate(self, network: nn.Module, source: SampleSource | None = None) -> Evaluation:
-        """Loss and accuracy on a source, or on the validation samples."""
+        """Loss and accuracy on `source`, or on the validation samples."""
         return evaluate_source(network, source or self.samples.val, device=self.device)
 
     def batches(self, count: int = MEASURED) -> Iterator[tuple[Tensor, Tensor]]:
-        """Plain training samples drawn by the seed, at most `count`, and their labels, on the device."""
+        """At most `count` plain training samples, drawn by the seed, and their labels, on the device."""
         return self.samples.drawn_batches(count, self.seed, self.device)

@@ -1,7 +1,5 @@
 """Which layers learn: frozen prefixes, training mode, batch-norm statistics."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,12 +14,9 @@ def freeze_before(chain: nn.Sequential, first_trained: int) -> None:
 
 
 def set_training_mode(chain: nn.Sequential, first_trained: int, batchnorm: str) -> None:
-    """Training mode from block `first_trained` on; frozen layers are in eval mode.
+    """Training mode from block `first_trained` on; earlier blocks and frozen batch-norm are in eval mode.
 
-    Args:
-        chain: the network.
-        first_trained: index of the first block that is trained.
-        batchnorm: `frozen` keeps batch-norm of the trained blocks in eval mode too.
+    With `batchnorm="frozen"` all batch-norm is.
     """
     for index, block in enumerate(chain):
         block.train(index >= first_trained)
@@ -31,10 +26,7 @@ def set_training_mode(chain: nn.Sequential, first_trained: int, batchnorm: str) 
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """`order` cut into batches; a last batch of one sample joins the one before it.
-
-    Batch-norm cannot be trained on a single sample.
-    """
+    """`order` in batches; a last batch of one sample, which batch-norm cannot take, joins the one before."""
     parts = list(torch.split(order, batch_size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -49,21 +41,28 @@ def reestimate_batchnorm(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Measure the batch-norm statistics at and after `first_block` again, on training data.
+    """Measure the batch-norm statistics from `first_block` on again; frozen layers keep theirs.
 
-    The mean over batches of plain (not augmented) samples replaces the running averages, dropout
-    off, without gradients. Frozen batch-norm layers keep their statistics.
+    The mean over batches of plain (not augmented) samples replaces the running averages, without dropout
+    and gradients.
 
     Args:
-        chain: the network, with the structure that it is to keep.
+        chain: the network, which is in eval mode afterwards.
         source: the training samples.
         first_block: index of the first block whose structure changed.
         batch_size: samples a pass; an incomplete last batch is left out where there are others.
-        device: where the network is.
+        device: of the network.
     """
-    norms = list(_norms_to_measure(chain, first_block))
+    norms = [
+        module
+        for module in chain[first_block:].modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and not _is_frozen(module)
+    ]
     if not norms:
         return
+    parts = batches(torch.arange(len(source)), batch_size)
+    if len(parts) > 1 and len(parts[-1]) < batch_size:
+        parts.pop()
     chain.eval()
     momenta = [norm.momentum for norm in norms]
     try:
@@ -72,24 +71,12 @@ def reestimate_batchnorm(
             norm.momentum = None
             norm.train()
         with torch.no_grad():
-            for rows in _full_batches(len(source), batch_size):
+            for rows in parts:
                 chain(source.batch(rows, None).to(device, non_blocking=True))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         chain.eval()
-
-
-def _full_batches(count: int, batch_size: int) -> list[Tensor]:
-    parts = batches(torch.arange(count), batch_size)
-    return parts[:-1] if len(parts) > 1 and len(parts[-1]) < batch_size else parts
-
-
-def _norms_to_measure(chain: nn.Sequential, first_block: int) -> Iterator[_BatchNorm]:
-    for block in list(chain)[first_block:]:
-        for module in block.modules():
-            if isinstance(module, _BatchNorm) and module.track_running_stats and not _is_frozen(module):
-                yield module
 
 
 def _is_frozen(module: nn.Module) -> bool:

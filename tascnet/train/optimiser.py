@@ -12,7 +12,7 @@ MOMENTUM = 0.9
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser that a recipe names, over the trainable ones of `parameters`."""
+    """The optimiser of a recipe for the trainable ones of `parameters`."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     # fused: one pass over memory. On VGG-16's dense layers the separate passes take longer than the network.
     if recipe.optimizer == "adamw":
@@ -26,15 +26,13 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.
             nesterov=recipe.optimizer == "nesterov",
             fused=True,
         )
-    if recipe.optimizer == "adagrad":
-        # PyTorch has no such pass of adagrad on CUDA.
-        fused = True if all(parameter.device.type == "cpu" for parameter in trained) else None
-        return torch.optim.Adagrad(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
-    raise ValueError(f"optimizer must be adamw, sgd or adagrad, got {recipe.optimizer}")
+    # PyTorch has no such pass of adagrad on CUDA.
+    fused = True if all(parameter.device.type == "cpu" for parameter in trained) else None
+    return torch.optim.Adagrad(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The share of `recipe.lr` that step `step` (counted from 0) uses; `plateau` acts beside it."""
+    """The share of `recipe.lr` at a step (counted from 0); reductions by `plateau` are not part of it."""
     total = recipe.epochs * steps_per_epoch
     rising = round(recipe.warmup * total)
     if step < rising:

@@ -1,11 +1,10 @@
-"""Training a network from random weights, for a file that `weights=` takes."""
+"""Training a network from random weights, for a file of weights."""
 
 import copy
 import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -34,12 +33,12 @@ MODEL, METRICS, WEIGHTS = "model", "metrics.json", "weights.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainResult:
-    """What pre-training gave.
+    """The result of pre-training.
 
     Args:
         network: the trained network, in eval mode.
         metrics: of the network, as the model `after`.
-        weights: the file that `tascnet.backbone(..., weights=)` takes; None where no folder was given.
+        weights: the file for `tascnet.backbone(..., weights=)`; None without a run folder.
     """
 
     network: nn.Sequential
@@ -69,22 +68,22 @@ def pretrain(
     run: str | Path | None = None,
     fresh: bool = False,
 ) -> PretrainResult:
-    """Train a network from random weights; the network that is given is not changed.
+    """Train a network from random weights; `network` is not changed.
 
     Args:
-        network: from `tascnet.backbone`: another one of its options is drawn by the seed, for the classes and
-            words of the data. A network of your own starts from the weights that it has.
-        data: what it learns.
+        network: from `tascnet.backbone`: another one with its options is drawn by the seed, for the classes
+            and words of the data. A network of your own starts from the weights that it has.
+        data: the data set.
         exclude: the `splits.json` of another run, or its folder: its validation and test samples are left
             out, so that the network may be tuned and tested on them.
-        trainer: recipes, of which `pretrain` is used; None: what suits the data.
+        trainer: recipes, of which `pretrain` is used; None: `tascnet.presets.trainer_for(data)`.
         measure: how latency is measured.
         seed: of weights, splits, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
         cache: folder of decoded samples; None: `outputs/cache`.
-        cache_limit_gb: gigabytes that the cache may take; None: no limit.
-        run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
+        cache_limit_gb: largest size of the cache; None: no limit.
+        run: folder of the run, which is resumed, or read back if it is finished; None: nothing is kept.
         fresh: start over.
 
     Raises:
@@ -140,15 +139,12 @@ def pretrain(
             archive = Archive(folder=folder, info=info, factory=getattr(untrained, "factory", None))
             work = _read_back if finished(folder) else _pretrain
             metrics = work(learner, archive, untrained, measure, unseen)
-            return PretrainResult(
-                network=archive.read(folder / MODEL),
-                metrics=metrics,
-                weights=None if run is None else folder / WEIGHTS,
-            )
+            weights = None if run is None else folder / WEIGHTS
+            return PretrainResult(network=archive.read(folder / MODEL), metrics=metrics, weights=weights)
 
 
 def _untrained(network: nn.Sequential, samples: Samples, seed: int) -> nn.Sequential:
-    """A network of the same options for the classes and words of the samples."""
+    """A network with the same options for the classes and words of the samples."""
     origin: Backbone | None = getattr(network, "origin", None)
     if origin is not None and (origin.name != "custom" or isinstance(origin, CustomBackbone)):
         drawn = build(replace(origin, weights="random"), num_classes=samples.num_classes, seed=seed)
@@ -203,21 +199,18 @@ def _read_back(
         _write_weights(folder / WEIGHTS, trained, learner.samples, unseen)
     metrics = read_record(folder / METRICS, PretrainMetrics)
     again = remeasured(metrics, {"after": learner.place(trained)}, learner.samples, measure)
-    if again is None:
-        return metrics
-    write_record(folder / METRICS, again)
-    return again
+    if again is not None:
+        write_record(folder / METRICS, again)
+    return again or metrics
 
 
 def _write_weights(path: Path, network: nn.Sequential, samples: Samples, unseen: HeldOut | None) -> None:
-    """The weights, and on which samples they were trained."""
-    seen: dict[str, Any] = {
+    """Write the weights, and on which samples they were trained."""
+    seen = {
         "dataset": samples.dataset.name,
         "fingerprint": samples.fingerprint,
         "held_out": samples.held_out,
-        "excluded": None,
+        "excluded": unseen and {"fingerprint": unseen.fingerprint, "digest": held_out_digest(unseen.digests)},
     }
-    if unseen:
-        seen["excluded"] = {"fingerprint": unseen.fingerprint, "digest": held_out_digest(unseen.digests)}
     write_backbone(path, network, {PRETRAINED_ON: seen})
     log.info("weights: %s", path)

@@ -21,24 +21,8 @@ def computing(device: str, threads: int | None) -> Iterator[torch.device]:
     Raises:
         ConfigError: the device cannot be used here.
     """
-    chosen = _resolved(device)
-    before = torch.get_num_threads()
-    python, arrays = random.getstate(), np.random.get_state()
-    devices = [chosen] if chosen.type == "cuda" else []
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        with torch.random.fork_rng(devices):
-            yield chosen
-    finally:
-        torch.set_num_threads(before)
-        random.setstate(python)
-        np.random.set_state(arrays)
-
-
-def _resolved(device: str) -> torch.device:
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen)
@@ -47,4 +31,14 @@ def _resolved(device: str) -> torch.device:
             f"`device={device}` cannot be used here ({first_line(error)})",
             "take `device=cpu` or `device=auto`",
         ) from error
-    return chosen
+    before = torch.get_num_threads()
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with torch.random.fork_rng([chosen] if chosen.type == "cuda" else []):
+            yield chosen
+    finally:
+        torch.set_num_threads(before)
+        random.setstate(python)
+        np.random.set_state(arrays)

@@ -1,4 +1,4 @@
-"""Work that is done once: its network is archived with a record, and read back afterwards."""
+"""Steps that run once: their network and record are archived, and read back afterwards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from tascnet.models.archive import load, save
 from tascnet.models.info import ModelInfo
 from tascnet.run.records import StepRecord, read_record, write_record
 
-# What an interrupted training resumes from, in the folder of its step.
+# Name in a step's folder of the file from which an interrupted training resumes.
 CHECKPOINT = "fit.pt"
 RECORD = "record.json"
 
@@ -21,9 +21,9 @@ class Archive:
 
     Args:
         folder: of the stage; each step has a folder below `state/`.
-        info: what is saved beside each network.
-        factory: makes chains with blocks of a user's own class.
-        done: names of the steps that were asked for, in order.
+        info: saved with each network.
+        factory: makes chains with blocks of the user's own classes.
+        done: names of the steps so far, in order.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class Archive:
     done: list[str] = field(default_factory=list, init=False)
 
     def path(self, name: str) -> Path:
-        """Where a step keeps its result."""
+        """The folder of a step."""
         return self.folder / "state" / name
 
     def read(self, folder: Path) -> nn.Sequential:
@@ -42,7 +42,7 @@ class Archive:
     def once(
         self, name: str, work: Callable[[Path], tuple[nn.Sequential, StepRecord]]
     ) -> tuple[nn.Sequential, StepRecord]:
-        """Do `work` unless its result is there; gives the network, in eval mode, and the record.
+        """The network, in eval mode, and the record of a step, whose `work` is done unless they exist.
 
         Args:
             name: of the step.

@@ -1,9 +1,8 @@
 """What tests load: image folders and published data sets."""
 
-from tascnet.data.images import load_images
-from tascnet.data.listing import choose_classes, list_images
+from tascnet.data.listing import choose_classes, list_images, list_texts
+from tascnet.data.pixels import load_images
 from tascnet.data.text import load_texts
-from tascnet.data.text_files import list_texts
 
 
 def load_image_folder(root, preprocessing, *, cache, classes=None, **options):

@@ -1,6 +1,6 @@
-"""Inputs that misbehave: how each is made, what happens, and by which rule.
+"""Inputs that misbehave: how each is made, and what happens.
 
-The tests go through this list, and `python -m tests.data.misbehaving` writes it into docs/data.md as a table.
+The tests run this list, and `python -m tests.data.misbehaving` writes it into docs/data.md as a table.
 Each is made beside four good images of `cat` and four of `dog`, which are 12 x 10 pixels, or beside four good
 texts of each, which have three words.
 """
@@ -27,16 +27,16 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Misbehaviour:
-    """One input, and what is promised of it.
+    """One input, and its promised outcome.
 
     Args:
         name: what it is.
-        make: spoils a good folder of classes or of texts; gives further options of the data set.
+        make: spoils a good folder of classes or of texts; returns further options of the data set.
         outcome: `used`; `skipped`: refused, and with `unreadable=skip` left out; `refused`.
-        rule: what happens, in one sentence.
-        says: what the sentence or the log line holds, a regular expression; empty: there is none.
-        samples: how many samples there are in the end.
-        colour: of the pixels of `cat/odd.*`, where these are to be looked at.
+        rule: what happens, in one or two sentences.
+        says: a regular expression for the error or the log line; empty: there is none.
+        samples: how many samples the data set has.
+        colour: expected of the pixels of `cat/odd.*`; None: not checked.
     """
 
     name: str
@@ -110,7 +110,7 @@ def frames(root: Path) -> None:
 
 
 def bomb() -> bytes:
-    """A PNG that says it has 100,000 x 100,000 pixels."""
+    """A PNG that claims 100,000 x 100,000 pixels."""
     head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000)))
 
@@ -249,7 +249,7 @@ MISBEHAVIOURS = (
         name="greyscale image",
         make=odd(flat("L", 77)),
         outcome="used",
-        rule="All three channels get the grey value.",
+        rule="All three channels take the grey value.",
         colour=(77, 77, 77),
     ),
     Misbehaviour(
@@ -277,14 +277,14 @@ MISBEHAVIOURS = (
         name="transparent image",
         make=odd(flat("RGBA", (9, 9, 9, 0))),
         outcome="used",
-        rule="What is transparent becomes white.",
+        rule="Transparent pixels become white.",
         colour=(255, 255, 255),
     ),
     Misbehaviour(
         name="floating-point image",
         make=odd(flat("F", 0.5), "odd.tif"),
         outcome="skipped",
-        rule="Nothing says what is black and what is white, so it counts as unreadable.",
+        rule="It counts as unreadable: the file does not say which values are black and white.",
         says=r"cat/odd\.tif: floating-point pixels",
         samples=8,
     ),
@@ -298,14 +298,14 @@ MISBEHAVIOURS = (
         name="image with a broken EXIF block",
         make=odd(flat("RGB", (1, 2, 3)), "odd.png", exif=b"Exif\x00\x00broken"),
         outcome="used",
-        rule="The block is passed over.",
+        rule="The block is ignored.",
         colour=(1, 2, 3),
     ),
     Misbehaviour(
         name="animated image",
         make=frames,
         outcome="used",
-        rule="The first frame is taken.",
+        rule="The first frame is used.",
         colour=(0, 0, 255),
     ),
     Misbehaviour(
@@ -319,14 +319,14 @@ MISBEHAVIOURS = (
         name="thin strip of an image",
         make=odd(strip()),
         outcome="used",
-        rule="Only its middle, four times as long as wide, is taken, so that enlarging it takes no memory.",
+        rule="Only its middle, four times as long as wide, is used: enlarging it needs little memory.",
         colour=(0, 0, 255),
     ),
     Misbehaviour(
         name="truncated image",
         make=content(JPEG.getvalue()[: len(JPEG.getvalue()) // 2]),
         outcome="skipped",
-        rule="It is never used in part.",
+        rule="It counts as unreadable: no part of it is used.",
         says=r"cat/odd\.jpg: .*truncated",
         samples=8,
     ),
@@ -342,7 +342,7 @@ MISBEHAVIOURS = (
         name="text in a file called .jpg",
         make=content(b"no image at all\n"),
         outcome="skipped",
-        rule="What a file holds counts, not its name.",
+        rule="It counts as unreadable: the content decides, not the name.",
         says=r"cat/odd\.jpg: not an image",
         samples=8,
     ),
@@ -350,23 +350,23 @@ MISBEHAVIOURS = (
         name="decompression bomb",
         make=content(bomb(), "odd.png"),
         outcome="skipped",
-        rule="An image of more than 178,956,970 pixels is known by its file's head, and none is decoded.",
+        rule="Above 178,956,970 pixels it counts as unreadable. Its header has the size: nothing is decoded.",
         says=r"cat/odd\.png: Image size \(10000000000 pixels\) exceeds limit",
         samples=8,
     ),
     Misbehaviour(
-        name="link to a file that is not there",
+        name="broken link to an image",
         make=nowhere,
         outcome="skipped",
-        rule="It counts as unreadable and is looked at again by every run, as are files without permission.",
+        rule="It counts as unreadable. Every run tries it again, like a file without read permission.",
         says=r"cat/odd\.png: No such file",
         samples=8,
     ),
     Misbehaviour(
-        name="hidden files and files that do not end like an image",
+        name="hidden files and files without an image's suffix",
         make=beside,
         outcome="used",
-        rule="They are passed over, hidden folders too.",
+        rule="They are ignored, and so are hidden folders.",
         samples=8,
     ),
     Misbehaviour(
@@ -379,20 +379,20 @@ MISBEHAVIOURS = (
         name="links to folders within class folders",
         make=linked,
         outcome="used",
-        rule="They are followed, each folder once.",
+        rule="Links are followed, each folder once.",
     ),
     Misbehaviour(
-        name="link beside the class folders that leads nowhere",
+        name="broken link beside the class folders",
         make=lost_class,
         outcome="refused",
-        rule="It is named, as it may be a class folder: none is left out in silence.",
-        says=r"holds links that lead nowhere \(eel\)",
+        rule="The error names the link, because it may be a class folder.",
+        says=r"holds broken links \(eel\)",
     ),
     Misbehaviour(
         name="images beside the class folders",
         make=loose,
         outcome="used",
-        rule="They belong to no class: they are counted in the log and passed over.",
+        rule="They belong to no class and are ignored. The log reports how many there are.",
         says=r"skipped 1 image outside class folders, such as odd\.png",
         samples=8,
     ),
@@ -400,48 +400,48 @@ MISBEHAVIOURS = (
         name="file name that is not UTF-8",
         make=bytes_as_name("cat", b"caf\xe9.png"),
         outcome="used",
-        rule="The file is read; messages show the bytes.",
+        rule="The file is read, and messages show the bytes of its name.",
     ),
     Misbehaviour(
         name="class folder without images",
         make=class_of(0),
         outcome="refused",
-        rule="The folders are named, before anything is decoded.",
+        rule="The error names the folders before any image is decoded.",
         says=r"class folders without images \(eel\)",
     ),
     Misbehaviour(
         name="class folder with one image",
         make=class_of(1),
         outcome="refused",
-        rule="A class has at least one sample each for training, validation and test.",
+        rule="A class needs at least one sample each for training, validation and test.",
         says=r"class 'eel' has 1 samples, expected at least 3",
     ),
     Misbehaviour(
         name="class without one readable image",
         make=class_of(3, b"no image"),
         outcome="refused",
-        rule="With `dataset.unreadable=skip` the class is named; it is never left out in silence.",
+        rule="With `dataset.unreadable=skip` the error names the class: no class is left out.",
         says=r"3 of 11 images .* are not readable",
     ),
     Misbehaviour(
         name="one class alone",
         make=alone,
         outcome="refused",
-        rule="There is nothing to tell apart.",
+        rule="A classifier needs at least two classes.",
         says=r"holds 1 class folders, expected at least two",
     ),
     Misbehaviour(
         name="class names with spaces and other letters",
         make=letters,
         outcome="used",
-        rule="Any text in UTF-8 is a name, in reports and in saved models too.",
+        rule="A name may be any text in UTF-8, in reports and saved models too.",
         samples=8,
     ),
     Misbehaviour(
         name="class name that is not UTF-8",
         make=bytes_as_name("", b"caf\xe9"),
         outcome="refused",
-        rule="It could be written into no model; the name is shown with its bytes.",
+        rule="A saved model could not hold the name. The error shows its bytes.",
         says=r"the name of a class folder in .* is not valid UTF-8 \(caf\\udce9\)",
     ),
     Misbehaviour(
@@ -455,77 +455,77 @@ MISBEHAVIOURS = (
         name="the same image in two classes",
         make=twins,
         outcome="used",
-        rule="Images with the same digest of their pixels are counted and named in the log; all are used.",
+        rule="All are used. The log reports how many images have equal pixels, and names the first ones.",
         says=r"1 image is in more than one class of .* \(cat/0\.png = dog/odd\.bmp\): used as they are",
     ),
     Misbehaviour(
-        name="more samples a class asked for than there are",
+        name="class smaller than `dataset.train` + `dataset.val`",
         make=too_many,
         outcome="refused",
-        rule="The class is named with its size, before anything is decoded.",
+        rule="The error names the class and its size before any image is decoded.",
         says=r"class 'cat' has 4 samples, expected at least 5 \(3 \+ 2\)",
     ),
     Misbehaviour(
         name="class that is in test but not in train",
         make=ready(train=("cat", "dog"), test=("cat", "dog", "eel")),
         outcome="refused",
-        rule="No class is left without training images: ready splits have the same classes.",
+        rule="Ready splits must have the same classes.",
         says=r"class 'eel' is in .*test but not in .*train, expected the same classes",
     ),
     Misbehaviour(
         name="ready splits without validation",
         make=ready(train=("cat", "dog"), test=("cat", "dog")),
         outcome="used",
-        rule="A missing validation or test is drawn from train, by the same options as ever.",
+        rule="A missing `val` or `test` is drawn from `train` by `dataset.train` and `dataset.val`.",
         samples=16,
     ),
     Misbehaviour(
         name="ready splits without train",
         make=ready(val=("cat", "dog"), test=("cat", "dog")),
         outcome="refused",
-        rule="Folders called val and test are no classes.",
+        rule="Folders called `val` and `test` are splits, not classes, and need a folder `train`.",
         says=r"holds test, val, expected train too",
     ),
     Misbehaviour(
-        name="label in the CSV that is unknown",
+        name="unknown label in the CSV",
         make=csv(b"cat/odd.png,cta\n", classes=["cat", "dog"]),
         outcome="refused",
-        rule="With `dataset.classes` every other label is refused by its line, with the likely one.",
+        rule="With `dataset.classes`, the error names the line of another label and the most similar class.",
         says=r"line 9 of .* has the unknown label 'cta': did you mean 'cat'",
     ),
     Misbehaviour(
         name="label in the CSV in other capitals",
         make=csv(b"cat/odd.png,Cat\n"),
         outcome="refused",
-        rule="Labels that differ in capitals alone are one class written in two ways.",
+        rule="Labels that differ only in capitals are probably the same class.",
         says=r"line 9 of .* has label 'Cat', others 'cat'",
     ),
     Misbehaviour(
         name="line of the CSV without a label",
         make=csv(b"cat/odd.png,\n"),
         outcome="refused",
-        rule="The line is named.",
+        rule="The error names the line.",
         says=r"line 9 of .* has no label",
     ),
     Misbehaviour(
-        name="file in the CSV that is not there",
+        name="missing file in the CSV",
         make=csv(b"cat/none.png,cat\n"),
         outcome="refused",
-        rule="The line is named, and the folder in which it was looked for.",
+        rule="The error names the line and the folder in which the file was looked for.",
         says=r"line 9 of .* names cat/none\.png, which is not there: files are looked for in",
     ),
     Misbehaviour(
         name="file in the CSV twice",
         make=csv(b"cat/0.png,dog\n"),
         outcome="refused",
-        rule="Both lines are named.",
+        rule="The error names both lines.",
         says=r"line 9 of .* names cat/0\.png again, after line 1",
     ),
     Misbehaviour(
         name="CSV that is not UTF-8",
         make=csv("cat/odd.png,Ähre\n".encode("latin-1")),
         outcome="refused",
-        rule="The first such line is named; nothing is guessed.",
+        rule="The error names the first such line. No other encoding is guessed.",
         says=r"line 9 of .* is not valid UTF-8",
     ),
 )
@@ -568,78 +568,78 @@ TEXT_MISBEHAVIOURS = (
         name="empty lines",
         make=more(b"\n \t\na new text\n"),
         outcome="used",
-        rule="They are no texts: they are counted in the log and passed over.",
+        rule="They are ignored. The log reports how many there are.",
         says=r"cat\.txt: skipped 2 lines without a word",
     ),
     Misbehaviour(
-        name="lines of marks that make no word",
+        name="lines without a word",
         make=more("\u200b\u00ad\n\u00a0\na new text\n".encode()),
         outcome="used",
-        rule="They are counted and passed over like empty ones.",
+        rule="They are ignored like empty lines, and the log reports how many there are.",
         says=r"cat\.txt: skipped 2 lines without a word",
     ),
     Misbehaviour(
         name="file that does not end in .txt",
         make=text_file(b"eel.md", b"one new text\ntwo\nthree\n"),
         outcome="used",
-        rule="Any file that is not hidden is a class; only `.txt` is left out of its name.",
+        rule="Every file that is not hidden is a class. Its name is the class name, without `.txt`.",
         says=r"eel\.md do not end in \.txt and are classes too",
         samples=11,
     ),
     Misbehaviour(
-        name="link to a file of texts that is not there",
+        name="broken link to a file of texts",
         make=lost_class,
         outcome="refused",
-        rule="It is named: no class is left out in silence.",
-        says=r"holds links that lead nowhere \(eel\)",
+        rule="The error names the link, because it may be a class.",
+        says=r"holds broken links \(eel\)",
     ),
     Misbehaviour(
-        name="bytes that are no UTF-8",
+        name="bytes that are not UTF-8",
         make=more(b"caf\xe9\n"),
         outcome="refused",
-        rule="The file, the line and the place in it are named; nothing is guessed.",
+        rule="The error names the file, the line and the position. No other encoding is guessed.",
         says=r"line 5 of .*cat\.txt is not UTF-8 \(byte 0xe9 at place 4\)",
     ),
     Misbehaviour(
-        name="file without a text",
+        name="file without text",
         make=text_file(b"eel.txt", b"\n\n"),
         outcome="refused",
-        rule="The file is named.",
+        rule="The error names the file.",
         says=r"eel\.txt holds no text",
     ),
     Misbehaviour(
         name="text of more than `dataset.max_tokens` words",
         make=more(b"a text of five words\n"),
         outcome="used",
-        rule="It loses its end; the log tells how many texts do.",
+        rule="It is cut. The log reports how many texts are cut.",
         says=r"1 of 9 texts of text_lines are longer than `max_tokens=4`",
     ),
     Misbehaviour(
         name="the same text in two classes",
         make=more(b"A DOG  tw\xc3\xb3\n"),
         outcome="used",
-        rule="Texts of the same words are counted and named in the log; all are used.",
+        rule="All are used. The log reports how many texts have equal words, and shows the first ones.",
         says=r"1 text is in more than one class of .* \('a dog two' in cat and dog\): used as they are",
     ),
     Misbehaviour(
         name="one file alone",
         make=one_text_file,
         outcome="refused",
-        rule="There is nothing to tell apart.",
+        rule="A classifier needs at least two classes.",
         says=r"holds 1 file, expected at least two",
     ),
     Misbehaviour(
         name="two files of one class",
         make=text_file(b"cat.TXT", b"one\n"),
         outcome="refused",
-        rule="Capitals in `.txt` do not count, so that both would be the same class.",
-        says=r"holds cat\.TXT and cat\.txt, expected one file a class",
+        rule="Class names have neither `.txt` nor `.TXT`, so both files would be the same class.",
+        says=r"holds cat\.TXT and cat\.txt, expected one file for each class",
     ),
     Misbehaviour(
         name="name of a file that is not UTF-8",
         make=text_file(b"\xff.txt", b"one\n"),
         outcome="refused",
-        rule="The class could be written into no model; the name is shown with its bytes.",
+        rule="A saved model could not hold the name. The error shows its bytes.",
         says=r"the name of a class file in .* is not valid UTF-8 \(\\udcff\.txt\)",
     ),
 )

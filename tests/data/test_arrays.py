@@ -14,8 +14,8 @@ from tascnet.errors import BudgetError
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 def test_rows_in_uneven_chunks_make_one_ordinary_npy_file(dtype, tmp_path):
     rows = np.arange(84).reshape(7, 3, 4).astype(dtype)
-    count = write_array(tmp_path / "a.npy", (3, 4), dtype, [rows[:1], rows[1:5], rows[5:]])
-    assert count == 7
+    opened = write_array(tmp_path / "a.npy", (3, 4), dtype, [rows[:1], rows[1:5], rows[5:]])
+    assert (opened == rows).all()
     loaded = np.load(tmp_path / "a.npy")
     assert loaded.dtype == dtype
     assert (loaded == rows).all()
@@ -99,7 +99,7 @@ def test_files_that_stay_count_against_the_limit(tmp_path):
     for path in (used, idle):
         path.write_bytes(bytes(2_000_000))
     with pytest.raises(
-        BudgetError, match=r"take 2 MB beside 2 MB that is in use, .* 0\.003 GB .*limit_gb=0\.1"
+        BudgetError, match=r"take 2 MB in addition to 2 MB in use, .* 0\.003 GB .*limit_gb=0\.1"
     ):
         room(tmp_path, 2_000_000, 0.003, keep=[used])
     assert idle.exists(), "nothing goes where it would not help"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tascnet.data.download import RemoteFile, download, fetch
-from tascnet.data.unpack import unpack_tar
+from tascnet.data.download import RemoteFile, download, fetch, unpack_tar
 from tascnet.errors import DataError
 from tests.data.server import serve
 
@@ -52,7 +51,7 @@ def test_a_file_arrives_once_and_whole(algorithm, site, tmp_path):
     assert site.asked == [("a.bin", None)]
 
 
-def test_progress_is_told_in_megabytes_from_where_it_goes_on(site, tmp_path, caplog):
+def test_progress_counts_megabytes_from_where_it_resumes(site, tmp_path, caplog):
     remote = site.put("a.bin", bytes(3_000_000))
     (tmp_path / "a.bin.part").write_bytes(bytes(1_000_000))
     with caplog.at_level("INFO", logger="tascnet"):
@@ -75,7 +74,7 @@ def test_after_a_cut_the_next_start_asks_for_the_rest(site, tmp_path):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-def test_a_server_that_cannot_go_on_sends_all_of_it_anew(site, tmp_path):
+def test_a_server_that_cannot_resume_sends_all_of_it_again(site, tmp_path):
     remote, site.cut, site.ranges = site.put("a.bin", BYTES), 4000, False
     with pytest.raises(OSError, match="connection was lost"):
         fetch(remote, tmp_path)
@@ -83,12 +82,12 @@ def test_a_server_that_cannot_go_on_sends_all_of_it_anew(site, tmp_path):
     assert fetch(remote, tmp_path).read_bytes() == BYTES
 
 
-def test_a_part_of_something_else_is_fetched_anew(site, tmp_path, said):
+def test_a_part_of_something_else_is_fetched_again(site, tmp_path, said):
     remote = site.put("a.bin", BYTES)
     (tmp_path / "a.bin.part").write_bytes(b"something else")
     assert fetch(remote, tmp_path).read_bytes() == BYTES
     assert [asked for _, asked in site.asked] == ["bytes=14-", None]
-    assert said == ["what had arrived of a.bin does not fit what came now: it is fetched again"]
+    assert said == ["the part of a.bin from an earlier start does not fit the rest: it is fetched again"]
 
 
 @pytest.mark.parametrize("there", [BYTES, BYTES + b"more"])
@@ -130,11 +129,13 @@ def test_an_archive_lands_unpacked_with_nothing_beside_it(site, tmp_path):
 def test_a_wrong_digest_is_refused_and_nothing_stays(site, tmp_path):
     remote = site.put("a.tgz", packed(member("1.png")))
     wrong = RemoteFile(url=remote.url, digest="sha256:" + 64 * "0")
-    assert "a.tgz is corrupt: its sha256 is another" in refused([wrong], tmp_path / "pictures")
+    assert "a.tgz is corrupt: its sha256 differs from the published one" in refused(
+        [wrong], tmp_path / "pictures"
+    )
     assert os.listdir(tmp_path) == []
 
 
-def test_the_start_after_a_cut_goes_on_and_lands(site, tmp_path):
+def test_the_start_after_a_cut_resumes_and_lands(site, tmp_path):
     content = packed(member("1.png", BYTES), mode="w")
     remote, site.cut = site.put("a.tar", content), 5000
     assert "the connection was lost" in refused([remote], tmp_path / "pictures")

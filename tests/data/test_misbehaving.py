@@ -87,7 +87,7 @@ def test_texts_end_as_the_list_says(entry, tmp_path, caplog):
     assert len([record for record in caplog.records if re.search(entry.says, record.getMessage())]) == 1
 
 
-def test_of_good_texts_nothing_is_told(tmp_path, caplog):
+def test_good_texts_log_no_remark(tmp_path, caplog):
     caplog.set_level("INFO", logger="tascnet")
     opened_texts(good_texts(tmp_path / "texts"))
     # The vocabulary and the sizes of the splits.
@@ -129,11 +129,11 @@ def test_names_of_classes_are_as_they_were_written(root):
         weights="random",
         licence="",
     )
-    save(root.parent / "model", chain, info)
+    save(chain, root.parent / "model", info)
     assert tascnet.load(root.parent / "model").class_names == ("dog", "grüne Katze 猫")
 
 
-def test_twins_are_told_by_every_run_and_those_of_one_class_by_none(root, said):
+def test_every_run_warns_of_twins_in_two_classes_and_none_of_those_in_one(root, said):
     (root / "cat" / "again.png").write_bytes((root / "cat" / "0.png").read_bytes())
     opened(root)
     assert said == []
@@ -145,7 +145,7 @@ def test_twins_are_told_by_every_run_and_those_of_one_class_by_none(root, said):
     assert "(cat/0.png = cat/again.png = dog/again.png)" in said[0]
 
 
-def test_unreadable_files_with_odd_names_can_be_told(root, said):
+def test_an_error_can_name_unreadable_files_with_odd_names(root, said):
     path = bytes(root / "cat") + b"/caf\xe9.png"
     with open(path, "wb") as file:
         file.write(b"no image")
@@ -153,7 +153,7 @@ def test_unreadable_files_with_odd_names_can_be_told(root, said):
         opened(root)
 
 
-def test_the_list_tells_each_input_once_by_one_sentence():
+def test_the_list_has_each_input_once_with_its_rule():
     entries = (*MISBEHAVIOURS, *TEXT_MISBEHAVIOURS)
     assert len({entry.name for entry in entries}) == len(entries)
     for entry in entries:
@@ -164,5 +164,5 @@ def test_the_list_tells_each_input_once_by_one_sentence():
 
 def test_the_page_holds_the_list():
     text = PAGE.read_text(encoding="utf-8")
-    assert text == page(text), "python -m tests.data.misbehaving writes it anew"
+    assert text == page(text), "python -m tests.data.misbehaving writes it again"
     assert all(f"| {entry.name} |" in text for entry in (*MISBEHAVIOURS, *TEXT_MISBEHAVIOURS))

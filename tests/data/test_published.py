@@ -250,7 +250,7 @@ def test_foreign_batches_are_refused_and_run_nothing(content, says, tiny, tmp_pa
     monkeypatch.chdir(tmp_path)
     cifar10(tmp_path / "cifar-10-batches-py")
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
-    with pytest.raises(DataError, match=rf"data_batch_3 is no file of CIFAR-10 \(.*{says}"):
+    with pytest.raises(DataError, match=rf"data_batch_3 is not a file of CIFAR-10 \(.*{says}"):
         load_published(CIFAR10, tmp_path, tiny, cache=tmp_path / "cache")
     assert not (tmp_path / "made_by_a_pickle").exists()
 
@@ -262,7 +262,7 @@ def test_damaged_lists_are_one_sentence(tiny, tmp_path):
         load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache")
     oxford_flowers(tmp_path / "flowers-102")
     savemat(tmp_path / "flowers-102" / "imagelabels.mat", {"labels": np.array([[1, 103]])})
-    with pytest.raises(DataError, match="holds labels beside 1 to 102"):
+    with pytest.raises(DataError, match="holds labels outside 1 to 102"):
         load_published(OXFORD_FLOWERS102, tmp_path, tiny, cache=tmp_path / "cache")
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tascnet.data import check_samples, open_samples, read_splits
+from tascnet.data import check_samples, open_samples
+from tascnet.data.heldout import read_splits
 from tascnet.data.named import caltech101, cifar10, digits, image_folder, image_list, movie_review, text_lines
 from tascnet.errors import ConfigError, DataError
 from tascnet.models.info import Preprocessing
@@ -250,12 +251,12 @@ def test_a_split_that_would_be_empty_is_refused(photos, opened):
 def test_splits_of_images_of_another_size_are_refused(photos, opened, tiny, tmp_path):
     opened(image_folder(photos)).write_splits(tmp_path / "splits.json")
     larger = Preprocessing(size=6, resize=9, mean=tiny.mean, std=tiny.std)
-    with pytest.raises(DataError, match="were decoded with resize 8, and now it is 9"):
+    with pytest.raises(DataError, match="were decoded with resize 8, expected 9"):
         read_splits(tmp_path, larger)
     other = Preprocessing(size=6, resize=8, mean=tiny.mean, std=tiny.std, interpolation="bicubic")
-    with pytest.raises(DataError, match="were decoded with interpolation bilinear, and now it is bicubic"):
+    with pytest.raises(DataError, match="were decoded with interpolation bilinear, expected bicubic"):
         read_splits(tmp_path, other)
-    with pytest.raises(DataError, match="is of images, but the network takes texts"):
+    with pytest.raises(DataError, match="lists images, but the network takes texts"):
         read_splits(tmp_path, WORDS)
 
 

@@ -6,8 +6,6 @@ from torchvision import transforms
 
 from tascnet.data import FeatureSource
 from tascnet.data.dataset import ImageSource
-from tascnet.errors import DataError
-from tascnet.models.info import Preprocessing
 from tascnet.options import Images
 
 
@@ -73,14 +71,6 @@ def test_read_only_memory_maps_are_read_without_a_warning(noise_set, grey, tmp_p
     assert (mapped == dataset.pixels).all()
 
 
-def test_pixels_of_another_preprocessing_are_refused(noise_set, grey):
-    with pytest.raises(DataError, match="are 8 x 8 x 3, expected 8 x 8 x 1"):
-        ImageSource(noise_set(), np.arange(10), grey)
-    larger = Preprocessing(size=8, resize=9, mean=(0.0,) * 3, std=(1.0,) * 3)
-    with pytest.raises(DataError, match="expected 9 x 9 x 3"):
-        ImageSource(noise_set(), np.arange(10), larger)
-
-
 def feature_views():
     plain = np.arange(24, dtype=np.float16).reshape(6, 4)
     return {"plain": plain, "flipped": plain + np.float16(100)}
@@ -139,11 +129,3 @@ def test_resident_features_read_the_same_on_the_device():
         batch = resident.batch(rows, generators[0])
         assert batch.device.type == "cuda"
         assert batch.cpu().equal(source.batch(rows, generators[1]))
-
-
-def test_views_that_do_not_fit_are_refused():
-    views = feature_views()
-    with pytest.raises(DataError, match="expected 'plain'"):
-        FeatureSource({"flipped": views["flipped"]}, torch.zeros(6), 1)
-    with pytest.raises(DataError, match="has 6 samples, expected 5"):
-        FeatureSource(views, torch.zeros(5), 1)

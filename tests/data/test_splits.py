@@ -95,8 +95,3 @@ def test_class_weights_by_hand():
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights, torch.tensor([1.2, 1.2, 0.6]))
     torch.testing.assert_close(class_weights(np.array([0, 1, 2, 2]), 3), weights)
-
-
-def test_class_weights_need_every_class():
-    with pytest.raises(DataError, match="class 1 has no training sample"):
-        class_weights(torch.tensor([0, 2]), 3)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tascnet.data import cached_features, source_of
+from tascnet.data import cached_features
 from tascnet.data.catalogue import CATALOGUE
 from tascnet.data.dataset import ImageSource
+from tascnet.data.listing import list_texts
 from tascnet.data.text import TokenSource
-from tascnet.data.text_files import list_texts
 from tascnet.errors import DataError
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tests.data.loading import load_lines, load_published_texts
@@ -122,7 +122,7 @@ def test_a_files_name_may_end_in_capitals_and_hold_signs(tmp_path):
 
 def test_two_files_of_one_class_are_refused(tmp_path):
     (tmp_path / "b.TXT").write_text("two")
-    with pytest.raises(DataError, match=r"holds b\.TXT and b\.txt, expected one file a class"):
+    with pytest.raises(DataError, match=r"holds b\.TXT and b\.txt, expected one file for each class"):
         load_lines(write(tmp_path, a="one", b="two"))
 
 
@@ -144,7 +144,7 @@ def test_texts_of_the_same_words_in_two_classes_are_counted_and_named(tmp_path, 
     assert len(dataset) == 6
     assert said == [
         f"1 text is in more than one class of {tmp_path} ('so so .' in a and b): used as they are; remove "
-        "those that are labelled wrong"
+        "those with a wrong label"
     ]
 
 
@@ -213,18 +213,14 @@ def test_a_source_gives_the_numbers_of_its_rows(spoken, words):
     assert source.batch(torch.tensor([1]), torch.Generator()).tolist() == [[2, 3, 0]]
     assert source.labels.tolist() == [1, 0]
     assert (len(source), source.num_classes) == (2, 2)
-    with pytest.raises(ValueError, match="plain alone"):
+    with pytest.raises(ValueError, match="only the view plain"):
         source.batch_view(torch.tensor([0]), "flipped")
 
 
-def test_texts_and_images_are_not_mixed_up(spoken, words, noise_set, tiny):
+def test_texts_and_images_have_their_own_sources(spoken, words, noise_set, tiny):
     rows = np.array([0, 1])
-    assert isinstance(source_of(noise_set(), rows, tiny), ImageSource)
-    assert isinstance(source_of(spoken, rows, words), TokenSource)
-    with pytest.raises(DataError, match="holds texts, but the network takes images"):
-        source_of(spoken, rows, tiny)
-    with pytest.raises(DataError, match="holds images, but the network takes texts"):
-        source_of(noise_set(), rows, words)
+    assert isinstance(noise_set().take(rows, tiny), ImageSource)
+    assert isinstance(spoken.take(rows, words), TokenSource)
 
 
 def test_features_of_texts_are_cached_by_their_vocabulary(spoken, words, tmp_path):

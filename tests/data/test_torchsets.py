@@ -112,7 +112,7 @@ def test_float_tensors_are_used_as_they_are(opened, tmp_path):
         batch = samples.train.batch(rows, generator)
         assert batch.equal(expected)
         assert batch.is_contiguous(memory_format=torch.channels_last)
-    with pytest.raises(ValueError, match="plain alone"):
+    with pytest.raises(ValueError, match="only the view plain"):
         samples.train.batch_view(rows, "flipped")
     features = cached_features(
         torch.nn.Flatten(), samples.train, folder=tmp_path / "features", trunk_digest="t", dtype="float32"

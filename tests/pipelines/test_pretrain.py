@@ -154,7 +154,7 @@ def test_a_file_of_vectors_wins_over_the_weights_and_is_told_so(stage, target, t
 def test_weights_made_for_another_split_are_warned_of(stage, target, tmp_path, capsys):
     assert tune(target, stage, tmp_path, "seed=1", "tune.max_trials=1") == 0
     said = capsys.readouterr().err
-    assert "left out the validation and test samples of another split of movie_review" in said
+    assert "without the validation and test samples of another split of movie_review" in said
     assert "exclude=movie_review" in said
 
 
@@ -171,7 +171,7 @@ def test_weights_made_for_another_data_set_are_told_of_and_not_warned_of(
     texts = ["dataset=text_lines", f"dataset.root={folder}", "backbone=textcnn"]
     assert command("stage=tune", *texts, *own) == 0
     said = capsys.readouterr().err
-    assert "nothing says whether text_lines shares samples with subjectivity" in said
+    assert "it is unknown whether text_lines shares samples with subjectivity" in said
     assert "of another split" not in said
     again = ("stage=tune", "dataset=subjectivity", f"dataset.root={source}", *own)
     assert command(*again) == 0
@@ -252,7 +252,7 @@ def test_the_source_task_of_the_digits_goes_through_the_same_code(monkeypatch, t
     short = ["tune.max_trials=1", "tune.initial_trials=1", "trainer.head.epochs=1", "trainer.trial.epochs=1"]
     short += ["trainer.finetune.epochs=1", "name=other", "seed=3"]
     assert command("stage=tune", *short, f"outputs={tmp_path}") == 0
-    assert seen == [([0, 1, 2, 3, 4], 0, {"description": "source task"})]
+    assert seen == [([0, 1, 2, 3, 4], 0, {"description": "pre-train digits_cnn"})]
 
 
 @pytest.mark.parametrize(

@@ -169,11 +169,14 @@ def test_the_winner_is_marked_and_the_end_explained(tmp_path: Path) -> None:
     assert page.row("0")[0] == "chosen"
     assert page.row("2")[0] == ""
     assert "stopped: it was enough" in page.text
+    assert "Winner: the smallest trial within the tolerance, or the picked one." in page.text
+    assert "Best accuracy against trial" in headings(page)
+    assert "within the tolerance" not in tuned(tmp_path).text, "the winner is the best"
 
 
 def test_a_winner_that_was_distilled_is_described_so(tmp_path: Path) -> None:
     assert "fine-tuned winner of the search" in tuned(tmp_path).row("after")[1][0]
-    assert "taught by the uncut one" in tuned(tmp_path, finetuned_from="conventional").row("after")[1][0]
+    assert "distilled from the uncut one" in tuned(tmp_path, finetuned_from="conventional").row("after")[1][0]
 
 
 def test_the_winner_beside_the_pretrained_network(tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_depths_one_after_another(tmp_path: Path) -> None:
     assert page.row("7") == ("chosen", ["7", "<conv>", "20.0 k", "80.0 %", "3.0 s"])
     assert page.row("9") == ("", ["9", "head", "10.0 k", "70.0 %", "2.0 s"])
     assert "Accuracy against depth" in headings(page)
-    assert "Best value against trial" not in headings(page)
+    assert "Best accuracy against trial" not in headings(page)
     assert "What the search learnt" not in headings(page), "no surrogate proposes its trials"
     assert "Depths" not in headings(tuned(tmp_path))
 
@@ -287,9 +290,9 @@ def test_epochs_of_a_pretraining(tmp_path: Path) -> None:
     page = pretrained(tmp_path, exclude="caltech101", excluded=1)
     assert page.row("2") == ("chosen", ["2", "1.000", "1.500", "40.0 %", "3.0 s"])
     assert page.row("1")[0] == ""
-    assert "1 sample of the validation and test split of caltech101 left out" in page.text
+    assert "1 sample in the validation and test split of caltech101 excluded" in page.text
     assert "weights.safetensors" in page.text
-    assert "left out" not in pretrained(tmp_path).text
+    assert "excluded" not in pretrained(tmp_path).text
 
 
 def test_pages_of_runs_that_found_nothing(tmp_path: Path) -> None:
@@ -311,11 +314,10 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def torn(temporary: Path, text: str) -> None:
-        temporary.write_text(text[:10])
+    def torn(_descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(files, "_write_text", torn)
+    monkeypatch.setattr(files.os, "fsync", torn)
     with pytest.raises(OSError, match="disk full"):
         tune_report(path, METRICS, TRIALS)
     assert path.read_text() == "old"

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tascnet.report import plots
-from tascnet.report.plots import search
-from tascnet.report.plots.insight import paint_importance, paint_predictions
+from tascnet.report.plots import tune as search
 from tascnet.report.plots.prune import paint_accuracy, paint_flops, paint_sensitivity, paint_widths
+from tascnet.report.plots.tune import paint_importance, paint_predictions
 from tascnet.run.records import Importance
 from tests.report.records import (
     SENSITIVITY,

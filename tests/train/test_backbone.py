@@ -1,4 +1,4 @@
-"""The one door to networks."""
+"""Networks by name, from a folder, and of the user's own."""
 
 import json
 from collections import OrderedDict
@@ -149,7 +149,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         (
             nn.Sequential(nn.Conv2d(3, 2, 1), nn.Linear(8, 2)),
             {"size": 8},
-            r"gives \(1, 2, 8, 2\) for one image",
+            r"returns \(1, 2, 8, 2\) for one image",
         ),
         (nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 2)), {"size": 8}, "does not take images"),
         (plain(), {"weights": "imagenet", "sizes": 3}, "no option `sizes`"),

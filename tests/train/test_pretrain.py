@@ -236,7 +236,7 @@ def test_weights_made_for_another_split_are_warned_of(
 ) -> None:
     (said,) = warnings_of(textcnn(str(stage / FILE)), reviews(target, cache, seed=1), logged)
     assert said.startswith("WARNING")
-    assert "left out the validation and test samples of another split of movie_review" in said
+    assert "without the validation and test samples of another split of movie_review" in said
 
 
 def test_weights_made_for_another_data_set_are_reported_and_those_of_another_split_of_their_own_warned_of(
@@ -249,7 +249,7 @@ def test_weights_made_for_another_data_set_are_reported_and_those_of_another_spl
     other = tascnet.text_lines(tmp_path, max_tokens=12)
     options = {"cache": cache, "grow_vocabulary": True}
     (said,) = warnings_of(network, open_samples(other, network.preprocessing, seed=0, **options), logged)
-    assert said.startswith("INFO: nothing says whether text_lines shares samples with subjectivity")
+    assert said.startswith("INFO: it is unknown whether text_lines shares samples with subjectivity")
     own = tascnet.subjectivity(subjectivity, max_tokens=12)
     # With another seed the network is tested on what it has learnt.
     (said,) = warnings_of(network, open_samples(own, network.preprocessing, seed=1, **options), logged)

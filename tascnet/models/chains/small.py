@@ -18,12 +18,7 @@ def cifar_resnet_chain(depth: int, num_classes: int, channels: int = 3) -> nn.Se
     """A ResNet of three stages, with shortcuts that have no parameters.
 
     Blocks: `conv1`, `bn1`, `relu1`, then `layerS_B` for block B of stage S, `avgpool`, `flatten`,
-    `classifier`.
-
-    Args:
-        depth: 20, 32, 44, 56, ...: six layers for each block of a stage, and two.
-        num_classes: outputs of the classifier.
-        channels: of the input.
+    `classifier`. Depths are 20, 32, 44, 56, ...: six layers for each block of a stage, and two.
 
     Source: He et al. 2016, section 4.2, option A.
     """
@@ -96,12 +91,12 @@ def digits_cnn_chain(num_classes: int, channels: int = 1) -> nn.Sequential:
 def textcnn_chain(num_classes: int, words: int, embedding_width: int, filters: int) -> nn.Sequential:
     """Parallel convolutions over the words of a text, their largest values over time, and a classifier.
 
-    Blocks: `embedding`, `channels_first`, `convolutions`, `dropout`, `classifier`; it takes the numbers of
+    Blocks: `embedding`, `channels_first`, `convolutions`, `dropout`, `classifier`; the input is numbers of
     words, `b x T`, `T` at least 1.
 
     Args:
         num_classes: outputs of the classifier.
-        words: of the vocabulary; number 0 is padding, whose vector is zero and is not trained.
+        words: size of the vocabulary; word 0 is padding, whose vector is zero and not trained.
         embedding_width: numbers in a word's vector.
         filters: of each of the convolutions of widths 3, 4 and 5.
 

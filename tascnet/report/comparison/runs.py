@@ -1,4 +1,4 @@
-"""Run folders under a path, at any depth: only whole, finished stages of tascnet's own take part."""
+"""The runs under a path, at any depth: folders with whole, finished stages."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from tascnet.run.files import read_json
 from tascnet.run.folder import DEFAULT_PRUNE
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 
-# What lies beside runs and is none.
+# Folders beside runs.
 BESIDE = {"benchmark", "cache", "compare", "multirun"}
 MARKS = ("identity.json", "metrics.json")
 MODELS = {"tune": ("baseline", "conventional", "after"), "prune": ("before", "after")}
@@ -22,7 +22,7 @@ JOURNALS = {"tune": ("trials.jsonl", "trial"), "prune": ("iterations.jsonl", "li
 
 @dataclass(frozen=True, kw_only=True)
 class Aside:
-    """A folder that does not take part, or a part of it, and why."""
+    """The folder of a run or stage that is left out, and why."""
 
     folder: str
     reason: str
@@ -30,13 +30,7 @@ class Aside:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Place:
-    """Where latency was measured.
-
-    Args:
-        machine: name of the processor or the accelerator.
-        device: such as `cpu` or `cuda:0`.
-        threads: CPU threads.
-    """
+    """Where latency was measured: machine, device such as `cpu` or `cuda:0`, and CPU threads."""
 
     machine: str
     device: str
@@ -45,15 +39,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One network of one run: what it reached, and the name of the machine that it was timed on."""
+    """One network of one run, and where it was timed."""
 
     metrics: ModelMetrics
-    machine: str
-
-    @property
-    def place(self) -> Place:
-        """Where its latency was measured."""
-        return Place(machine=self.machine, device=self.metrics.device, threads=self.metrics.threads)
+    place: Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +53,9 @@ class Stage:
         kind: `tune` or `prune`.
         preset: of a pruning, else None.
         pick: number of the trial that was picked; None: the search's own winner.
-        dataset: name of the data set.
-        backbone: name of the network.
+        dataset, backbone: their names.
         models: by their names in `metrics.json`.
-        options: what can change its numbers, but for the seed and digests of what it reads.
+        options: that can change its numbers, without the seed and the digests of what it reads.
         data: digest of the samples, or None.
     """
 
@@ -83,16 +71,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run, with one or more finished stages.
-
-    Args:
-        folder: its path.
-        dataset: name of the data set.
-        backbone: name of the network.
-        name: its folder's name without the seed.
-        seed: of the run.
-        stages: those that are finished, by the names of their folders.
-    """
+    """One run: its folder, the folder's name without the seed, and its finished stages by their folders."""
 
     folder: str
     dataset: str
@@ -103,7 +82,7 @@ class Run:
 
 
 class Unfit(Exception):
-    """Why a folder does not take part: for the list of such folders, not an error of the user's."""
+    """Why a folder is left out; users see it in the list of such folders."""
 
 
 def parse_run_name(name: str) -> tuple[str, int] | None:
@@ -132,9 +111,8 @@ def find_runs(path: Path) -> tuple[list[Run], list[Aside]]:
         path: a folder above run folders, such as `outputs`, or one run folder.
 
     Returns:
-        The runs with at least one finished stage, and what does not take part, with the reason; both sorted
-        by folder. Folders called benchmark, cache, compare and multirun hold no runs, nor does one with
-        nothing but a finished pre-training, which is not compared.
+        The runs with at least one finished stage, and what is left out; both sorted by folder. Folders called
+        benchmark, cache, compare and multirun, and runs of stage pretrain alone, are ignored.
 
     Raises:
         RunFolderError: there is no such folder.
@@ -158,7 +136,7 @@ def find_runs(path: Path) -> tuple[list[Run], list[Aside]]:
 
 
 def _candidates(folder: Path, asides: list[Aside]) -> Iterator[Path]:
-    """Folders that are runs by their name or look like one; what cannot be opened goes to `asides`."""
+    """Folders that are runs by their name or content; those that cannot be opened go to `asides`."""
     try:
         entries = sorted(folder.iterdir())
         below = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
@@ -179,10 +157,10 @@ def _candidates(folder: Path, asides: list[Aside]) -> Iterator[Path]:
 
 
 def _read_run(folder: Path) -> tuple[Run, list[Aside]]:
-    """A run with its finished stages, and those of its stages that do not take part.
+    """A run with its finished stages, and the stages that are left out.
 
     Raises:
-        Unfit: no stage takes part, or the search does not, which all others start from.
+        Unfit: every stage is left out, or the search is, from which all others start.
     """
     parsed = parse_run_name(folder.resolve().name)
     if parsed is None:
@@ -238,7 +216,19 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
     if identity.get("stage") != kind:
         raise Unfit(f"identity.json is of stage {identity.get('stage')}")
     for name in MODELS[kind]:
-        _check(name, metrics.models)
+        if name not in metrics.models:
+            raise Unfit(f"metrics.json is damaged: it lacks the model {name!r}")
+        for key in COLUMNS:
+            value = getattr(metrics.models[name], key)
+            if not 0 <= value < math.inf or (key.endswith("accuracy") and value > 1):
+                raise Unfit(f"metrics.json is damaged: {key} of {name!r} is {value!r}")
+    models = {
+        name: Measured(
+            metrics=model,
+            place=Place(machine=metrics.machine.name, device=model.device, threads=model.threads),
+        )
+        for name, model in metrics.models.items()
+    }
     options = {key: value for key, value in identity.items() if not key.startswith("input.")}
     options |= {f"{kind}.{key}": value for key, value in metrics.budget.items()}
     return Stage(
@@ -247,17 +237,14 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
         pick=pick,
         dataset=metrics.dataset,
         backbone=metrics.backbone,
-        models={
-            name: Measured(metrics=model, machine=metrics.machine.name)
-            for name, model in metrics.models.items()
-        },
+        models=models,
         options={key: value for key, value in options.items() if key not in ("stage", "seed")},
         data=identity.get("input.data"),
     )
 
 
 def _unfinished(folder: Path, stage: str) -> str:
-    """How far a stage without metrics has come, and the error that ended it, where its log names one."""
+    """The progress of a stage without metrics, and the error that ended it, where its log holds one."""
     name, word = JOURNALS[stage]
     journal, log = folder / name, folder / "log.txt"
     done = plural(journal.read_bytes().count(b"\n"), word) if journal.exists() else f"no {word}"
@@ -266,13 +253,3 @@ def _unfinished(folder: Path, stage: str) -> str:
     _, _, level, message = dated[-1].split(" ", 3) if dated else ("", "", "", "")
     ending = f" ({message.strip()})" if level == "ERROR" else ""
     return f"unfinished, with {done} in {name}{ending}"
-
-
-def _check(name: str, models: Mapping[str, ModelMetrics]) -> None:
-    """Refuse figures that no network has."""
-    if name not in models:
-        raise Unfit(f"metrics.json is damaged: it lacks the model {name!r}")
-    for key in COLUMNS:
-        value = getattr(models[name], key)
-        if not 0 <= value < math.inf or (key.endswith("accuracy") and value > 1):
-            raise Unfit(f"metrics.json is damaged: {key} of {name!r} is {value!r}")

@@ -1,4 +1,4 @@
-"""The comparison as a table on the terminal, as Markdown, as CSV, as JSON and as a page."""
+"""The comparison as a table on the terminal, as Markdown, CSV, JSON and a page."""
 
 import csv
 import io
@@ -22,9 +22,9 @@ from tascnet.report.tables import COLUMNS, Cell, headings
 from tascnet.run.files import write_json, write_text
 
 MIXED = "mixed"
-# The reference of every row, and that of an extra line below a pruned network.
+# The reference of every row, and of an extra line below a pruned network.
 USUAL, UNPRUNED = "conventional", "unpruned"
-# Of the terminal's first column: the longest of its usual words.
+# Of the terminal's first column: its longest usual word.
 _MODEL_WIDTH = len("reconstruction")
 
 
@@ -46,12 +46,14 @@ def comparison_table(rows: Sequence[TableRow]) -> Table:
 
 
 def as_markdown(rows: Sequence[TableRow], asides: Sequence[Aside]) -> str:
-    """Table, notes and what does not take part, as Markdown."""
+    """The table, its notes and what is left out, as Markdown."""
     heads = ["data set", "backbone", "name", "model", "n", *_headings(rows)]
     lines = ["# Comparison", "", _markdown(heads), _markdown(["---"] * 4 + ["---:"] * (len(heads) - 4))]
     for row in rows:
         for name, n, cells in _lines([row], _numbered(rows)):
-            lines.append(_markdown([row.dataset, row.backbone, row.name, name, n, *map(_inline, cells)]))
+            parts = ((cell.value, cell.deviation, cell.change and f"({cell.change})") for cell in cells)
+            shown = (" ".join(filter(None, each)) for each in parts)
+            lines.append(_markdown([row.dataset, row.backbone, row.name, name, n, *shown]))
     lines += ["", *(f"- {note}" for note in notes(rows))]
     if asides:
         lines += ["", "## Not in the table", "", _markdown(["folder", "reason"]), _markdown(["---", "---"])]
@@ -61,8 +63,27 @@ def as_markdown(rows: Sequence[TableRow], asides: Sequence[Aside]) -> str:
 
 def as_csv(rows: Sequence[TableRow]) -> str:
     """One line a row: mean and deviation of each figure, and mean changes; empty where there is none."""
+    records = []
+    for row in rows:
+        record: dict[str, Any] = {
+            "dataset": row.dataset,
+            "backbone": row.backbone,
+            "name": row.name,
+            "model": row.model,
+            "n": len(row.seeds),
+            "seeds": " ".join(map(str, row.seeds)),
+        }
+        for key in COLUMNS:
+            statistic = row.figures[key]
+            record[key] = statistic and statistic.mean
+            record[f"{key}_deviation"] = statistic and statistic.deviation
+            for reference in (USUAL, UNPRUNED):
+                change = row.changes.get(reference, {}).get(key)
+                record[f"{key}_from_{reference}"] = change and change.mean
+        record["batch"] = " ".join(map(str, row.batches))
+        record["latency_measured_on"] = "; ".join(map(_in_words, row.places))
+        records.append(record)
     file = io.StringIO()
-    records = [_record(row) for row in rows]
     writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
@@ -70,7 +91,7 @@ def as_csv(rows: Sequence[TableRow]) -> str:
 
 
 def comparison_page(path: Path, rows: Sequence[TableRow], asides: Sequence[Aside]) -> None:
-    """Write the table as one page without links to anything, whole or not at all."""
+    """Write the table as one page without links, whole or not at all."""
     settings = [
         {"title": title, "lines": list(_lines(list(group), _numbered(rows)))}
         for title, group in groupby(rows, key=_setting)
@@ -104,20 +125,20 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 
 
 def notes(rows: Sequence[TableRow]) -> list[str]:
-    """What the figures of a table mean, and where they must not be compared, in sentences."""
+    """Sentences on what the figures of a table mean, and which ones cannot be compared."""
     lines = [
         "Mean ± standard deviation over n seeds (n − 1 in the denominator), same unit; – for one seed.",
         "Changes are means over the seeds, of accuracies in percentage points: from the conventional network "
-        "of the same seed, in the lines `from unpruned` from the network that was pruned.",
-        "Pruned and unpruned networks were timed side by side, and so were baseline, conventional and tuned; "
-        "between the two the load of the machine may have changed.",
+        "of the same seed, and in the lines `from unpruned` from the unpruned one.",
+        "Unpruned and pruned networks were timed in turn, and so were baseline, conventional and tuned; "
+        "between these two measurements the load of the machine may have changed.",
     ]
     places = _numbered(rows)
     if len(places) == 1:
         lines.append(f"Latency: {_in_words(next(iter(places)))}.")
     else:
         named = "; ".join(f"{mark} {_in_words(place)}" for place, mark in places.items())
-        lines.append(f"Latency was measured in different places and is only compared within one: {named}.")
+        lines.append(f"Latency was measured in different places and is compared within each: {named}.")
     if any(row.figures[key] is None for row in rows for key in LATENCIES):
         lines.append(f"{MIXED}: the seeds were measured in different places or batches, so there is no mean.")
     lines += [
@@ -136,22 +157,19 @@ def _lines(rows: Sequence[TableRow], places: Mapping[Place, str]) -> Iterator[tu
         places: those of the whole table, by `_numbered`.
     """
     for row in rows:
-        usual = row.changes.get(USUAL, {})
-        yield row.model, str(len(row.seeds)), [_cell(row, key, usual.get(key), places) for key in COLUMNS]
-        if UNPRUNED in row.changes:
-            changes = row.changes[UNPRUNED]
+        cells = []
+        for key, column in COLUMNS.items():
+            mean, deviation, mark = MIXED, "", ""
+            if statistic := row.figures[key]:
+                mean = column.show(statistic.mean)
+                deviation = f"± {numbers.spread(statistic.deviation, mean)}"
+            if key in LATENCIES and len(places) > 1:
+                mark = f" {''.join(places[place] for place in row.places)}"
+            change = _changed(key, row.changes.get(USUAL, {}).get(key))
+            cells.append(Cell(value=mean + mark, deviation=deviation, change=change))
+        yield row.model, str(len(row.seeds)), cells
+        if changes := row.changes.get(UNPRUNED):
             yield "from unpruned", "", [Cell(change=_changed(key, changes[key])) for key in COLUMNS]
-
-
-def _cell(row: TableRow, key: str, change: Statistic | None, places: Mapping[Place, str]) -> Cell:
-    statistic = row.figures[key]
-    marks = [places[place] for place in row.places] if key in LATENCIES and len(places) > 1 else []
-    mark = f" {''.join(marks)}" if marks else ""
-    if statistic is None:
-        return Cell(value=MIXED + mark, change=_changed(key, change))
-    mean = COLUMNS[key].show(statistic.mean)
-    deviation = f"± {numbers.spread(statistic.deviation, mean)}"
-    return Cell(value=mean + mark, deviation=deviation, change=_changed(key, change))
 
 
 def _changed(key: str, change: Statistic | None) -> str:
@@ -166,7 +184,7 @@ def _headings(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _setting(row: TableRow) -> str:
-    """What the seeds of a row share, in words."""
+    """Data set, backbone and name of a row."""
     return f"{row.dataset}, {row.backbone}, {row.name}"
 
 
@@ -180,35 +198,9 @@ def _in_words(place: Place) -> str:
     return f"{place.device}, {plural(place.threads, 'thread')}, {place.machine}"
 
 
-def _record(row: TableRow) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "dataset": row.dataset,
-        "backbone": row.backbone,
-        "name": row.name,
-        "model": row.model,
-        "n": len(row.seeds),
-        "seeds": " ".join(map(str, row.seeds)),
-    }
-    for key in COLUMNS:
-        statistic = row.figures[key]
-        record[key] = None if statistic is None else statistic.mean
-        record[f"{key}_deviation"] = None if statistic is None else statistic.deviation
-        for reference in (USUAL, UNPRUNED):
-            change = row.changes.get(reference, {}).get(key)
-            record[f"{key}_from_{reference}"] = None if change is None else change.mean
-    record["batch"] = " ".join(map(str, row.batches))
-    record["latency_measured_on"] = "; ".join(map(_in_words, row.places))
-    return record
-
-
 def _folded(*parts: str) -> str:
-    """Each part on lines of its own, so that no other column gives way to a long name."""
+    """Each part on lines of its own, so that a long name does not squeeze other columns."""
     return "\n".join(line for part in parts for line in textwrap.wrap(part, _MODEL_WIDTH))
-
-
-def _inline(cell: Cell) -> str:
-    change = f"({cell.change})" if cell.change else ""
-    return " ".join(part for part in (cell.value, cell.deviation, change) if part)
 
 
 def _markdown(cells: Sequence[str]) -> str:

@@ -14,12 +14,12 @@ from tascnet.run.files import digest_json
 
 log = logging.getLogger("tascnet")
 
-# What `metrics.json` calls the networks of stage tune, and the table.
+# Names of the networks of stage tune in `metrics.json`, and in the table.
 TUNED = {"baseline": "baseline", "conventional": "conventional", "after": "tuned"}
 LATENCIES = ("latency_ms", "latency_ms_batch")
-# Figures that two records of the same network have in common, wherever they were measured.
+# Figures of a network that do not depend on where it was measured.
 SAME_NETWORK = ("params", "flops", "size_bytes")
-# Options in a label that distinguishes settings.
+# Most options in the label of a setting.
 _SHOWN = 3
 
 _Options = Mapping[str, Any]
@@ -27,13 +27,7 @@ _Options = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """Values of several seeds.
-
-    Args:
-        mean: their mean.
-        deviation: their standard deviation (n - 1 in the denominator); None for one value.
-        n: how many.
-    """
+    """Mean and standard deviation (n - 1 in the denominator; None for one value) of n values."""
 
     mean: float
     deviation: float | None
@@ -45,8 +39,7 @@ class TableRow:
     """One kind of network of one setting.
 
     Args:
-        dataset, backbone, name: of the runs; where runs of one name have different options, the name has
-            those that differ.
+        dataset, backbone, name: of the runs; the name includes the options in which runs of one name differ.
         model: baseline, conventional, tuned, or `pruned: <preset>`.
         seeds: those that are averaged.
         figures: by the fields of `COLUMNS`; None for a latency that was measured in different places.
@@ -71,13 +64,13 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Finished runs side by side.
+    """The finished runs under a path.
 
     Args:
-        path: under which they were found.
-        runs: the folders of those that take part.
+        path: of a folder above them.
+        runs: their folders.
         rows: sorted by data set, backbone and name.
-        asides: what does not take part.
+        asides: what is left out.
     """
 
     path: str
@@ -111,7 +104,7 @@ def compare(path: str | Path) -> Comparison:
     for aside in asides:
         log.warning("not in the table: %s: %s", aside.folder, aside.reason)
     if not rows:
-        held = f"no finished run, but {len(asides)} that cannot take part" if asides else "no run"
+        held = f"no finished run, but {len(asides)} that cannot be compared" if asides else "no run"
         raise RunFolderError(f"{path} holds {held}", "run stage tune first, or give the folder of other runs")
     doubled = {aside.folder for aside in doubles}
     compared = tuple(run.folder for run in runs if run.folder not in doubled)
@@ -119,14 +112,10 @@ def compare(path: str | Path) -> Comparison:
 
 
 def summarise(runs: Iterable[Run]) -> tuple[list[TableRow], list[Aside]]:
-    """One row for each kind of network of each setting.
-
-    Args:
-        runs: in any order.
+    """One row for each kind of network of each setting, sorted by data set, backbone and name.
 
     Returns:
-        Rows sorted by data set, backbone and name; and runs that do not take part because another one has
-        the same setting and seed.
+        The rows, and the runs that are left out because another one has the same setting and seed.
     """
     rows: list[TableRow] = []
     asides: list[Aside] = []
@@ -149,22 +138,21 @@ def summarise(runs: Iterable[Run]) -> tuple[list[TableRow], list[Aside]]:
 
 
 def _variants(pairs: Sequence[tuple[_Options, Any]]) -> list[tuple[str, list[Any]]]:
-    """What has the same options together, with a label of what differs, empty where nothing does."""
+    """The items grouped by their options, with a label of the options that differ, empty where none do."""
     found: dict[str, tuple[_Options, list[Any]]] = {}
     for options, item in pairs:
         found.setdefault(digest_json(dict(options)), (options, []))[1].append(item)
-    all_options = [options for options, _ in found.values()]
-    keys = sorted({key for options in all_options for key in options})
-    differing = [key for key in keys if len({digest_json(each.get(key)) for each in all_options}) > 1]
-    return [(_label(options, differing), items) for options, items in found.values()]
-
-
-def _label(options: _Options, keys: Sequence[str]) -> str:
-    if not keys:
-        return ""
-    values = ((key, options.get(key)) for key in keys[:_SHOWN])
-    shown = [f"{key}={'null' if value is None else str(value).replace(' ', '')}" for key, value in values]
-    return f" ({', '.join(shown)}{', ...' if len(keys) > _SHOWN else ''})"
+    keys = sorted({key for options, _ in found.values() for key in options})
+    differing = [
+        key for key in keys if len({digest_json(options.get(key)) for options, _ in found.values()}) > 1
+    ]
+    variants = []
+    for options, items in found.values():
+        values = ((key, options.get(key)) for key in differing[:_SHOWN])
+        shown = [f"{key}={'null' if value is None else str(value).replace(' ', '')}" for key, value in values]
+        shown += ["..."] if len(differing) > _SHOWN else []
+        variants.append((f" ({', '.join(shown)})" if shown else "", items))
+    return variants
 
 
 def _series(runs: Sequence[Run]) -> dict[str, list[_Entry]]:
@@ -174,46 +162,40 @@ def _series(runs: Sequence[Run]) -> dict[str, list[_Entry]]:
     for run in runs:
         for stage in run.stages.values():
             if stage.kind == "tune":
-                for model, entry in _tuned(run.seed, stage).items():
-                    series.setdefault(model, []).append(entry)
+                conventional = {"conventional": stage.models["conventional"]}
+                # Of a picked trial only the tuned network is its own.
+                names = TUNED if stage.pick is None else {"after": f"tuned: trial {stage.pick}"}
+                for key, name in names.items():
+                    references = {} if key == "conventional" else conventional
+                    series.setdefault(name, []).append(_entry(run, stage, key, references))
             else:
                 name = f"pruned: {stage.preset}" + ("" if stage.pick is None else f", trial {stage.pick}")
-                pruned.setdefault(name, []).append((stage.options, _pruned(run, stage)))
+                unpruned = stage.models["before"]
+                references = {"unpruned": unpruned}
+                tuned = run.stages.get("tune" if stage.pick is None else f"tune-pick{stage.pick}")
+                if tuned is not None and _same_network(tuned.models["after"], unpruned):
+                    references["conventional"] = tuned.models["conventional"]
+                pruned.setdefault(name, []).append((stage.options, _entry(run, stage, "after", references)))
     for name, pairs in sorted(pruned.items()):
         for label, entries in _variants(pairs):
             series[name + label] = entries
     return series
 
 
-def _tuned(seed: int, stage: Stage) -> dict[str, _Entry]:
-    """The networks of stage tune; of a picked trial the tuned one alone."""
-    conventional = {"conventional": stage.models["conventional"]}
-    names = TUNED if stage.pick is None else {"after": f"tuned: trial {stage.pick}"}
-    return {
-        name: _Entry(
-            seed=seed,
-            model=stage.models[key],
-            references={} if key == "conventional" else conventional,
-            data=stage.data,
-        )
-        for key, name in names.items()
-    }
+def _entry(run: Run, stage: Stage, model: str, references: Mapping[str, Measured]) -> _Entry:
+    return _Entry(seed=run.seed, model=stage.models[model], references=references, data=stage.data)
 
 
-def _pruned(run: Run, stage: Stage) -> _Entry:
-    """A pruned network beside the unpruned one, and beside the conventional one if that was tuned to it."""
-    unpruned = stage.models["before"]
-    references = {"unpruned": unpruned}
-    tuned = run.stages.get("tune" if stage.pick is None else f"tune-pick{stage.pick}")
-    if tuned is not None:
-        after = tuned.models["after"].metrics
-        if all(getattr(after, key) == getattr(unpruned.metrics, key) for key in SAME_NETWORK):
-            references["conventional"] = tuned.models["conventional"]
-    return _Entry(seed=run.seed, model=stage.models["after"], references=references, data=stage.data)
+def _same_network(one: Measured, other: Measured) -> bool:
+    return all(getattr(one.metrics, key) == getattr(other.metrics, key) for key in SAME_NETWORK)
 
 
 def _row(dataset: str, backbone: str, name: str, model: str, entries: Sequence[_Entry]) -> TableRow:
     models = [entry.model for entry in entries]
+    figures: dict[str, Statistic | None] = {}
+    for key in COLUMNS:
+        is_mixed = any(not _comparable(key, models[0], other) for other in models)
+        figures[key] = None if is_mixed else _statistic([getattr(each.metrics, key) for each in models])
     references = sorted({name for entry in entries for name in entry.references})
     return TableRow(
         dataset=dataset,
@@ -221,7 +203,7 @@ def _row(dataset: str, backbone: str, name: str, model: str, entries: Sequence[_
         name=name,
         model=model,
         seeds=tuple(entry.seed for entry in entries),
-        figures={key: _figure(key, models) for key in COLUMNS},
+        figures=figures,
         changes={
             reference: {key: _change(key, reference, entries) for key in COLUMNS} for reference in references
         },
@@ -229,13 +211,6 @@ def _row(dataset: str, backbone: str, name: str, model: str, entries: Sequence[_
         batches=tuple(sorted({each.metrics.batch for each in models})),
         same_samples=len({entry.data for entry in entries}) == 1,
     )
-
-
-def _figure(key: str, models: Sequence[Measured]) -> Statistic | None:
-    """Mean and deviation; None for latencies of different places."""
-    if any(not _comparable(key, models[0], other) for other in models):
-        return None
-    return _statistic([getattr(model.metrics, key) for model in models])
 
 
 def _change(key: str, reference: str, entries: Sequence[_Entry]) -> Statistic | None:

@@ -1,9 +1,14 @@
 """The figures, each from records to SVG."""
 
-from tascnet.report.plots.insight import importance_plot, prediction_plot
 from tascnet.report.plots.models import models_plot
 from tascnet.report.plots.prune import iterations_plot, sensitivity_plot, widths_plot
-from tascnet.report.plots.search import best_value_plot, layerwise_plot, tradeoff_plot
+from tascnet.report.plots.tune import (
+    best_value_plot,
+    importance_plot,
+    layerwise_plot,
+    prediction_plot,
+    tradeoff_plot,
+)
 
 __all__ = [
     "best_value_plot",

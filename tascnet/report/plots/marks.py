@@ -1,4 +1,4 @@
-"""What several figures draw alike: marks, axes, legends."""
+"""Marks, axes and legends that several figures share."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -27,7 +27,7 @@ def quiet_axes(axes: Axes, *, grid: str | None = "y") -> None:
 
 
 def points(axes: Axes, places: Points, label: str, *, color: str, marker: str = "o", **style: Any) -> None:
-    """One mark a place under one label; nothing, and no entry in the legend, without places."""
+    """A mark at each place under one label; without places nothing, not even in the legend."""
     if places:
         xs, ys = zip(*places, strict=True)
         style = {"markersize": 5, "mew": 0} | style
@@ -40,7 +40,7 @@ def mark_winner(axes: Axes, places: Points, label: str = "winner") -> None:
 
 
 def dashes(lines: Sequence[Line2D]) -> None:
-    """Make lines those of a limit: thin, dashed, muted."""
+    """Draw lines as limits: thin, dashed, muted."""
     for line in lines:
         line.set(color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
 
@@ -55,7 +55,7 @@ def accuracy_axis(
 
 
 def named_rows(axes: Axes, names: Sequence[str], rows: int | None = None) -> None:
-    """The vertical axis with a name a row, from the top; room for `rows` of them."""
+    """The vertical axis with a name at each row, from the top, and room for `rows` of them."""
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelsize=8.5, labelcolor=INK)
     axes.set_ylim((rows or len(names)) - 0.4, -0.6)
@@ -64,7 +64,7 @@ def named_rows(axes: Axes, names: Sequence[str], rows: int | None = None) -> Non
 def limits(
     values: Sequence[float], *, headroom: float = 0.08, footroom: float = 0.08, least: float = 0.01
 ) -> tuple[float, float]:
-    """Ends of an axis: room beyond the extremes, in shares of their distance or of `least`."""
+    """Ends of an axis: room beyond the extremes, in shares of their distance or of `least`, if larger."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     span = max(high - low, least)
     return low - footroom * span, high + headroom * span

@@ -1,4 +1,4 @@
-"""The figure of what each stage gained: accuracy, size and speed of its networks."""
+"""The figure of what each stage gained."""
 
 from collections.abc import Mapping
 
@@ -17,6 +17,7 @@ def models_plot(models: Mapping[str, ModelMetrics]) -> str:
     """
 
     def paint(figure: Figure) -> None:
+        figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
         for axes, (key, title) in zip(figure.subplots(1, len(KEY_FIGURES)), KEY_FIGURES.items(), strict=True):
             quiet_axes(axes, grid=None)
             values = [getattr(model, key) for model in models.values()]

@@ -1,4 +1,4 @@
-"""The figures of a pruning: its iterations, the widths it left, and the sensitivity of each group."""
+"""The figures of a pruning."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -26,12 +26,12 @@ _WIDTH = 10.8
 
 
 def iterations_plot(iterations: Sequence[Iteration], tolerance: float, kept: int) -> str:
-    """Accuracy with the tolerance line, and FLOPs, against the iteration.
+    """Accuracy with the tolerance line, and FLOPs, against the iteration, the unpruned network first.
 
     Args:
-        iterations: the unpruned network first.
-        tolerance: how far accuracy may fall below the best so far.
-        kept: the iteration whose network is handed over.
+        iterations: all of them.
+        tolerance: largest fall of accuracy below the best so far.
+        kept: the iteration whose network is the result.
     """
 
     def paint(figure: Figure) -> None:
@@ -44,7 +44,7 @@ def iterations_plot(iterations: Sequence[Iteration], tolerance: float, kept: int
 
 
 def widths_plot(widths: Sequence[LayerWidths]) -> str:
-    """Widths of layers before and after, one bar a layer, in two columns where there are many."""
+    """A bar of the widths of each layer before and after, in two columns where there are many."""
     columns = 1 if len(widths) <= 14 else 2
     rows = -(-len(widths) // columns)
 
@@ -57,7 +57,7 @@ def widths_plot(widths: Sequence[LayerWidths]) -> str:
 
 
 def sensitivity_plot(sensitivity: Sensitivity) -> str:
-    """Accuracy without shares of each group alone, groups in the order of the network."""
+    """Accuracy without shares of each group alone."""
     size = (_WIDTH, 1.0 + 0.26 * len(sensitivity.groups))
     return draw(size, lambda figure: paint_sensitivity(figure.subplots(), sensitivity))
 
@@ -92,7 +92,7 @@ def paint_flops(axes: Axes, iterations: Sequence[Iteration], kept: int) -> None:
 
 
 def paint_widths(axes: Axes, widths: Sequence[LayerWidths], longest: int, rows: int) -> None:
-    """One bar a layer: the new width over the old one, `rows` places high."""
+    """A bar for each layer, the new width over the old one, on axes of `rows` places."""
     quiet_axes(axes, grid=None)
     places = range(len(widths))
     axes.barh(places, [row.before or 0 for row in widths], height=0.62, color=BAR)
@@ -107,7 +107,7 @@ def paint_widths(axes: Axes, widths: Sequence[LayerWidths], longest: int, rows: 
 
 
 def paint_sensitivity(axes: Axes, sensitivity: Sensitivity) -> None:
-    """A line a group from its best to its worst accuracy, with a mark for each share."""
+    """For each group a line from its best to its worst accuracy, with a mark for each share."""
     quiet_axes(axes, grid="x")
     groups = sensitivity.groups
     for place, group in enumerate(groups):

@@ -197,5 +197,5 @@ def test_nothing_to_compare(tmp_path):
     with pytest.raises(RunFolderError, match="holds no run: run stage tune first"):
         compare(tmp_path)
     (write_run(tmp_path) / "tune" / "metrics.json").unlink()
-    with pytest.raises(RunFolderError, match="holds no finished run, but 1 that cannot take part"):
+    with pytest.raises(RunFolderError, match="holds no finished run, but 1 that cannot be compared"):
         compare(tmp_path)

@@ -1,4 +1,4 @@
-"""The figures of a search: value by trial, accuracy against cost, accuracy against depth."""
+"""The figures of a search, and of what it learnt."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, cycle
@@ -6,24 +6,27 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from tascnet.report.numbers import gap
 from tascnet.report.plots.marks import (
     Points,
     accuracy_axis,
     dashes,
     limits,
     mark_winner,
+    named_rows,
     points,
     quiet_axes,
     show_counts,
     show_integers,
+    show_percent,
     show_plain,
     top_legend,
 )
-from tascnet.report.theme import ACCENT, BAD, GRID, MUTED, SECOND, SURFACE, draw, plotted
-from tascnet.run.records import FreezingDepth, FrontPoint, ModelMetrics, Trial
+from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, SECOND, draw, plotted
+from tascnet.run.records import FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial
 
 _COSTS = {"flops": "FLOPs, one sample", "params": "parameters", "latency_ms": "latency, batch 1, in ms"}
-_SIZE = (5.4, 3.3)
+_SIZE, _INSIGHT_SIZE = (5.4, 3.3), (5.4, 3.9)
 # By status: label and looks.
 _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("trial", {"color": MUTED, "alpha": 0.75}),
@@ -34,16 +37,14 @@ _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
 # The smallest part of the figure's width between two labels of depths, and the most names of blocks.
 _LABEL_GAP = 0.06
 _NAMES = 60
+# Most bars of choices; the table has the others.
+_BARS = 12
 
 
 def paint_best(axes: Axes, trials: Sequence[Trial], winner: int, objective: str = "accuracy") -> None:
     """The value of each trial, the best so far, trials without a value at the foot, lines where depths begin.
 
-    Args:
-        axes: empty.
-        trials: of the search, at least one.
-        winner: number of the winning trial.
-        objective: what trials are judged by; `loss` draws the loss, which is minus the value.
+    With objective `loss` it draws the loss, which is minus the value.
     """
     quiet_axes(axes)
     sign, better = (-1.0, min) if objective == "loss" else (1.0, max)
@@ -89,7 +90,7 @@ def paint_tradeoff(
         models: by name.
         winner: number of the winning trial.
         cost: `flops`, `params` or `latency_ms`.
-        bound: the largest cost allowed; None draws no line.
+        bound: the largest allowed cost; None: no line.
         front: the trials that no other one dominates.
     """
     quiet_axes(axes)
@@ -107,7 +108,7 @@ def paint_tradeoff(
     mark_winner(axes, [place for row, place in shown if row.trial == winner])
     named = {name: (getattr(model, cost), model.val_accuracy) for name, model in models.items()}
     for (name, place), marker in zip(named.items(), cycle("D^sv"), strict=False):
-        points(axes, [place], name, color=SECOND, marker=marker, markersize=6, mfc=SURFACE, mew=1.6)
+        points(axes, [place], name, color=SECOND, marker=marker, markersize=6, mfc="none", mew=1.6)
     if bound is not None:
         dashes([axes.axvline(bound, label="bound", zorder=1)])
     values = [y for _, (_, y) in shown] + [y for _, y in named.values()]
@@ -125,13 +126,13 @@ tradeoff_plot = plotted(_SIZE, paint_tradeoff)
 
 
 def layerwise_plot(rows: Sequence[FreezingDepth], chosen: int) -> str:
-    """Accuracy against the first trained block: `paint_layerwise`, with room for the names."""
+    """`paint_layerwise` with room for the names."""
     size = (10.8, 2.9 + 0.08 * max(len(row.name) for row in rows))
     return draw(size, lambda figure: paint_layerwise(figure.add_subplot(), rows, chosen))
 
 
 def paint_layerwise(axes: Axes, rows: Sequence[FreezingDepth], chosen: int) -> None:
-    """The curve over blocks from the output, the chosen one ringed; every n-th name where there are many."""
+    """Accuracy against the first trained block, the chosen one ringed; of many names every n-th."""
     quiet_axes(axes)
     ordered = sorted(rows, key=lambda row: -row.block)
     places = [(i, row.val_accuracy) for i, row in enumerate(ordered)]
@@ -144,6 +145,51 @@ def paint_layerwise(axes: Axes, rows: Sequence[FreezingDepth], chosen: int) -> N
     axes.set_xlim(-0.7, len(ordered) - 0.3)
     axes.set_xlabel("first trained block: from the output (left) to the input (right)")
     top_legend(axes)
+
+
+def paint_predictions(axes: Axes, insight: Insight) -> None:
+    """The prediction for each trial from all others, with its deviation, against the result."""
+    quiet_axes(axes)
+    observed = [row.observed for row in insight.predictions]
+    predicted = [row.predicted for row in insight.predictions]
+    deviations = [row.deviation for row in insight.predictions]
+    axes.errorbar(
+        observed, predicted, deviations, fmt="none", ecolor=BAR, elinewidth=1.0, label="± one deviation"
+    )
+    points(axes, list(zip(observed, predicted, strict=True)), "trial", color=ACCENT, alpha=0.85)
+    is_accuracy = insight.target == "val_accuracy"
+    least = 0.01 if is_accuracy else 0.0
+    ends = limits(observed, least=least)
+    dashes(axes.plot(ends, ends, label="predicted = observed"))
+    axes.set_xlim(ends)
+    reach = [y + s * d for y, d in zip(predicted, deviations, strict=True) for s in (-1, 1)]
+    axes.set_ylim(limits([*reach, *ends], headroom=0.03, footroom=0.03, least=least))
+    for axis in (axes.xaxis, axes.yaxis):
+        (show_percent if is_accuracy else show_plain)(axis)
+    axes.set_xlabel(f"observed validation {'accuracy' if is_accuracy else 'loss'}")
+    axes.set_ylabel("predicted without the trial")
+    top_legend(axes)
+
+
+def paint_importance(axes: Axes, insight: Insight) -> None:
+    """The rise of the leave-one-out error without each choice, one bar each, the largest on top."""
+    quiet_axes(axes, grid=None)
+    rows = insight.importance[:_BARS]
+    rises = [row.rise for row in rows]
+    axes.barh(range(len(rows)), rises, height=0.62, color=[ACCENT if rise > 0 else BAR for rise in rises])
+    axes.axvline(0.0, color=GRID, linewidth=1.0)
+    low, high = min([*rises, 0.0]), max([*rises, 0.0])
+    span = (high - low) or 1.0
+    for place, rise in enumerate(rises):
+        text = gap(rise, insight.target, signed=True)
+        axes.text(max(rise, 0.0) + 0.02 * span, place, text, va="center", fontsize=8.5, color=MUTED)
+    axes.set_xticks([])
+    axes.set_xlim(low - 0.02 * span, high + 0.32 * span)
+    named_rows(axes, [row.choice for row in rows], max(len(rows), 5))
+
+
+prediction_plot = plotted(_INSIGHT_SIZE, paint_predictions)
+importance_plot = plotted(_INSIGHT_SIZE, paint_importance)
 
 
 def _mark(axes: Axes, places: Points, status: str) -> None:

@@ -1,0 +1,181 @@
+"""The pages of the stages pretrain, tune and prune."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tascnet.errors import plural
+from tascnet.report import numbers, plots
+from tascnet.report.page import stage_page, write_page
+from tascnet.report.sentences import TOO_FEW, insight_figures, speed_lines
+from tascnet.run.records import Insight, Iteration, PretrainMetrics, PruneMetrics, Trial, TuneMetrics
+
+_TUNED = {
+    "baseline": "new softmax layer on the frozen network",
+    "conventional": "fine-tuned at the pre-trained widths",
+    "after": "fine-tuned winner of the search",
+}
+_DISTILLED = "conventional network, cut to the winning configuration and distilled from the uncut one"
+_STATUSES = {"failed": "failed", "stopped": "stopped early", "infeasible": "infeasible"}
+_COSTS = {"flops": "FLOPs", "params": "params", "latency_ms": "latency"}
+_PRUNED = {"before": "unpruned", "after": "pruned"}
+
+
+def pretrain_report(path: Path, metrics: PretrainMetrics) -> None:
+    """Write the page of stage pretrain."""
+    facts = [plural(len(metrics.epochs), "epoch")]
+    if metrics.exclude is not None:
+        shared = plural(metrics.excluded, "sample")
+        facts.append(f"{shared} in the validation and test split of {metrics.exclude} excluded")
+    described = {"after": "trained from random weights"}
+    content = stage_page("pretrain", metrics, facts=facts, described=described)
+    content |= {"weights": metrics.weights, "epochs": metrics.epochs, "best_epoch": metrics.best_epoch}
+    write_page(path, "pretrain.html", content)
+
+
+def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> None:
+    """Write the page of stage tune.
+
+    Args:
+        path: of the page.
+        metrics: of the stage.
+        trials: all of the search, failed ones included.
+    """
+    counts = {word: sum(trial.status == status for trial in trials) for status, word in _STATUSES.items()}
+    facts = [", ".join([plural(len(trials), "trial"), *(f"{n} {word}" for word, n in counts.items() if n)])]
+    bounds = [
+        f"at most {numbers.milliseconds(bound) if cost == 'latency_ms' else f'{numbers.count(bound)} {word}'}"
+        for cost, word in _COSTS.items()
+        if (bound := metrics.bounds.get(cost)) is not None
+    ]
+    if bounds or metrics.objective != "accuracy":
+        facts.append(", ".join([f"objective: {metrics.objective}", *bounds]))
+    facts.append(f"stopped: {metrics.stopped}")
+    described = _TUNED | ({"after": _DISTILLED} if metrics.finetuned_from == "conventional" else {})
+    content = stage_page("tune", metrics, facts=facts, described=described, against="conventional")
+    neutral, best, insight = metrics.neutral_config, metrics.best_config, metrics.surrogate
+    by_loss, has_latency = metrics.objective == "loss", any(trial.latency_ms is not None for trial in trials)
+    headings = ["trial", "depth", *(["val loss"] if by_loss else []), "val acc.", "params", "FLOPs"]
+    headings += [
+        *(["latency"] if has_latency else []),
+        "time",
+        "settings that differ from the pre-trained network",
+    ]
+    content |= {
+        "winner": metrics.winner,
+        "plots": _search_plots(metrics, trials),
+        "trials": trials,
+        "trial_headings": headings,
+        "loss": by_loss,
+        "latency": has_latency,
+        "front": metrics.front,
+        "layerwise": metrics.layerwise,
+        "curve": metrics.layerwise
+        and {
+            "title": "Accuracy against depth",
+            "caption": "Each trial trains the network from one block on; all blocks before it stay frozen.",
+            "svg": plots.layerwise_plot(metrics.layerwise, metrics.winner),
+        },
+        "insight": insight,
+        "too_few": TOO_FEW,
+        "insight_figures": insight_figures(insight) if insight else [],
+        "insight_plots": _insight_plots(insight) if insight else [],
+        "neutral": neutral,
+        "settings": [(name, neutral.get(name), best.get(name)) for name in dict.fromkeys([*neutral, *best])],
+    }
+    write_page(path, "tune.html", content)
+
+
+def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iteration]) -> None:
+    """Write the page of stage prune.
+
+    Args:
+        path: of the page.
+        metrics: of the stage.
+        iterations: all of them, the unpruned network first.
+    """
+    facts = [plural(metrics.iterations, "iteration"), f"stopped: {metrics.stopped}"]
+    content = stage_page("prune", metrics, facts=facts, described=_PRUNED, against="before")
+    changed = [row for row in metrics.widths if row.before != row.after]
+    unchanged = len(metrics.widths) - len(changed)
+    sensitivity = metrics.sensitivity if metrics.sensitivity and metrics.sensitivity.groups else None
+    parts = sensitivity.groups[0].shares if sensitivity else ()
+    shares = [text for part in parts for text in (f"without {100 * part.share:g} %", "FLOPs saved")]
+    content |= {
+        "iterations": iterations,
+        "kept": metrics.kept_iteration,
+        "plot": iterations
+        and {
+            "title": "Accuracy and FLOPs against iteration",
+            "caption": "Iteration 0 is the network before pruning; the ringed one is kept. "
+            f"Tolerance: {100 * metrics.tolerance:g} percentage points below the best so far.",
+            "svg": plots.iterations_plot(iterations, metrics.tolerance, metrics.kept_iteration),
+        },
+        "speed": speed_lines(metrics.models, metrics.removable_blocks),
+        "sensitivity": sensitivity,
+        "sensitivity_headings": ["group", "width", *shares],
+        "sensitivity_plot": sensitivity
+        and {
+            "title": "Accuracy without a share of one group",
+            "caption": f"Before pruning, without retraining, on {sensitivity.samples} validation samples. "
+            "Groups in the order of the network, with their widths.",
+            "svg": plots.sensitivity_plot(sensitivity),
+        },
+        "widths": metrics.widths,
+        "widths_plot": changed
+        and {
+            "title": "Channels of each layer, before → after",
+            "caption": "Grey: before. Coloured: after."
+            + (f" Not drawn: {plural(unchanged, 'layer')} of unchanged width." if unchanged else ""),
+            "svg": plots.widths_plot(changed),
+        },
+    }
+    write_page(path, "prune.html", content)
+
+
+def _search_plots(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    if metrics.layerwise or not any(trial.is_trained for trial in trials):
+        return []
+    value = "loss" if metrics.objective == "loss" else "accuracy"
+    caption = "Depth: how many units from the output the search could change."
+    values = {
+        trial.trial: trial.value for trial in trials if trial.status == "ok" and trial.value is not None
+    }
+    if values.get(metrics.winner, math.inf) < max(values.values(), default=0.0):
+        caption += " Winner: the smallest trial within the tolerance, or the picked one."
+    figures = [
+        {
+            "title": f"Best {value} against trial",
+            "caption": caption,
+            "svg": plots.best_value_plot(trials, metrics.winner, metrics.objective),
+        }
+    ]
+    # Costs that matter to the objective, else FLOPs.
+    costs = [cost for cost in _COSTS if cost in metrics.bounds] or ["flops"]
+    caption = "Up and to the left is better. Open marks: the models above."
+    if metrics.front:
+        costs = [metrics.objective.removeprefix("pareto_")]
+        caption += " Line: the best accuracy at each cost."
+    for cost in costs:
+        bound = metrics.bounds.get(cost)
+        svg = plots.tradeoff_plot(
+            trials, metrics.models, metrics.winner, cost=cost, bound=bound, front=metrics.front
+        )
+        figures.append({"title": f"Accuracy against {_COSTS[cost]}", "caption": caption, "svg": svg})
+    return figures
+
+
+def _insight_plots(insight: Insight) -> list[dict[str, Any]]:
+    """Predictions, and where something was learnt the choices that mattered."""
+    predictions = {
+        "title": "Predicted against observed",
+        "caption": "Each trial predicted from all others (leave-one-out).",
+        "svg": plots.prediction_plot(insight),
+    }
+    importance = {
+        "title": "Which choices mattered",
+        "caption": "Rise of the leave-one-out error without the choice.",
+        "svg": plots.importance_plot(insight),
+    }
+    return [predictions, importance] if insight.learnt else [predictions]
