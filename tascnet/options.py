@@ -597,7 +597,7 @@ class Tune(TuneBase):
     layerwise_every: int = option(1, "Blocks between trials of algorithm layerwise.", minimum=1)
     widths: tuple[float, ...] = option(
         (0.25, 0.5, 0.75, 1.0),
-        "Choices for a group's kept share of channels.",
+        "Choices for the share of channels that a group of layers keeps.",
         above=0,
         maximum=1,
         empty=True,

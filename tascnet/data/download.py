@@ -221,15 +221,3 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, strip:
     assert content is not None
     with content, open(place, "wb") as file:
         shutil.copyfileobj(content, file)
-
-
-def check_gzip(path: Path) -> None:
-    """Read a compressed file to its end, where its own checksum is: unpacking stops before it.
-
-    Raises:
-        gzip.BadGzipFile: the checksum differs.
-        EOFError: the file is cut off.
-    """
-    with gzip.open(path) as stream:
-        while stream.read(CHUNK):
-            pass

@@ -1,6 +1,6 @@
 """What training reads its batches from: samples of a data set, or the cached features of a frozen trunk."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -65,6 +65,25 @@ class SampleSource(_Labelled):
     def batch_view(self, rows: Tensor, view: str) -> Tensor:
         """Inputs `b x ...` under one fixed transform."""
         raise NotImplementedError
+
+
+class PlainSource(SampleSource):
+    """Some rows without augmentation; `read` returns their inputs `b x ...` by positions in the source."""
+
+    def __init__(
+        self,
+        dataset: "SampleSet",
+        rows: NDArray[np.int64],
+        preprocessing: AnyPreprocessing,
+        read: Callable[[NDArray[np.int64]], Tensor],
+    ) -> None:
+        super().__init__(dataset, rows, preprocessing)
+        self._read = read
+
+    def batch_view(self, rows: Tensor, view: str) -> Tensor:
+        if view != "plain":
+            raise ValueError(f"view is {view!r}, but {self.dataset.name} has only the view plain")
+        return self._read(rows.cpu().numpy())
 
 
 class FeatureSource(_Labelled):

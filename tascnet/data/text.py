@@ -9,11 +9,10 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tascnet.data.dataset import SampleSet, content_fingerprint
 from tascnet.data.listing import TextFiles, warn_of_twins
-from tascnet.data.sources import AnyPreprocessing, SampleSource
+from tascnet.data.sources import AnyPreprocessing, PlainSource, SampleSource
 from tascnet.errors import DataError, plural
 from tascnet.models.text import TextPreprocessing, learn_vocabulary, normalise
 from tascnet.options import Images
@@ -40,7 +39,9 @@ class TextDataset(SampleSet):
     def take(
         self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
     ) -> SampleSource:
-        return TokenSource(self, rows, preprocessing)
+        """Texts as the numbers of their words, `b x T`, int64."""
+        tokens = preprocessing.encode([self.texts[row] for row in rows])
+        return PlainSource(self, rows, preprocessing, lambda positions: tokens[positions])
 
     def digests(self, rows: Iterable[int]) -> list[str]:
         return [hashlib.sha256(normalise(self.texts[row]).encode()).hexdigest()[:32] for row in rows]
@@ -61,22 +62,6 @@ class TextDataset(SampleSet):
                 *(cut, len(self), self.name, chosen.max_tokens),
             )
         return chosen
-
-
-class TokenSource(SampleSource):
-    """Texts of some rows of a data set as the numbers of their words."""
-
-    def __init__(
-        self, dataset: TextDataset, rows: NDArray[np.int64], preprocessing: TextPreprocessing
-    ) -> None:
-        super().__init__(dataset, rows, preprocessing)
-        self._tokens = preprocessing.encode([dataset.texts[row] for row in self.rows])
-
-    def batch_view(self, rows: Tensor, view: str) -> Tensor:
-        """Numbers of words `b x T`, int64; the view is `plain`."""
-        if view != "plain":
-            raise ValueError(f"view is {view!r}, but texts have only the view plain")
-        return self._tokens[rows.cpu()]
 
 
 def load_texts(files: TextFiles, *, name: str, max_tokens: int) -> TextDataset:

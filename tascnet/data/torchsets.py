@@ -24,7 +24,7 @@ from tascnet.data.dataset import Dataset, SampleSet, content_fingerprint
 from tascnet.data.decode import UnreadableImage, square_pixels
 from tascnet.data.listing import twin_images, warn_of_twins
 from tascnet.data.named import TorchData
-from tascnet.data.sources import AnyPreprocessing, SampleSource
+from tascnet.data.sources import PlainSource, SampleSource
 from tascnet.errors import BudgetError, DataError, first_line
 from tascnet.models.info import Preprocessing
 from tascnet.options import Images
@@ -47,28 +47,15 @@ class TensorDataset(SampleSet):
     def take(
         self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
     ) -> SampleSource:
-        return TensorSource(self, rows, preprocessing)
+        def read(positions: NDArray[np.int64]) -> Tensor:
+            # Indexing by an array copies, so that torch never sees the read-only memory map.
+            inputs = torch.from_numpy(np.asarray(self.tensors[rows[positions]]))
+            return inputs.contiguous(memory_format=torch.channels_last)
+
+        return PlainSource(self, rows, preprocessing, read)
 
     def digests(self, rows: Iterable[int]) -> list[str]:
         return [digest_array(self.tensors[row]) for row in rows]
-
-
-class TensorSource(SampleSource):
-    """Some rows of ready inputs: neither normalised nor augmented."""
-
-    def __init__(
-        self, dataset: TensorDataset, rows: NDArray[np.int64], preprocessing: AnyPreprocessing
-    ) -> None:
-        super().__init__(dataset, rows, preprocessing)
-        self._tensors = dataset.tensors
-
-    def batch_view(self, rows: Tensor, view: str) -> Tensor:
-        """Inputs `b x c x size x size`, float32, channels_last; the view is `plain`."""
-        if view != "plain":
-            raise ValueError(f"view is {view!r}, but tensors have only the view plain")
-        # Indexing by an array copies, so that torch never sees the read-only memory map.
-        read = torch.from_numpy(np.asarray(self._tensors[self.rows[rows.cpu().numpy()]]))
-        return read.contiguous(memory_format=torch.channels_last)
 
 
 def load_torch(

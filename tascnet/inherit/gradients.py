@@ -1,7 +1,8 @@
 """Gradients of the loss, for criteria that read them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,8 @@ def loss_gradients(
 ) -> Iterator[None]:
     """Inside, `grad` of every parameter holds its mean gradient of the cross-entropy over all samples.
 
-    Args:
-        model: in eval mode.
-        batches: inputs and labels on its device.
-        squares: the mean of each sample's squared gradient instead, the diagonal of the empirical Fisher
-            matrix; the samples pass one by one.
+    With `squares` it is the mean of the squared gradients of single samples, the diagonal of the empirical
+    Fisher matrix. The model is in eval mode; `batches` are inputs and labels on its device.
     """
     model.zero_grad(set_to_none=True)
     with _unfrozen(model):
@@ -50,10 +48,7 @@ def output_gradients(
 ) -> dict[str, Tensor]:
     """What a small squared error of each output of a layer costs the loss of a sample.
 
-    Args:
-        model: in eval mode.
-        layers: names of convolutions and linear layers.
-        batches: inputs and labels on its device.
+    The model is in eval mode; `batches` are inputs and labels on its device.
 
     Returns:
         By layer, float64 on the CPU, `o` squared gradients of the cross-entropy, summed over pixels, mean
@@ -62,13 +57,10 @@ def output_gradients(
     totals: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            outputs[name] = output
+    def note(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        outputs[name] = output
 
-        return note
-
-    hooks = (model.get_submodule(name).register_forward_hook(watch(name)) for name in layers)
+    hooks = (model.get_submodule(name).register_forward_hook(partial(note, name)) for name in layers)
     samples = 0
     with hooked(hooks), _unfrozen(model):
         for inputs, labels in batches:

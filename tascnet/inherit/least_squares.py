@@ -69,36 +69,22 @@ def output_rows(layer: nn.Module, rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Correction:
-    """What is added to the weights and the outputs of `g` independent parts of a layer.
-
-    Args:
-        weights: `g x d x o`.
-        offsets: `g x o`; None where the layer can take no constant.
-    """
+    """What is added to weights `g x d x o` and outputs `g x o`, None if the layer takes no constant."""
 
     weights: Tensor
     offsets: Tensor | None
 
 
 class Evidence:
-    """What a layer reads and the errors of its outputs, over samples to learn from and others to judge by.
-
-    Args:
-        has_offset: whether the layer, or the batch-norm after it, can take a constant.
-    """
+    """What a layer reads and the errors of its outputs, over samples to learn from and others to judge by."""
 
     def __init__(self, *, has_offset: bool) -> None:
+        # Whether the layer, or the batch-norm after it, can take a constant.
         self._has_offset = has_offset
         self._learns, self._judges = _Sums(), _Sums()
 
     def add(self, inputs: Tensor, errors: Tensor, *, judges: bool) -> None:
-        """Add rows.
-
-        Args:
-            inputs: `g x m x d`.
-            errors: `g x m x o`, targets minus outputs.
-            judges: whether these rows choose the ridge.
-        """
+        """Add inputs `g x m x d` and errors `g x m x o`, targets minus outputs; `judges` choose the ridge."""
         (self._judges if judges else self._learns).add(inputs.double(), errors.double())
 
     def correction(self) -> Correction | None:
@@ -138,7 +124,6 @@ class _Sums:
         self.squares += float(errors.square().sum())
 
     def take(self, other: "_Sums") -> None:
-        """Add another's rows."""
         self.rows += other.rows
         self.squares += other.squares
         self._xx += other._xx

@@ -1,6 +1,7 @@
 """What layers read while a network runs: pixels of their inputs, and second moments of channels."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,11 @@ CONSTANT = 1e-9
 
 
 def input_moments(
-    model: nn.Module,
-    inputs: Mapping[str, Mapping[str, Tensor]],
-    batches: Iterable[Tensor],
-    *,
-    seed: int = 0,
+    model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]], batches: Iterable[Tensor], *, seed: int = 0
 ) -> dict[str, dict[str, Tensor]]:
-    """Second moments of what consumers read of each group, over plain training samples.
+    """By group, the moments in float64 on the CPU, over plain training samples on the model's device.
 
-    Args:
-        model: in eval mode.
-        inputs: by group.
-        batches: inputs of the network, on its device.
-        seed: of the pixels that are drawn.
-
-    Returns:
-        By group and consumer, float64 on the CPU.
+    The model is in eval mode; the seed is that of the pixels that are drawn.
     """
     readers: dict[str, dict[str, Tensor]] = {}
     for group, consumers in inputs.items():
@@ -41,21 +31,18 @@ def input_moments(
     moments: dict[str, dict[str, Tensor]] = {group: {} for group in inputs}
     generator = torch.Generator().manual_seed(seed)
 
-    def watch(consumer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(_module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            maps = arguments[0]
-            pixels = rows_at(maps, drawn_places(maps, PIXELS, generator))
-            for group, indices in readers[consumer].items():
-                # Pixels of a flattened map are rows.
-                channels = pixels[:, indices.to(pixels.device)].double().transpose(1, 2).flatten(0, 1)
-                extended = torch.cat([channels, channels.new_ones(len(channels), 1)], 1)
-                moment = (extended.T @ extended).cpu()
-                earlier = moments[group].get(consumer)
-                moments[group][consumer] = moment if earlier is None else earlier + moment
+    def add(consumer: str, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        maps = arguments[0]
+        pixels = rows_at(maps, drawn_places(maps, PIXELS, generator))
+        for group, indices in readers[consumer].items():
+            # Pixels of a flattened map are rows.
+            channels = pixels[:, indices.to(pixels.device)].double().transpose(1, 2).flatten(0, 1)
+            extended = torch.cat([channels, channels.new_ones(len(channels), 1)], 1)
+            moment = (extended.T @ extended).cpu()
+            earlier = moments[group].get(consumer)
+            moments[group][consumer] = moment if earlier is None else earlier + moment
 
-        return add
-
-    hooks = (model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in readers)
+    hooks = (model.get_submodule(name).register_forward_pre_hook(partial(add, name)) for name in readers)
     with hooked(hooks), torch.no_grad():
         for batch in batches:
             model(batch)
@@ -65,8 +52,9 @@ def input_moments(
 def correlations(moment: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """Means `n`, correlations `n x n` and standard deviations `n` of channels.
 
-    Where the correlations are not positive definite with the ridge on their diagonal, channels that hardly
-    vary have left rounding errors: these channels count as constant. The result is without the ridge.
+    The correlations of channels that hardly vary are rounding errors. Where these errors leave no positive
+    definite matrix even with the ridge on its diagonal, such channels count as constant. The result is
+    without the ridge.
     """
     rows, total = moment[-1, -1], moment[-1, :-1]
     mean = total / rows

@@ -61,9 +61,9 @@ def rank_by_reconstruction(
         ridge: added to the diagonal of the correlations.
 
     Returns:
-        `count` channels; a removal costs the weighted error that it leaves, summed over outputs and
-        consumers: with gradients as weights the second-order change of the loss, else shares of output
-        variance. Both compare between groups.
+        A removal costs the weighted error that it leaves, summed over outputs and consumers: with gradients
+        as weights the second-order change of the loss, else shares of output variance. Both compare between
+        groups.
 
     Source: the optimal brain surgeon (Hassibi and Stork 1993) for whole channels; the loss's curvature as the
         product of input moments and output gradients is that of Martens and Grosse 2015 (K-FAC), its output
@@ -103,8 +103,6 @@ def hand_over(
 
     Args:
         model: the network or its tail; set to eval mode.
-        example: one sample as its first block takes it, or a trace of the model.
-        groups: some of `width_groups(model, example)`.
         widths: by group, channels that are kept; fewer than there are.
         batches: gives inputs and labels on the network's device, the same ones at every call.
         seed: of the pixels that are drawn.

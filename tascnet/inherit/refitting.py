@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from tascnet.surgery.layers import CONVS, WEIGHTED, is_depthwise
 
 log = logging.getLogger("tascnet")
 
+# Flat positions `b x p` in a layer's map, None where it gives no map, and its `b x p x o` kept outputs there.
+Target: TypeAlias = tuple[Tensor | None, Tensor]
 # One of so many samples judges what a layer has learned from the others.
 FOLDS = 4
 # Pixels from which a layer learns: in all, and at least of each sample's map.
@@ -80,14 +83,16 @@ def refit(
                 before = after = [block(x) for x in before]
                 continue
             layers = plan.layers.get(name, []) if narrowed is not None else []
-            targets = [_targets(whole, block, x, layers, kept, pixels, generator) for x in before]
-            before = [target.outputs for target in targets]
+            noted = [_outputs(whole, block, x, layers, kept, pixels, generator) for x in before]
+            before = [outputs for outputs, _ in noted]
             if narrowed is None:
                 continue
             behind.append(narrowed)
             for layer in layers:
                 norm = plan.norms.get(layer)
-                _fit(network, narrowed, layer, norm and network.get_submodule(norm), after, targets)
+                targets = [by_layer[layer] for _, by_layer in noted]
+                parts = network.get_submodule(layer), norm and network.get_submodule(norm)
+                _fit(narrowed, *parts, after, targets)
             after = [narrowed(x) for x in after]
         _absorb(network, behind, batches())
 
@@ -186,21 +191,7 @@ def _are_equal(block: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(value, theirs[key]) for key, value in block.state_dict().items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Targets:
-    """The outputs of a block of the whole network for one batch, and those of its layers.
-
-    Args:
-        places: by layer, `b x p` flat positions in its map; None where it gives no map.
-        rows: by layer, `b x p x o` kept outputs there.
-    """
-
-    outputs: Tensor
-    places: dict[str, Tensor | None]
-    rows: dict[str, Tensor]
-
-
-def _targets(
+def _outputs(
     whole: nn.Sequential,
     block: nn.Module,
     x: Tensor,
@@ -208,39 +199,30 @@ def _targets(
     kept: Mapping[str, Sequence[int]],
     pixels: int,
     generator: torch.Generator,
-) -> _Targets:
-    places: dict[str, Tensor | None] = {}
-    rows: dict[str, Tensor] = {}
+) -> tuple[Tensor, dict[str, Target]]:
+    """The outputs of a block of the whole network for one batch, and the targets of its layers."""
+    targets: dict[str, Target] = {}
 
-    def take(name: str) -> Callable[..., None]:
-        def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            places[name] = drawn_places(output, pixels, generator)
-            drawn = rows_at(output, places[name]).unflatten(0, (len(output), -1))
-            rows[name] = drawn[:, :, list(kept[name])] if name in kept else drawn.clone()
+    def note(name: str, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        places = drawn_places(output, pixels, generator)
+        rows = rows_at(output, places).unflatten(0, (len(output), -1))
+        targets[name] = places, rows[:, :, list(kept[name])] if name in kept else rows.clone()
 
-        return note
-
-    with hooked(whole.get_submodule(name).register_forward_hook(take(name)) for name in layers):
+    with hooked(whole.get_submodule(name).register_forward_hook(partial(note, name)) for name in layers):
         outputs = block(x)
-    return _Targets(outputs=outputs, places=places, rows=rows)
+    return outputs, targets
 
 
 def _fit(
-    network: nn.Sequential,
-    block: nn.Module,
-    name: str,
-    norm: Any,
-    inputs: Sequence[Tensor],
-    targets: Sequence[_Targets],
+    block: nn.Module, layer: Any, norm: Any, inputs: Sequence[Tensor], targets: Sequence[Target]
 ) -> None:
-    """Correct one layer of the narrowed network, and the mean of the batch-norm after it."""
-    layer: Any = network.get_submodule(name)
+    """Correct one layer of a narrowed block, and the mean of the batch-norm after it."""
     by_outputs = layer.weight[0].numel() > WIDEST
     if by_outputs and len(layer.weight) > WIDEST:
         return
     takes_constant = layer.bias is not None or getattr(norm, "running_mean", None) is not None
     evidence = Evidence(has_offset=takes_constant)
-    for read, wanted, judges in _rows(block, layer, name, inputs, targets):
+    for read, wanted, judges in _rows(block, layer, inputs, targets):
         outputs = output_rows(layer, read)
         errors = (wanted.T[:, :, None] if len(read) > 1 else wanted[None]) - outputs
         evidence.add(outputs if by_outputs else read, errors, judges=judges)
@@ -269,7 +251,7 @@ class _Reached(Exception):
 
 
 def _rows(
-    block: nn.Module, layer: nn.Module, name: str, inputs: Sequence[Tensor], targets: Sequence[_Targets]
+    block: nn.Module, layer: nn.Module, inputs: Sequence[Tensor], targets: Sequence[Target]
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """What a layer reads, `g x m x d`, its targets, `m x o`, and whether these rows judge."""
     read: list[Tensor] = []
@@ -279,11 +261,11 @@ def _rows(
         raise _Reached
 
     seen = 0
-    for x, target in zip(inputs, targets, strict=True):
+    for x, (places, wanted) in zip(inputs, targets, strict=True):
         # The rest of the block is not run.
         with hooked([layer.register_forward_pre_hook(stop)]), suppress(_Reached):
             block(x)
-        given, places, wanted = read.pop(), target.places[name], target.rows[name]
+        given = read.pop()
         judges = torch.arange(seen, seen + len(x)) % FOLDS == FOLDS - 1
         seen += len(x)
         size = max(1, PART // wanted.shape[1])

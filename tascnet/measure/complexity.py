@@ -1,8 +1,8 @@
 """Parameters and FLOPs of a network, in total and layer by layer."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,15 +67,13 @@ def complexity(model: nn.Module, example: Tensor) -> Complexity:
     inputs = input_for(model, as_example(example))
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def note(_: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
-            if taken and isinstance(taken[0], Tensor) and isinstance(given, Tensor):
-                shapes.setdefault(name, (tuple(taken[0].shape), tuple(given.shape)))
-
-        return note
+    def note(name: str, _module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        if arguments and isinstance(arguments[0], Tensor) and isinstance(output, Tensor):
+            shapes.setdefault(name, (tuple(arguments[0].shape), tuple(output.shape)))
 
     with evaluating(model), torch.no_grad():
-        with hooked(module.register_forward_hook(watch(name)) for name, module in model.named_modules()):
+        modules = model.named_modules()
+        with hooked(module.register_forward_hook(partial(note, name)) for name, module in modules):
             model(inputs)
         analysis = FlopCountAnalysis(model, (inputs,))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -116,10 +114,7 @@ def complexity(model: nn.Module, example: Tensor) -> Complexity:
 
 
 def compare_layers(before: Complexity, after: Complexity) -> tuple[LayerWidths, ...]:
-    """Widths, parameters and FLOPs of every layer with filters, before and after a change.
-
-    They come in the order of `before`, layers of `after` alone last.
-    """
+    """Every layer with filters before and after a change, those of `after` alone last."""
     old = {layer.name: layer for layer in before.layers if layer.width is not None}
     new = {layer.name: layer for layer in after.layers if layer.width is not None}
     rows = []

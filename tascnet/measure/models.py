@@ -24,7 +24,6 @@ def measure_models(
     """Measure several models by name, their latencies side by side; the models are left as they were.
 
     Args:
-        models: by name.
         example: one sample `1 x ...`, or its shape.
         batch: samples in a pass of `latency_ms_batch`; `latency_ms` takes one.
         repeats: timed passes of each model at each of the two.

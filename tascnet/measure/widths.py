@@ -5,9 +5,10 @@ what it costs in another size follows from what was counted in its own.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -17,7 +18,7 @@ from tascnet.errors import SurgeryError
 from tascnet.measure.complexity import LayerCost, complexity
 from tascnet.models.inspect import hooked, input_for, meta_copy, meta_like
 from tascnet.surgery.inputs import channel_slots
-from tascnet.surgery.layers import BATCH_NORMS, CONVS, WEIGHTED, is_depthwise
+from tascnet.surgery.layers import BATCH_NORMS, WEIGHTED, is_depthwise
 from tascnet.surgery.trace import Trace
 
 # Inputs, outputs and area of the kernel of a layer.
@@ -96,14 +97,7 @@ class SizedLayers:
 class WidthCosts:
     """Parameters and FLOPs of a network as functions of the channels removed from its groups.
 
-    Args:
-        chain: stays as it is.
-        example: of the chain, or its trace.
-        groups: names of some of its width groups.
-
-    Attributes:
-        params: of the network as it is.
-        flops: of the network as it is, for one sample.
+    `params` and `flops` are those of the network as it is, the latter for one sample.
 
     Raises:
         SurgeryError: a group is not one of the chain's, or a layer's cost does not follow from its widths.
@@ -132,11 +126,7 @@ def lost_sizes(
 ) -> dict[str, dict[str, tuple[int, int]]]:
     """By group and layer, inputs and outputs of the layer's size that are removed with one channel.
 
-    Args:
-        chain: stays as it is.
-        example: of the chain, or its trace.
-        groups: names of some of its width groups.
-        costs: by name, what layers cost, other chains' among them.
+    `costs` are those of layers by name; layers of other chains may be among them.
 
     Raises:
         SurgeryError: a group is not one of the chain's.
@@ -205,26 +195,21 @@ def costs_of_shapes(chain: nn.Sequential, example: Tensor) -> dict[str, tuple[in
     ghost = meta_copy(chain).eval()
     costs: dict[str, tuple[int, int]] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def note(layer: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
-            params = sum(parameter.numel() for parameter in layer.parameters())
-            costs[name] = params, _flops(layer, taken[0], given)
-
-        return note
+    def note(name: str, layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        flops, size = 0, arguments[0].numel()
+        if isinstance(layer, WEIGHTED):
+            flops = output.numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            flops = size * (2 if layer.affine else 1)
+        elif isinstance(layer, nn.GroupNorm):
+            flops = size * (5 if layer.affine else 4)
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            flops = size
+        elif isinstance(layer, nn.Upsample):
+            flops = output.numel()
+        costs[name] = sum(parameter.numel() for parameter in layer.parameters()), flops
 
     leaves = [(name, layer) for name, layer in ghost.named_modules() if not any(layer.children())]
-    with hooked(layer.register_forward_hook(watch(name)) for name, layer in leaves), torch.no_grad():
+    with hooked(layer.register_forward_hook(partial(note, name)) for name, layer in leaves), torch.no_grad():
         ghost(input_for(ghost, meta_like(example)))
     return costs
-
-
-def _flops(layer: nn.Module, taken: Tensor, given: Tensor) -> int:
-    if isinstance(layer, (*CONVS, nn.Linear)):
-        return given.numel() * layer.weight[0].numel()
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-        return taken.numel() * (2 if layer.affine else 1)
-    if isinstance(layer, nn.GroupNorm):
-        return taken.numel() * (5 if layer.affine else 4)
-    if isinstance(layer, nn.AdaptiveAvgPool2d):
-        return taken.numel()
-    return given.numel() if isinstance(layer, nn.Upsample) else 0

@@ -47,7 +47,6 @@ def plan_step(width: int, pending: int, ratio: float, round_to: int, group_ratio
     back stay pending.
 
     Args:
-        width: filters of the group now.
         pending: filters asked for by earlier steps and not removed.
         ratio: share of the group asked for in one step.
         round_to: the width left is a multiple of this.
@@ -65,11 +64,7 @@ def plan_iteration(
     """What the next iteration removes from each group, all by the same share; see `plan_step`.
 
     As long as no group reaches a multiple, all ask again: the plan removes nothing only where no number of
-    requests ever would.
-
-    Args:
-        widths: by group, filters now.
-        pending: by group; groups not named have none.
+    requests ever would. Groups that `pending` does not name have none.
     """
     waiting = {name: pending.get(name, 0) for name in widths}
     able = [n for n, width in widths.items() if removable(width, share_of(width, group_ratio), round_to)]
@@ -107,7 +102,6 @@ def allocate(
 
     Args:
         rankings: by group; their costs compare between groups.
-        widths: by group, channels now.
         count: channels to remove in all.
         round_to: the widths left are multiples of this.
         group_ratio: largest share of a group that is removed.
@@ -138,13 +132,7 @@ def allocate(
 def landed(
     plan: Callable[[float], IterationPlan], ratio: float, reaches: Callable[[Mapping[str, int]], bool]
 ) -> IterationPlan:
-    """The plan for `ratio`, or, where it reaches a target, the smallest one that does.
-
-    Args:
-        plan: what is removed for a ratio.
-        ratio: of the full step.
-        reaches: whether a target is reached without these counts by group.
-    """
+    """The plan for `ratio`, or, where it `reaches` a target, the smallest one that does."""
     full = plan(ratio)
     if not full.remove or not reaches(full.remove):
         return full

@@ -2,20 +2,17 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from tascnet.measure import compare_latency
-from tascnet.pruning.cut import settle, teacher_of
+from tascnet.pruning.cut import WithKept, settle, teacher_of
 from tascnet.surgery import without_blocks
 from tascnet.train import Learner
 
 log = logging.getLogger("tascnet")
 
-# A smaller network, and by layer the kept outputs.
-Candidate: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
 # Training samples on which the loss is compared.
 SAMPLES = 256
 REPEATS, SECONDS = 40, 30.0
@@ -27,7 +24,7 @@ def cheaper_block(
     learner: Learner,
     network: nn.Sequential,
     blocks: Sequence[str],
-    filters: Candidate | None,
+    filters: WithKept | None,
     merge: str,
     is_too_small: Callable[[nn.Sequential], bool],
 ) -> str | None:
@@ -37,15 +34,12 @@ def cheaper_block(
     are measured side by side. A saving below the noise counts as `NOISE` of the network's time.
 
     Args:
-        learner: the training samples.
         network: on the device.
-        blocks: names of the blocks that may be removed.
-        filters: the network without the filters that would be removed instead, and the kept outputs; None:
-            none can be removed.
-        merge: as in `Prune`.
+        blocks: names of those that may be removed.
+        filters: the network without the filters that would be removed instead; None: none can be removed.
         is_too_small: whether a network is beyond a target; where filters can be removed such blocks are kept.
     """
-    candidates: dict[str, Candidate] = {
+    candidates: dict[str, WithKept] = {
         name: (copy.deepcopy(without_blocks(network, {name})[0]), {}) for name in blocks
     }
     if filters is not None:

@@ -48,9 +48,7 @@ def check_options(options: Prune, network: nn.Sequential, samples: Samples, wide
     """Refuse options with which pruning could not begin, before anything is trained.
 
     Args:
-        options: of the pruning.
         network: the network, or the backbone that stage tune starts from.
-        samples: of the stage.
         widens: whether stage tune may still make layers wide enough.
 
     Raises:

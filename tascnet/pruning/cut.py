@@ -14,21 +14,16 @@ from tascnet.train import MEASURED, Learner, reestimate_batchnorm
 # Ways of merging that read activations.
 BY_ACTIVATIONS = ("fold", "refit")
 
-# A network before a cut, and by layer the outputs that are kept.
-Teacher: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
+# A network before or after a cut, and by layer the kept outputs.
+WithKept: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
 
 
 def cut(
     learner: Learner, ranks: Ranks, counts: Mapping[str, int], merge: str, *, in_place: bool = False
 ) -> nn.Sequential:
-    """Remove the first filters of groups from the network of `ranks`.
+    """Remove the first filters of groups, `counts` by group, from the network of `ranks`.
 
-    Args:
-        learner: the samples over which activations are folded.
-        ranks: in which order filters are removed.
-        counts: by group, filters to remove.
-        merge: as in `Prune`.
-        in_place: change the network and its history; otherwise a copy is cut.
+    With `in_place` the network and its history change, otherwise a copy is cut. `merge` is that of `Prune`.
     """
     network, history = ranks.network, ranks.history
     if not in_place:
@@ -67,7 +62,7 @@ def kept_outputs(ranks: Ranks, counts: Mapping[str, int]) -> dict[str, list[int]
     return {layer: keep[g.name] for g in ranks.groups if g.name in keep for layer in g.filters}
 
 
-def teacher_of(network: nn.Sequential, kept: Mapping[str, Sequence[int]], merge: str) -> Teacher | None:
+def teacher_of(network: nn.Sequential, kept: Mapping[str, Sequence[int]], merge: str) -> WithKept | None:
     """What the merge `refit` learns from: a copy of the network before the cut, with its `kept_outputs`."""
     return (copy.deepcopy(network), kept) if merge == "refit" else None
 
@@ -75,7 +70,7 @@ def teacher_of(network: nn.Sequential, kept: Mapping[str, Sequence[int]], merge:
 def settle(
     learner: Learner,
     network: nn.Sequential,
-    teacher: Teacher | None = None,
+    teacher: WithKept | None = None,
     *,
     first: int = 0,
     samples: int | None = None,
@@ -83,7 +78,6 @@ def settle(
     """Adapt the kept layers to a cut, without training.
 
     Args:
-        learner: the training samples.
         network: after the cut, on the device.
         teacher: from `teacher_of`: every layer behind the cut is fitted to its outputs; None: batch-norm
             statistics are measured again.

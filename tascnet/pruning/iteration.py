@@ -42,12 +42,9 @@ class Decision:
     """What an iteration removes.
 
     Args:
-        number: of the iteration.
         start: the iteration whose network is pruned.
         step: share of the full step.
         state: name of the archived step.
-        ranks: in which order filters are removed, and the network.
-        plan: how many of each group.
         blocks: names of the blocks of which one may be removed instead.
         reaches: whether so many parameters and FLOPs reach a fitted target.
     """
@@ -138,10 +135,6 @@ def plan_removal(
     """Filters to remove from each group, no more than the fitted targets need.
 
     Args:
-        options: the scope, and the largest share of a group.
-        ranks: in which order filters are removed.
-        costs: of the network without some of them.
-        pending: by group, see `IterationPlan`.
         ratio: share of the filters that is asked for.
         round_to: widths left are multiples of this.
         reaches: whether so many parameters and FLOPs reach a target.
@@ -274,7 +267,7 @@ def _optimise(
         log.info("regulariser: %.4g, its gradient is %.3g times the loss's", float(value.detach()), ratio)
         if ratio < INERT_RATIO:
             log.warning(
-                "the regulariser has no effect (its gradient is %.1e times the loss's): take "
+                "the regulariser is inert (its gradient is %.1e times the loss's): take "
                 "`regulariser=per_group_mean`",
                 ratio,
             )
@@ -294,12 +287,7 @@ def _optimise(
 
 
 def costs_of(
-    learner: Learner,
-    archive: Archive,
-    options: Prune,
-    measure: Measure,
-    network: nn.Sequential,
-    state: str,
+    learner: Learner, archive: Archive, options: Prune, measure: Measure, network: nn.Sequential, state: str
 ) -> dict[str, Any]:
     """Costs of the network of a step as fields of `Iteration`; latency where there is a target for it."""
     cost, timed = complexity(network, learner.samples.example), None

@@ -340,12 +340,10 @@ def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> N
     """Log how long an iteration takes, how many there are at most, and what each needs on disk."""
     timed = latency(network, learner.samples.example, batch=BATCH, repeats=PASSES, warmup=1)
     forward = timed.median_ms / 1000 / BATCH
-    train_samples, val_samples = len(learner.samples.train), len(learner.samples.val)
-    epochs, retrain = options.epochs, options.epochs
-    if isinstance(options, HistoryPrune):
-        retrain = options.phases[2]
-    teacher = retrain * train_samples if options.distill else 0
-    seconds = (epochs * (3 * train_samples + val_samples) + teacher) * forward
+    train, val = len(learner.samples.train), len(learner.samples.val)
+    retrain = options.phases[2] if isinstance(options, HistoryPrune) else options.epochs
+    teacher = retrain * train if options.distill else 0
+    seconds = (options.epochs * (3 * train + val) + teacher) * forward
     log.info(
         "estimate: %s an iteration, at most %d of them; %.1f GB of disk each",
         f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min",

@@ -55,9 +55,7 @@ class Ranks:
 
     Args:
         network: on the device; after the history phase, where there was one.
-        trace: of its structure.
         groups: those that the criterion ranks.
-        rankings: by group.
         history: what was recorded; None for other criteria.
         readings: of these groups, where the criterion needs them.
     """
@@ -110,9 +108,32 @@ def rank(
     """
     if not isinstance(options, HistoryPrune):
         return rank_untrained(learner, options, network, trace, groups)
-    network, history = _recorded(learner, archive, options, start, network, groups)
-    rankings = _by_history(history, groups, options.group_ratio)
-    return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, history=history)
+    ratio, epochs = options.group_ratio, options.phases[0]
+    if options.history == "continue" and start.iteration > 0:
+        history = read_history(archive.path(start.state), groups)
+        return _by_history(history, network, trace, groups, ratio)
+
+    def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        started, history, training = time.perf_counter(), FilterHistory(groups), None
+        if epochs:
+            training = learner.fit(
+                network.requires_grad_(True),
+                "recover",
+                epochs=epochs,
+                checkpoint=folder / "history.pt",
+                description="history",
+                recorder=history,
+                keep="last",
+            )
+        else:
+            history.record(network)
+        write_history(folder, history)
+        return network, StepRecord(seconds=time.perf_counter() - started, training=training)
+
+    name = f"{start.state}-history"
+    recorded, _ = archive.once(name, work)
+    history = read_history(archive.path(name), groups)
+    return _by_history(history, learner.place(recorded), trace, groups, ratio)
 
 
 def rank_untrained(
@@ -131,8 +152,7 @@ def rank_untrained(
     if criterion == "history":
         history = FilterHistory(groups)
         history.record(network)
-        rankings = _by_history(history, groups, ratio)
-        return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, history=history)
+        return _by_history(history, network, trace, groups, ratio)
     if criterion == "reconstruction":
         readings = read_inputs(learner, network, trace, groups)
         counts = {group.name: max(1, share_of(group.width, ratio)) for group in groups}
@@ -141,8 +161,7 @@ def rank_untrained(
         )
         return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, readings=readings)
     scores = _scores(learner, criterion, network, trace, groups)
-    silent = [group.name for group in groups if group.name not in scores]
-    if silent:
+    if silent := [group.name for group in groups if group.name not in scores]:
         missing = plural(len(silent), "group")
         log.info("criterion %s has no scores for %s, such as %s", criterion, missing, silent[0])
     refuse_silent(criterion, scores)
@@ -184,45 +203,14 @@ def find_importance(path: str) -> Importance:
     return importance  # type: ignore[no-any-return]
 
 
-def _by_history(history: FilterHistory, groups: Sequence[WidthGroup], ratio: float) -> dict[str, Ranking]:
-    return {
+def _by_history(
+    history: FilterHistory, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup], ratio: float
+) -> Ranks:
+    rankings = {
         g.name: rank_pairs(history.similarity(g.name), history.l1(g.name), share_of(g.width, ratio))
         for g in groups
     }
-
-
-def _recorded(
-    learner: Learner,
-    archive: Archive,
-    options: HistoryPrune,
-    start: Iteration,
-    network: nn.Sequential,
-    groups: Sequence[WidthGroup],
-) -> tuple[nn.Sequential, FilterHistory]:
-    """The network after the history phase, and its history; with `continue` that of the iteration before."""
-    if options.history == "continue" and start.iteration > 0:
-        return network, read_history(archive.path(start.state), groups)
-
-    def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
-        started, history, training = time.perf_counter(), FilterHistory(groups), None
-        if options.phases[0]:
-            training = learner.fit(
-                network.requires_grad_(True),
-                "recover",
-                epochs=options.phases[0],
-                checkpoint=folder / "history.pt",
-                description="history",
-                recorder=history,
-                keep="last",
-            )
-        else:
-            history.record(network)
-        write_history(folder, history)
-        return network, StepRecord(seconds=time.perf_counter() - started, training=training)
-
-    name = f"{start.state}-history"
-    recorded, _ = archive.once(name, work)
-    return learner.place(recorded), read_history(archive.path(name), groups)
+    return Ranks(network=network, trace=trace, groups=groups, rankings=rankings, history=history)
 
 
 def _scores(

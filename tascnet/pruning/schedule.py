@@ -1,7 +1,7 @@
 """When pruning ends and from which iteration it continues, as functions of the journal and the options."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tascnet.errors import plural
@@ -43,11 +43,7 @@ def decide(iterations: Sequence[Iteration], options: Prune) -> Verdict:
 
     An iteration that falls below the tolerance is reverted: the next one starts from the last network inside
     it, with half the step, until more than `retries` in a row have failed. A reverted block does not count as
-    failed, and no step is halved for it.
-
-    Args:
-        iterations: all in order, the unpruned network first.
-        options: `tolerance`, `retries`, targets and limits.
+    failed, and no step is halved for it. The first of `iterations` is the unpruned network.
     """
     best, inside, steps_outside, failed = -math.inf, [], 0, 0
     for iteration in iterations:
@@ -74,10 +70,17 @@ def decide(iterations: Sequence[Iteration], options: Prune) -> Verdict:
     return Verdict(reason=reason, keep=keep, inside=tuple(inside), step=0.5**steps_outside)
 
 
-def _target_reached(first: Iteration, last: Iteration, options: Prune) -> str | None:
+def _shares(first: Iteration, last: Iteration, options: Prune) -> Iterator[tuple[str, float, float, float]]:
+    """For each target that is a share its name, the cost now and before, and the share."""
     for field, option, name in SHARES:
         share, now, before = getattr(options, option), getattr(last, field), getattr(first, field)
-        if share is not None and now is not None and before is not None and now <= share * before:
+        if share is not None and now is not None and before is not None:
+            yield name, now, before, share
+
+
+def _target_reached(first: Iteration, last: Iteration, options: Prune) -> str | None:
+    for name, now, before, share in _shares(first, last, options):
+        if now <= share * before:
             return f"{name} reached {now / before:.1%} of the unpruned network's"
     most = options.latency_target_ms
     if most is not None and last.latency_ms is not None and last.latency_ms <= most:
@@ -90,11 +93,9 @@ def missed_targets(first: Iteration, kept: Iteration, options: Prune) -> str | N
     if _target_reached(first, kept, options) is not None:
         return None
     missed = []
-    for field, option, name in SHARES:
-        share, now, before = getattr(options, option), getattr(kept, field), getattr(first, field)
-        if share is not None and now is not None and before is not None:
-            verb = "is" if field == "latency_ms" else "are"
-            missed.append(f"{name} {verb} {now / before:.2%} of the unpruned network's, not {share:.2%}")
+    for name, now, before, share in _shares(first, kept, options):
+        verb = "is" if name == "latency" else "are"
+        missed.append(f"{name} {verb} {now / before:.2%} of the unpruned network's, not {share:.2%}")
     most = options.latency_target_ms
     if most is not None and kept.latency_ms is not None:
         missed.append(f"latency is {kept.latency_ms:.3g} ms for one sample, not {most:g}")

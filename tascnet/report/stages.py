@@ -56,12 +56,12 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
     content = stage_page("tune", metrics, facts=facts, described=described, against="conventional")
     neutral, best, insight = metrics.neutral_config, metrics.best_config, metrics.surrogate
     by_loss, has_latency = metrics.objective == "loss", any(trial.latency_ms is not None for trial in trials)
-    headings = ["trial", "depth", *(["val loss"] if by_loss else []), "val acc.", "params", "FLOPs"]
-    headings += [
-        *(["latency"] if has_latency else []),
-        "time",
-        "settings that differ from the pre-trained network",
-    ]
+    differing = "settings that differ from the pre-trained network"
+    headings = ["trial", "depth", "val acc.", "params", "FLOPs", "time", differing]
+    if has_latency:
+        headings.insert(5, "latency")
+    if by_loss:
+        headings.insert(2, "val loss")
     content |= {
         "winner": metrics.winner,
         "plots": _search_plots(metrics, trials),

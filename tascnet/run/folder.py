@@ -137,19 +137,19 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     path = folder / "identity.json"
     hint = "keep it and choose another folder, or start over with `fresh=true`"
     try:
-        known = read_json(path) if path.exists() else None
+        found = read_json(path) if path.exists() else None
     except ValueError:
         raise RunFolderError(f"{path} is not readable as JSON", hint) from None
-    if known == identity:
+    if found == identity:
         return False
     # A stage that failed before it had computed anything leaves nothing to protect.
-    if known is None or {entry.name for entry in folder.iterdir()} <= CLAIM_FILES:
+    if found is None or {entry.name for entry in folder.iterdir()} <= CLAIM_FILES:
         return True
-    keys = sorted(key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key))
+    keys = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
     shown = ", ".join(
         INPUTS.get(key, f"{key} differs")
         if key.startswith("input.")
-        else f"{key} was {known.get(key)!r} and is now {identity.get(key)!r}"
+        else f"{key} was {found.get(key)!r} and is now {identity.get(key)!r}"
         for key in keys[:4]
     )
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""

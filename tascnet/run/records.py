@@ -97,7 +97,7 @@ class ModelMetrics:
         latency_ms: median for one sample.
         latency_ms_batch: median for `batch` samples.
         latency_ms_spread, latency_ms_batch_spread: 10th and 90th percentile.
-        batch: samples in a pass beside one sample.
+        batch: samples of a batch.
         threads: CPU threads of the passes.
         device: of the passes, such as `cpu` or `cuda:0`.
     """
@@ -202,7 +202,7 @@ class Trial:
         status: `ok`; `stopped` early, which the surrogate learns from and which never wins; `infeasible`,
             with a measured latency above the bound and so not trained; or `failed`. The last two have a
             reason and no value.
-        value: what it is judged by, larger is better; of a stopped trial the best until then.
+        value: what it is judged by, larger is better; of a stopped trial its best so far.
         reason: why it is not `ok`.
         val_accuracy: of the best epoch (the one of the lowest loss where that is the objective), in [0, 1].
         val_loss: of the same epoch.
@@ -341,8 +341,8 @@ class Insight:
         deviation: standard deviation of the results (over n).
         r2: leave-one-out, `1 - rmse² / deviation²`; 0 or less: no better than the mean.
         rank_correlation: Spearman's, of leave-one-out predictions and results; None where undefined.
-        refitted_r2, refitted_rank_correlation: of predictions by surrogates that were fitted without the fifth
-            of the trials that they predict.
+        refitted_r2, refitted_rank_correlation: of predictions for each fifth of the trials by a surrogate
+            fitted to the other trials.
         learnt: whether refitted predictions beat the mean and rank better than chance (5 %, one-sided).
         sentence: the same in words.
         importance: of every choice that varied, the largest rise first.

@@ -1,6 +1,7 @@
 """Where the channels of a width group arrive: the inputs of the layers that read them."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +24,9 @@ _SIZES = (
 def consumer_inputs(
     chain: nn.Sequential, example: Tensor | Trace, groups: Sequence[WidthGroup]
 ) -> dict[str, dict[str, Tensor]]:
-    """By group and consumer, the positions among its inputs at which the channels arrive.
+    """By group and consumer, the positions `width x s` among its inputs at which the channels arrive.
 
-    Returns:
-        `width x s` indices of input channels or features: `s` is 1 as a rule, and the number of pixels where
-        a map was flattened before a linear layer.
+    `s` is the number of pixels where a map was flattened before a linear layer, otherwise 1 as a rule.
 
     Raises:
         SurgeryError: a group is not one of the chain's.
@@ -50,11 +49,7 @@ def channel_slots(
 ) -> dict[str, dict[str, tuple[int, int]]]:
     """By group and layer, how many inputs and outputs are removed with one channel; others are left out.
 
-    Args:
-        chain: stays as it is.
-        example: of the chain, or its trace.
-        groups: names of some of its groups.
-        watched: names of layers that the graph does not know; the channels that they take are counted.
+    `watched` are layers that the graph does not know: the channels that they take are counted.
 
     Raises:
         SurgeryError: a group is not one of the chain's.
@@ -104,12 +99,10 @@ def _channels_taken(trace: Trace, names: Collection[str]) -> dict[str, int]:
     """Channels that layers of the copy take."""
     taken: dict[str, int] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            taken.setdefault(name, int(inputs[0].shape[1]))
+    def note(name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        taken.setdefault(name, int(inputs[0].shape[1]))
 
-        return note
-
-    with hooked(trace.ghost.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names):
+    layers = ((name, trace.ghost.get_submodule(name)) for name in names)
+    with hooked(layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers):
         trace.forward()
     return taken

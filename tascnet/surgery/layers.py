@@ -133,14 +133,10 @@ def set_kernel(conv: Conv, size: int) -> Conv:
     """A convolution with another kernel size and the same output shape, which inherits the weights.
 
     A larger kernel gets zeros around the old one, so that the function stays the same; a smaller one is the
-    centre of the old one. All else stays.
-
-    Args:
-        conv: with an odd kernel; over time it may be even.
-        size: the new kernel's height and width: odd, or even where the old one is.
+    centre of the old one. Sizes are odd; over time an even kernel becomes an even one.
 
     Raises:
-        SurgeryError: a size that is not, or the map would change its size.
+        SurgeryError: another size, or the map would change its size.
     """
     is_even = isinstance(conv, nn.Conv1d) and conv.kernel_size[0] % 2 == 0
     if is_even and (size < 1 or size % 2):

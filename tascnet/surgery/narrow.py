@@ -20,8 +20,7 @@ def narrow(
     memory format and `requires_grad` stay; parameters are new objects: rebuild the optimizer.
 
     Args:
-        chain: a chain or a slice of one.
-        example: of the chain, or its trace, which afterwards fits uncut copies alone.
+        example: a trace afterwards fits uncut copies alone.
         keep: by group name, the sorted indices of the kept channels.
 
     Returns:

@@ -123,15 +123,14 @@ def shape_after(module: nn.Module, example: Tensor) -> Tensor:
 
 
 def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]:
-    """Height and width `f` with which a kernel of size `k` keeps the size of the layer's map.
+    """Height and width of the kernel with its dilation, less the layer's own padding on both sides.
 
-    The map has to be padded by `k - f` pixels for it.
+    A kernel of size `k` keeps the size of the layer's map if the map is padded by `k - footprint` pixels.
     """
     if layer.padding == "same":
         return 1, 1
     padding = (0, 0) if layer.padding == "valid" else _pair(layer.padding)
-    dilation = _pair(getattr(layer, "dilation", 1))
-    (height, width), (down, right) = _pair(layer.kernel_size), dilation
+    (height, width), (down, right) = _pair(layer.kernel_size), _pair(getattr(layer, "dilation", 1))
     return down * (height - 1) + 1 - 2 * padding[0], right * (width - 1) + 1 - 2 * padding[1]
 
 

@@ -34,18 +34,12 @@ def all_channel_scores(
     criterion: str | Importance,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """How important each channel of each group is; the lowest is removed first.
+    """By group, `width` float32 scores on the CPU, lowest removed first; groups without scores are left out.
 
     Args:
-        chain: a chain or a slice of one.
-        example: of the chain, or its trace.
-        groups: some of its groups.
         criterion: one of `CRITERIA`, whose `GRADIENTS` must then be in the parameters' `grad`, or a
             function of torch-pruning's group.
         seed: of the criterion `random`; torch's own generator is left as it is.
-
-    Returns:
-        `width` float32 scores on the CPU by group; groups without scores are left out.
 
     Raises:
         SurgeryError: unknown criterion, or scores of another number than the channels or not finite.

@@ -12,9 +12,7 @@ import torch
 
 from tascnet.data import cached_features
 from tascnet.data.catalogue import CATALOGUE
-from tascnet.data.dataset import ImageSource
 from tascnet.data.listing import list_texts
-from tascnet.data.text import TokenSource
 from tascnet.errors import DataError
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tests.data.loading import load_lines, load_published_texts
@@ -207,7 +205,7 @@ def words():
 
 
 def test_a_source_gives_the_numbers_of_its_rows(spoken, words):
-    source = TokenSource(spoken, np.array([2, 0]), words)
+    source = spoken.take(np.array([2, 0]), words)
     # Cut to three words; "unheard" is unknown.
     assert source.batch(torch.tensor([0, 1])).tolist() == [[1, 2, 2], [2, 3, 0]]
     assert source.batch(torch.tensor([1]), torch.Generator()).tolist() == [[2, 3, 0]]
@@ -217,18 +215,12 @@ def test_a_source_gives_the_numbers_of_its_rows(spoken, words):
         source.batch_view(torch.tensor([0]), "flipped")
 
 
-def test_texts_and_images_have_their_own_sources(spoken, words, noise_set, tiny):
-    rows = np.array([0, 1])
-    assert isinstance(noise_set().take(rows, tiny), ImageSource)
-    assert isinstance(spoken.take(rows, words), TokenSource)
-
-
 def test_features_of_texts_are_cached_by_their_vocabulary(spoken, words, tmp_path):
     trunk = torch.nn.Embedding(5, 2)
     cache = tmp_path / "features"
 
     def features(preprocessing):
-        source = TokenSource(spoken, np.array([0, 1, 2]), preprocessing)
+        source = spoken.take(np.array([0, 1, 2]), preprocessing)
         return cached_features(trunk, source, folder=cache, trunk_digest="t", dtype="float32")
 
     first = features(words)

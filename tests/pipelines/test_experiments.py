@@ -15,7 +15,13 @@ MINIATURE = (
     *("tune.initial_trials=1", "tune.trials_per_depth=1", "tune.max_trials=2", "name=run"),
     *("measure.batch=2", "measure.repeats=3"),
 )
-PRUNE = ("prune.epochs=3", "prune.max_iterations=1", "prune.tolerance=1")
+PRUNE = (
+    "prune.epochs=3",
+    "prune.history_epochs=1",
+    "prune.optimise_epochs=1",
+    "prune.max_iterations=1",
+    "prune.tolerance=1",
+)
 
 
 @pytest.fixture

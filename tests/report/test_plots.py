@@ -9,9 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tascnet.report import plots
-from tascnet.report.plots import tune as search
 from tascnet.report.plots.prune import paint_accuracy, paint_flops, paint_sensitivity, paint_widths
-from tascnet.report.plots.tune import paint_importance, paint_predictions
+from tascnet.report.plots.tune import (
+    paint_best,
+    paint_importance,
+    paint_layerwise,
+    paint_predictions,
+    paint_tradeoff,
+)
 from tascnet.run.records import Importance
 from tests.report.records import (
     SENSITIVITY,
@@ -45,7 +50,7 @@ def lines(on: Axes) -> dict[str, tuple[list[float], list[float]]]:
 
 def test_best_value_failed_trials_and_depths() -> None:
     on = axes()
-    search.paint_best(on, TRIALS, winner=3)
+    paint_best(on, TRIALS, winner=3)
     drawn = lines(on)
     assert drawn["best so far"] == ([0, 2, 3, 4, 4], [0.5, 0.5, 0.7, 0.7, 0.7])
     assert drawn["trial"] == ([0, 2, 3, 4], [0.5, 0.4, 0.7, 0.6])
@@ -59,7 +64,7 @@ def test_best_value_failed_trials_and_depths() -> None:
 def test_tradeoff_marks_winner_and_models() -> None:
     on = axes()
     models = {"conventional": model(flops=120, val_accuracy=0.65)}
-    search.paint_tradeoff(on, TRIALS, models, winner=3)
+    paint_tradeoff(on, TRIALS, models, winner=3)
     assert lines(on) == {
         "trial": ([90, 50, 80, 70], [0.5, 0.4, 0.7, 0.6]),
         "winner": ([80], [0.7]),
@@ -79,7 +84,7 @@ MIXED = [
 
 def test_a_stopped_trial_is_marked_and_never_the_best_so_far() -> None:
     on = axes()
-    search.paint_best(on, MIXED, winner=0)
+    paint_best(on, MIXED, winner=0)
     drawn = lines(on)
     assert drawn["stopped"] == ([1], [0.8])
     assert drawn["trial"] == ([0, 4], [0.5, 0.4])
@@ -90,7 +95,7 @@ def test_a_stopped_trial_is_marked_and_never_the_best_so_far() -> None:
 
 def test_the_legend_reads_row_by_row() -> None:
     on = axes()
-    search.paint_best(on, MIXED, winner=0)
+    paint_best(on, MIXED, winner=0)
     legend = on.get_legend()
     assert legend is not None
     # Two rows in columns of four: best so far, trial, stopped, winner; failed, infeasible.
@@ -102,19 +107,19 @@ def test_the_legend_reads_row_by_row() -> None:
 def test_a_search_by_the_loss_draws_the_loss_and_says_so() -> None:
     on = axes()
     rows = [trial(i, -loss, val_accuracy=0.5) for i, loss in enumerate((0.9, 1.2, 0.7))]
-    search.paint_best(on, rows, 2, "loss")
+    paint_best(on, rows, 2, "loss")
     assert lines(on)["best so far"] == ([0, 1, 2, 2], [0.9, 0.9, 0.7, 0.7])
     assert on.get_ylabel() == "validation loss (lower is better)"
     on = axes()
     rows = [trial(0, -0.9, flops=50, val_accuracy=0.6), trial(1, -1.2, flops=40, val_accuracy=0.5)]
-    search.paint_tradeoff(on, rows, {}, winner=0)
+    paint_tradeoff(on, rows, {}, winner=0)
     assert lines(on) == {"trial": ([50, 40], [0.6, 0.5]), "winner": ([50], [0.6])}
 
 
 def test_the_front_and_the_bound_over_the_cost_that_counts() -> None:
     on = axes()
     front = [front_point(0, 0.5, params=9, flops=90), front_point(4, 0.4, params=4, flops=40)]
-    search.paint_tradeoff(on, MIXED, {}, 9, cost="params", bound=12, front=front)
+    paint_tradeoff(on, MIXED, {}, 9, cost="params", bound=12, front=front)
     drawn = lines(on)
     assert drawn["front"] == ([4, 9], [0.4, 0.5])
     (steps,) = [line for line in on.get_lines() if line.get_drawstyle() == "steps-post"]
@@ -129,7 +134,7 @@ def test_the_front_and_the_bound_over_the_cost_that_counts() -> None:
 def test_labels_of_short_depths_are_left_out_their_lines_are_not() -> None:
     on = axes()
     depths = [1] * 50 + [2, 3] + [4] * 50
-    search.paint_best(on, [trial(i, 0.5, depth=depth) for i, depth in enumerate(depths)], 9)
+    paint_best(on, [trial(i, 0.5, depth=depth) for i, depth in enumerate(depths)], 9)
     assert [text.get_text() for text in on.texts] == ["depth 1", "2"]
     starts = [line.get_xdata()[0] for line in on.get_lines() if str(line.get_label()).startswith("_")]
     assert starts == [49.5, 50.5, 51.5]
@@ -140,7 +145,7 @@ LAYERWISE = [depth(0, 9, "head", 0.5), depth(1, 7, "conv2", 0.6), depth(2, 4, "c
 
 def test_accuracy_over_blocks_from_the_output() -> None:
     on = axes()
-    search.paint_layerwise(on, LAYERWISE[::-1], chosen=2)
+    paint_layerwise(on, LAYERWISE[::-1], chosen=2)
     drawn = lines(on)
     assert drawn["trial"] == ([0, 1, 2], [0.5, 0.6, 0.7])
     assert drawn["chosen"] == ([2], [0.7])

@@ -13,7 +13,7 @@ from tascnet.run.files import read_json
 from tascnet.run.folder import DEFAULT_PRUNE
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 
-# Folders beside runs.
+# Folders without runs to compare.
 BESIDE = {"benchmark", "cache", "compare", "multirun"}
 MARKS = ("identity.json", "metrics.json")
 MODELS = {"tune": ("baseline", "conventional", "after"), "prune": ("before", "after")}
