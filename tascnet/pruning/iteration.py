@@ -21,7 +21,7 @@ from tascnet.pruning.blocks import cheaper_block
 from tascnet.pruning.check import eligible_groups, removable_blocks
 from tascnet.pruning.cut import cut, kept_outputs, settle, teacher_of
 from tascnet.pruning.history import FilterHistory, write_history
-from tascnet.pruning.ranks import Ranks, rank
+from tascnet.pruning.ranks import Ranks, rank, train_all
 from tascnet.pruning.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio
 from tascnet.pruning.schedule import Verdict, fitted_targets, reaches_fitted, size_without
 from tascnet.run.files import digest_json, read_json, write_json
@@ -228,15 +228,8 @@ def recover(
     recorder: FilterHistory | None = None,
 ) -> TrainingRecord:
     """Train every layer of a pruned network, with the unpruned one as a teacher."""
-    return learner.fit(
-        network.requires_grad_(True),
-        "recover",
-        epochs=epochs,
-        checkpoint=checkpoint,
-        description=checkpoint.stem,
-        distillation=Distillation(teacher=unpruned, weight=options.distill) if options.distill else None,
-        recorder=recorder,
-    )
+    teacher = Distillation(teacher=unpruned, weight=options.distill) if options.distill else None
+    return train_all(learner, network, checkpoint, epochs, distillation=teacher, recorder=recorder)
 
 
 def _optimise(
@@ -271,16 +264,8 @@ def _optimise(
                 "`regulariser=per_group_mean`",
                 ratio,
             )
-        learner.fit(
-            network,
-            "recover",
-            epochs=options.phases[1],
-            checkpoint=folder / "optimise.pt",
-            description="optimise",
-            penalty=penalty,
-            recorder=recorder,
-            keep="last",
-        )
+        own = {"penalty": penalty, "recorder": recorder, "keep": "last"}
+        train_all(learner, network, folder / "optimise.pt", options.phases[1], **own)
         after = mean_similarity()
         log.info("mean similarity of the pairs: %.4f before optimisation, %.4f after", before, after)
     return before, after

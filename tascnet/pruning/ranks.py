@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from tascnet.inherit import (
 from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning.allocate import share_of
 from tascnet.pruning.history import FilterHistory, read_history, write_history
-from tascnet.run.records import Iteration, StepRecord
+from tascnet.run.records import Iteration, StepRecord, TrainingRecord
 from tascnet.surgery import (
     CRITERIA,
     GRADIENTS,
@@ -92,6 +93,14 @@ def read_inputs(
     return Readings(inputs=inputs, moments=moments)
 
 
+def train_all(
+    learner: Learner, network: nn.Sequential, checkpoint: Path, epochs: int, **options: Any
+) -> TrainingRecord:
+    """Train every layer by the recipe `recover`; `options` are those of `tascnet.train.fit`."""
+    own = {"checkpoint": checkpoint, "description": checkpoint.stem, **options}
+    return learner.fit(network.requires_grad_(True), "recover", epochs=epochs, **own)
+
+
 def rank(
     learner: Learner,
     archive: Archive,
@@ -116,14 +125,8 @@ def rank(
     def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
         started, history, training = time.perf_counter(), FilterHistory(groups), None
         if epochs:
-            training = learner.fit(
-                network.requires_grad_(True),
-                "recover",
-                epochs=epochs,
-                checkpoint=folder / "history.pt",
-                description="history",
-                recorder=history,
-                keep="last",
+            training = train_all(
+                learner, network, folder / "history.pt", epochs, recorder=history, keep="last"
             )
         else:
             history.record(network)

@@ -1,7 +1,7 @@
-"""The kinds of choices of space `tascnet`: where each is offered, with which values, and what they change.
+"""The kinds of choices of the space `tascnet`: where each is offered, its values, and what it changes.
 
-A further kind is one more class here, and its place in `KINDS`; one that changes something new has its own
-field in `Changes`.
+A new kind is one more class here, listed in `KINDS`; one that changes something new has its own field in
+`Changes`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ class Changes:
     """What a configuration changes in the layers of a network.
 
     Args:
-        removed: names of blocks that are removed whole.
-        widths: channels that groups keep, by name of the group.
+        removed: names of removed blocks.
+        widths: numbers of kept channels, by group.
         kernels: sides of kernels, by layer.
         activations: names of activations, by layer.
     """
@@ -52,14 +52,14 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The blocks of one unit, whose choices are found.
+    """The blocks of one unit.
 
     Args:
         chain: the network.
         blocks: indices of the unit's blocks; the first one names it.
         unit: the unit's index.
         groups: all width groups of the chain.
-        options: values that may be chosen.
+        options: values of the choices.
     """
 
     chain: nn.Sequential
@@ -70,11 +70,10 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name of the first block."""
         return list(self.chain._modules)[self.blocks.start]
 
     def layers(self, by_block: Mapping[int, Iterable[str]]) -> list[str]:
-        """Of layers by block those of the part."""
+        """The layers of this part, from those of all blocks."""
         return [name for block in self.blocks for name in by_block.get(block, ())]
 
 
@@ -83,7 +82,7 @@ class LayerChoice(Choice):
 
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
-        """The choices of this kind that a part of the chain offers."""
+        """The choices of this kind in a part of the chain."""
         raise NotImplementedError
 
     def touched(self, part: Part) -> tuple[str, ...]:
@@ -91,18 +90,18 @@ class LayerChoice(Choice):
         return self.layers
 
     def change(self, changes: Changes, value: Any) -> None:
-        """Add what a value other than the neutral one changes."""
+        """Add to `changes` what the value changes."""
         raise NotImplementedError
 
 
 class WidthChoice(LayerChoice):
-    """The channels that a group of coupled layers keeps: the most important ones."""
+    """How many channels a group of coupled layers keeps."""
 
     is_width: ClassVar[bool] = True
 
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
-        """One for each group whose first filter layer lies in the part."""
+        """One for each group whose first filter layer is in the part."""
         multiple = part.options.round_to
         for group in part.groups:
             if group.first_block in part.blocks:
@@ -112,11 +111,9 @@ class WidthChoice(LayerChoice):
                     yield cls.ordinal(f"{group.name}.width", smaller, group.width, part.unit, (group.name,))
 
     def touched(self, part: Part) -> tuple[str, ...]:
-        """The members of the group."""
         return next(group.members for group in part.groups if group.name == self.layers[0])
 
     def change(self, changes: Changes, value: Any) -> None:
-        """Make the group narrower."""
         changes.widths[self.layers[0]] = int(value)
 
 
@@ -133,14 +130,13 @@ class KernelChoice(LayerChoice):
             together[part.name] = tuple(name for name in plain if sizes[name] == sizes[plain[0]])  # type: ignore[assignment]
         for name, layers in together.items():
             size = sizes[layers[0]]
-            # Even sizes for an even one, odd ones for an odd one: the others would move the map.
+            # Between even and odd sizes the map would shift by half a pixel.
             alike = [kernel for kernel in part.options.kernels if (kernel - size) % 2 == 0]
             choice = cls.ordinal(f"{name}.kernel", alike, size, part.unit, layers)
             if len(choice.values) > 1:
                 yield choice
 
     def change(self, changes: Changes, value: Any) -> None:
-        """Give the layers another kernel."""
         changes.kernels.update(dict.fromkeys(self.layers, int(value)))
 
 
@@ -149,7 +145,7 @@ class ActivationChoice(LayerChoice):
 
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
-        """One for all activations of the first one's kind."""
+        """One for all activations of the same kind as the first one."""
         layers = part.layers(activations(part.chain))
         kinds = {name: activation_name(part.chain.get_submodule(name)) for name in layers}
         neutral = next(iter(kinds.values()), None)
@@ -165,25 +161,23 @@ class ActivationChoice(LayerChoice):
             )
 
     def change(self, changes: Changes, value: Any) -> None:
-        """Put other activations in place."""
         changes.activations.update(dict.fromkeys(self.layers, str(value)))
 
 
 class BlockChoice(LayerChoice):
-    """Whether a residual block with an identity shortcut is kept."""
+    """Whether a residual block with an identity shortcut is kept (1) or removed (0)."""
 
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
-        """One for such a block at the beginning of the part."""
+        """One if the part begins with such a block."""
         if part.options.remove_blocks and is_removable(part.chain[part.blocks.start]):
             yield cls.ordinal(f"{part.name}.kept", (0,), 1, part.unit, (part.name,))
 
     def change(self, changes: Changes, value: Any) -> None:
-        """Remove the block."""
         changes.removed.add(self.layers[0])
 
 
-# In the order of the space. What lies wholly inside a block depends on its `BlockChoice`, which comes first.
+# In the order of the space.
 KINDS: tuple[type[LayerChoice], ...] = (WidthChoice, KernelChoice, ActivationChoice)
 
 
@@ -192,12 +186,12 @@ def discover_units(
 ) -> tuple[Unit, ...]:
     """Unit 0, the dense head, and the tunable units before it.
 
-    A unit is a block that holds convolutions or linear layers together with the plain layers that follow
-    it (normalisation, activation, pooling). It carries the widths of all groups whose first filter layer
-    it holds, so that all layers of a group lie in the tail when the unit is trained; one kernel size for
-    its spatial convolutions, or one for each that goes over time; one activation; and, where the block is a
-    residual one with an identity shortcut, whether it is kept, on which all depends that lies wholly inside
-    it. The pre-trained setting is always among the values. A block with nothing tunable is passed over.
+    A unit is a block that holds convolutions or linear layers, with the plain layers that follow it
+    (normalisation, activation, pooling). Its choices are the widths of all groups whose first filter layer
+    it holds, so that all layers of a group are in the tail when the unit is trained; one kernel size for its
+    spatial convolutions, or one for each convolution over time; one activation; and whether a residual block
+    with an identity shortcut is kept, on which the choices inside the block depend. The pre-trained setting
+    is always among the values. A block without choices is no unit.
 
     Args:
         chain: the network with its new softmax layer.
@@ -216,17 +210,18 @@ def discover_units(
         if any(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) for layer in chain[start].modules()):
             blocks, end = range(start, end), start
             part = Part(chain=chain, blocks=blocks, unit=len(units), groups=groups, options=options)
-            if found := tuple(_choices(part)):
+            if found := _choices(part):
                 units.append(Unit(index=part.unit, block=start, choices=found))
     return tuple(units)
 
 
-def _choices(part: Part) -> Iterator[Choice]:
-    """The choices of a unit; those wholly inside a block that may be removed depend on its being kept."""
-    found = [choice for kind in KINDS for choice in kind.found(part)]
-    kept = next(BlockChoice.found(part), None)
-    if kept is not None:
-        yield kept
-    for choice in found:
-        is_inside = all(layer.startswith(f"{part.name}.") for layer in choice.touched(part))
-        yield replace(choice, only_if=kept.name) if kept is not None and is_inside else choice
+def _choices(part: Part) -> tuple[Choice, ...]:
+    """The choices of a unit; those inside a removable block depend on whether it is kept."""
+    found: list[LayerChoice] = [choice for kind in KINDS for choice in kind.found(part)]
+    for kept in BlockChoice.found(part):
+        inside = f"{part.name}."
+        for i, choice in enumerate(found):
+            if all(layer.startswith(inside) for layer in choice.touched(part)):
+                found[i] = replace(choice, only_if=kept.name)
+        found.insert(0, kept)
+    return tuple(found)

@@ -1,8 +1,7 @@
 """Parameters and FLOPs of a configuration's network, computed exactly without building it.
 
-The pre-trained network is counted once, layer by layer. A layer has inputs x outputs x area of the kernel
-weights, so that its cost follows from its widths and its kernel; the layers of a removed block cost nothing;
-a head's cost is a constant and a share for each feature that it reads.
+The pre-trained network is counted once, layer by layer. The cost of a layer follows from its widths and its
+kernel (`tascnet.measure.widths`); that of a head is a constant and a share for each feature that it reads.
 """
 
 from collections import OrderedDict
@@ -24,7 +23,7 @@ from tascnet.tuning.space import Space
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Parameters and FLOPs of a whole network, counted as `tascnet.measure.complexity` counts them."""
+    """Parameters and FLOPs of a whole network, as `tascnet.measure.complexity` counts them."""
 
     params: int
     flops: int
@@ -40,16 +39,16 @@ class Cost:
 
 
 class CostModel:
-    """The cost of every configuration's network.
+    """The cost of each configuration's network.
 
     Args:
-        chain: the pre-trained network with its new softmax layer; left as it is.
+        chain: the pre-trained network with its new softmax layer.
         space: made of `discover_units(chain, ...)`.
         example: `1 x c x h x w`, one sample as the chain takes it.
-        classifier: the pre-trained classification layer, where the head may grow on it.
+        classifier: the pre-trained classification layer, if the head may grow on it.
 
     Attributes:
-        neutral: the cost of the chain as it is.
+        neutral: the cost of the chain.
 
     Raises:
         SurgeryError: the cost of a layer that the space changes does not follow from its size.
@@ -67,16 +66,15 @@ class CostModel:
         head = {name for name, _ in list(chain.named_children())[head_start(chain) :]}
         costs = {cost.name: cost for cost in measured.layers if cost.name.partition(".")[0] not in head}
         self._features = sum_of((cost.params, cost.flops) for cost in costs.values())
-        choices = [choice for choice in space.choices if isinstance(choice, LayerChoice)]
-        self._choices = choices
+        self._choices = [choice for choice in space.choices if isinstance(choice, LayerChoice)]
         # All that any configuration changes.
         every = Changes()
-        for choice in choices:
+        for choice in self._choices:
             choice.change(every, choice.neutral)
         cut = space.units[-1].block
         entry = shape_after(chain[:cut], example)
         lost = lost_sizes(chain[cut:], entry, every.widths, costs) if every.widths else {}
-        # What is not counted among the features is the head's first layer.
+        # The only layer outside `costs` is the head's first one.
         self._slots = {
             g: {name: slot for name, slot in by.items() if name in costs} for g, by in lost.items()
         }
@@ -93,11 +91,7 @@ class CostModel:
         self._layers = SizedLayers(chain, costs, touched)
 
     def __call__(self, config: Mapping[str, Any]) -> Cost:
-        """Parameters and FLOPs of the whole network, trunk and tail.
-
-        Args:
-            config: a canonical configuration of the space.
-        """
+        """The cost of a canonical configuration's whole network, trunk and tail."""
         changes = Changes.of(self._choices, config)
         lost = {group: self._widths[group] - width for group, width in changes.widths.items()}
         added = self._layers.change(
@@ -113,30 +107,26 @@ class CostModel:
         return total
 
     def _head(self, config: Mapping[str, Any]) -> tuple[Cost, Cost]:
-        """A head's cost without features, and for each of them; measured once for each kind of head."""
+        """The cost of a head without features, and of each feature; measured once for each kind of head."""
         head = SearchedHead.of(config)
+        # Dropout costs nothing.
         head = replace(head, spec=HeadSpec(hidden=head.spec.hidden))
         if head not in self._heads:
             one, two = (self._measured(head, features) for features in (1, 2))
-            each = two - one
-            self._heads[head] = one - each, each
+            self._heads[head] = one - (two - one), two - one
         return self._heads[head]
 
     def _measured(self, head: SearchedHead, features: int) -> Cost:
-        softmax = _resized(self._softmax, features)
-        kept = None if self._classifier is None else _resized(self._classifier, features)
+        softmax, classifier = (
+            layer and nn.utils.skip_init(nn.Linear, features, layer.out_features, bias=layer.bias is not None)
+            for layer in (self._softmax, self._classifier)
+        )
         chain = nn.Sequential(OrderedDict(classifier=softmax))
-        built = head.on(chain, softmax.out_features, classifier=kept, magnitude=1.0)
+        built = head.on(chain, self._softmax.out_features, classifier=classifier, magnitude=1.0)
         measured = complexity(built, torch.zeros(1, features))
         return Cost(params=measured.params, flops=measured.flops)
 
 
-def _resized(layer: nn.Linear, inputs: int) -> nn.Linear:
-    """A layer of other inputs, with any weights."""
-    return nn.utils.skip_init(nn.Linear, inputs, layer.out_features, bias=layer.bias is not None)
-
-
 def sum_of(costs: Iterable[tuple[int, int]]) -> Cost:
-    """The sum of parameters and FLOPs."""
     counted = list(costs)
     return Cost(params=sum(params for params, _ in counted), flops=sum(flops for _, flops in counted))

@@ -1,4 +1,4 @@
-"""The dense head of space `tascnet`: its choices, and what they mean."""
+"""The dense head of the space `tascnet`: its choices, and the head that they describe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ TAIL_LR = "tail.lr"
 
 
 def head_choices(chain: nn.Sequential, options: Tune) -> tuple[Choice, ...]:
-    """The choices of unit 0: hidden layers, the pre-trained classification layer, the learning rate."""
+    """The choices of unit 0."""
     present = [block.p for block in chain[head_start(chain) :] if isinstance(block, nn.Dropout)]
     sizes = tuple(sorted(options.neurons))
     choices = [
@@ -46,7 +46,8 @@ class SearchedHead:
 
     Args:
         spec: its new dense layers.
-        norm: normalisation after the pre-trained classification layer, on which it grows; None: it does not.
+        norm: normalisation between them and the pre-trained classification layer, on which the head grows;
+            None: it grows on the features.
     """
 
     spec: HeadSpec
@@ -54,7 +55,6 @@ class SearchedHead:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """The head that a configuration describes."""
         hidden = (int(config[NEURONS]),) * int(config[HIDDEN_LAYERS])
         return cls(
             spec=HeadSpec(hidden=hidden, dropout=float(config[DROPOUT])),
@@ -63,12 +63,11 @@ class SearchedHead:
 
     @property
     def is_grown(self) -> bool:
-        """Whether it grows on the pre-trained classification layer."""
         return self.norm is not None
 
     @property
     def is_new(self) -> bool:
-        """Whether it has layers that the network did not have."""
+        """Whether it has layers that the network lacks."""
         return self.is_grown or bool(self.spec.hidden)
 
     def on(
@@ -83,14 +82,14 @@ class SearchedHead:
         """A tail with the same features and this head.
 
         Args:
-            tail: ends in a softmax layer, which is kept where the head has no layers of its own.
+            tail: ends in a softmax layer, which is kept if the head has no layers of its own.
             num_classes: outputs of a new softmax layer.
             classifier: the pre-trained classification layer on the tail's features.
-            magnitude: root-mean-square of its outputs.
+            magnitude: root-mean-square of that layer's outputs.
             seed: of new weights.
 
         Raises:
-            SurgeryError: the head grows, and the layer or its magnitude is missing.
+            SurgeryError: `classifier` or `magnitude` is missing and the head grows on it.
         """
         if self.norm is None:
             if self.spec.hidden:

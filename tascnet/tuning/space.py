@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, Literal, Self, TypeAlias
@@ -17,32 +17,30 @@ Configuration: TypeAlias = dict[str, Value]
 Key: TypeAlias = tuple[Value, ...]
 
 FIRST_TRAINED = "first_trained"
-# Draws in a row that may repeat earlier configurations before the neighbours of those are taken instead.
+# After more than this many repeated draws in a row the neighbours of earlier configurations are taken.
 _MISSES = 64
-# Draws made at once; a multiple of a power of two keeps the Sobol sequence balanced.
+# Draws made at once; a power of two keeps the Sobol sequence balanced.
 _BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One thing that the search decides.
+    """One decision of the search.
 
     Args:
         name: `<where>.<what>`, unique in the space.
-        values: the settings, ascending where `kind` is ordinal.
+        values: ascending where `kind` is ordinal.
         neutral: the pre-trained setting, one of `values`.
         kind: `ordinal` where values have an order and distances, else `categorical`.
-        unit: the unit that it belongs to.
+        unit: index of its unit.
         layers: the layers, the width group or the block that it acts on.
-        only_if: another, ordinal choice of the unit; this one is inactive, and neutral, while that one is
+        only_if: an ordinal choice of the same unit; this one is inactive, and neutral, while that one is
             below `only_from`.
-        only_from: the smallest value of `only_if` at which this one matters.
 
     Raises:
-        ConfigError: the neutral setting is no value, values repeat, or ordinal ones are not ascending.
+        ConfigError: the neutral setting is not among the values, or ordinal values are not ascending.
     """
 
-    # Whether the values are widths.
     is_width: ClassVar[bool] = False
 
     name: str
@@ -57,8 +55,6 @@ class Choice:
     def __post_init__(self) -> None:
         if self.neutral not in self.values:
             raise ConfigError(f"the neutral setting {self.neutral!r} of {self.name} is none of {self.values}")
-        if len(set(self.values)) != len(self.values):
-            raise ConfigError(f"the values {self.values} of {self.name} repeat")
         if self.kind == "ordinal" and list(self.values) != sorted(self.values):  # type: ignore[type-var]
             raise ConfigError(f"the ordinal values {self.values} of {self.name} are not ascending")
 
@@ -66,13 +62,13 @@ class Choice:
     def ordinal(
         cls, name: str, values: Iterable[float], neutral: float, unit: int, layers: tuple[str, ...] = ()
     ) -> Self:
-        """An ordinal choice of `values` and the neutral setting."""
+        """A choice of numbers and the neutral one, in ascending order."""
         ascending = tuple(sorted({*values, neutral}))
         return cls(name=name, values=ascending, neutral=neutral, kind="ordinal", unit=unit, layers=layers)
 
     @property
     def what(self) -> str:
-        """What it decides: the last part of its name."""
+        """The last part of its name, such as `width`."""
         return self.name.rpartition(".")[2]
 
     def near(self, value: Value) -> tuple[Value, ...]:
@@ -85,7 +81,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """What becomes trainable, and tunable, together.
+    """Blocks that become trainable, and tunable, together.
 
     Args:
         index: counted from the output; 0 is the dense head.
@@ -100,16 +96,13 @@ class Unit:
     def count(self) -> int:
         """The number of different settings."""
         total = 1
-        for choice in (choice for choice in self.choices if choice.only_if is None):
-            others = [other for other in self.choices if other.only_if == choice.name]
-            total *= (
-                sum(
+        for choice in self.choices:
+            if choice.only_if is None:
+                others = [other for other in self.choices if other.only_if == choice.name]
+                total *= sum(
                     math.prod(len(other.values) for other in others if float(value) >= other.only_from)
                     for value in choice.values
                 )
-                if others
-                else len(choice.values)
-            )
         return total
 
 
@@ -117,39 +110,42 @@ class Unit:
 class Space:
     """All configurations of units 0 to `depth`.
 
-    A configuration is a plain dict: `first_trained` and one value for every choice. It is canonical
-    when all that cannot matter is neutral: units deeper than `first_trained`, and inactive choices.
-    Each network has exactly one canonical configuration.
+    A configuration is a plain dict: `first_trained` and one value for every choice. In a canonical
+    configuration inactive choices and those of units deeper than `first_trained` are neutral. Each network
+    has exactly one canonical configuration.
 
     Args:
         units: the dense head and the units before it.
-        nested: whether the configurations of depth `k` include those of smaller depths; else they are
-            those that train exactly the units up to `k`.
+        nested: whether the configurations of depth `k` include those of smaller depths; else all of them
+            train exactly the units 0 to `k`.
+
+    Raises:
+        ConfigError: units are not numbered 0, 1, ..., or two choices have the same name.
     """
 
     units: tuple[Unit, ...]
     nested: bool = True
-    _by_name: dict[str, Choice] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        choices = [choice for unit in self.units for choice in unit.choices]
-        object.__setattr__(self, "_by_name", {choice.name: choice for choice in choices})
-        if [unit.index for unit in self.units] != list(range(len(self.units))) or not self.units:
-            raise ConfigError(f"units are numbered {[unit.index for unit in self.units]}, expected 0, 1, ...")
-        if len(self._by_name) != len(choices) or FIRST_TRAINED in self._by_name:
+        indices = [unit.index for unit in self.units]
+        if not indices or indices != list(range(len(indices))):
+            raise ConfigError(f"units are numbered {indices}, expected 0, 1, ...")
+        if len(self._by_name) != len(self.choices) or FIRST_TRAINED in self._by_name:
             raise ConfigError("two choices of the space have the same name")
-        for unit in self.units:
-            _check_unit(unit)
 
     @property
     def depth(self) -> int:
-        """The number of the deepest unit."""
+        """The index of the deepest unit."""
         return len(self.units) - 1
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """All choices, from the head to the deepest unit."""
-        return tuple(self._by_name.values())
+        return tuple(choice for unit in self.units for choice in unit.choices)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Choice]:
+        return {choice.name: choice for choice in self.choices}
 
     def choices_to(self, k: int) -> tuple[Choice, ...]:
         """The choices of units 0 to `k`."""
@@ -165,13 +161,13 @@ class Space:
         return range(0 if self.nested else k, k + 1)
 
     def neutral(self, first_trained: int = 0) -> Configuration:
-        """The pre-trained settings, trained from unit `first_trained` on."""
+        """The pre-trained settings of all choices."""
         return {FIRST_TRAINED: first_trained, **{choice.name: choice.neutral for choice in self.choices}}
 
     def narrowed(self, share: float, first_trained: int) -> Configuration:
-        """The pre-trained settings, except that units 1 to `first_trained`, which are trained, are narrower.
+        """The pre-trained settings, but with each trained width at `share` of the pre-trained one.
 
-        Each width is the value that is nearest to that share of the pre-trained one, the smaller of two.
+        Of the values of a width the nearest is taken, of two equally near ones the smaller.
         """
         nearest = {
             c.name: min(c.values, key=lambda v: (abs(float(v) - share * float(c.neutral)), float(v)))
@@ -181,7 +177,7 @@ class Space:
         return self.canonical({**self.neutral(first_trained), **nearest})
 
     def canonical(self, config: Mapping[str, Any]) -> Configuration:
-        """The one configuration that names the same network.
+        """The canonical configuration of the same network.
 
         Args:
             config: `first_trained` and any choices; missing ones are neutral.
@@ -189,28 +185,33 @@ class Space:
         Raises:
             ConfigError: a name or a value is not in the space.
         """
-        self._check(config)
-        first = int(config[FIRST_TRAINED])
-        result: Configuration = {FIRST_TRAINED: first}
+        if config.get(FIRST_TRAINED) not in range(self.depth + 1):
+            raise ConfigError(f"{FIRST_TRAINED} is {config.get(FIRST_TRAINED)!r}, expected 0 to {self.depth}")
+        for name, value in config.items():
+            choice = self._by_name.get(name)
+            if choice is None and name != FIRST_TRAINED:
+                raise ConfigError(f"the space has no choice {name!r}")
+            if choice is not None and value not in choice.values:
+                raise ConfigError(f"{name} is {value!r}, expected one of {choice.values}")
+        result: Configuration = {FIRST_TRAINED: int(config[FIRST_TRAINED])}
         for choice in self.choices:
             value = config.get(choice.name, choice.neutral)
-            active = choice.unit <= first and self._is_on(choice, config)
-            result[choice.name] = choice.values[choice.values.index(value)] if active else choice.neutral
+            is_active = self._is_active(choice, config)
+            result[choice.name] = choice.values[choice.values.index(value)] if is_active else choice.neutral
         return result
 
     def active(self, config: Mapping[str, Any]) -> tuple[Choice, ...]:
         """The choices that matter in `config`."""
-        first = int(config[FIRST_TRAINED])
-        return tuple(c for c in self.choices if c.unit <= first and self._is_on(c, config))
+        return tuple(choice for choice in self.choices if self._is_active(choice, config))
 
     def key(self, config: Mapping[str, Any]) -> Key:
         """A hashable form, the same for all configurations of one network."""
         return tuple(self.canonical(config).values())
 
     def neighbours(self, config: Mapping[str, Any], k: int) -> list[Configuration]:
-        """The canonical configurations of depth `k` that differ by one step in one thing.
+        """The canonical configurations of depth `k` that are one step away in one choice or in depth.
 
-        Every configuration of depth `k` can be reached from every other one by such steps.
+        Such steps lead from every configuration of depth `k` to every other one.
         """
         origin = self.canonical(config)
         first = int(origin[FIRST_TRAINED])
@@ -234,11 +235,11 @@ class Space:
         """Up to `n` different canonical configurations of depth `k`; fewer when no more are left.
 
         Args:
-            n: how many.
+            n: how many; a smaller number yields a prefix.
             k: depth.
-            seed: of the scrambled Sobol sequence or the random draws; a smaller `n` gives a prefix.
+            seed: of the draws.
             exclude: configurations to leave out.
-            method: quasi-random or independent uniform draws.
+            method: a scrambled Sobol sequence, or independent uniform draws.
         """
         excluded = list(exclude)
         seen = {self.key(config) for config in excluded}
@@ -279,33 +280,13 @@ class Space:
                 config |= {c.name: _pick(c.values, u) for c, u in zip(choices, row[1:], strict=True)}
                 yield self.canonical(config)
 
-    def _is_on(self, choice: Choice, config: Mapping[str, Any]) -> bool:
+    def _is_active(self, choice: Choice, config: Mapping[str, Any]) -> bool:
+        if choice.unit > int(config[FIRST_TRAINED]):
+            return False
         if choice.only_if is None:
             return True
         value = config.get(choice.only_if, self._by_name[choice.only_if].neutral)
         return float(value) >= choice.only_from
-
-    def _check(self, config: Mapping[str, Any]) -> None:
-        if config.get(FIRST_TRAINED) not in range(self.depth + 1):
-            raise ConfigError(f"{FIRST_TRAINED} is {config.get(FIRST_TRAINED)!r}, expected 0 to {self.depth}")
-        for name, value in config.items():
-            if name == FIRST_TRAINED:
-                continue
-            if name not in self._by_name:
-                raise ConfigError(f"the space has no choice {name!r}")
-            if value not in self._by_name[name].values:
-                raise ConfigError(f"{name} is {value!r}, expected one of {self._by_name[name].values}")
-
-
-def _check_unit(unit: Unit) -> None:
-    free = {choice.name for choice in unit.choices if choice.only_if is None and choice.kind == "ordinal"}
-    for choice in unit.choices:
-        if choice.unit != unit.index:
-            raise ConfigError(f"{choice.name} of unit {choice.unit} stands in unit {unit.index}")
-        if choice.only_if is not None and choice.only_if not in free:
-            raise ConfigError(
-                f"{choice.name} depends on {choice.only_if}, which is no free ordinal choice of its unit"
-            )
 
 
 def _pick(values: Sequence[Any], u: float) -> Any:

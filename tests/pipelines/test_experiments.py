@@ -3,9 +3,11 @@
 import shutil
 
 import pytest
+import torchvision
 
 from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import command
+from tests.pipelines.networks import slim
 
 # Nothing that these leave out differs from the papers.
 MINIATURE = (
@@ -31,15 +33,16 @@ def caltech(images, tmp_path):
     return tmp_path / "caltech"
 
 
-def run(name, caltech, cache, tmp_path):
+def run(name, caltech, cache, tmp_path, *more):
     options = [f"dataset.root={caltech}", f"outputs={tmp_path / 'out'}", f"cache_dir={cache}"]
     own = PRUNE if name.startswith("tascnet") else ()
-    assert command(f"experiment={name}", *MINIATURE, *own, *options) == 0
+    assert command(f"experiment={name}", *MINIATURE, *own, *options, *more) == 0
     (folder,) = (tmp_path / "out").glob("*/*/run-seed0")
     return folder
 
 
-def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path):
+def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.models, "get_model", slim)
     folder = run("autotune_resnet50_caltech101", caltech, cache, tmp_path)
     assert folder.parts[-3:-1] == ("caltech101", "resnet50")
     assert [entry.name for entry in folder.iterdir()] == ["tune"]
@@ -56,7 +59,7 @@ def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path):
 
 def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path):
     """Of DenseNet-121 the two transitions alone have more than 128 filters: 256 and 512; 5 % of them go."""
-    folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path)
+    folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path, "tune.max_trials=1")
     assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"prune-published", "tune"}
     row = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]
     assert row["removed"] == {"transition2.conv": 12, "transition3.conv": 25}

@@ -64,7 +64,7 @@ POINTS = (
     "rename:prune/metrics.json:1",
 )
 
-# Of a pruning by history that goes on through all phases.
+# Of a pruning by history that is recorded through all phases.
 HISTORY = ("stage=prune", "prune=tascnet", "prune.history=continue")
 HISTORY_POINTS = (
     "rename:iteration-000-history/history.pt:1",
@@ -185,34 +185,35 @@ def test_a_finished_run_says_so_and_writes_nothing(finished, cache, capsys):
     before = contents(finished)
     assert command(*options(finished, cache)) == 0
     captured = capsys.readouterr()
-    assert f"tune is finished in {finished / 'tune'}" in captured.err
-    assert f"prune is finished in {finished / 'prune'}" in captured.err
+    for stage in ("tune", "prune"):
+        assert f"{stage} is finished in {finished / stage}; fresh=true starts it over\n" in captured.err
     for name in ("baseline", "conventional", "tuned", "pruned"):
         assert f"\n{name} " in captured.out
     assert contents(finished) == before
 
 
-def test_other_options_of_measure_measure_a_finished_search_anew(copied, cache, capsys):
+def test_other_options_of_measure_measure_a_finished_search_again(copied, cache, capsys):
     before = metrics(copied / "tune")
     assert command(*options(copied, cache), "stage=tune", "measure.batch=3") == 0
-    assert "measured anew: measure.batch was 2 and is now 3\n" in capsys.readouterr().err
+    assert "latencies are measured again: measure.batch was 2 and is now 3\n" in capsys.readouterr().err
     after = metrics(copied / "tune")
     assert after["measure"]["batch"] == 3
     for name, row in after["models"].items():
         assert {**row, "batch": 2} == before["models"][name]
 
 
-def test_other_options_of_measure_measure_a_finished_stage_anew_and_nothing_else(
+def test_other_options_of_measure_measure_a_finished_stage_again_and_nothing_else(
     copied, cache, capsys, monkeypatch
 ):
     before, files = read_json(copied / "prune" / "metrics.json"), contents(copied)
-    assert before["measure"] == {"batch": 2, "repeats": 3, "warmup": 0}
-    monkeypatch.setattr("tascnet_pipelines.prune.judge", lambda *_: pytest.fail("judged again"))
+    assert before["measure"] == {"batch": 2, "repeats": 3}
+    prune = sys.modules["tascnet.pruning.prune"]
+    monkeypatch.setattr(prune, "judge", lambda *_: pytest.fail("judged again"))
     assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
     said = capsys.readouterr().err
-    assert "measured anew: measure.batch was 2 and is now 3, measure.repeats was 3 and is now 4\n" in said
+    assert "measured again: measure.batch was 2 and is now 3, measure.repeats was 3 and is now 4\n" in said
     after, left = read_json(copied / "prune" / "metrics.json"), contents(copied)
-    assert after["measure"] == {"batch": 3, "repeats": 4, "warmup": 0}
+    assert after["measure"] == {"batch": 3, "repeats": 4}
     assert {name for name in left if left[name] != files[name]} == {"prune/metrics.json", "prune/report.html"}
     for name, row in after["models"].items():
         old = before["models"][name]
@@ -221,7 +222,7 @@ def test_other_options_of_measure_measure_a_finished_stage_anew_and_nothing_else
         unchanged = without_times(old).items() - {("batch", 2)}
         assert unchanged <= without_times(row).items()
     assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
-    assert "measured anew" not in capsys.readouterr().err
+    assert "measured again" not in capsys.readouterr().err
     assert contents(copied) == left
 
 
@@ -260,9 +261,9 @@ def test_more_iterations_continue_the_journal(copied, cache):
 
 def test_another_configuration_is_refused_and_nothing_is_touched(finished, cache, capsys):
     before = contents(finished)
-    assert command(*options(finished, cache), "dataset.val_per_class=20") == 2
+    assert command(*options(finished, cache), "dataset.val=20") == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "dataset.val_per_class was 30 and is now 20" in said
+    assert "dataset.val was 30 and is now 20" in said
     assert "fresh=true" in said
     assert contents(finished) == before
 
