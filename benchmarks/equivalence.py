@@ -44,7 +44,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "tune.algorithm=layerwise": ("tune.freeze=layerwise",),
     "tune.flops_target=0.7": ("tune.objective=constrained", "tune.max_flops=0.7"),
     "tune.objective=pareto_flops": ("tune.objective=pareto",),
-    # The epochs of an iteration are given in all; of the old clone's, those before retraining are the preset's.
+    # All epochs of an iteration together; in the old clone those before retraining are the preset's.
     "prune.epochs": ("prune.retrain_epochs=4",),
     "prune.history_epochs": (),
     "prune.optimise_epochs": (),

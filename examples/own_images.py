@@ -1,6 +1,6 @@
 """Tune and prune a pre-trained network on a folder of your own images, and save the result.
 
-python examples/own_images.py photos [--backbone mobilenet_v2] [--weights pretrained] [--size 224] [--trials 24]
+python examples/own_images.py photos [--backbone NAME] [--weights FILE] [--size 224] [--trials 24]
 """
 
 import argparse

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 import tascnet
 from tascnet.cli.config import Config, spelling
 from tascnet.cli.folders import cache_folder, run_folder, stage_folder
-from tascnet.data import check_samples, open_samples
+from tascnet.data import check_samples
 from tascnet.measure import measure_models
 from tascnet.models.info import info_of
+from tascnet.options import Texts
 from tascnet.pruning import check_options
 from tascnet.report import models_plot, models_table
 from tascnet.run.console import output
@@ -30,29 +32,24 @@ def run(config: Config) -> None:
     check_samples(config.dataset, cache_folder(config))
     with computing(config.device, config.threads):
         network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache_folder(config))
-        example = _check_pruning(config, network)
-    with spelling("tune"):
+        example = _example(config, network)
+        with spelling("prune"):
+            widens = may_widen(config.tune, config.prune.min_filters)
+            check_options(config.prune, network, example, widens)
+    with spelling("tune", is_alone=False):
         tune.run(config)
-    with spelling("prune"):
+    with spelling("prune", is_alone=False):
         prune.run(config)
     models = _models(config, network, example)
     output().print(models_table(models, title="From the baseline to the pruned network"))
     write_text(run_folder(config) / "models.svg", models_plot(models))
 
 
-def _check_pruning(config: Config, network: nn.Sequential) -> Tensor:
-    """Refuse options of `prune` that no search makes right; gives one sample for the network."""
-    samples = open_samples(
-        config.dataset,
-        info_of(network).preprocessing,
-        seed=config.seed,
-        cache=cache_folder(config),
-        cache_limit_gb=config.cache_limit_gb,
-        grow_vocabulary=True,
-    )
-    with spelling("prune"):
-        check_options(config.prune, network, samples, may_widen(config.tune, config.prune.min_filters))
-    return samples.example
+def _example(config: Config, network: nn.Sequential) -> Tensor:
+    """One sample of zeros, as the networks of this run take it."""
+    if isinstance(config.dataset, Texts):
+        return torch.zeros(1, config.dataset.max_tokens, dtype=torch.int64)
+    return torch.zeros(info_of(network).preprocessing.example_shape)
 
 
 def _models(config: Config, network: nn.Sequential, example: Tensor) -> dict[str, ModelMetrics]:

@@ -7,13 +7,16 @@ from tascnet.data import check_samples
 from tascnet.report import front_table, insight_lines, layerwise_table, models_table
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
+from tascnet.train.setting import computing
 
 
 def run(config: Config) -> None:
     """Run stage `tune`, or resume it, or read back what it found."""
     cache = cache_folder(config)
     check_samples(config.dataset, cache)
-    network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
+    # A device that is not there is found before weights are fetched.
+    with computing(config.device, config.threads):
+        network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
     result = tascnet.tune(
         network,
         config.dataset,

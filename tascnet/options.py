@@ -208,11 +208,14 @@ class Images(Data):
     """Images and their augmentation."""
 
     classes: tuple[str, ...] | None = option(
-        None, "Classes to take, in this order for digits and lists of files; null takes all."
+        None, "Classes to take, null all; the order counts for digits and lists of files."
     )
     flip: bool = option(True, "Augmentation: mirror images at random.")
     min_scale: float = option(
-        1.0, "Augmentation: smallest share of the area in a crop; 1 only shifts.", minimum=0.05, maximum=1
+        1.0,
+        "Augmentation: smallest share of the area that a crop keeps; 1 only shifts.",
+        minimum=0.05,
+        maximum=1,
     )
     pad: int = option(0, "Augmentation: pixels of edge padding before a random crop.", minimum=0)
 
@@ -447,7 +450,7 @@ else:
     def _changes(name, base):
         entries = [(e.name, e.type | None, field(default=None, metadata=e.metadata)) for e in fields(base)]
         made = make_dataclass(name, entries, bases=(Options,), frozen=True, kw_only=True)
-        made.__module__, made.__doc__ = __name__, "What differs from the base recipe; None takes its value."
+        made.__module__, made.__doc__ = __name__, "What differs from the base recipe; null takes its value."
         return made
 
     StepChanges = _changes("StepChanges", Steps)
@@ -460,10 +463,12 @@ RECIPES = ("pretrain", "head", "trial", "finetune", "recover")
 class Trainer(Recipe):
     """The base recipe, and what differs from it for each kind of training."""
 
-    pretrain: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "From random weights."})
+    pretrain: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "Stage pretrain."})
     head: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "New heads on features."})
     trial: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "Trials of the search."})
-    finetune: RecipeChanges = field(default_factory=RecipeChanges, metadata={"help": "From images or texts."})
+    finetune: RecipeChanges = field(
+        default_factory=RecipeChanges, metadata={"help": "Fine-tuning on samples."}
+    )
     recover: StepChanges = field(default_factory=StepChanges, metadata={"help": "All training in pruning."})
     class_weights: str = option(
         "none", "Weight of a class in the loss: none, or balanced by its size.", choices=("none", "balanced")
@@ -491,18 +496,18 @@ class Trainer(Recipe):
 class Measure(Options):
     """How latency is measured."""
 
-    batch: int = option(16, "Samples of a batch, whose latency is measured besides one sample's.", minimum=1)
+    batch: int = option(16, "Batch size of the second latency; the first is that of one sample.", minimum=1)
     repeats: int = option(30, "Timed passes; the latency is their median.", minimum=3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(Options):
-    """Bounds of a search, and goals of pruning, as shares of the network that the stage is given."""
+    """Bounds of a search, and goals of pruning."""
 
-    flops_target: float | None = _target("Share of the FLOPs.")
-    params_target: float | None = _target("Share of the parameters.")
-    size_target: float | None = _target("Share of the file size.")
-    latency_target: float | None = _target("Share of the latency for one sample.")
+    flops_target: float | None = _target("Share of the FLOPs that may remain.")
+    params_target: float | None = _target("Share of the parameters that may remain.")
+    size_target: float | None = _target("Share of the file size that may remain.")
+    latency_target: float | None = _target("Share of the latency for one sample that may remain.")
     latency_target_ms: float | None = option(
         None, "Latency for one sample on this device, in milliseconds.", above=0, extendable=True
     )
@@ -532,7 +537,7 @@ class TuneBase(Targets):
     )
     algorithm: str = option(
         "bo",
-        "Bayesian optimisation, random or quasi-random points, or a trial for each first trained block.",
+        "Bayesian optimisation, random or quasi-random points, or one trial per block to train from.",
         choices=("bo", "random", "sobol", "layerwise"),
     )
     objective: str = option(
@@ -546,27 +551,34 @@ class TuneBase(Targets):
     hidden_layers: tuple[int, ...] = option((0, 1), "Choices for the dense head's hidden layers.", minimum=0)
     neurons: tuple[int, ...] = option((128, 256, 512), "Choices for a hidden layer's neurons.", minimum=1)
     dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4), "Choices for head dropout.", minimum=0, below=1)
-    start_depth: int = option(1, "Depth of the first trials; 0: the dense head alone.", minimum=0, maximum=1)
+    start_depth: int = option(
+        1, "Units open to the first trials; 0: the dense head alone.", minimum=0, maximum=1
+    )
     initial_trials: int = option(6, "Trials before the surrogate proposes.", minimum=1)
-    trials_per_depth: int = option(8, "Trials at each depth before the next.", minimum=1, extendable=True)
+    trials_per_depth: int = option(8, "Trials before one more unit is opened.", minimum=1, extendable=True)
     max_units: int | None = option(
-        None, "Deepest searched unit; null is 3, or all with algorithm layerwise.", minimum=1, extendable=True
+        None,
+        "Most units from the output that are searched; null: 3, with layerwise all.",
+        minimum=1,
+        extendable=True,
     )
     max_trials: int | None = option(
         None, "Most trials; null is 24, or as many as max_seconds allows.", minimum=1, extendable=True
     )
     max_seconds: float | None = option(None, "Most seconds of all trials together.", above=0, extendable=True)
-    patience: int = option(1, "Depths without a better accuracy before the end.", minimum=1, extendable=True)
+    patience: int = option(1, "Units opened without gain before the end.", minimum=1, extendable=True)
     early_stop: int | None = option(
         None, "Epoch from which trials below the median of earlier ones are stopped; null: never.", minimum=1
     )
     tolerance: float | None = _share(
-        0.02, "Trials this close to the best accuracy compete by size; null is one standard error."
+        0.02,
+        "Of trials this close to the best accuracy the smallest (params) wins; null: one standard error.",
     )
     finetune_from: str = option(
         "auto",
-        "Start of the winner's fine-tuning: the conventional network, or the trial, trained from its first "
-        "trained block on (prefix), as a whole (all), or the better of both (best).",
+        "Start of fine-tuning: the conventionally fine-tuned network, or the winner's trial, of which its "
+        "trained blocks (prefix), all blocks (all) or the better of these two (best) are trained; auto is "
+        "conventional where the winner is the pre-trained network made smaller, else best.",
         choices=("auto", "conventional", "best", "all", "prefix"),
     )
 
@@ -594,7 +606,7 @@ class TuneBase(Targets):
 class Tune(TuneBase):
     """Stage one: the pre-trained layers, changed by surgery, inherit their weights."""
 
-    layerwise_every: int = option(1, "Blocks between trials of algorithm layerwise.", minimum=1)
+    layerwise_every: int = option(1, "With algorithm layerwise: one trial every so many units.", minimum=1)
     widths: tuple[float, ...] = option(
         (0.25, 0.5, 0.75, 1.0),
         "Choices for the share of channels that a group of layers keeps.",
@@ -618,7 +630,7 @@ class Tune(TuneBase):
     )
     head: str = option(
         "new",
-        "Dense head: new, grown on the pre-trained classification layer, or the better one (search).",
+        "Dense head: new, new layers after the pre-trained classifier (grow), or either (search).",
         choices=("new", "grow", "search"),
     )
     grow_norms: tuple[str, ...] = option(NORMS, "Choices for the norm before a grown head.", choices=NORMS)
@@ -709,7 +721,7 @@ class Prune(Targets):
     )
     scope: str = option(
         "global",
-        "Filters that compete: those of a group, or of all groups by the FLOPs, params or filters saved.",
+        "Filters are ranked in each group, or over all groups by cost per FLOP, param or filter saved.",
         choices=("group", "global", "global_params", "global_filters"),
     )
     where: str = option(
@@ -717,9 +729,9 @@ class Prune(Targets):
     )
     min_filters: int = option(16, "Groups with fewer filters are not pruned.", minimum=2)
     round_to: int | str = option(
-        8, "Widths are multiples of this; auto takes the device's fastest.", minimum=1, words=("auto",)
+        8, "Widths are multiples of this; auto: the multiple that runs fastest.", minimum=1, words=("auto",)
     )
-    blocks: bool = option(False, "Remove residual blocks where filters cost more accuracy per time saved.")
+    blocks: bool = option(False, "Remove residual blocks where that costs less accuracy per time saved.")
     merge: str = option(
         "refit",
         "Removed filters: dropped, averaged into their pair, folded into kept ones by activations or by "
@@ -727,17 +739,21 @@ class Prune(Targets):
         choices=MERGES,
     )
     pruning_ratio: float = option(0.05, "Share of filters removed by an iteration.", above=0, maximum=0.95)
-    max_pruning_ratio: float = option(0.25, "Largest share removed from a group.", above=0, maximum=0.95)
+    max_pruning_ratio: float = option(
+        0.25, "Largest share of a group that it removes.", above=0, maximum=0.95
+    )
     one_shot: bool = option(False, "One cut to the target: up to 0.95 of all filters, 0.75 of a group.")
-    epochs: int = option(4, "Training epochs of one iteration, all its phases together.", minimum=1)
+    epochs: int = option(4, "Training epochs of one iteration.", minimum=1)
     final_epochs: int = option(0, "Further training epochs of the final network.", minimum=0)
     distill: float = _share(0.5, "Weight of the distillation loss from the unpruned network.")
-    tolerance: float = _share(0.02, "Largest fall of validation accuracy below the best.", extendable=True)
-    retries: int = option(2, "Smaller steps after one below the tolerance.", minimum=0, extendable=True)
+    tolerance: float = _share(
+        0.02, "Largest fall of validation accuracy below the best so far.", extendable=True
+    )
+    retries: int = option(2, "Smaller cuts tried after one that fell further.", minimum=0, extendable=True)
     max_iterations: int = option(10, "Most iterations.", minimum=1, extendable=True)
     max_seconds: float | None = option(None, "Most seconds of all iterations.", above=0, extendable=True)
     sensitivity: bool = option(
-        False, "Also measure the accuracy without 10, 25 and 50 % of each group alone.", cosmetic=True
+        False, "Also measure accuracy after cutting 10, 25 or 50 % of one group at a time.", cosmetic=True
     )
 
     @property
@@ -800,13 +816,15 @@ class HistoryPrune(Prune):
 
     criterion: str = option("history", "Ranking of filters: by the similarity of pairs over training.")
     scope: str = option(
-        "group", "Filters that compete: a group's, or all by the FLOPs saved.", choices=("group", "global")
+        "group",
+        "Filters are ranked in each group, or over all by cost per FLOP.",
+        choices=("group", "global"),
     )
     min_filters: int = option(128, "Groups with fewer filters are not pruned.", minimum=2)
     merge: str = option("fold", "What is done with removed filters.", choices=MERGES)
     history: str = option(
         "restart",
-        "Recording restarts in each iteration, or continues through optimisation and retraining.",
+        "Recording of weights restarts in each iteration, or continues through all its phases.",
         choices=("restart", "continue"),
     )
     history_epochs: int | None = option(None, "Epochs of recording; null is a seventh of all.", minimum=0)

@@ -243,15 +243,19 @@ def option_names() -> tuple[str, ...]:
 
 
 @contextmanager
-def spelling(section: str | None) -> Iterator[None]:
+def spelling(section: str | None, *, is_alone: bool = True) -> Iterator[None]:
     """Options in the library's errors and log lines are spelled as on the command line.
 
     Args:
         section: that is looked in first.
+        is_alone: whether its stage runs alone; else `fresh=true` would start another one over too.
     """
 
+    def whole(text: str) -> str:
+        return text if is_alone else text.replace("`fresh=true`", f"`stage={section} fresh=true`")
+
     def respell(record: logging.LogRecord) -> bool:
-        record.msg, record.args = spell(record.getMessage(), section), ()
+        record.msg, record.args = spell(whole(record.getMessage()), section), ()
         return True
 
     # The innermost knows best where its options belong.
@@ -259,7 +263,8 @@ def spelling(section: str | None) -> Iterator[None]:
     try:
         yield
     except TascnetError as error:
-        raise spelled(error, section).with_traceback(error.__traceback__) from error
+        own = type(error)(whole(error.message), error.hint and whole(error.hint))
+        raise spelled(own, section).with_traceback(error.__traceback__) from error
     finally:
         log.removeFilter(respell)
 
@@ -282,6 +287,9 @@ def spell(text: str, section: str | None, cls: type[Options] | None = None) -> s
 
     def prefixed(match: re.Match[str]) -> str:
         name = match[1]
+        if name == "run":
+            # The folder of a run follows from names.
+            return "prune.name" if section == "prune" else "name"
         first = name.partition(".")[0]
         for place, classes in _places(section, cls):
             if any(first in {entry.name for entry in fields(one)} for one in classes):

@@ -1,4 +1,4 @@
-"""Which channels the next layers miss least once they are folded into the others."""
+"""Ranking channels by how little the next layers lose when these channels are folded into the others."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -15,7 +15,7 @@ from tascnet.surgery import Trace, WidthGroup, consumer_inputs
 # Channels removed between two updates, as a share of the group: one at a time would be exact, and slow for
 # thousands of channels.
 _CHUNK = 1 / 64
-# Outputs of a consumer whose weights are taken to float64 at a time.
+# Weights of each channel that are converted to float64 at a time, in outputs of a dense consumer.
 _OUTPUTS = 256
 
 
@@ -26,9 +26,9 @@ def rank_all_by_reconstruction(
     counts: Mapping[str, int],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> dict[str, Ranking]:
-    """`rank_by_reconstruction` of `counts` channels by group, errors weighted by what they cost the loss.
+    """Rank `counts[group]` channels of each group, with errors weighted by their effect on the loss.
 
-    The model is set to eval mode; `batches` are inputs and labels on its device.
+    See `rank_by_reconstruction`. The model is set to eval mode; `batches`: inputs, labels on its device.
     """
     readers = sorted({name for group in counts for name in inputs[group]})
     weights = output_gradients(model.eval(), readers, batches)
@@ -50,20 +50,22 @@ def rank_by_reconstruction(
 ) -> Ranking:
     """Backward elimination of the channels that the remaining ones replace best.
 
-    With channels `x`, their covariance `C` and a consumer's weights `w`, the consumer's output changes by
-    `|w_j|^2 / (C^-1)_jj` when channel `j` is removed and folded into the others (see `fold_into`). The
-    cheapest channel is removed, weights and inverse are updated, and so on.
+    With the channels' covariance `C` and a consumer's weights `w`, the expected squared error of its output
+    is `|w_j|^2 / (C^-1)_jj` when channel `j` is removed and folded into the others (see `fold_into`). The
+    cheapest channels (1/64 of the width at a time) are removed, weights and inverse updated, and so on.
 
     Args:
         count: channels to rank, below the width.
-        weights: by consumer, what a squared error of each of its outputs costs, from `output_gradients`;
-            None: all cost the inverse of the consumer's output variance.
+        inputs: by consumer, the indices of its input channels for each channel of the group.
+        moments: by consumer, the second moments of these inputs.
+        weights: by consumer, the cost of a squared error of each of its outputs, from `output_gradients`;
+            None: the inverse of the consumer's output variance.
         ridge: added to the diagonal of the correlations.
 
     Returns:
-        A removal costs the weighted error that it leaves, summed over outputs and consumers: with gradients
-        as weights the second-order change of the loss, else shares of output variance. Both compare between
-        groups.
+        Channels in the order of removal, and their costs, which never fall: the weighted error that a removal
+        leaves, summed over outputs and consumers. With gradients as weights it is the second-order change of
+        the loss, else a share of output variance. Both can be compared between groups.
 
     Source: the optimal brain surgeon (Hassibi and Stork 1993) for whole channels; the loss's curvature as the
         product of input moments and output gradients is that of Martens and Grosse 2015 (K-FAC), its output
@@ -99,13 +101,13 @@ def hand_over(
     *,
     seed: int = 0,
 ) -> dict[str, list[int]]:
-    """Choose channels by `rank_by_reconstruction` and fold them into the others, in place, before the cut.
+    """Choose the channels to remove and fold them into the others, in place, before the cut.
 
     Args:
         model: the network or its tail; set to eval mode.
         widths: by group, channels that are kept; fewer than there are.
         batches: gives inputs and labels on the network's device, the same ones at every call.
-        seed: of the pixels that are drawn.
+        seed: of the positions in feature maps that moments are taken from.
 
     Returns:
         By group, the kept channels, sorted, for `narrow`.
@@ -124,7 +126,7 @@ def hand_over(
 
 
 class _Consumer:
-    """One consumer's view of `n` channels; the rows and columns of removed ones are 0.
+    """Products of a consumer's weights and inverse correlations of `n` channels; 0 for removed ones.
 
     `costs` are those of a squared error of each output; None: the inverse of their variance.
     """
@@ -139,7 +141,7 @@ class _Consumer:
         self._variance = variance if variance > 0 else 1.0
         correlation.diagonal().add_(ridge)
         factor = torch.linalg.cholesky(correlation)
-        # Of thousands of channels each such matrix takes as much memory as a layer.
+        # With thousands of channels each such matrix takes as much memory as a layer.
         del correlation
         self._precision = torch.cholesky_inverse(factor)
 
@@ -152,8 +154,8 @@ class _Consumer:
         across = self._precision[channels]
         solved = torch.linalg.solve(across[:, channels], across)
         self._precision.addmm_(across.T, solved, alpha=-1)
-        # Kept channels take `f = -solved.T` of the removed ones. With `s` the products that they share and
-        # `l` those of the removed ones alone, `s f.T + f s.T + f l f.T` is added in two halves.
+        # Kept channels take `f = -solved.T` of the removed ones. With `s = shared.T` and
+        # `l = shared[:, channels]`, `s f.T + f s.T + f l f.T` is added in two halves.
         shared = self._weights[channels]
         half = shared[:, channels] @ solved / 2 - shared
         self._weights.addmm_(solved.T, half)

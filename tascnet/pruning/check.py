@@ -3,9 +3,8 @@
 import logging
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tascnet.data.samples import Samples
 from tascnet.errors import ConfigError
 from tascnet.models.info import ModelInfo
 from tascnet.options import CRITERIA as NAMED_CRITERIA
@@ -44,18 +43,19 @@ def removable_blocks(options: Prune, info: ModelInfo, network: nn.Sequential) ->
     return [name for name, block in blocks if is_removable(block)]
 
 
-def check_options(options: Prune, network: nn.Sequential, samples: Samples, widens: bool) -> None:
+def check_options(options: Prune, network: nn.Sequential, example: Tensor, widens: bool) -> None:
     """Refuse options with which pruning could not begin, before anything is trained.
 
     Args:
         network: the network, or the backbone that stage tune starts from.
+        example: one sample as it takes it, `1 x ...`; word numbers for a network of texts.
         widens: whether stage tune may still make layers wide enough.
 
     Raises:
         ConfigError: the criterion could not be loaded or has no scores, no layer is wide enough, or blocks of
             a network of texts were to be removed.
     """
-    if options.blocks and samples.is_text:
+    if options.blocks and not example.is_floating_point():
         raise ConfigError(
             "`blocks=true` has no effect on a network of texts, which has no residual blocks", "leave it out"
         )
@@ -64,7 +64,7 @@ def check_options(options: Prune, network: nn.Sequential, samples: Samples, wide
     # Of a backbone no layer has been searched yet.
     searched = getattr(getattr(network, "info", None), "first_searched", None) or 0
     first = searched if options.where == "tail" else 0
-    trace = Trace(network, samples.example)
+    trace = Trace(network, example)
     groups = [group for group in trace.groups if group.first_block >= first]
     wide = [group for group in groups if group.width >= options.min_filters]
     has_blocks = options.blocks and any(is_removable(block) for block in list(network)[first:])

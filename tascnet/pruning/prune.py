@@ -102,14 +102,14 @@ def prune(
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
         cache: folder of decoded samples; None: `outputs/cache`.
-        cache_limit_gb: gigabytes that the cache may take; None: no limit.
+        cache_limit_gb: gigabytes that decoded images may take in it; None: no limit.
         run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
         fresh: start over.
 
     Raises:
         ConfigError: the network does not fit the data or the options.
         DataError: the data set is missing or too small.
-        RunFolderError: the folder belongs to other options.
+        RunFolderError: the folder was made with other options.
     """
     info = getattr(network, "info", None)
     if not isinstance(info, ModelInfo):
@@ -128,7 +128,7 @@ def prune(
         )
         _check_network(info, samples)
         first_block(options, info)
-        check_options(options, copy.deepcopy(network).eval(), samples, widens=False)
+        check_options(options, copy.deepcopy(network).eval(), samples.example, widens=False)
         learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed)
         recipe = asdict(trainer.recipe("recover"))
         # The options say for how many epochs.
@@ -172,8 +172,7 @@ def _check_network(info: ModelInfo, samples: Samples) -> None:
     """Refuse a network of other classes, or one that may have seen test samples."""
     if info.class_names != samples.class_names:
         raise ConfigError(
-            f"the network has {len(info.class_names)} classes and the data set {samples.num_classes}, which "
-            "are not the same",
+            f"the network's {len(info.class_names)} classes are not the data set's {samples.num_classes}",
             "give the data set that the network was trained on",
         )
     if info.held_out is None:
@@ -182,7 +181,7 @@ def _check_network(info: ModelInfo, samples: Samples) -> None:
         )
     elif info.held_out != samples.held_out:
         raise ConfigError(
-            "the network was trained on another split of the data and may have seen test samples",
+            "the network was trained on another split or version of the data and may have seen test samples",
             "give the data, the sizes of its splits and the seed that it was trained with",
         )
 
@@ -290,7 +289,7 @@ def _hand_over(
 def _recovered(
     learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, kept: Iteration
 ) -> nn.Sequential:
-    """The kept network after the last recovery, or before it where that is better."""
+    """The kept network after its final epochs, or before them where it was better."""
     network = archive.read(archive.path(kept.state))
     if not options.final_epochs or not kept.iteration:
         return network
@@ -304,7 +303,7 @@ def _recovered(
     recovered, step = archive.once(f"{kept.state}-final", work)
     assert step.training is not None
     assert step.training.val_accuracy is not None
-    log.info("after the last recovery: validation accuracy %.2f %%", 100 * step.training.val_accuracy)
+    log.info("after the final epochs: validation accuracy %.2f %%", 100 * step.training.val_accuracy)
     is_better = step.training.val_accuracy >= kept.val_accuracy
     return recovered if is_better else archive.read(archive.path(kept.state))
 
@@ -332,7 +331,9 @@ def _finish(folder: Path, metrics: PruneMetrics) -> None:
 def _read_journal(folder: Path) -> list[Iteration]:
     iterations = read_records(folder / JOURNAL, Iteration)
     if [iteration.iteration for iteration in iterations] != list(range(len(iterations))):
-        raise RunFolderError(f"{folder / JOURNAL} lacks lines in its middle", "start over with `fresh=true`")
+        raise RunFolderError(
+            f"{folder / JOURNAL} has iterations missing in its middle", "start over with `fresh=true`"
+        )
     return iterations
 
 

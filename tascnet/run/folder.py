@@ -25,8 +25,8 @@ INPUTS = {
     "input.network": "the network to start from differs",
     "input.excluded": "the excluded samples differ",
 }
-# The files that a claim itself writes.
-CLAIM_FILES = {".lock", "identity.json", "log.txt"}
+# The files of a stage that has computed nothing yet.
+CLAIM_FILES = {".lock", "identity.json", "log.txt", "splits.json"}
 
 
 def identity(
@@ -135,7 +135,7 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
 def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether a folder holds no work yet; False where it has this identity, an error where it has another."""
     path = folder / "identity.json"
-    hint = "keep it and choose another folder, or start over with `fresh=true`"
+    hint = "keep it and give another `run`, or start over with `fresh=true`"
     try:
         found = read_json(path) if path.exists() else None
     except ValueError:

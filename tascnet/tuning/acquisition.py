@@ -1,6 +1,6 @@
-"""What a new trial is expected to bring, for each goal: functions of encoded configurations.
+"""Acquisition functions: what a new trial is expected to gain, for each goal.
 
-Glossary: `X` are encoded configurations `n x d`; with `pareto` one more column holds the standardised
+Symbols: `X` are encoded configurations `n x d`; with `pareto` one more column holds the standardised
 logarithm of the exact cost, negated.
 """
 
@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from botorch.utils.multi_objective.pareto import is_non_dominated
 
-# Log of what is expected, `n`, of `X`.
+# From `X` to the logarithm of what is expected, `n`.
 Acquisition: TypeAlias = Callable[[Tensor], Tensor]
 
 # Quasi-random samples of the posterior.
@@ -35,7 +35,7 @@ _FAR = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyModel:
-    """A model of log latency, and its bound on the model's scale."""
+    """A model of log latency, and the bound on the model's scale."""
 
     model: SingleTaskGP
     bound: float
@@ -52,16 +52,9 @@ def improvement(
 ) -> Acquisition:
     """Log expected improvement of the value.
 
-    Without pending points it is analytic, on the highest posterior mean of what was observed, which noise
-    does not raise. With them it is noisy expected improvement, which integrates over the values of all.
-    A bound on latency weighs it by the probability of being kept.
-
-    Args:
-        model: of the value.
-        X: what was observed, `n x d`.
-        pending: `m x d`.
-        latency: None: no bound.
-        seed: of the samples.
+    Without pending points it is analytic, against the highest posterior mean of the observed points `X`,
+    which noise does not raise. With pending points `m x d` it is noisy expected improvement, which integrates
+    over all values. It is multiplied by the probability that the bound on latency is kept.
 
     Source: Ament et al. 2023 (log expected improvement); Gardner et al. 2014 (weight of feasibility).
     """
@@ -85,15 +78,12 @@ def improvement(
 
 
 def feasibility(latency: LatencyModel) -> Acquisition:
-    """Log probability that the latency's bound is kept: what is sought before any trial could be trained."""
+    """Log probability that the bound on latency is kept, sought until a first trial could be trained."""
     return torch.no_grad()(latency.log_probability)
 
 
 def reaching(model: SingleTaskGP, lowest: float, latency: LatencyModel | None) -> Acquisition:
-    """Log probability that the value that a trial shows, noise included, is at least `lowest`.
-
-    A bound on latency adds the log probability of being kept.
-    """
+    """Log probability that the measured value is at least `lowest`, and the bound on latency is kept."""
 
     def log_probability(X: Tensor) -> Tensor:
         posterior = model.posterior(X, observation_noise=True)
@@ -113,16 +103,15 @@ def hypervolume(
 ) -> Acquisition:
     """Log expected improvement of the hypervolume of value and cost.
 
-    The cost, the last column of `X`, is exact. What a point of value `y` adds is therefore an integral over
-    costs, from the reference's to its own, of the amount by which `y` exceeds the front there; the front is a
+    The cost, the last column of `X`, is exact. A point of value `y` therefore adds an integral over costs,
+    from the reference's to its own, of the amount by which `y` exceeds the front there; the front is a
     staircase, and the expectation is a sum of expected improvements, one for each step, in closed form.
-    The front is that of the highest posterior means of what was observed, which noise does not raise;
-    pending points join it at their expected values. A bound on latency weighs the sum by the
-    probability of being kept.
+    The front is that of the posterior means of observed points, which noise does not raise, and of pending
+    ones. The sum is multiplied by the probability that the bound on latency is kept.
 
     Args:
         model: of the value.
-        X: what was observed, `n x (d + 1)`.
+        X: observed points, `n x (d + 1)`.
         pending: `m x (d + 1)`.
         latency: None: no bound.
         reference: value and cost column that a point must exceed to count; None: a tenth of the front's
@@ -157,11 +146,11 @@ def _staircase(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tenso
         reference: of both, `2`.
 
     Returns:
-        For each step its level, and where on the cost column it starts and ends, from the reference on.
+        For each step its level, and where it starts and ends on the cost column, from the reference on.
     """
     above = points[(points > reference).all(dim=-1)]
     ends, order = above[:, 1].sort()
-    # Of a step all that end at it or beyond are at least as cheap.
+    # Points that end at a step or beyond it cost no more.
     levels = above[order, 0].flip(0).cummax(0).values.flip(0)
     far = torch.full_like(reference[:1], _FAR)
     ends = torch.cat([ends, far])
@@ -170,5 +159,5 @@ def _staircase(points: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _over_points(acquisition: Callable[[Tensor], Tensor]) -> Acquisition:
-    """The acquisition's value of each row by itself."""
+    """The acquisition function of each row by itself."""
     return torch.no_grad()(lambda X: acquisition(X.unsqueeze(1)))

@@ -1,30 +1,49 @@
-"""The space of AutoTune: new layers in place of the last ones, and new dense layers.
+"""AutoTune: a space of new layers in place of the last ones, the networks of its configurations, their cost.
 
-Unit 0 is the dense head. Every further unit is one layer, counted from the output along the path of the
+Unit 0 is the dense head. Each further unit is one layer, counted from the output along the path of the
 chain: a convolution, a pooling layer with a kernel, a dense layer before the classifier. Activations,
-batch-norm, flattening, dropout and pooling to a vector are no layers of their own. A searched layer is
-always new, so that its pre-trained setting need not be among the values.
+batch-norm, flattening, dropout and pooling to a vector are not units. A searched layer is always new, so that
+its pre-trained setting need not be among the values.
 
 Source: Basha et al. 2020, section 3 and table 1.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import dropwhile
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
+from tascnet.errors import SurgeryError
+from tascnet.measure import complexity, costs_of_shapes
+from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.head import classifier_of, head_start
+from tascnet.models.inspect import meta_copy
 from tascnet.options import Autotune
-from tascnet.surgery import activation_name, block_of, footprint, is_depthwise, path_layers, shape_after
+from tascnet.surgery import (
+    Skip,
+    activation_name,
+    block_of,
+    footprint,
+    he_linear,
+    is_depthwise,
+    path_layers,
+    rebuild,
+    shape_after,
+)
+from tascnet.tuning.build import Candidate, check_output
+from tascnet.tuning.cost import Cost, sum_of
 from tascnet.tuning.head import HIDDEN_LAYERS
-from tascnet.tuning.space import Choice, Unit, Value
+from tascnet.tuning.space import FIRST_TRAINED, Choice, Configuration, Space, Unit, Value
 
 HEAD_ACTIVATION = "head.activation"
 
 # Layers with weights that can be made new for an input of another width.
 _REMADE = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+_Kernel: TypeAlias = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 
 
 def discover_autotune(
@@ -32,18 +51,13 @@ def discover_autotune(
 ) -> tuple[Unit, ...]:
     """Unit 0, the dense head, and one unit for each layer before it; the units do not nest.
 
-    An activation is searched where it is the block right after its layer, as in VGG-16. Paddings are
-    searched in the strided stem alone, where other layers of the chain do not depend on the map's size.
-    With `skip="keep"` a layer is offered the sizes that padding can fit to its map. With `dense="replace"`
-    the head replaces the dense layers before the classifier and reads the flattened features: in VGG-16 these
-    are 512 maps of 7x7, so that a first dense layer of 64 to 1024 neurons has 1.6 to 25.7 million weights,
-    against the 119.5 million replaced. The units end before the first layer that cannot be made new.
-
-    Args:
-        chain: the network with its new softmax layer.
-        example: `1 x c x h x w`.
-        options: the values of the choices.
-        max_units: units beside the head; None: all.
+    An activation is searched if it is the block right after its layer, as in VGG-16. Paddings are searched
+    in the strided stem alone, where no other layer of the chain depends on the map's size. With
+    `skip="keep"` the kernel sizes of a layer are those that padding can fit to its map. With
+    `dense="replace"` the head replaces the dense layers before the classifier and reads the flattened
+    features: in VGG-16 these are 512 maps of 7x7, so that a first dense layer of 64 to 1024 neurons has 1.6
+    to 25.7 million weights; the replaced layers have 119.5 million. The units end before the first layer
+    that cannot be made new. Arguments are those of `discover_units`.
 
     Raises:
         SurgeryError: the chain does not take the example, or has no classifier.
@@ -55,20 +69,18 @@ def discover_autotune(
         can_be_new = isinstance(layer, _REMADE) or not any(True for _ in layer.parameters())
         if (max_units is not None and len(units) > max_units) or not can_be_new:
             break
-        after = list(chain.named_children())[block_of(chain, name) + 1 :] if "." not in name else []
-        searched = _Layer(name=name, after=tuple(after), unit=len(units), options=options)
-        if choices := tuple(searched.choices(layer)):
-            units.append(Unit(index=len(units), block=block_of(chain, name), choices=choices))
+        block = block_of(chain, name)
+        after = list(chain.named_children())[block + 1 :] if "." not in name else []
+        if choices := tuple(_layer_choices(name, layer, after, len(units), options)):
+            units.append(Unit(index=len(units), block=block, choices=choices))
     return tuple(units)
 
 
 def head_begin(chain: nn.Sequential, dense: str) -> int:
     """Index of the first block that the searched head replaces.
 
-    Args:
-        chain: ends in a classifier.
-        dense: whether dense layers before the classifier are layers of the chain (`keep`) or part of the
-            head (`replace`).
+    Dense layers before the classifier are layers of the chain (`dense="keep"`) or part of the head
+    (`"replace"`).
     """
     classifier_of(chain)
     first = None
@@ -89,97 +101,195 @@ def _head_choices(options: Autotune) -> Iterator[Choice]:
     yield Choice(name=HIDDEN_LAYERS, values=tuple(counts), neutral=counts[0], kind="ordinal", unit=0)
 
     def dependent(
-        name: str, values: tuple[Value, ...], layer: int, kind: Literal["ordinal", "categorical"] = "ordinal"
+        name: str, values: Sequence[Value], layer: int, kind: Literal["ordinal", "categorical"] = "ordinal"
     ) -> Choice:
-        settings: dict[str, Any] = {"values": values, "neutral": values[0], "kind": kind}
+        settings: dict[str, Any] = {"values": tuple(values), "neutral": values[0], "kind": kind}
         return Choice(name=name, unit=0, only_if=HIDDEN_LAYERS, only_from=layer, **settings)
 
     if counts[-1]:
         yield dependent(HEAD_ACTIVATION, options.activations, 1, "categorical")
     for number in range(1, counts[-1] + 1):
-        yield dependent(f"head.neurons{number}", tuple(sorted(options.neurons)), number)
-        yield dependent(f"head.dropout{number}", tuple(sorted(options.dropouts)), number)
+        yield dependent(f"head.neurons{number}", sorted(options.neurons), number)
+        yield dependent(f"head.dropout{number}", sorted(options.dropouts), number)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """A layer on the path as a unit of the space.
+def _layer_choices(
+    name: str, layer: nn.Module, after: Sequence[tuple[str, nn.Module]], unit: int, options: Autotune
+) -> Iterator[Choice]:
+    """The choices of a layer; none if it is not searched.
 
-    Args:
-        name: its dotted name.
-        after: the blocks of the chain that follow it, where it is a block itself.
-        unit: the unit's index.
-        options: the values of the choices.
+    `after` are the blocks of the chain that follow the layer, if it is a block itself.
     """
 
-    name: str
-    after: tuple[tuple[str, nn.Module], ...]
-    unit: int
-    options: Autotune
+    def choice(what: str, values: Sequence[Value], own: Any, acts_on: str = name) -> Choice:
+        """Neutral is the pre-trained setting `own`, or else the nearest number or the first text."""
+        settings: dict[str, Any]
+        if isinstance(own, str):
+            settings = {"kind": "categorical", "neutral": own if own in values else values[0]}
+        else:
+            values = sorted(set(values))
+            settings = {"kind": "ordinal", "neutral": min(values, key=lambda value: abs(value - own))}
+        return Choice(name=f"{name}.{what}", values=tuple(values), unit=unit, layers=(acts_on,), **settings)
 
-    def choices(self, layer: nn.Module) -> Iterator[Choice]:
-        """What is searched of the layer; nothing where it is passed over."""
-        options = self.options
-        if isinstance(layer, nn.Conv2d):
-            yield self._ordinal("filter_size", self._sizes(layer, options.filter_sizes), layer.kernel_size[0])
-            # The filters of a depthwise convolution are as many as its inputs.
-            if not is_depthwise(layer):
-                yield self._ordinal("filters", options.filters, layer.out_channels)
-            yield from self._padding(layer)
-            yield from self._activation()
-        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
-            own = "max" if isinstance(layer, nn.MaxPool2d) else "average"
-            yield self._categorical("pool", ("max", "average"), own)
-            size = _first(layer.kernel_size)
-            yield self._ordinal("pool_size", self._sizes(layer, options.pool_sizes), size)
-            yield from self._padding(layer)
-        elif isinstance(layer, nn.Linear):
-            yield self._ordinal("neurons", options.neurons, layer.out_features)
-            yield from self._activation()
-            # Of the dropout after the layer and its activation.
-            skipped = dropwhile(lambda block: activation_name(block[1]) is not None, self.after)
-            name, block = next(skipped, ("", None))
-            if isinstance(block, nn.Dropout):
-                yield self._ordinal("dropout", options.dropouts, block.p, name)
-
-    def _ordinal(self, what: str, values: Iterable[float], own: float, acts_on: str | None = None) -> Choice:
-        """A choice whose neutral value is the nearest to the pre-trained setting."""
-        ascending = tuple(sorted(set(values)))
-        neutral = min(ascending, key=lambda value: abs(value - own))
-        return self._choice(what, acts_on, values=ascending, neutral=neutral, kind="ordinal")
-
-    def _categorical(
-        self, what: str, values: tuple[str, ...], own: str, acts_on: str | None = None
-    ) -> Choice:
-        """A choice whose neutral value is the pre-trained setting, or else the first one."""
-        neutral = own if own in values else values[0]
-        return self._choice(what, acts_on, values=values, neutral=neutral, kind="categorical")
-
-    def _choice(self, what: str, acts_on: str | None, **settings: Any) -> Choice:
-        layers = (acts_on or self.name,)
-        return Choice(name=f"{self.name}.{what}", unit=self.unit, layers=layers, **settings)
-
-    def _sizes(self, layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, sizes: Sequence[int]) -> Sequence[int]:
-        """The kernels that padding can fit to the layer's map; its own one where none of `sizes` can be."""
-        if self.options.skip == "drop":
-            return sizes
+    def sizes(layer: _Kernel, offered: Sequence[int]) -> Sequence[int]:
+        if options.skip == "drop":
+            return offered
         smallest = max(footprint(layer))
-        return [size for size in sizes if size >= smallest] or [smallest]
+        return [size for size in offered if size >= smallest] or [smallest]
 
-    def _padding(self, layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> Iterator[Choice]:
-        """Of a strided, padded layer that is a block of the chain.
-
-        Inside a block another map size would not join the connection. Source: the layers conv1_pad and
-        pool1_pad of the Keras networks.
-        """
+    if isinstance(layer, nn.Conv2d):
+        yield choice("filter_size", sizes(layer, options.filter_sizes), layer.kernel_size[0])
+        # A depthwise convolution has as many filters as inputs.
+        if not is_depthwise(layer):
+            yield choice("filters", options.filters, layer.out_channels)
+    elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+        yield choice("pool", ("max", "average"), "max" if isinstance(layer, nn.MaxPool2d) else "average")
+        yield choice("pool_size", sizes(layer, options.pool_sizes), _first(layer.kernel_size))
+    elif isinstance(layer, nn.Linear):
+        yield choice("neurons", options.neurons, layer.out_features)
+    if isinstance(layer, _Kernel):
+        # Inside a block a map of another size would not fit the shortcut. Source: the layers conv1_pad and
+        # pool1_pad of the Keras networks.
         padding = _first(layer.padding)
-        if "." not in self.name and padding > 0 and _first(layer.stride) > 1:
-            yield self._ordinal("padding", self.options.paddings, padding)
-
-    def _activation(self) -> Iterator[Choice]:
-        if self.after and (own := activation_name(self.after[0][1])) is not None:
-            yield self._categorical("activation", self.options.activations, own, self.after[0][0])
+        if "." not in name and padding > 0 and _first(layer.stride) > 1:
+            yield choice("padding", options.paddings, padding)
+    if isinstance(layer, nn.Conv2d | nn.Linear) and after and (own := activation_name(after[0][1])):
+        yield choice("activation", options.activations, own, after[0][0])
+    if isinstance(layer, nn.Linear):
+        behind, block = next(
+            dropwhile(lambda block: activation_name(block[1]) is not None, after), ("", None)
+        )
+        if isinstance(block, nn.Dropout):
+            yield choice("dropout", options.dropouts, block.p, behind)
 
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple | list) else value
+
+
+class AutotuneBuilder:
+    """Builds the tail of a configuration: its searched layers, all that follows them, and the dense head.
+
+    In the first trained block the layers before the searched one keep their pre-trained weights and are
+    frozen.
+
+    Args:
+        chain: the pre-trained network with its trained softmax layer; it is not changed.
+        space: made of `discover_autotune(chain, ...)` with the same options.
+        example: `1 x c x h x w`, one sample as the chain takes it.
+        options: whether connections and dense layers are kept.
+        seed: of the new weights; None leaves them without values.
+    """
+
+    def __init__(
+        self, chain: nn.Sequential, space: Space, example: Tensor, options: Autotune, *, seed: int | None = 0
+    ) -> None:
+        self._chain, self._space, self._example = chain, space, example
+        self._options, self._seed = options, seed
+        self._entries: dict[int, Tensor] = {}
+
+    def entry(self, cut: int) -> Tensor:
+        """A tensor of the shape in which one sample reaches a tail."""
+        if cut not in self._entries:
+            self._entries[cut] = shape_after(self._chain[:cut], self._example)
+        return self._entries[cut]
+
+    def __call__(self, config: Mapping[str, Any]) -> Candidate:
+        """The trained part of a configuration's network.
+
+        Raises:
+            SurgeryError: the new layers do not fit together.
+        """
+        config, chain = self._space.canonical(config), self._chain
+        generator = None if self._seed is None else torch.Generator().manual_seed(self._seed)
+        first = int(config[FIRST_TRAINED])
+        cut, start = self._space.units[first].block, head_begin(chain, self._options.dense)
+        settings: dict[str, dict[str, Value]] = {}
+        for choice in self._space.active(config):
+            for name in choice.layers:
+                settings.setdefault(name, {})[choice.what] = config[choice.name]
+        # Of the trained units alone: deeper ones, which may join the space later, do not change a network.
+        kernels = [c for c in self._space.choices_to(first) if c.what in ("filter_size", "pool_size")]
+        rebuilt = rebuild(
+            chain[cut:start],
+            self.entry(cut),
+            settings,
+            skip=cast(Skip, self._options.skip),
+            side=max((int(choice.values[-1]) for choice in kernels), default=1),
+            generator=generator,
+        )
+        shape = tuple(rebuilt.features.shape)
+        if len(shape) != 2:
+            raise SurgeryError(f"features of shape {shape} reach the head, but vectors are expected")
+        head, is_new = self._head(chain[start:], shape[1], config, generator)
+        tail = nn.Sequential(OrderedDict([*rebuilt.chain.named_children(), *head]))
+        classifier = classifier_of(chain)
+        tail.to(device=classifier.weight.device, dtype=classifier.weight.dtype).train(chain.training)
+        check_output(tail, self.entry(cut), classifier.out_features)
+        first_changed = 0 if cut < start or is_new else None
+        return Candidate(tail=tail, cut=cut, first_changed=first_changed, frozen=rebuilt.frozen)
+
+    def _head(
+        self, old: nn.Sequential, width: int, config: Configuration, generator: torch.Generator | None
+    ) -> tuple[list[tuple[str, nn.Module]], bool]:
+        """The blocks of the head by name, and whether its classifier is new.
+
+        Args:
+            old: the blocks that the head replaces; the last one is the trained classifier.
+            width: number of features.
+            config: the configuration.
+            generator: of the new weights.
+        """
+        hidden, classifier = int(config[HIDDEN_LAYERS]), classifier_of(old)
+        layers: list[tuple[str, nn.Module]] = []
+        if not hidden and not any(isinstance(block, nn.Linear) for block in old[:-1]):
+            kept = copy.deepcopy(old).requires_grad_(True)
+            if classifier.in_features == width:
+                return list(kept.named_children()), False
+            layers += kept[:-1].named_children()
+        for number in range(1, hidden + 1):
+            neurons = int(config[f"head.neurons{number}"])
+            layers += [
+                (f"head_linear{number}", he_linear(width, neurons, generator)),
+                (f"head_bn{number}", nn.BatchNorm1d(neurons)),
+                (f"head_activation{number}", ACTIVATIONS[str(config[HEAD_ACTIVATION])]()),
+                (f"head_dropout{number}", nn.Dropout(float(config[f"head.dropout{number}"]))),
+            ]
+            width = neurons
+        return [*layers, ("classifier", he_linear(width, classifier.out_features, generator))], True
+
+
+class AutotuneCost:
+    """The cost of each configuration's network, from the shapes of its layers without their weights.
+
+    Arguments are those of `AutotuneBuilder`.
+
+    Raises:
+        SurgeryError: the cost of a layer of the chain does not follow from its shape.
+    """
+
+    def __init__(self, chain: nn.Sequential, space: Space, example: Tensor, options: Autotune) -> None:
+        costs = costs_of_shapes(chain, example)
+        for layer in complexity(chain, example).layers:
+            if costs.get(layer.name, (0, 0)) != (layer.params, layer.flops):
+                raise SurgeryError(
+                    f"the cost of layer '{layer.name}' ({layer.kind}) does not follow from its shape",
+                    "search without bounds on params and flops",
+                )
+        ghost = cast(nn.Sequential, meta_copy(chain))
+        self._build = AutotuneBuilder(ghost, space, example, options, seed=None)
+        blocks = list(chain._modules)
+        self._trunks = {
+            cut: sum_of(cost for name, cost in costs.items() if name.partition(".")[0] in blocks[:cut])
+            for cut in {unit.block for unit in space.units}
+        }
+
+    def __call__(self, config: Mapping[str, Any]) -> Cost:
+        """The cost of a configuration's whole network, trunk and tail.
+
+        Raises:
+            SurgeryError: the new layers do not fit together.
+        """
+        built = self._build(config)
+        tail = costs_of_shapes(built.tail, self._build.entry(built.cut))
+        return self._trunks[built.cut] + sum_of(tail.values())

@@ -1,4 +1,4 @@
-"""A configuration's network: the tail of the chain, changed by surgery, with inherited weights."""
+"""The network of a configuration: the tail of the chain, changed by surgery, with inherited weights."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from tascnet.tuning.choices import Changes
 from tascnet.tuning.head import TAIL_LR, SearchedHead
 from tascnet.tuning.space import FIRST_TRAINED, Space
 
-# What the coupled layers of a tail depend on: the cut, the removed blocks, and the head where it has grown.
+# What the coupled layers of a tail depend on: the cut, the removed blocks, and the head if it is grown.
 _Start: TypeAlias = tuple[int, frozenset[str], SearchedHead | None]
 
 
@@ -35,12 +35,11 @@ class Candidate:
     """The trained part of a configuration's network.
 
     Args:
-        tail: the blocks from `cut` on, copied and changed, all trainable; the trunk is `chain[:cut]`.
+        tail: the blocks from `cut` on, copied and changed; the trunk is `chain[:cut]`.
         cut: index in the chain of the first trained block.
-        first_changed: index in `tail` of the first block whose structure or input was changed: of a
-            removed block the one after it, of a new head the first new one; None where the structure is
-            the pre-trained one.
-        lr_factor: multiple of the recipe's learning rate with which the tail learns.
+        first_changed: index in `tail` of the first block whose structure or input was changed; None: the
+            structure is the pre-trained one.
+        lr_factor: by which the recipe's learning rate is multiplied.
         frozen: dotted names of layers in `tail` that keep their pre-trained weights, in eval mode.
     """
 
@@ -52,7 +51,7 @@ class Candidate:
 
 
 class HandOver(Protocol):
-    """Chooses the channels that are kept, and may fold the removed ones into them."""
+    """Chooses the kept channels of a tail, and may fold the removed ones into them."""
 
     def __call__(
         self,
@@ -63,30 +62,25 @@ class HandOver(Protocol):
         widths: Mapping[str, int],
         first_changed: int | None,
     ) -> Mapping[str, list[int]]:
-        """Change what reads the groups, in place, and give the kept channels, by group.
+        """Change the consumers of the groups in place, and return the kept channels by group.
 
-        Args:
-            tail: the blocks from `cut` on, with the configuration's blocks, kernels and activations.
-            cut: index in the chain of the tail's first block.
-            example: one sample as the tail takes it.
-            groups: those that become narrower.
-            widths: by group, channels to keep.
-            first_changed: index in `tail` of the first block whose structure or input was changed so far.
+        The tail, which begins at block `cut` of the chain, has the configuration's blocks, kernels and
+        activations; its `first_changed` is that so far. `widths` are numbers of kept channels by group.
         """
 
 
 class CandidateBuilder:
-    """Builds the candidates of one space, and remembers what they have in common.
+    """Builds the candidates of one space.
 
-    The shapes at the cuts, the coupled layers and the importance of their channels are found once for each
-    structure that they depend on, so the chain and its weights must stay as they are.
+    Shapes at the cuts, coupled layers and the importance of channels are computed once for all candidates,
+    so the chain and its weights must not change.
 
     Args:
-        chain: the pre-trained network with its trained softmax layer; left as it is.
+        chain: the pre-trained network with its trained softmax layer; it is not changed.
         space: made of `discover_units(chain, ...)`.
         example: `1 x c x h x w`, one sample as the chain takes it.
         importance: criterion of the kept channels, one of `tascnet.surgery.CRITERIA`.
-        classifier: the pre-trained classification layer, where the head may grow on it; copied.
+        classifier: the pre-trained classification layer, if the head may grow on it.
         magnitude: root-mean-square of that layer's outputs on the training data.
         seed: of the weights of new layers, and of random importance.
         hand_over: chooses the kept channels in place of `importance`.
@@ -108,22 +102,16 @@ class CandidateBuilder:
         self._num_classes = classifier_of(chain).out_features
         self._importance = importance
         self._classifier, self._magnitude = classifier, magnitude
-        self._seed = seed
-        self._hand_over = hand_over
+        self._seed, self._hand_over = seed, hand_over
         self._probes: dict[int, Tensor] = {}
         self._traces: dict[_Start, Trace] = {}
         self._scores: dict[_Start, dict[str, Tensor]] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> Candidate:
-        """Copy the tail that a configuration trains and give it the configuration's structure.
+        """Copy the tail that a configuration trains, and give it the configuration's structure.
 
-        Removed blocks are removed whole, with the activation after their sum: their input has passed the
-        activation of the block before. Narrower groups keep their most important channels, or those that
-        `hand_over` gives, which sees the tail with its other changes made. Without hidden layers the trained
-        softmax layer is kept, with its weights.
-
-        Args:
-            config: a configuration of the space.
+        A block is removed with the activation after its sum: its input has passed the activation of the
+        block before. Without hidden layers the trained softmax layer is kept, with its weights.
 
         Raises:
             SurgeryError: the structure is impossible.
@@ -136,7 +124,7 @@ class CandidateBuilder:
         tail, changed = without_blocks(self._chain[cut:], removed)
         tail = copy.deepcopy(tail).requires_grad_(True)
         head = head_start(tail)
-        # A kept classification layer loses its inputs with the channels; a new layer is made for those left.
+        # A kept classification layer is cut with the features; a new layer is made for those that are left.
         if searched.is_grown:
             tail = self._with_head(tail, searched)
         if self._hand_over is not None:
@@ -176,7 +164,7 @@ class CandidateBuilder:
     def _narrow(
         self, tail: nn.Sequential, start: _Start, widths: Mapping[str, int], first_changed: int | None
     ) -> list[int]:
-        """Make groups narrower; gives the indices of their first blocks."""
+        """Make groups narrower, and return the indices of their first blocks."""
         if not widths:
             return []
         if start not in self._traces:
@@ -192,29 +180,25 @@ class CandidateBuilder:
             scores = self._scores.setdefault(start, {})
             if new := [group for group in groups if group.name not in scores]:
                 scores |= all_channel_scores(tail, trace, new, self._importance, self._seed)
-            keep = {name: _most_important(scores[name], count) for name, count in widths.items()}
+            ranked = {name: torch.argsort(scores[name], descending=True, stable=True) for name in widths}
+            keep = {name: sorted(ranked[name][:count].tolist()) for name, count in widths.items()}
         narrow(tail, trace, keep)
         return [group.first_block for group in groups]
 
 
 def check_output(tail: nn.Sequential, features: Tensor, num_classes: int) -> None:
-    """Refuse a tail that does not give one output for each class.
+    """Refuse a tail whose output is not one value for each class.
 
     Raises:
-        SurgeryError: it does not.
+        SurgeryError: it is not.
     """
     shape = tuple(shape_after(tail, features).shape)
     if shape != (1, num_classes):
-        raise SurgeryError(f"the network gives an output of shape {shape}, expected {(1, num_classes)}")
-
-
-def _most_important(scores: Tensor, count: int) -> list[int]:
-    """The channels with the highest scores, in their own order."""
-    return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())
+        raise SurgeryError(f"the output of the network has the shape {shape}, expected {(1, num_classes)}")
 
 
 def _change_layers(tail: nn.Sequential, changes: Changes) -> list[int]:
-    """Give layers other kernels and activations, but not in removed blocks; gives their blocks' indices."""
+    """Change kernels and activations outside removed blocks, and return the indices of their blocks."""
     kernels, activations = (
         [name for name in names if name.partition(".")[0] not in changes.removed]
         for names in (changes.kernels, changes.activations)

@@ -6,10 +6,10 @@ from itertools import islice
 
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Key, Space, Value
 
-# Starts of the climb, and the steps that each may take.
+# The number of climbs, and of the steps of each.
 STARTS = 8
 STEPS = 30
-# Single steps from the best point found are combined in pairs where there are no more than these.
+# Single steps from the best point found are combined in pairs if there are no more than these.
 PAIRED = 60
 
 
@@ -21,7 +21,7 @@ class Values:
         self._computed: dict[Key, float] = {}
 
     def __call__(self, configs: Sequence[Configuration]) -> list[float]:
-        """The values of canonical configurations; what is not finite is the worst."""
+        """The values of canonical configurations; those that are not finite are the worst."""
         new = {key: c for c in configs if (key := tuple(c.values())) not in self._computed}
         if new:
             values = self._value(list(new.values()))
@@ -39,16 +39,16 @@ def climb(
 ) -> Configuration | None:
     """The best allowed configuration of depth `k` found from the best of `pool`; None: none is allowed.
 
-    A step goes to the best configuration that differs in one choice, whatever its value; when no climb
-    can continue, the best point's pairs of single steps are tried, too. Whether a configuration is allowed is
-    asked of the best first, and of no more than needed.
+    A step goes to the best configuration that differs in one choice, by any value; when all climbs have
+    ended, pairs of single steps from the best point are tried, too. `is_allowed` is called on the best
+    configurations first, and on no more than needed.
 
     Args:
         space: the search space.
         k: depth.
         values: larger is better.
-        pool: where climbs may start; canonical, any depth.
-        is_allowed: what may be given, and stepped to.
+        pool: where climbs may start; canonical, of any depth.
+        is_allowed: whether a configuration may be a result or a step.
     """
 
     def allowed(config: Configuration) -> bool:
@@ -73,8 +73,8 @@ def climb(
 
 def _ranked(values: Values, configs: Sequence[Configuration]) -> list[Configuration]:
     """Best first, the earlier of equals first."""
-    known = values(configs)
-    return [configs[i] for i in sorted(range(len(configs)), key=lambda i: -known[i])]
+    value = values(configs)
+    return [configs[i] for i in sorted(range(len(configs)), key=lambda i: -value[i])]
 
 
 def _step(
@@ -95,14 +95,14 @@ def _lines(space: Space, k: int, config: Configuration) -> list[Configuration]:
         (FIRST_TRAINED, f) for f in space.firsts(k) if f != config[FIRST_TRAINED]
     ]
     steps += [(c.name, v) for c in space.active(config) for v in c.values if v != config[c.name]]
-    # A choice that no other one depends on leaves a configuration canonical, which takes long to find out.
+    # Changing a choice on which no other depends keeps a configuration canonical, and `canonical` is slow.
     deciding = {FIRST_TRAINED, *(choice.only_if for choice in space.choices)}
     changed = (({**config, name: value}, name) for name, value in steps)
     return [space.canonical(near) if name in deciding else near for near, name in changed]
 
 
 def _pairs(space: Space, k: int, config: Configuration) -> list[Configuration]:
-    """The configurations that are two single steps away; none where there are too many."""
+    """The configurations that are two single steps away; none if there are too many."""
     near = space.neighbours(config, k)
     if len(near) > PAIRED:
         return []

@@ -39,13 +39,7 @@ class Cost:
 
 
 class CostModel:
-    """The cost of each configuration's network.
-
-    Args:
-        chain: the pre-trained network with its new softmax layer.
-        space: made of `discover_units(chain, ...)`.
-        example: `1 x c x h x w`, one sample as the chain takes it.
-        classifier: the pre-trained classification layer, if the head may grow on it.
+    """The cost of each configuration's network; arguments are those of `CandidateBuilder`.
 
     Attributes:
         neutral: the cost of the chain.
@@ -117,11 +111,11 @@ class CostModel:
         return self._heads[head]
 
     def _measured(self, head: SearchedHead, features: int) -> Cost:
-        softmax, classifier = (
-            layer and nn.utils.skip_init(nn.Linear, features, layer.out_features, bias=layer.bias is not None)
-            for layer in (self._softmax, self._classifier)
-        )
-        chain = nn.Sequential(OrderedDict(classifier=softmax))
+        def resized(layer: nn.Linear) -> nn.Linear:
+            return nn.utils.skip_init(nn.Linear, features, layer.out_features, bias=layer.bias is not None)
+
+        chain = nn.Sequential(OrderedDict(classifier=resized(self._softmax)))
+        classifier = None if self._classifier is None else resized(self._classifier)
         built = head.on(chain, self._softmax.out_features, classifier=classifier, magnitude=1.0)
         measured = complexity(built, torch.zeros(1, features))
         return Cost(params=measured.params, flops=measured.flops)

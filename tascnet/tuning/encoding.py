@@ -13,8 +13,8 @@ from tascnet.tuning.space import FIRST_TRAINED, Choice, Space, Value
 def encode(space: Space, configs: Sequence[Mapping[str, Any]], k: int) -> Tensor:
     """Points of the unit cube for configurations of depth `k`.
 
-    Positive ordinals are scaled by their logarithm, others by rank; a category has one column for each value,
-    and a choice of one value has none.
+    Positive ordinal values are scaled by their logarithm, others by rank; a categorical choice has one column
+    for each value, and a choice of one value has none.
 
     Args:
         space: the search space.

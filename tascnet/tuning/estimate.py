@@ -1,4 +1,4 @@
-"""How long a search will take and how much room it needs, logged before it starts."""
+"""The time, disk and memory that a search will take, logged before it starts."""
 
 import logging
 import math
@@ -15,9 +15,9 @@ from tascnet.tuning.space import Space
 
 log = logging.getLogger("tascnet")
 
-# A training step costs about three forward passes: one forward, two backward.
+# A training step costs about three forward passes.
 STEP = 3
-# Samples of the passes that are timed.
+# Samples and number of the timed passes.
 BATCH, PASSES = 32, 3
 # Bytes of a cached feature.
 FEATURE_BYTES = 2
@@ -26,17 +26,9 @@ FEATURE_BYTES = 2
 def log_estimate(
     learner: Learner, chain: nn.Sequential, options: TuneBase, space: Space, trials: int | None, depth: int
 ) -> None:
-    """Log how long the search and fine-tuning take, and what disk and memory they need.
+    """Log the time, disk and memory of search and fine-tuning, from timed passes of trunk and tail.
 
-    The trunk and the tail are timed; the rest is arithmetic.
-
-    Args:
-        learner: samples, device and recipes.
-        chain: the pre-trained network, on the device.
-        options: of the search.
-        space: the search space.
-        trials: the most there will be; None: as many as `max_seconds` allows.
-        depth: the deepest unit that is searched.
+    `depth` is the deepest searched unit; `trials` None means as many as `max_seconds` allows.
     """
     samples, trainer = learner.samples, learner.trainer
     deepest = space.units[depth].block
@@ -52,7 +44,7 @@ def log_estimate(
 
     cached = (train * len(samples.views) + val) * (depth + 1)
     trial = training(trainer.recipe("trial"), tail)
-    # One more for the network that is compared with, unless fine-tuning begins there.
+    # One more for the conventional network, unless fine-tuning begins there.
     fits = fine_tunings(options) + (origin_of(options) != "conventional")
     tuning = fits * training(trainer.recipe("finetune"), whole)
     if trials is None:

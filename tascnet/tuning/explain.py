@@ -1,11 +1,11 @@
-"""What a search learnt: how well its surrogate predicts trials that it has not seen, and from which choices.
+"""What a search found besides its winner: bounds, fronts, depths, and what its surrogate learnt.
 
-Two measures, each named where it is shown. *Leave-one-out*: every trial is predicted from all others in
-closed form, with the hyperparameters fitted to all; these have seen the trial, which is too optimistic where
-trials are few. *Refitted*: every fifth of the trials is predicted by a surrogate fitted to the other four
-fifths alone; this decides whether anything was learnt.
+Two measures of the surrogate. *Leave-one-out*: each trial is predicted from all others in closed form, with
+hyperparameters fitted to all trials, so it is too optimistic for few trials. *Refitted*: each fifth of the
+trials is predicted by a surrogate that is fitted to the other four fifths; this decides whether anything was
+learnt.
 
-Glossary: `X` are encoded configurations `n x d`, `y` their standardised values `n`, `K` the covariance of
+Symbols: `X` are encoded configurations `n x d`, `y` their standardised values `n`, `K` the covariance of
 noisy values `n x n`.
 """
 
@@ -14,69 +14,105 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tascnet.run.records import Importance, Insight, Prediction, Trial
+from tascnet.models.head import head_start
+from tascnet.options import TuneBase
+from tascnet.run.records import FreezingDepth, FrontPoint, Importance, Insight, Prediction, Trial
 from tascnet.tuning.encoding import columns, encode
 from tascnet.tuning.goal import Goal
+from tascnet.tuning.problem import Builder
 from tascnet.tuning.space import FIRST_TRAINED, Space
+from tascnet.tuning.study import Study
 from tascnet.tuning.surrogate import Standardiser, fit, hyperparameters, quiet, seeded
 
 # Predictions of fewer results cannot be judged.
 _LEAST = 5
 _FOLDS = 5
-# Of the standard normal distribution: one-sided, 5 %.
+# The one-sided 5 % quantile of the standard normal distribution.
 _SIGNIFICANT = 1.645
 
 
-def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None:
-    """What the surrogate of the search learnt from the trials that succeeded.
+def findings(options: TuneBase, study: Study, chain: nn.Sequential, build: Builder) -> dict[str, Any]:
+    """Fields of `TuneMetrics`: objective, bounds, and the layerwise depths or surrogate and front."""
+    goal = study.goal
+    bounds = {"flops": goal.max_flops, "params": goal.max_params, "latency_ms": goal.max_latency_ms}
+    found: dict[str, Any] = {
+        "objective": options.objective,
+        "bounds": {name: float(bound) for name, bound in bounds.items() if bound is not None},
+    }
+    if options.is_layerwise:
+        depths = (_depth(trial, study.space, chain, build) for trial in study.trials if trial.status == "ok")
+        return {**found, "layerwise": tuple(depths)}
+    if goal.objective == "pareto":
+        names = ("trial", "value", "val_accuracy", "params", "flops")
+        points = ({name: getattr(trial, name) for name in names} for trial in study.front())
+        found["front"] = tuple(FrontPoint(**point) for point in points)
+    return {**found, "surrogate": explain(study.space, study.trials, goal)}
 
-    Args:
-        space: the search space.
-        trials: of a search; those that are not `ok` are ignored.
-        goal: names the objective.
+
+def _depth(trial: Trial, space: Space, chain: nn.Sequential, build: Builder) -> FreezingDepth:
+    unit = int(trial.config[FIRST_TRAINED])
+    block = space.units[unit].block
+    return FreezingDepth(
+        trial=trial.trial,
+        first_trained=unit,
+        block=block,
+        name="head" if block == head_start(chain) else list(chain._modules)[block],
+        trainable_params=sum(p.numel() for p in build(trial.config).tail.parameters()),
+        val_accuracy=trial.val_accuracy or 0.0,
+        seconds=trial.seconds,
+    )
+
+
+def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None:
+    """What the surrogate of a search learnt from its `ok` trials.
 
     Returns:
-        None for fewer than five such trials, or when all have the same result.
+        None for fewer than five such trials, or if all have the same result.
 
     Source: Rasmussen and Williams 2006, section 5.4.2 (leave-one-out).
     """
-    is_loss = goal.objective == "loss"
-    ok = {t.trial: t for t in trials if t.status == "ok" and t.value is not None}
-    # A trial's value is minus the loss where that is the objective.
-    results = {number: (-1.0 if is_loss else 1.0) * (t.value or 0.0) for number, t in ok.items()}
-    if len(results) < _LEAST or len(set(results.values())) < 2:
+    ok = [trial for trial in trials if trial.status == "ok"]
+    # The value of a trial is minus the loss if that is the objective.
+    sign = -1.0 if goal.objective == "loss" else 1.0
+    observed = [sign * (trial.value or 0.0) for trial in ok]
+    if len(ok) < _LEAST or len(set(observed)) < 2:
         return None
-    configs = [trial.config for trial in ok.values()]
+    configs = [trial.config for trial in ok]
     depth = max(int(config[FIRST_TRAINED]) for config in configs)
-    values = torch.tensor(list(results.values()), dtype=torch.float64)
-    surrogate = _Surrogate(encode(space, configs, depth), values, columns(space, depth))
+    results = torch.tensor(observed, dtype=torch.float64)
+    surrogate = _Surrogate(encode(space, configs, depth), results, columns(space, depth))
     predicted, deviations = surrogate.leave_one_out()
-    r2, correlation = _agreement(predicted, values)
-    refitted_r2, refitted_correlation = _agreement(_refitted(surrogate), values)
+    r2, correlation = _agreement(predicted, results)
+    refitted = torch.empty_like(results)
+    fold = torch.arange(len(results)) % _FOLDS
+    for i in range(_FOLDS):
+        rest = _Surrogate(surrogate.X[fold != i], results[fold != i], surrogate.columns)
+        refitted[fold == i] = rest.predict(surrogate.X[fold == i])
+    refitted_r2, refitted_correlation = _agreement(refitted, results)
     learnt, sentence = _verdict(refitted_r2, refitted_correlation, len(results))
-    rows = zip(results.items(), predicted.tolist(), deviations.tolist(), strict=True)
+    rows = zip(ok, observed, predicted.tolist(), deviations.tolist(), strict=True)
     return Insight(
-        target="val_loss" if is_loss else "val_accuracy",
+        target="val_loss" if goal.objective == "loss" else "val_accuracy",
         predictions=tuple(
-            Prediction(trial=trial, observed=result, predicted=mean, deviation=sd)
-            for (trial, result), mean, sd in rows
+            Prediction(trial=trial.trial, observed=result, predicted=mean, deviation=sd)
+            for trial, result, mean, sd in rows
         ),
-        rmse=_rmse(predicted, values),
-        deviation=float(values.std(correction=0)),
+        rmse=_rmse(predicted, results),
+        deviation=float(results.std(correction=0)),
         r2=r2,
         rank_correlation=correlation,
         refitted_r2=refitted_r2,
         refitted_rank_correlation=refitted_correlation,
         learnt=learnt,
         sentence=sentence,
-        importance=_importance(surrogate),
+        importance=surrogate.importance(),
     )
 
 
 def leave_one_out(K: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
-    """Each value's distribution given all others, under fixed hyperparameters.
+    """The distribution of each value given all others, under fixed hyperparameters.
 
     Args:
         K: `n x n` covariance of the values, noise included.
@@ -92,7 +128,7 @@ def leave_one_out(K: Tensor, residuals: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float | None:
-    """Spearman's correlation of two samples `n`, ties at their mean rank; None where one is constant."""
+    """Spearman's correlation of two samples `n`, ties at their mean rank; None if one is constant."""
     ranks = [_ranks(values) - _ranks(values).mean() for values in (a, b)]
     norm = float(ranks[0].norm() * ranks[1].norm())
     return float(ranks[0] @ ranks[1]) / norm if norm > 0 else None
@@ -104,7 +140,7 @@ class _Surrogate:
     Args:
         X: encoded configurations, `n x d`.
         results: `n`.
-        columns: the choices that the `d` columns stand for.
+        columns: the choices of the `d` columns.
     """
 
     def __init__(self, X: Tensor, results: Tensor, columns: tuple[str, ...]) -> None:
@@ -118,9 +154,9 @@ class _Surrogate:
 
     @torch.no_grad()
     def leave_one_out(self, without: str | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each result given all others; `without` a choice's columns."""
+        """Mean and deviation of each result given all others, `without` the columns of a choice."""
         X = self.X.clone()
-        # A kernel of distances does not see columns in which all points agree.
+        # A column in which all points agree does not change the distances that the kernel sees.
         X[:, [i for i, name in enumerate(self.columns) if name == without]] = 0.0
         means, variances = leave_one_out(self._covariance(X), self._residuals)
         return self._unscaled(means), self._scale.deviation * variances.sqrt()
@@ -131,6 +167,22 @@ class _Surrogate:
         across = self.model.covar_module(X, self.X).to_dense()
         return self._unscaled(across @ torch.linalg.solve(self._covariance(self.X), self._residuals))
 
+    def importance(self) -> tuple[Importance, ...]:
+        """The rise of the leave-one-out error without each choice that varied, the largest first."""
+        columns = zip(self.columns, self.X.T, strict=True)
+        varied = dict.fromkeys(name for name, column in columns if len(column.unique()) > 1)
+        scales = hyperparameters(self.model, self.columns)["lengthscales"]
+        error = _rmse(self.leave_one_out()[0], self.results)
+        found = [
+            Importance(
+                choice=name,
+                rise=_rmse(self.leave_one_out(without=name)[0], self.results) - error,
+                lengthscale=scales[name],
+            )
+            for name in varied
+        ]
+        return tuple(sorted(found, key=lambda importance: -importance.rise))
+
     def _covariance(self, X: Tensor) -> Tensor:
         noise = self.model.likelihood.noise * torch.eye(len(X), dtype=X.dtype)
         return self.model.covar_module(X).to_dense() + noise
@@ -139,19 +191,8 @@ class _Surrogate:
         return self._scale.mean + self._scale.deviation * (means + self._prior)
 
 
-def _refitted(surrogate: _Surrogate) -> Tensor:
-    """Each result predicted by a surrogate that was fitted without its fifth of the trials."""
-    X, results = surrogate.X, surrogate.results
-    predicted = torch.empty_like(results)
-    fold = torch.arange(len(results)) % _FOLDS
-    for i in range(_FOLDS):
-        rest = _Surrogate(X[fold != i], results[fold != i], surrogate.columns)
-        predicted[fold == i] = rest.predict(X[fold == i])
-    return predicted
-
-
 def _agreement(predicted: Tensor, results: Tensor) -> tuple[float, float | None]:
-    """R², and the rank correlation."""
+    """R² and the rank correlation."""
     r2 = 1 - _rmse(predicted, results) ** 2 / float(results.var(correction=0))
     return r2, rank_correlation(predicted, results)
 
@@ -161,38 +202,16 @@ def _rmse(predicted: Tensor, results: Tensor) -> float:
 
 
 def _verdict(r2: float, correlation: float | None, n: int) -> tuple[bool, str]:
-    """Whether something was learnt, and the sentence that says it."""
-    # Under chance a rank correlation has the deviation 1 / sqrt(n - 1).
-    is_chance = correlation is None or correlation * math.sqrt(n - 1) < _SIGNIFICANT
-    if r2 <= 0 or is_chance:
-        how = (
-            "trials no better than their mean does"
-            if r2 <= 0
-            else "the order of trials no better than chance"
-        )
-        return False, f"The surrogate predicts {how}: treat the choice of the winner as random search."
-    share = f"{100 * r2:.0f} % of the variance of trials that it was not fitted to"
-    return True, f"The surrogate explains {share} (rank correlation {correlation:.2f})."
-
-
-def _importance(surrogate: _Surrogate) -> tuple[Importance, ...]:
-    """Of every choice that varied, the largest rise first."""
-    varied = [
-        name
-        for name, column in zip(surrogate.columns, surrogate.X.T, strict=True)
-        if len(column.unique()) > 1
-    ]
-    scales = hyperparameters(surrogate.model, surrogate.columns)["lengthscales"]
-    full = _rmse(surrogate.leave_one_out()[0], surrogate.results)
-    found = [
-        Importance(
-            choice=name,
-            rise=_rmse(surrogate.leave_one_out(without=name)[0], surrogate.results) - full,
-            lengthscale=scales[name],
-        )
-        for name in dict.fromkeys(varied)
-    ]
-    return tuple(sorted(found, key=lambda importance: -importance.rise))
+    """Whether something was learnt, and the sentence that says so."""
+    if r2 <= 0:
+        how = "trials no better than their mean does"
+    # By chance a rank correlation has the deviation 1 / sqrt(n - 1).
+    elif correlation is None or correlation * math.sqrt(n - 1) < _SIGNIFICANT:
+        how = "the order of trials no better than chance"
+    else:
+        share = f"{100 * r2:.0f} % of the variance of trials that it was not fitted to"
+        return True, f"The surrogate explains {share} (rank correlation {correlation:.2f})."
+    return False, f"The surrogate predicts {how}: treat the choice of the winner as random search."
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -28,14 +28,14 @@ from tascnet.tuning.tails import Tails, cached_pair, join
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:
-    """A trial's network, trained from samples.
+    """The network of a trial, fine-tuned from samples.
 
     Args:
         network: the network.
         first_trained: index of its first trained block.
-        frozen: layers in that block that stayed as they were.
-        origin: where training began: `conventional`, or at the trial with its own first trained block
-            (`prefix`) or the first of all (`all`).
+        frozen: layers from that block on that were not trained.
+        origin: where training began: at the `conventional` network, or at the trial, from its first trained
+            block on (`prefix`) or in all blocks (`all`).
     """
 
     network: nn.Sequential
@@ -45,7 +45,7 @@ class FineTuned:
 
 
 def origin_of(options: TuneBase, *, is_grown: bool = False) -> str:
-    """Where fine-tuning begins: at the conventional network where the winner is a smaller one of its kind."""
+    """Where fine-tuning begins; `auto` is the conventional network if the winner is a smaller form of it."""
     if options.finetune_from != "auto":
         return options.finetune_from
     narrower = isinstance(options, Tune) and options.looks_for_narrower and not is_grown
@@ -53,7 +53,7 @@ def origin_of(options: TuneBase, *, is_grown: bool = False) -> str:
 
 
 def fine_tunings(options: TuneBase) -> float:
-    """How many trainings of the whole network the winner takes; a teacher adds a third of one."""
+    """How many trainings of the whole network the winner takes; a teacher counts as a third of one."""
     origin = origin_of(options)
     if origin == "conventional":
         return 2 + (1 / 3 if isinstance(options, Tune) and options.distill else 0)
@@ -63,33 +63,30 @@ def fine_tunings(options: TuneBase) -> float:
 def fine_tune(
     options: TuneBase, winner: Trial, space: Space, tails: Tails, build: Builder, archive: Archive
 ) -> FineTuned:
-    """A trial's network fine-tuned from samples.
-
-    Args:
-        options: where fine-tuning begins.
-        winner: the trial.
-        space: of the search.
-        tails: trains the trial again, whose weights were not kept.
-        build: gives the trained part of a configuration's network.
-        archive: keeps the networks on the way.
-    """
-    # Settings of deeper units may join the space later; they do not change this network.
+    """The network of the winner, fine-tuned from samples; each step is archived."""
+    # Settings of deeper units, which may join the space later, do not change this network.
     neutral = space.neutral(int(winner.config[FIRST_TRAINED]))
     own = {name: value for name, value in winner.config.items() if value != neutral[name]}
     key = digest_json({**own, FIRST_TRAINED: winner.config[FIRST_TRAINED]})[:8]
     origin = origin_of(options, is_grown=space.nested and SearchedHead.of(winner.config).is_grown)
-    if origin == "conventional":
-        assert isinstance(options, Tune)
-        return _from_conventional(options.distill, winner, space, tails, archive, key)
-    return _from_trial(origin, winner, tails, build, archive, key)
+    if origin != "conventional":
+        return _from_trial(origin, winner, tails, build, archive, key)
+    assert isinstance(options, Tune)
+    learner = tails.learner
+    usual = learner.place(conventional(learner, archive, tails.chain, 0)[0])
+    start, _ = archive.once(f"narrowed-{key}", partial(_narrowed, learner, winner, space, usual))
+    teacher = Distillation(teacher=usual, weight=options.distill) if options.distill else None
+    work = partial(_fit, learner, start, description="fine-tune from conventional", distillation=teacher)
+    network, _ = archive.once(f"taught-{key}", work)
+    return FineTuned(network=network, first_trained=0, frozen=(), origin=origin)
 
 
 def conventional(
     learner: Learner, archive: Archive, chain: nn.Sequential, first_trained: int
 ) -> tuple[nn.Sequential, Path]:
-    """The network at its pre-trained widths, trained from the same block on; and where it is archived."""
+    """The network at its pre-trained widths, trained from the same block on, and its folder."""
     name = f"conventional-{first_trained}"
-    work = partial(_fit, learner, chain, first_trained, (), description="conventional")
+    work = partial(_fit, learner, chain, description="conventional", first_trained=first_trained)
     return archive.once(name, work)[0], archive.path(name)
 
 
@@ -100,28 +97,13 @@ def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = (
         network.get_submodule(name).requires_grad_(False)
 
 
-def _from_conventional(
-    distill: float, winner: Trial, space: Space, tails: Tails, archive: Archive, key: str
-) -> FineTuned:
-    """The conventionally fine-tuned network takes on the winner's structure, and teaches it."""
-    learner = tails.learner
-    usual = learner.place(conventional(learner, archive, tails.chain, 0)[0])
-    start, _ = archive.once(f"narrowed-{key}", partial(_narrowed, learner, winner, space, usual))
-    teacher = Distillation(teacher=usual, weight=distill) if distill else None
-    work = partial(
-        _fit, learner, start, 0, (), description="fine-tune from conventional", distillation=teacher
-    )
-    network, _ = archive.once(f"taught-{key}", work)
-    return FineTuned(network=network, first_trained=0, frozen=(), origin="conventional")
-
-
 def _from_trial(
     origin: str, winner: Trial, tails: Tails, build: Builder, archive: Archive, key: str
 ) -> FineTuned:
-    """The trained trial learns on, from its own first trained block, from the first of all, or the better."""
+    """The trained trial, trained further as `prefix` or `all`, or (`best`) the better of both."""
 
     def repeat(folder: Path) -> tuple[nn.Sequential, StepRecord]:
-        # Trials leave no weights behind, and the same seed gives the same ones.
+        # The weights of trials are not kept; the same seed reproduces them.
         candidate = build(winner.config)
         network, training = tails.train(candidate, f"trial {winner.trial}", checkpoint=folder / CHECKPOINT)
         return network, StepRecord(
@@ -132,20 +114,17 @@ def _from_trial(
         )
 
     start, step = archive.once(f"winner-{key}", repeat)
-    starts: dict[str, tuple[int, tuple[str, ...]]] = {
-        "prefix": (step.first_trained, step.frozen),
-        "all": (0, ()),
-    }
-    found, accuracies = {}, {}
-    for name in starts if origin == "best" else [origin]:
-        work = partial(_fit, tails.learner, start, *starts[name], description=f"fine-tune {name}")
-        found[name], tuned = archive.once(f"{name}-{key}", work)
+    found: list[tuple[float, FineTuned]] = []
+    for name in ("prefix", "all") if origin == "best" else (origin,):
+        first_trained, frozen = (step.first_trained, step.frozen) if name == "prefix" else (0, ())
+        fit = partial(_fit, tails.learner, start, first_trained=first_trained, frozen=frozen)
+        work = partial(fit, description=f"fine-tune {name}")
+        network, tuned = archive.once(f"{name}-{key}", work)
         assert tuned.training is not None
         assert tuned.training.val_accuracy is not None
-        accuracies[name] = tuned.training.val_accuracy
-    chosen = max(accuracies, key=lambda name: accuracies[name])
-    first_trained, frozen = starts[chosen]
-    return FineTuned(network=found[chosen], first_trained=first_trained, frozen=frozen, origin=chosen)
+        made = FineTuned(network=network, first_trained=first_trained, frozen=frozen, origin=name)
+        found.append((tuned.training.val_accuracy, made))
+    return max(found, key=lambda entry: entry[0])[1]
 
 
 def _narrowed(
@@ -154,8 +133,10 @@ def _narrowed(
     """A fine-tuned network with the winner's structure; removed channels are folded into the kept ones."""
     started = time.perf_counter()
 
-    def measure_norms(network: nn.Sequential, first_block: int) -> None:
-        reestimate_batchnorm(network, learner.samples.train, first_block=first_block, device=learner.device)
+    def measure_norms(network: nn.Sequential, cut: int, first_changed: int | None) -> None:
+        if first_changed is not None:
+            block, device = cut + first_changed, learner.device
+            reestimate_batchnorm(network, learner.samples.train, first_block=block, device=device)
 
     def keep(
         tail: nn.Sequential,
@@ -171,15 +152,13 @@ def _narrowed(
                     features = usual[:cut](inputs)
                 yield features, labels
 
-        if first_changed is not None:
-            measure_norms(join(usual[:cut], tail), cut + first_changed)
+        measure_norms(join(usual[:cut], tail), cut, first_changed)
         return hand_over(tail, example, groups, widths, batches, seed=learner.seed)
 
     build = CandidateBuilder(usual, space, learner.samples.example, seed=learner.seed, hand_over=keep)
     candidate = build(winner.config)
     network = learner.place(join(usual[: candidate.cut], candidate.tail))
-    if candidate.first_changed is not None:
-        measure_norms(network, candidate.cut + candidate.first_changed)
+    measure_norms(network, candidate.cut, candidate.first_changed)
     seconds = time.perf_counter() - started
     if not SearchedHead.of(winner.config).spec.hidden:
         return network, StepRecord(seconds=seconds)
@@ -202,14 +181,14 @@ def _narrowed(
 def _fit(
     learner: Learner,
     start: nn.Sequential,
-    first_trained: int,
-    frozen: Sequence[str],
     folder: Path,
     *,
     description: str,
+    first_trained: int = 0,
+    frozen: Sequence[str] = (),
     distillation: Distillation | None = None,
 ) -> tuple[nn.Sequential, StepRecord]:
-    """A copy of `start` trained from samples, from block `first_trained` on but for the layers `frozen`."""
+    """A copy of `start`, trained from samples from block `first_trained` on but for the layers `frozen`."""
     network = learner.place(copy.deepcopy(start))
     freeze(network, first_trained, frozen)
     training = learner.fit(

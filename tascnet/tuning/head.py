@@ -46,8 +46,7 @@ class SearchedHead:
 
     Args:
         spec: its new dense layers.
-        norm: normalisation between them and the pre-trained classification layer, on which the head grows;
-            None: it grows on the features.
+        norm: normalisation after the pre-trained classification layer, if the head grows on it; else None.
     """
 
     spec: HeadSpec

@@ -14,9 +14,8 @@ from tascnet.models.text import TextPreprocessing
 from tascnet.options import Autotune, Measure, Trainer, Tune, TuneBase
 from tascnet.run.files import read_json, write_json
 from tascnet.train import Learner
-from tascnet.tuning.autotune import discover_autotune
+from tascnet.tuning.autotune import AutotuneBuilder, AutotuneCost, discover_autotune
 from tascnet.tuning.build import Candidate, CandidateBuilder
-from tascnet.tuning.build_autotune import AutotuneBuilder, AutotuneCost
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.cost import CostModel
 from tascnet.tuning.goal import Goal, KnownCosts, Slim
@@ -31,7 +30,7 @@ Builder = Callable[[Configuration], Candidate]
 
 
 def check_options(options: TuneBase, trainer: Trainer, network: nn.Sequential) -> None:
-    """Refuse options that do not fit the network or the recipes.
+    """Check that options fit the network and the recipes.
 
     Raises:
         ConfigError: they do not.
@@ -46,13 +45,13 @@ def check_options(options: TuneBase, trainer: Trainer, network: nn.Sequential) -
         raise ConfigError(
             "the space `autotune` makes layers for images and has none for texts", "take the space `tascnet`"
         )
-    over_time = any(isinstance(layer, nn.Conv1d) for layer in network.modules())
-    if isinstance(options, Tune) and not over_time and any(kernel % 2 == 0 for kernel in options.kernels):
+    is_text = any(isinstance(layer, nn.Conv1d) for layer in network.modules())
+    if isinstance(options, Tune) and not is_text and any(kernel % 2 == 0 for kernel in options.kernels):
         raise ConfigError(f"`kernels` takes odd sizes for networks of images, not {list(options.kernels)}")
 
 
 def may_widen(options: TuneBase, min_filters: int) -> bool:
-    """Whether a search may give a network new layers of at least `min_filters` filters."""
+    """Whether a search may add layers of at least `min_filters` filters to a network."""
     if isinstance(options, Autotune) and max(options.filters) >= min_filters:
         return True
     if isinstance(options, Tune) and options.head != "new":
@@ -61,12 +60,7 @@ def may_widen(options: TuneBase, min_filters: int) -> bool:
 
 
 def discover(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> Space:
-    """All configurations that options describe.
-
-    Args:
-        chain: the network with its new softmax layer.
-        example: `1 x c x h x w`.
-        options: `Tune` or `Autotune`.
+    """The search space of a network with its new softmax layer, for samples like `example`, `1 x c x h x w`.
 
     Raises:
         SurgeryError: the chain does not take the example.
@@ -78,50 +72,43 @@ def discover(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> 
     return Space(discover_units(chain, example, options, deepest))
 
 
-def builder_of(
-    chain: nn.Sequential,
-    space: Space,
-    example: torch.Tensor,
-    options: TuneBase,
-    *,
-    classifier: nn.Linear,
-    magnitude: float | None,
-    seed: int,
-) -> Builder:
-    """What makes the candidates of a space; see `CandidateBuilder` and `AutotuneBuilder`."""
+def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Linear, path: Path) -> Builder:
+    """The builder of a space's candidates; see `CandidateBuilder` and `AutotuneBuilder`.
+
+    Args:
+        options: of the search.
+        space: the search space.
+        tails: of the network with its trained softmax layer.
+        classifier: the pre-trained classification layer.
+        path: of the magnitude of that layer's outputs, which is measured once if the head may grow on it.
+    """
+    chain, learner = tails.chain, tails.learner
     if isinstance(options, Autotune):
-        return AutotuneBuilder(chain, space, example, options, seed=seed)
+        return AutotuneBuilder(chain, space, learner.samples.example, options, seed=learner.seed)
     assert isinstance(options, Tune)
+    magnitude = None
+    if options.head != "new":
+        if not path.exists():
+            train, _ = tails.features(head_start(chain))
+            batches = (train.batch(rows, None) for rows in torch.arange(len(train)).split(256))
+            write_json(path, {"rms": output_magnitude(classifier, batches)})
+        magnitude = float(read_json(path)["rms"])
     return CandidateBuilder(
         chain,
         space,
-        example,
+        learner.samples.example,
         importance=options.importance,
         classifier=classifier,
         magnitude=magnitude,
-        seed=seed,
+        seed=learner.seed,
     )
 
 
-def magnitude_of(classifier: nn.Linear, tails: Tails, path: Path) -> float:
-    """Root-mean-square of a layer's outputs on the training features; measured once and kept in a file."""
-    if not path.exists():
-        train, _ = tails.features(head_start(tails.chain))
-        batches = (train.batch(rows, None) for rows in torch.arange(len(train)).split(256))
-        write_json(path, {"rms": output_magnitude(classifier, batches)})
-    return float(read_json(path)["rms"])
-
-
 class LatencyMeter:
-    """Latencies as multiples of the original's, which is timed in turn with each network.
+    """Measures latencies side by side with that of an original, `chain`.
 
-    Other work on the machine slows both, and the bound is on their ratio.
-
-    Args:
-        learner: the device and the example.
-        chain: the original.
-        measure: how latency is measured.
-        path: keeps the original's latency, so that a resumed run has the same bound.
+    Other work on the machine slows both networks down, so a latency is their ratio times the original's. The
+    file `path` keeps the original's, so that a resumed run has the same bound.
     """
 
     def __init__(self, learner: Learner, chain: nn.Sequential, measure: Measure, path: Path) -> None:
@@ -129,7 +116,7 @@ class LatencyMeter:
 
     @property
     def original_ms(self) -> float:
-        """Milliseconds of one sample, measured once."""
+        """Milliseconds of the original for one sample, measured once."""
         if not self._path.exists():
             chain = self._learner.place(self._chain)
             timed = latency(chain, self._learner.samples.example, repeats=self._measure.repeats)
@@ -137,7 +124,7 @@ class LatencyMeter:
         return float(read_json(self._path)["original_ms"])
 
     def __call__(self, network: nn.Sequential) -> float:
-        """Milliseconds of one sample."""
+        """Milliseconds of a network for one sample."""
         networks = {"original": self._chain, "network": self._learner.place(network)}
         timed = compare_latency(networks, self._learner.samples.example, repeats=self._measure.repeats)
         return timed["network"].median_ms / timed["original"].median_ms * self.original_ms
@@ -145,71 +132,62 @@ class LatencyMeter:
 
 def goal_of(
     options: TuneBase,
-    chain: nn.Sequential,
     space: Space,
-    learner: Learner,
-    *,
+    tails: Tails,
     classifier: nn.Linear,
     meter: LatencyMeter,
-    baseline_accuracy: float,
-    baseline: Path,
+    *,
+    accuracy: float,
+    folder: Path,
 ) -> Goal:
-    """What trials are judged by, and the bounds on their networks.
+    """The objective of a search, and the bounds on its networks.
 
     Args:
         options: objective and targets, which are shares of the pre-trained network's cost.
-        chain: the pre-trained network with its trained softmax layer.
         space: the search space.
-        learner: the samples.
+        tails: of the network with its trained softmax layer.
         classifier: the pre-trained classification layer.
         meter: measures latency.
-        baseline_accuracy: validation accuracy of the chain.
-        baseline: folder of its archive.
+        accuracy: of the network of `tails` on the validation samples.
+        folder: where that network is saved.
 
     Raises:
         SurgeryError: the cost of a layer does not follow from its size, and bounds or objective need it.
     """
+    chain, example = tails.chain, tails.learner.samples.example
     objective, _, pareto_cost = options.objective.partition("_")
-    whole = complexity(chain, learner.samples.example)
+    whole = complexity(chain, example)
     params, latencies = [], []
     if options.params_target is not None:
         params.append(int(options.params_target * whole.params))
     if options.size_target is not None:
-        params.append(int(whole.params - (1 - options.size_target) * size_bytes(baseline) / PARAM_BYTES))
+        params.append(int(whole.params - (1 - options.size_target) * size_bytes(folder) / PARAM_BYTES))
     if options.latency_target is not None:
         latencies.append(options.latency_target * meter.original_ms)
     if options.latency_target_ms is not None:
         latencies.append(options.latency_target_ms)
     max_params = min(params, default=None)
     max_flops = None if options.flops_target is None else int(options.flops_target * whole.flops)
-    slim = _slim(options, len(learner.samples.val))
-    costs = None
+    slim = None
+    # Slim proposals need a surrogate, and their tolerance is in accuracy.
+    learns_accuracy = options.algorithm == "bo" and objective == "accuracy"
+    if isinstance(options, Tune) and options.slim_every and learns_accuracy:
+        n_val = len(tails.learner.samples.val)
+        slim = Slim(every=options.slim_every, n_val=n_val, tolerance=options.tolerance)
+    costs: CostModel | AutotuneCost | None = None
     if pareto_cost or slim is not None or max_params is not None or max_flops is not None:
-        costs = KnownCosts(_cost_model(options, chain, space, learner.samples.example, classifier))
+        if isinstance(options, Autotune):
+            costs = AutotuneCost(chain, space, example, options)
+        else:
+            costs = CostModel(chain, space, example, classifier=classifier)
     return Goal(
         objective=objective,  # type: ignore[arg-type]
-        cost=costs,
+        cost=None if costs is None else KnownCosts(costs),
         max_params=max_params,
         max_flops=max_flops,
         max_latency_ms=min(latencies, default=None),
         pareto_cost=pareto_cost or "flops",  # type: ignore[arg-type]
-        # A front is worth what it adds to the network that there is before the search.
-        reference=(baseline_accuracy, getattr(whole, pareto_cost)) if pareto_cost else None,
+        # Only what is better than the network before the search enlarges a front.
+        reference=(accuracy, getattr(whole, pareto_cost)) if pareto_cost else None,
         slim=slim,
     )
-
-
-def _slim(options: TuneBase, n_val: int) -> Slim | None:
-    """Only a search that learns has turns to give, and only accuracies have a tolerance."""
-    learns = options.algorithm == "bo" and options.objective == "accuracy"
-    if not (isinstance(options, Tune) and options.slim_every and learns):
-        return None
-    return Slim(every=options.slim_every, n_val=n_val, tolerance=options.tolerance)
-
-
-def _cost_model(
-    options: TuneBase, chain: nn.Sequential, space: Space, example: torch.Tensor, classifier: nn.Linear
-) -> CostModel | AutotuneCost:
-    if isinstance(options, Autotune):
-        return AutotuneCost(chain, space, example, options)
-    return CostModel(chain, space, example, classifier=classifier)

@@ -20,15 +20,15 @@ class Limits:
     """When to deepen the search and when to end it.
 
     Args:
-        trials_per_depth: trials at each depth; at the first one the quasi-random ones are among them. Where
-            only seconds end the search (`is_timed`), it remains at the deepest one until they are spent.
+        trials_per_depth: trials at each depth, quasi-random ones included. If only seconds end the search
+            (`is_timed`), it stays at the deepest depth until they are spent.
         max_units: deepest unit.
         max_trials: trials in all; None: no limit.
-        max_seconds: seconds that the trials may take together; None: no limit.
-        patience: depths that bring nothing better before the growth ends.
+        max_seconds: seconds of all trials together; None: no limit.
+        patience: after this many depths without anything better the search ends.
         start_depth: depth of the first trials; 0: the dense head alone.
-        every: one trial at every so many units, from 0 to the deepest of the space, in place of the growth;
-            `trials_per_depth`, `max_units`, `patience` and `start_depth` are ignored then.
+        every: with `layerwise`, units from one trial to the next; only `max_trials` and `max_seconds` have
+            an effect then. None: the search deepens.
     """
 
     trials_per_depth: int
@@ -41,7 +41,7 @@ class Limits:
 
     @classmethod
     def of(cls, options: TuneBase) -> Self:
-        """The limits that options set; the algorithm layerwise goes through all depths once."""
+        """The limits that options set."""
         has_budget = options.is_layerwise or options.max_seconds is not None
         every = options.layerwise_every if isinstance(options, Tune) else 1
         return cls(
@@ -56,11 +56,11 @@ class Limits:
 
     @property
     def is_timed(self) -> bool:
-        """Whether there are seconds to spend, and no number of trials ends the search before."""
+        """Whether seconds limit the search and no number of trials does."""
         return self.max_seconds is not None and self.max_trials is None and self.every is None
 
     def most_trials(self, space: Space) -> int | None:
-        """The number of trials if nothing ends the search early; None where only seconds end it."""
+        """The number of trials if nothing ends the search early; None: only seconds limit it."""
         if self.is_timed:
             return None
         if self.every is None:
@@ -69,23 +69,16 @@ class Limits:
         return min(depths, self.max_trials or depths)
 
     def deepest(self, space: Space) -> int:
-        """The deepest unit of a space that is searched."""
+        """The deepest searched unit of a space."""
         return space.depth if self.every else min(self.max_units, space.depth)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What comes next.
+    """The depth of the next trial; None: the search ends, and `reason` says why."""
 
-    Args:
-        depth: the depth to run at; None: stop.
-        trials: how many trials are left at that depth; 0 when stopping.
-        reason: why the search stops, or why it is at that depth.
-    """
-
-    depth: int | None
-    trials: int
-    reason: str
+    depth: int | None = None
+    reason: str = ""
 
 
 def next_depth(
@@ -95,40 +88,48 @@ def next_depth(
     goal: Goal | None = None,
     exhausted: Collection[int] = (),
 ) -> Advice:
-    """The depth of the next trial, or that the search ends and why.
+    """The depth of the next trial, or why the search ends.
 
-    A depth brought something better when one of its trials that are `ok` has a validation accuracy above all
-    before; with `pareto`, above that of all before that cost no more, which is when the front's hypervolume
-    grows. Depths of which every trial was too slow to be trained are passed over.
+    A depth is better than those before if one of its `ok` trials has a higher validation accuracy than all
+    before; with `pareto`, than all before that cost no more, which is when the front's hypervolume grows.
+    Depths at which every trial was too slow to be trained do not count.
 
     Args:
         trials: all trials so far, of any status.
-        space: the search space; a depth of which every configuration was tried is done.
-        limits: see `Limits`.
+        space: the search space.
+        limits: when to deepen and when to end the search.
         goal: None: validation accuracy.
         exhausted: depths without an untried feasible configuration (`Study.exhausted`).
     """
     seconds = sum(trial.seconds for trial in trials)
     if limits.max_trials is not None and len(trials) >= limits.max_trials:
-        return _stop(f"the limit of {limits.max_trials} trials is reached")
+        return Advice(reason=f"the limit of {limits.max_trials} trials is reached")
     if limits.max_seconds is not None and seconds >= limits.max_seconds:
-        return _stop(f"the limit of {limits.max_seconds:g} seconds is reached")
+        return Advice(reason=f"the limit of {limits.max_seconds:g} seconds is reached")
     if limits.every is not None:
-        return _next_layer(trials, space, limits, limits.every)
+        tried = {trial.depth for trial in trials}
+        for depth in layerwise_depths(space.depth, limits.every):
+            if depth not in tried:
+                return Advice(depth=depth)
+        return Advice(reason=f"each of the {len(tried)} freezing depths was tried")
     goal = goal or Goal()
     deepest = limits.deepest(space)
     depth = max([min(limits.start_depth, deepest), *(trial.depth for trial in trials)])
     while True:
-        quota = None if limits.is_timed and depth == deepest else limits.trials_per_depth
-        left = 0 if depth in exhausted else _left(trials, space, limits, depth, quota)
-        if left > 0:
-            return Advice(depth=depth, trials=left, reason=f"depth {depth} has {left} trials left")
+        is_open = limits.is_timed and depth == deepest
+        is_full = sum(trial.depth == depth for trial in trials) >= limits.trials_per_depth
+        if depth not in exhausted and (is_open or not is_full):
+            of_depth = (
+                trial.config for trial in trials if trial.config[FIRST_TRAINED] in space.firsts(depth)
+            )
+            if len({space.key(config) for config in of_depth}) < space.count(depth):
+                return Advice(depth=depth)
         stale = _stale_depths(trials, depth, goal)
         if stale >= limits.patience:
             sought = "larger front" if goal.objective == "pareto" else "better validation accuracy"
-            return _stop(f"{plural(stale, 'depth')} without a {sought}")
+            return Advice(reason=f"{plural(stale, 'depth')} without a {sought}")
         if depth >= deepest:
-            return _stop(f"depth {depth} is the deepest allowed")
+            return Advice(reason=f"depth {depth} is the deepest allowed")
         depth += 1
 
 
@@ -137,47 +138,21 @@ def layerwise_depths(deepest: int, every: int) -> list[int]:
     return sorted({*range(0, deepest + 1, every), deepest})
 
 
-def _next_layer(trials: Sequence[Trial], space: Space, limits: Limits, every: int) -> Advice:
-    tried = {trial.depth for trial in trials}
-    left = [depth for depth in layerwise_depths(space.depth, every) if depth not in tried]
-    if not left:
-        return _stop(f"each of the {len(tried)} freezing depths was tried")
-    most = len(left) if limits.max_trials is None else min(len(left), limits.max_trials - len(trials))
-    return Advice(depth=left[0], trials=most, reason=f"{len(left)} freezing depths are left")
-
-
-def _stop(reason: str) -> Advice:
-    return Advice(depth=None, trials=0, reason=reason)
-
-
-def _left(trials: Sequence[Trial], space: Space, limits: Limits, depth: int, quota: int | None) -> int:
-    """Trials that the budgets and the space leave at a depth; `quota` is the most that it may have."""
-    used = sum(trial.depth == depth for trial in trials)
-    tried = {space.key(t.config) for t in trials if int(t.config[FIRST_TRAINED]) in space.firsts(depth)}
-    left = space.count(depth) - len(tried)
-    if quota is not None:
-        left = min(left, quota - used)
-    if limits.max_trials is not None:
-        left = min(left, limits.max_trials - len(trials))
-    return max(left, 0)
-
-
 def _stale_depths(trials: Sequence[Trial], depth: int, goal: Goal) -> int:
-    """The number of depths, ending with this one, that brought nothing better than those before."""
+    """The number of depths, ending with this one, that are no better than those before."""
     stale = 0
     for d in range(depth + 1):
         here = [trial for trial in trials if trial.depth == d and trial.status != "infeasible"]
-        before = [t for t in trials if t.depth < d and t.status == "ok"]
-        better = any(t.status == "ok" and _is_better(t, before, goal) for t in here)
+        before = [trial for trial in trials if trial.depth < d and trial.status == "ok"]
+        is_better = any(trial.status == "ok" and _is_better(trial, before, goal) for trial in here)
         if here:
-            stale = 0 if better else stale + 1
+            stale = 0 if is_better else stale + 1
     return stale
 
 
 def _is_better(trial: Trial, others: Sequence[Trial], goal: Goal) -> bool:
-    """Whether it is above all others, of `pareto` those that cost no more."""
     if goal.objective == "pareto":
         cost = getattr(trial, goal.pareto_cost)
         others = [other for other in others if getattr(other, goal.pareto_cost) <= cost]
-    accuracies = [other.val_accuracy for other in others if other.val_accuracy is not None]
+    accuracies = [other.val_accuracy or 0.0 for other in others]
     return not accuracies or (trial.val_accuracy or 0.0) > max(accuracies)

@@ -1,11 +1,11 @@
-"""The next configurations of a search that learns: a pure function of the trials so far.
+"""The next configurations of a search that learns: fit, acquire, climb.
 
-Fit, acquire, climb: the space is never enumerated, and no configuration is proposed twice.
+The space is never enumerated, and no configuration is proposed twice.
 """
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -29,7 +29,7 @@ from tascnet.tuning.sampling import draw
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space
 from tascnet.tuning.surrogate import Hyperparameters, Standardiser, fit, hyperparameters, quiet, seeded
 
-# Climbs may start at so many quasi-random configurations and at the neighbours of the best ones.
+# Climbs may start at this many quasi-random configurations and at the neighbours of this many best ones.
 _POOL = 512
 _BEST = 3
 
@@ -49,35 +49,44 @@ def propose(
     """New configurations of depth `k`: a pure function of its arguments.
 
     A Gaussian process (float64, inputs in [0, 1], standardised outputs) is fitted to the trials of all
-    depths. Its acquisition function (`acquisition`) picks one configuration after the other. Before there
-    are two different values the points are quasi-random.
+    depths. Its acquisition function picks one configuration after the other. Before there are two different
+    values the configurations are quasi-random.
 
     Args:
         space: the search space.
         k: depth.
-        observed: all trials. A failed one counts as the worst value seen; the value of an infeasible one,
-            which was too slow to be trained, is left open; of a stopped one the surrogate learns.
+        observed: all trials. A failed one counts as the worst value seen, a stopped one as its value; an
+            infeasible one, which was too slow to be trained, has no value to learn from.
         pending: configurations that are being evaluated.
         n: how many.
         seed: of everything random.
-        goal: what is sought, and the bounds that every proposal keeps; None: the highest value.
-        slim: seek the smallest network near the best by `goal.slim`, where one is found that is smaller than
-            the smallest seen there; pending configurations are then only left out.
-        start: hyperparameters of an earlier proposal, where the fit starts.
+        goal: its bounds hold for every proposal; None: the highest value.
+        slim: seek the smallest network near the best by `goal.slim`; if none is found that is smaller than
+            the smallest seen there, the next best configuration is taken.
+        start: hyperparameters of an earlier proposal, from which the fit starts.
 
     Returns:
         Up to `n` configurations, none of them observed or pending, fewer when no more are left; and the
-        hyperparameters of the processes of `value` and `latency`, None where nothing was fitted.
+        hyperparameters of the processes of `value` and `latency`, None if nothing was fitted.
 
     Source: Ament et al. 2023 (log expected improvement); Hvarfner et al. 2024 (priors).
     """
-    goal = goal or Goal()
-    evidence = _Evidence(space, k, observed, pending, goal)
+    evidence = _Evidence(space, k, observed, pending, goal or Goal())
     if not evidence.is_informative:
-        return draw(space, goal, n, k, seed, exclude=evidence.configs), None
+        return draw(space, evidence.goal, n, k, seed, exclude=evidence.configs), None
+    chosen: list[Configuration] = []
     with seeded(seed), quiet():
         learnt, record = _learn(evidence, start or {})
-        return _choose(evidence, learnt, n, seed, slim=slim), record
+        for own_seed in range(seed, seed + n):
+            busy = [*pending, *chosen]
+            found = _smallest(evidence, busy, learnt, own_seed) if slim else None
+            if found is None:
+                points = evidence.points(busy) if busy else None
+                found = _best(evidence, busy, learnt.acquisition(evidence, points, own_seed), own_seed)
+            if found is None:
+                break
+            chosen.append(found)
+    return chosen, record
 
 
 @dataclass(frozen=True)
@@ -96,12 +105,12 @@ class _Evidence:
 
     @cached_property
     def tried(self) -> list[Trial]:
-        """What was trained or failed: what the process of values learns from."""
+        """Trials that the process of values learns from: those that were trained or failed."""
         return [o for o in self.observed if o.value is not None or not self.goal.is_too_slow(o.latency_ms)]
 
     @cached_property
     def timed(self) -> list[Trial]:
-        """What the process of latency learns from."""
+        """Trials that the process of latency learns from."""
         return [o for o in self.observed if self.goal.max_latency_ms is not None and o.latency_ms is not None]
 
     @property
@@ -118,7 +127,7 @@ class _Evidence:
 
     @cached_property
     def deepest(self) -> int:
-        """The depth at which all of it can be encoded."""
+        """The depth at which all configurations can be encoded."""
         return max([self.k, *(int(config[FIRST_TRAINED]) for config in self.configs)])
 
     @cached_property
@@ -131,7 +140,7 @@ class _Evidence:
 
     @cached_property
     def filled(self) -> list[float]:
-        """Values of what was tried, failures at the worst value seen."""
+        """The values of `tried`, failures at the worst value seen."""
         worst = min(entry.value for entry in self.tried if entry.value is not None)
         return [worst if entry.value is None else entry.value for entry in self.tried]
 
@@ -158,8 +167,13 @@ class _Evidence:
         """`filled`, standardised."""
         return self.value_scale(self.filled)
 
+    def is_new(self, busy: Sequence[Mapping[str, Any]]) -> Callable[[Configuration], bool]:
+        """Whether a configuration was neither observed nor is `busy`, and keeps the bounds."""
+        seen = {self.space.key(config) for config in (*(o.config for o in self.observed), *busy)}
+        return lambda config: self.space.key(config) not in seen and self.goal.is_feasible(config)
+
     def _log_cost(self, config: Mapping[str, Any]) -> float:
-        """Infinite for a network that cannot be built: it has no finite acquisition value."""
+        """Infinite for a network that cannot be built, so that its acquisition value is not finite."""
         cost = self.goal.costs(config)
         return math.inf if cost is None else math.log(getattr(cost, self.goal.pareto_cost))
 
@@ -179,7 +193,7 @@ class _Learnt:
     latency: LatencyModel | None
 
     def acquisition(self, evidence: _Evidence, pending: Tensor | None, seed: int) -> Acquisition:
-        """What the goal makes of it."""
+        """The acquisition function of the goal."""
         if self.model is None:
             assert self.latency is not None, "there are values or latencies"
             return feasibility(self.latency)
@@ -192,63 +206,40 @@ def _learn(evidence: _Evidence, start: Mapping[str, Any]) -> tuple[_Learnt, Hype
     """The processes, and their hyperparameters."""
     record: Hyperparameters = {}
     X = evidence.points([entry.config for entry in evidence.tried])
-    model, latency = None, None
+    model, latency, bound_ms = None, None, evidence.goal.max_latency_ms
     if evidence.has_values:
         model = fit(X, evidence.values(), evidence.columns, start.get("value"))
         record["value"] = hyperparameters(model, evidence.columns)
-    if evidence.goal.max_latency_ms is not None and evidence.timed:
-        latency = _learn_latency(evidence, evidence.goal.max_latency_ms, start.get("latency"))
-        record["latency"] = hyperparameters(latency.model, evidence.columns)
+    if bound_ms is not None and evidence.timed:
+        logs = [math.log(entry.latency_ms) for entry in evidence.timed if entry.latency_ms is not None]
+        scale = Standardiser.of(logs)
+        points = evidence.points([entry.config for entry in evidence.timed])
+        timer = fit(points, scale(logs), evidence.columns, start.get("latency"))
+        latency = LatencyModel(model=timer, bound=scale([math.log(bound_ms)]).item())
+        record["latency"] = hyperparameters(timer, evidence.columns)
     return _Learnt(model=model, X=X, latency=latency), record
-
-
-def _learn_latency(evidence: _Evidence, bound_ms: float, start: Mapping[str, Any] | None) -> LatencyModel:
-    logs = [math.log(entry.latency_ms) for entry in evidence.timed if entry.latency_ms is not None]
-    scale = Standardiser.of(logs)
-    X = evidence.points([entry.config for entry in evidence.timed])
-    model = fit(X, scale(logs), evidence.columns, start)
-    return LatencyModel(model=model, bound=scale([math.log(bound_ms)]).item())
-
-
-def _choose(evidence: _Evidence, learnt: _Learnt, n: int, seed: int, *, slim: bool) -> list[Configuration]:
-    """One after the other, each in view of those before."""
-    chosen: list[Configuration] = []
-    for i in range(n):
-        busy = [*evidence.pending, *chosen]
-        pending = evidence.points(busy) if busy else None
-        found = _smallest(evidence, busy, learnt, seed + i) if slim else None
-        found = found or _best(evidence, busy, learnt.acquisition(evidence, pending, seed + i), seed + i)
-        if found is None:
-            break
-        chosen.append(found)
-    return chosen
 
 
 def _best(
     evidence: _Evidence, busy: Sequence[Mapping[str, Any]], acquisition: Acquisition, seed: int
 ) -> Configuration | None:
     """The best new feasible configuration that climbs lead to; None when none is left."""
-    space, k, goal = evidence.space, evidence.k, evidence.goal
-    taken = [*(entry.config for entry in evidence.observed), *busy]
-    seen = {space.key(config) for config in taken}
-
-    def is_new(config: Configuration) -> bool:
-        return space.key(config) not in seen and goal.is_feasible(config)
-
+    space, k, is_new = evidence.space, evidence.k, evidence.is_new(busy)
     values = Values(lambda configs: acquisition(evidence.points(configs)).tolist())
     found = climb(space, k, values, _pool(evidence, seed), is_new)
     if found is not None:
         return found
-    return climb(space, k, values, draw(space, goal, 1, k, seed, exclude=taken), is_new)
+    taken = [*(entry.config for entry in evidence.observed), *busy]
+    return climb(space, k, values, draw(space, evidence.goal, 1, k, seed, exclude=taken), is_new)
 
 
 def _smallest(
     evidence: _Evidence, busy: Sequence[Mapping[str, Any]], learnt: _Learnt, seed: int
 ) -> Configuration | None:
-    """Where the most params are expected to be saved, against the smallest network near the best.
+    """The configuration that is expected to save most params against the smallest network near the best.
 
-    The share saved, times the probability that the trial comes out near the best. None where nothing
-    smaller is found, or nothing was trained yet.
+    What is expected is the share saved, times the probability that the trial is near the best. None if
+    nothing smaller is found, or nothing was trained yet.
     """
     space, goal = evidence.space, evidence.goal
     trained = [(o.config, o.value) for o in evidence.tried if o.value is not None and o.status == "ok"]
@@ -259,10 +250,10 @@ def _smallest(
     winner = min((config for config, value in trained if value >= lowest), key=partial(_params, goal))
     smallest = _params(goal, winner)
     near_best = reaching(learnt.model, evidence.value_scale([lowest]).item(), learnt.latency)
-    seen = {space.key(config) for config in (*(o.config for o in evidence.observed), *busy)}
+    is_new = evidence.is_new(busy)
 
     def is_new_and_smaller(config: Configuration) -> bool:
-        return _params(goal, config) < smallest and space.key(config) not in seen and goal.is_feasible(config)
+        return _params(goal, config) < smallest and is_new(config)
 
     def expected(configs: list[Configuration]) -> list[float]:
         params = torch.tensor([_params(goal, config) for config in configs], dtype=torch.float64)
@@ -280,7 +271,7 @@ def _params(goal: Goal, config: Mapping[str, Any]) -> float:
 
 
 def _pool(evidence: _Evidence, seed: int) -> list[Configuration]:
-    """Where a climb may start: around the best, at the pre-trained settings, anywhere."""
+    """Where climbs may start: around the best, at the pre-trained settings, anywhere."""
     space, k = evidence.space, evidence.k
     good = [(entry.value, -i) for i, entry in enumerate(evidence.observed) if entry.value is not None]
     best = [evidence.observed[-i].config for _, i in heapq.nlargest(_BEST, good)]

@@ -1,4 +1,4 @@
-"""Configurations to begin with: quasi-random or random ones that keep the bounds."""
+"""Quasi-random or random configurations that keep the bounds."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,7 +8,7 @@ from tascnet.errors import ConfigError
 from tascnet.tuning.goal import Goal
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Key, Space
 
-# Draws that are looked through for feasible ones before the cheapest of them are made cheaper step by step.
+# If this many draws hold too few feasible configurations, this many of the cheapest are made cheaper.
 _DRAWS = 512
 _DESCENTS = 4
 
@@ -25,17 +25,9 @@ def draw(
 ) -> list[Configuration]:
     """Up to `n` different feasible configurations of depth `k` that are not in `exclude`.
 
-    The first ones of one seeded sequence. Where that has too few within the bounds, those that are reached
-    from its cheapest ones by steps to ever cheaper neighbours, and their neighbours.
-
-    Args:
-        space: the search space.
-        goal: its bounds on params and FLOPs hold.
-        n: how many.
-        k: depth.
-        seed: of the sequence; a smaller `n` gives a prefix.
-        exclude: configurations not to be given.
-        method: quasi-random or independent uniform draws.
+    They are the first ones of `space.sample`. If it has too few within the bounds, the rest are reached from
+    its cheapest ones by steps to ever cheaper neighbours, and by steps around those. A smaller `n` yields a
+    prefix.
     """
     seen = {space.key(config) for config in exclude}
     limit = len(seen) + (max(n, _DRAWS) if goal.bounds or goal.objective == "pareto" else n)
@@ -54,11 +46,7 @@ def draw(
 
 
 def refuse_infeasible(space: Space, goal: Goal) -> None:
-    """Refuse bounds that no configuration of any depth was found to keep.
-
-    Raises:
-        ConfigError: with the bounds and the smallest costs seen.
-    """
+    """Raise a ConfigError if no configuration of any depth is found that keeps the bounds."""
     depths = range(space.depth + 1)
     if any(draw(space, goal, 1, k, 0) for k in depths):
         return
@@ -75,14 +63,14 @@ def refuse_infeasible(space: Space, goal: Goal) -> None:
 
 
 def _lowest_of(space: Space, goal: Goal, k: int, drawn: Sequence[Configuration]) -> Iterator[Configuration]:
-    """Where descents from the cheapest of some configurations end."""
+    """The ends of descents from the cheapest of `drawn`."""
     return (_lowest(space, goal, k, config) for config in sorted(drawn, key=goal.excess)[:_DESCENTS])
 
 
 def _descend(
     space: Space, goal: Goal, k: int, drawn: Sequence[Configuration], seen: set[Key]
 ) -> Iterator[Configuration]:
-    """Feasible configurations below the cheapest draws, and around them."""
+    """Feasible configurations at the ends of descents, and around them."""
     ends = {space.key(config): config for config in _lowest_of(space, goal, k, drawn)}
     queue = [config for config in ends.values() if goal.is_feasible(config)]
     met = set(ends)
@@ -96,7 +84,7 @@ def _descend(
 
 
 def _lowest(space: Space, goal: Goal, k: int, config: Configuration) -> Configuration:
-    """Step to the cheapest neighbour for as long as it is cheaper."""
+    """Step to the cheapest neighbour while it is cheaper."""
     while True:
         inside = [near for near in space.neighbours(config, k) if near[FIRST_TRAINED] in space.firsts(k)]
         lower = min(inside, key=goal.excess, default=config)

@@ -1,10 +1,10 @@
-"""One search: ask for configurations, tell the trials; the journal is its whole memory."""
+"""One search: `ask` for proposals, `tell` their trials; the journal is its whole memory."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import read_jsonl
@@ -16,19 +16,19 @@ from tascnet.tuning.sampling import draw, refuse_infeasible
 from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space
 from tascnet.tuning.surrogate import Hyperparameters
 
-# Share of the widths of the second trial.
+# Widths of the second trial, as a share of the pre-trained ones.
 HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What to try.
+    """A configuration to try.
 
     Args:
-        trial: its number.
+        trial: the number of its trial.
         depth: the depth at which it is proposed.
-        config: canonical configuration.
-        surrogate: hyperparameters of the surrogate that chose it; None: none did.
+        config: canonical.
+        surrogate: hyperparameters of the surrogate that proposed it; None: none did.
     """
 
     trial: int
@@ -49,23 +49,23 @@ class Proposal:
 
 
 class Study:
-    """The search's memory: trials in a journal, and the proposals they lead to.
+    """The trials of a search in a journal, and the proposals that follow from them.
 
-    A proposal is a pure function of journal, pending proposals and seed, so that an interrupted search
-    resumes as if it had not been interrupted. Proposals without a trial are made again.
+    A proposal is a pure function of journal, pending proposals and seed, so an interrupted search resumes as
+    if it had not been interrupted. Proposals without a trial are made again.
 
     Args:
-        path: the journal, made with the first trial; a torn last line is ignored.
+        path: the journal; a torn last line is ignored.
         space: the search space.
         seed: of all proposals.
-        goal: what is sought; None: validation accuracy, without bounds.
-        algorithm: `bo`: quasi-random points, then a Gaussian process; `random`: independent uniform draws of
-            every choice; `sobol`: one scrambled Sobol sequence a depth; `layerwise`: the pre-trained
-            settings, trained from every `every`-th unit on.
+        goal: None: validation accuracy, without bounds.
+        algorithm: `bo`: quasi-random points, then a Gaussian process; `random`: independent uniform draws;
+            `sobol`: one scrambled Sobol sequence for each depth; `layerwise`: the pre-trained settings,
+            trained from every `every`-th unit on.
         every: units from one `layerwise` trial to the next.
 
     Attributes:
-        exhausted: depths that had no untried feasible configuration left when asked.
+        exhausted: depths without an untried feasible configuration.
 
     Raises:
         RunFolderError: the journal does not fit the space.
@@ -80,15 +80,12 @@ class Study:
         algorithm: str = "bo",
         every: int = 1,
     ) -> None:
-        self.path = path
-        self.space = space
-        self.seed = seed
+        self.path, self.space, self.seed = path, space, seed
         self.goal = goal or Goal()
-        self.algorithm = algorithm
-        self.every = every
+        self.algorithm, self.every = algorithm, every
         self.pending: dict[int, Proposal] = {}
         self.exhausted: set[int] = set()
-        self._trials = {trial.trial: trial for trial in read_trials(path, space)}
+        self._trials = {trial.trial: trial for trial in _read_trials(path, space)}
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -96,17 +93,14 @@ class Study:
         return tuple(self._trials[number] for number in sorted(self._trials))
 
     def ask(self, k: int, n: int = 1, *, initial_trials: int = 0) -> list[Proposal]:
-        """The next proposals, which are pending until `tell` gets their trials.
+        """Up to `n` proposals, pending until `tell` gets their trials; fewer when depth `k` is exhausted.
 
         Args:
             k: depth; ignored with `layerwise`.
             n: how many.
-            initial_trials: with `bo`, at the first depth of the search, the trials before this number are
-                quasi-random; where spaces nest the very first are the pre-trained setting trained from unit
+            initial_trials: with `bo`, at the first depth of the search, trials before this number are
+                quasi-random. In a nested space the first two are the pre-trained setting trained from unit
                 `k` on, and the same at half its widths, if they keep the bounds.
-
-        Returns:
-            Up to `n` proposals; fewer when depth `k` has no untried feasible configuration left.
 
         Raises:
             ConfigError: no configuration of any depth keeps the bounds.
@@ -127,7 +121,7 @@ class Study:
         return asked
 
     def tell(self, trial: Trial) -> None:
-        """Journal what came of a proposal, with the hyperparameters that led to it.
+        """Append the trial of a proposal to the journal.
 
         Raises:
             ConfigError: the journal has this trial, or its configuration is not in the space.
@@ -136,19 +130,16 @@ class Study:
             raise ConfigError(f"trial {trial.trial} is already in the journal")
         if self.space.canonical(trial.config) != trial.config:
             raise ConfigError(f"the configuration of trial {trial.trial} is not canonical")
-        proposal = self.pending.get(trial.trial)
-        if trial.surrogate is None and proposal is not None and proposal.config == trial.config:
-            trial = replace(trial, surrogate=proposal.surrogate)
         append_record(self.path, trial)
         self._trials[trial.trial] = trial
         self.pending.pop(trial.trial, None)
 
     def best(self) -> Trial | None:
-        """The `ok` trial of the highest value, the earliest of equals; None before one succeeded."""
+        """The `ok` trial of the highest value, the earliest of equals; None without one."""
         return max((t for t in self.trials if t.status == "ok"), key=value_of, default=None)
 
     def winner(self, n_val: int, tolerance: float | None = None) -> Trial | None:
-        """The smallest network among the trials near the best, by params or by the cost of `pareto`."""
+        """The smallest trial near the best, by params or by the cost of `pareto`; see `goal.winner`."""
         size = self.goal.pareto_cost if self.goal.objective == "pareto" else "params"
         return winner(self.trials, n_val, tolerance, size)
 
@@ -157,95 +148,71 @@ class Study:
         return front(self.trials, self.goal.pareto_cost)
 
     def curves(self) -> list[tuple[float, ...]]:
-        """Learning curves of the trials that were trained to their end, for the median rule."""
+        """Learning curves of the trials that were trained to their end."""
         return [trial.curve for trial in self.trials if trial.status == "ok" and trial.curve is not None]
 
-    def _tried(self) -> list[Configuration]:
-        pending = (proposal.config for proposal in self.pending.values())
-        return [*(trial.config for trial in self.trials), *pending]
-
     def _next_number(self) -> int:
-        number = 0
-        while number in self._trials or number in self.pending:
-            number += 1
-        return number
+        return next(n for n in count() if n not in self._trials and n not in self.pending)
 
     def _configs(
         self, k: int, n: int, initial_trials: int
     ) -> tuple[list[Configuration], Hyperparameters | None]:
-        """Up to `n` configurations to try next, and the surrogate's hyperparameters where it chose them."""
-        number = self._next_number()
+        """Up to `n` configurations to try next, and the surrogate's hyperparameters if it proposed them."""
+        number, pending = self._next_number(), [proposal.config for proposal in self.pending.values()]
+        tried = [*(trial.config for trial in self.trials), *pending]
+        # Each proposal has a seed of its own.
+        seed = int.from_bytes(hashlib.sha256(f"{self.seed}/{number}".encode()).digest()[:4], "big")
         if self.algorithm == "layerwise":
-            tried = self._tried()
             depths = layerwise_depths(self.space.depth, self.every)
-            return [c for c in map(self.space.neutral, depths) if c not in tried][:n], None
+            return [config for config in map(self.space.neutral, depths) if config not in tried][:n], None
         if self.algorithm == "random":
-            return self._draw(k, _trial_seed(self.seed, number), "random"), None
+            return draw(self.space, self.goal, 1, k, seed, exclude=tried, method="random"), None
         is_first_depth = all(trial.depth >= k for trial in self.trials)
         if self.algorithm == "sobol" or (is_first_depth and number < initial_trials):
-            return self._start(k) or self._draw(k, self.seed, "sobol"), None
+            if self.algorithm == "bo" and self.space.nested:
+                # The first thing to learn is what narrowing all layers costs in accuracy.
+                for start in (self.space.neutral(k), self.space.narrowed(HALF, k)):
+                    if start not in tried and self.goal.is_feasible(start):
+                        return [start], None
+            return draw(self.space, self.goal, 1, k, self.seed, exclude=tried), None
         slim = self.goal.slim
         fits = [trial.surrogate for trial in self.trials if trial.surrogate is not None]
         return propose(
             self.space,
             k,
             self.trials,
-            [proposal.config for proposal in self.pending.values()],
-            # One at a time, as each number has its turn.
+            pending,
+            # Whether a proposal is slim depends on its number.
             n if slim is None else 1,
-            _trial_seed(self.seed, number),
+            seed,
             goal=self.goal,
             slim=slim is not None and slim.is_due(number),
             start=fits[-1] if fits else None,
         )
 
-    def _start(self, k: int) -> list[Configuration]:
-        """The pre-trained setting, then it at half its widths, where they are to be the next trial.
 
-        What all widths together cost in accuracy is the first thing to learn about them.
-        """
-        if self.algorithm != "bo" or not self.space.nested:
-            return []
-        tried, starts = self._tried(), (self.space.neutral(k), self.space.narrowed(HALF, k))
-        return [start for start in starts if start not in tried and self.goal.is_feasible(start)][:1]
-
-    def _draw(self, k: int, seed: int, method: Literal["sobol", "random"]) -> list[Configuration]:
-        return draw(self.space, self.goal, 1, k, seed, exclude=self._tried(), method=method)
-
-
-def read_trials(path: Path, space: Space) -> list[Trial]:
-    """The trials of a journal; none where there is no file.
+def _read_trials(path: Path, space: Space) -> list[Trial]:
+    """The trials of a journal; none if there is no file.
 
     Raises:
         RunFolderError: a line is no trial of this space.
     """
+    names = {FIRST_TRAINED, *(choice.name for choice in space.choices)}
     trials = []
     for line, row in enumerate(read_jsonl(path), start=1):
         try:
             trial = from_json(Trial, row)
-            trials.append(replace(trial, config=_canonical(trial.config, space)))
+            first = trial.config.get(FIRST_TRAINED)
+            if isinstance(first, int) and first > space.depth:
+                raise ConfigError(
+                    f"it trains unit {first}, and the deepest one is {space.depth} (`max_units`)"
+                )
+            # If the space now has fewer units, choices of the deeper ones were neutral.
+            own = {name: value for name, value in trial.config.items() if name in names}
+            trials.append(replace(trial, config=space.canonical(own)))
         except (ConfigError, ValueError) as error:
             raise RunFolderError(
                 f"line {line} of the journal {path} does not fit this search ({error})",
                 "give the options that it was made with, or another folder, or start over with `fresh=true`",
             ) from error
     return trials
-
-
-def _canonical(config: Mapping[str, Any], space: Space) -> Configuration:
-    """A journal's configuration in a space that may have fewer units, whose choices it leaves neutral.
-
-    Raises:
-        ConfigError: it trains a unit that the space lacks, or has a value that the space lacks.
-    """
-    first = config.get(FIRST_TRAINED)
-    if isinstance(first, int) and first > space.depth:
-        raise ConfigError(f"it went to unit {first}, and `max_units` ends at {space.depth}")
-    names = {FIRST_TRAINED, *(choice.name for choice in space.choices)}
-    return space.canonical({name: value for name, value in config.items() if name in names})
-
-
-def _trial_seed(seed: int, number: int) -> int:
-    """A seed of its own for each proposal."""
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")

@@ -1,6 +1,6 @@
 """The Gaussian process that learns from trials.
 
-Glossary: `X` are encoded configurations `n x d`, `Y` their standardised values `n x 1`.
+Symbols: `X` are encoded configurations `n x d`, `Y` their standardised values `n x 1`.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger("tascnet")
 # `lengthscales` by choice, `noise` and `mean`, of inputs in [0, 1] and standardised outputs.
 Hyperparameters: TypeAlias = dict[str, Any]
 
-# The fit ends after these steps, or when a step gains less than this share of the likelihood.
+# The fit ends after this many steps, or when a step gains less than this share of the likelihood.
 _FIT_STEPS = 200
 _FIT_TOLERANCE = 1e-7
 _SHORTEST = 2.5e-2
@@ -40,14 +40,14 @@ _SHORTEST = 2.5e-2
 
 @dataclass(frozen=True, kw_only=True)
 class Standardiser:
-    """Mean and deviation by which values are standardised."""
+    """Standardises values by a mean and a deviation."""
 
     mean: float
     deviation: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """That of at least one value; equal values have the deviation 1."""
+        """From at least one value; equal values have the deviation 1."""
         tensor = torch.tensor(values, dtype=torch.float64)
         deviation = float(tensor.std()) if len(values) > 1 else 0.0
         return cls(mean=float(tensor.mean()), deviation=deviation if deviation > 0 else 1.0)
@@ -58,15 +58,14 @@ class Standardiser:
 
 
 def fit(X: Tensor, Y: Tensor, columns: Sequence[str], start: Mapping[str, Any] | None = None) -> SingleTaskGP:
-    """The process fitted to `X` and `Y` by maximum a posteriori, at its prior's mode where fitting fails.
-
-    Its kernel is Matern 5/2 with a lengthscale for each choice.
+    """The process fitted to `X` and `Y` by maximum a posteriori, or at its prior's mode if the fit fails.
 
     Args:
         X: `n x d` float64, or wider: columns after the `d` of `columns` are ignored.
         Y: `n x 1` float64.
-        columns: the choices that the first `d` columns stand for.
-        start: hyperparameters to start from, for choices that it names; else from the prior's mode.
+        columns: the choices of the first `d` columns.
+        start: hyperparameters from which the fit starts, for the choices in it; others start from the
+            prior's mode.
     """
     model = _build(X, Y, columns)
     if start is not None:
@@ -83,7 +82,7 @@ def fit(X: Tensor, Y: Tensor, columns: Sequence[str], start: Mapping[str, Any] |
 
 
 def hyperparameters(model: SingleTaskGP, columns: Sequence[str]) -> Hyperparameters:
-    """What another `fit` can start from."""
+    """The hyperparameters from which another `fit` can start."""
     scales = model.covar_module.scales.tolist()
     return {
         "lengthscales": dict(zip(dict.fromkeys(columns), scales, strict=True)),
@@ -95,8 +94,8 @@ def hyperparameters(model: SingleTaskGP, columns: Sequence[str]) -> Hyperparamet
 class _Shared(BaseKernel):  # type: ignore[misc]
     """Matern 5/2 with one lengthscale for each choice.
 
-    The columns of a category share theirs: any two categories are equally far apart, and there is less to
-    learn than with a lengthscale for each column.
+    The columns of a categorical choice share it: any two categories are equally far apart, and there is less
+    to learn than with a lengthscale for each column.
 
     Source: Hvarfner et al. 2024 (a prior whose lengthscales grow with the root of the number of choices).
     """
@@ -137,7 +136,7 @@ def _set(model: SingleTaskGP, columns: Sequence[str], start: Mapping[str, Any]) 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU's generator, which BoTorch draws from, and restore it."""
+    """Seed the CPU's generator, from which BoTorch draws, and restore it."""
     state = torch.random.get_rng_state()
     try:
         torch.default_generator.manual_seed(seed)
@@ -148,7 +147,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide numerical warnings about what the fit handles itself."""
+    """Hide numerical warnings that the fit handles."""
     with warnings.catch_warnings():
         for kind in (BotorchWarning, NumericalWarning):
             warnings.simplefilter("ignore", kind)

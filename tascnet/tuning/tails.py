@@ -22,20 +22,19 @@ class Tails:
 
     Args:
         learner: samples, device and recipes.
-        chain: the network whose trunk the candidates have; it is on the device and stays as it is.
+        chain: the network whose trunk the candidates have; it is on the device and is not changed.
         objective: `loss` keeps the epoch of the lowest validation loss, others that of the best accuracy.
     """
 
     def __init__(self, learner: Learner, chain: nn.Sequential, objective: str = "accuracy") -> None:
         self.learner, self.chain = learner, chain
         self._keep = "lowest_loss" if objective == "loss" else "best"
-        # Of all prefixes of the chain, which trials share, in one pass.
         self._digests = prefix_digests(chain)
-        # One pair, as on a device they take memory.
+        # Only one pair, because features on a device take memory.
         self._pair: tuple[str, FeaturePair] | None = None
 
     def features(self, cut: int) -> FeaturePair:
-        """Activations before block `cut`: training samples in all views, validation samples plain.
+        """Activations before block `cut`.
 
         Raises:
             BudgetError: they would take more than the cache's limit.
@@ -55,13 +54,13 @@ class Tails:
         checkpoint: Path | None = None,
         stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
     ) -> tuple[nn.Sequential, TrainingRecord]:
-        """The whole network of a candidate, its tail trained on cached features by the recipe `trial`.
+        """The whole network of a candidate, its tail trained in place on features by the recipe `trial`.
 
         Args:
-            candidate: its tail is trained in place.
+            candidate: of the chain.
             description: of the progress bar.
             checkpoint: file from which an interrupted training resumes.
-            stop: ends the training early.
+            stop: takes all epochs so far; training ends when it returns True.
         """
         tail = self.learner.place(candidate.tail)
         tail.requires_grad_(True)
@@ -86,7 +85,7 @@ class Tails:
 
 
 def cached_pair(learner: Learner, trunk: nn.Sequential, digest: str, folder: Path) -> FeaturePair:
-    """The activations of a trunk, read from a folder or computed into it, on the device where they fit.
+    """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
 
     Raises:
         BudgetError: they would take more than the cache's limit.
@@ -104,5 +103,5 @@ def cached_pair(learner: Learner, trunk: nn.Sequential, digest: str, folder: Pat
 
 
 def join(trunk: nn.Sequential, tail: nn.Sequential) -> nn.Sequential:
-    """One chain of the blocks of two, under their names."""
+    """One chain of the blocks of both, under their names."""
     return nn.Sequential(OrderedDict([*trunk.named_children(), *tail.named_children()]))

@@ -1,4 +1,4 @@
-"""The trials of a search: build, train and judge one configuration after the other."""
+"""The trials of a search: configurations are built, trained and judged one after the other."""
 
 import logging
 import statistics
@@ -18,30 +18,25 @@ from tascnet.tuning.space import FIRST_TRAINED
 from tascnet.tuning.study import Proposal, Study
 from tascnet.tuning.tails import Tails, join
 
-# A search whose first trials all fail has a cause that more trials do not remove.
+# If this many first trials all fail, more trials will not help.
 ALL_FAILED = 5
-# No trial is stopped early before so many others have reached its epoch.
+# No trial is stopped early before this many others have reached its epoch.
 STOP_TRIALS = 5
 
 log = logging.getLogger("tascnet")
 
 
 def run_search(study: Study, limits: Limits, run: Callable[[Proposal], Trial], *, initial_trials: int) -> str:
-    """Run trials until the progression says stop; returns why.
-
-    Args:
-        study: proposes, and keeps the trials.
-        limits: when to deepen the search and when to end it.
-        run: makes the trial of a proposal.
-        initial_trials: trials before the surrogate proposes.
+    """Run trials until the limits end the search, and return the reason.
 
     Raises:
         TascnetError: the first trials all failed.
     """
     with progress("search", total=limits.most_trials(study.space)) as bar:
         bar.advance(len(study.trials))
-        _refuse_if_all_failed(study)
         while True:
+            if len(study.trials) >= ALL_FAILED and all(trial.status == "failed" for trial in study.trials):
+                raise no_winner(study)
             advice = next_depth(study.trials, study.space, limits, study.goal, study.exhausted)
             if advice.depth is None:
                 return advice.reason
@@ -51,9 +46,8 @@ def run_search(study: Study, limits: Limits, run: Callable[[Proposal], Trial], *
                 except BudgetError as error:
                     if limits.every is None or study.best() is None:
                         raise
-                    # Earlier cuts have larger features still.
+                    # The features at earlier cuts are even larger.
                     return f"the features before unit {proposal.config[FIRST_TRAINED]} do not fit ({error})"
-                _refuse_if_all_failed(study)
                 best = study.best()
                 bar.advance(1, best=0.0 if best is None else best.value, depth=advice.depth)
 
@@ -67,37 +61,36 @@ def run_trial(
     *,
     early_stop: int | None,
 ) -> Trial:
-    """Build, train and judge one configuration; a failure is a result too.
+    """Build, train and judge one configuration; a failure is recorded as well.
 
-    Args:
-        proposal: the configuration.
-        study: its goal and its earlier trials.
-        tails: trains candidates.
-        build: gives the trained part of a configuration's network.
-        meter: measures latency, where it is bounded.
-        early_stop: epoch from which the trial may be stopped; None: never.
+    From epoch `early_stop` on the trial may be stopped; None: never.
+
+    Raises:
+        BudgetError: the features would take more than the cache's limit.
     """
     started = time.perf_counter()
-    failure: str | None = None
-    found: dict[str, Any] = {}
     try:
         found = _judged(proposal, study, tails, build, meter, early_stop)
-    except BudgetError:
-        raise
     except (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError) as error:
-        failure = first_line(error)
-    if failure is not None:
-        found = {"status": "failed", "reason": failure}
-        # Only now, without the traceback that held its tensors.
-        if tails.learner.device.type == "cuda":
-            torch.cuda.empty_cache()
+        found = {"status": "failed", "reason": first_line(error)}
+    if found["status"] == "failed" and tails.learner.device.type == "cuda":
+        # Here the traceback, which held tensors, is gone.
+        torch.cuda.empty_cache()
     trial = proposal.came(seconds=time.perf_counter() - started, **found)
-    _log(trial)
+    if trial.val_accuracy is None:
+        log.warning("trial %d %s: %s", trial.trial, trial.status, trial.reason)
+    else:
+        log.info(
+            "trial %d, depth %d%s: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
+            *(trial.trial, trial.depth),
+            f", stopped after {trial.epochs} epochs" if trial.status == "stopped" else "",
+            *(100 * trial.val_accuracy, (trial.params or 0) / 1e6, (trial.flops or 0) / 1e6),
+        )
     return trial
 
 
 def no_winner(study: Study) -> TascnetError:
-    """Why a search has no winner, and what to do."""
+    """The error of a search without a winner."""
     trials = study.trials
     slow = [trial.latency_ms for trial in trials if trial.status == "infeasible" and trial.latency_ms]
     if slow:
@@ -116,17 +109,17 @@ def no_winner(study: Study) -> TascnetError:
 def median_stop(
     curve: Sequence[float], others: Sequence[Sequence[float]], *, stop_epoch: int, stop_trials: int
 ) -> bool:
-    """Whether a trial should end: its best is below the median of what others had averaged by then.
+    """Whether to stop a trial: its best is below the median of the averages of others until that epoch.
 
-    A stopped trial enters the surrogate's fit with the best value until then. That is a lower bound of
-    what it would have reached, so the surrogate stays away from where it was. Without it the same place
-    would be proposed again; as a failure it would count as the worst value of all, which is too low.
+    The surrogate is fitted to the best value of a stopped trial until then, a lower bound of what it would
+    have reached. Without it the surrogate would propose the same place again; as a failure the trial would
+    count as the worst value of all, which is too low.
 
     Args:
         curve: validation accuracy after each epoch so far.
         others: whole curves of the trials that were trained to their end.
-        stop_epoch: no trial ends before this many epochs.
-        stop_trials: no trial ends before this many others have reached its epoch.
+        stop_epoch: no trial is stopped before this many epochs.
+        stop_trials: no trial is stopped before this many others have reached its epoch.
 
     Source: Golovin et al. 2017 (Vizier), section 3.2.2: the best value so far against the median of the
     running averages of all completed trials, at equal epochs.
@@ -136,11 +129,6 @@ def median_stop(
     if epochs < max(stop_epoch, 1) or len(reached) < max(stop_trials, 1):
         return False
     return max(curve) < statistics.median(statistics.fmean(other[:epochs]) for other in reached)
-
-
-def _refuse_if_all_failed(study: Study) -> None:
-    if len(study.trials) >= ALL_FAILED and all(trial.status == "failed" for trial in study.trials):
-        raise no_winner(study)
 
 
 def _judged(
@@ -167,14 +155,12 @@ def _judged(
 
     def is_hopeless(epochs: Sequence[EpochRecord]) -> bool:
         nonlocal stopped
-        assert early_stop is not None
-        stopped = bool(epochs) and median_stop(
+        stopped = early_stop is not None and median_stop(
             _curve(epochs), others, stop_epoch=early_stop, stop_trials=STOP_TRIALS
         )
         return stopped
 
-    stop = None if early_stop is None else is_hopeless
-    _, training = tails.train(candidate, f"trial {proposal.trial}", stop=stop)
+    _, training = tails.train(candidate, f"trial {proposal.trial}", stop=is_hopeless)
     if stopped:
         found |= {"status": "stopped", "reason": "below the median of earlier trials at the same epoch"}
     return {
@@ -190,18 +176,3 @@ def _judged(
 def _curve(epochs: Sequence[EpochRecord]) -> tuple[float, ...]:
     """Validation accuracy after each epoch."""
     return tuple(epoch.val_accuracy or 0.0 for epoch in epochs)
-
-
-def _log(trial: Trial) -> None:
-    if trial.val_accuracy is None:
-        log.warning("trial %d %s: %s", trial.trial, trial.status, trial.reason)
-        return
-    log.info(
-        "trial %d, depth %d%s: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
-        trial.trial,
-        trial.depth,
-        f", stopped after {trial.epochs} epochs" if trial.status == "stopped" else "",
-        100 * trial.val_accuracy,
-        (trial.params or 0) / 1e6,
-        (trial.flops or 0) / 1e6,
-    )

@@ -1,14 +1,14 @@
-"""Stage one: learn the configuration of the deeper layers from the data, then fine-tune the winner.
+"""The public function of stage one.
 
-Baseline, search, fine-tuning of the winner, conventional fine-tuning, measurement: each is done once, and
-read back when the stage is resumed.
+Baseline, search, fine-tuning of the winner and conventional fine-tuning are done once, and read back when the
+stage is resumed.
 """
 
 import copy
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,17 +17,17 @@ from typing import Any
 
 from torch import nn
 
-from tascnet.data import module_digest
-from tascnet.data.samples import open_samples
+from tascnet.data import module_digest, open_samples
+from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, classifier_of, head_start, replace_head
-from tascnet.models.info import ModelInfo
+from tascnet.models.info import info_of
 from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
 from tascnet.report import models_html, models_text, tune_report
 from tascnet.run.files import digest_json
-from tascnet.run.folder import budget, claim, finished, identity, open_folder
+from tascnet.run.folder import budget, cache_folder, claim, finished, identity, open_folder
 from tascnet.run.records import (
     StepRecord,
     Trial,
@@ -43,16 +43,9 @@ from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
 from tascnet.tuning.estimate import log_estimate
-from tascnet.tuning.findings import findings
+from tascnet.tuning.explain import findings
 from tascnet.tuning.finetune import conventional, fine_tune, freeze
-from tascnet.tuning.problem import (
-    LatencyMeter,
-    builder_of,
-    check_options,
-    discover,
-    goal_of,
-    magnitude_of,
-)
+from tascnet.tuning.problem import LatencyMeter, builder_of, check_options, discover, goal_of
 from tascnet.tuning.progression import Limits
 from tascnet.tuning.space import FIRST_TRAINED
 from tascnet.tuning.study import Study
@@ -61,18 +54,18 @@ from tascnet.tuning.trials import no_winner, run_search, run_trial
 
 log = logging.getLogger("tascnet")
 
-JOURNAL, METRICS, MODEL, SPLITS = "trials.jsonl", "metrics.json", "model", "splits.json"
+JOURNAL, METRICS, MODEL, REPORT = "trials.jsonl", "metrics.json", "model", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneResult:
-    """What stage one found.
+    """The result of stage one.
 
     Args:
         network: the tuned network, in eval mode, with the attributes that every network of tascnet has.
         metrics: of the networks `baseline`, `conventional` and `after`.
         trials: all trials of the search.
-        folder: of the tuned network; None where it was kept nowhere.
+        folder: of the tuned network; None without a run folder.
     """
 
     network: nn.Sequential
@@ -106,21 +99,22 @@ def tune(
     run: str | Path | None = None,
     fresh: bool = False,
 ) -> TuneResult:
-    """Learn the configuration of a network's deeper layers from data; the network itself stays as it is.
+    """Learn the configuration of a network's deeper layers from data; `network` is not changed.
 
     Args:
         network: a pre-trained network from `tascnet.backbone`.
-        data: the data set, which says how it is split.
-        options: the search space, its budget and what becomes of the winner: `Tune` or `Autotune`.
-        trainer: recipes, of which `head`, `trial` and `finetune` are used; None: what suits the data.
+        data: the data set.
+        options: `Tune` or `Autotune`: the search space, its budget and the fine-tuning of the winner.
+        trainer: recipes, of which `head`, `trial` and `finetune` are used; None:
+            `tascnet.presets.trainer_for(data)`.
         measure: how latency is measured.
         seed: of splits, proposals, new weights, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
         cache: folder of decoded samples and features; None: `outputs/cache`.
-        cache_limit_gb: gigabytes that features may take in it; None: no limit.
-        run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
-            With `pick` the network lies in the folder `<run>-pick<number>` beside it.
+        cache_limit_gb: largest size of the features in it; None: no limit.
+        run: folder of the run, which is resumed, or read back if it is finished; None: nothing is kept.
+            With `pick` the network is saved in the folder `<run>-pick<number>` beside it.
         fresh: start over.
 
     Raises:
@@ -129,11 +123,7 @@ def tune(
         RunFolderError: the folder belongs to other options.
         TascnetError: the search has no winner.
     """
-    info = getattr(network, "info", None)
-    if not isinstance(info, ModelInfo):
-        raise ConfigError(
-            "the network does not say which inputs it expects (`info`)", "take one that tascnet.backbone gave"
-        )
+    info = info_of(network)
     trainer = trainer or trainer_for(data)
     check_options(options, trainer, network)
     _check_pick(options, run)
@@ -142,7 +132,7 @@ def tune(
             data,
             info.preprocessing,
             seed=seed,
-            cache=Path(cache or "outputs/cache"),
+            cache=cache_folder(cache),
             cache_limit_gb=cache_limit_gb,
             grow_vocabulary=True,
         )
@@ -181,16 +171,20 @@ def tune(
                 _measure_again(learner, archive, output, measure)
             else:
                 _run(network, learner, archive, output, options, measure)
-            return TuneResult(
+            result = TuneResult(
                 network=archive.read(output / MODEL),
                 metrics=read_record(output / METRICS, TuneMetrics),
                 trials=tuple(read_records(search / JOURNAL, Trial)),
                 folder=None if run is None else output,
             )
+            if run is not None and not (output / REPORT).exists():
+                result.report(output / REPORT)
+                log.info("report: %s", output / REPORT)
+            return result
 
 
 def _check_pick(options: TuneBase, run: str | Path | None) -> None:
-    """Refuse a trial that cannot be picked before anything is loaded."""
+    """Refuse `pick` without a finished search that has this trial."""
     pick = options.pick
     if pick is None:
         return
@@ -211,7 +205,7 @@ def _check_pick(options: TuneBase, run: str | Path | None) -> None:
 def _folders(
     run: str | Path | None, own: Mapping[str, Any], pick: int | None, *, cache: Path, fresh: bool
 ) -> Iterator[tuple[Path, Path]]:
-    """The folder of the search and that of the tuned network, another one where a trial is picked."""
+    """The folder of the search and that of the tuned network; with `pick` these differ."""
     if pick is None:
         with open_folder(run, own, cache=cache, fresh=fresh) as folder:
             yield folder, folder
@@ -228,16 +222,15 @@ def _folders(
 
 
 def _measure_again(learner: Learner, archive: Archive, output: Path, measure: Measure) -> None:
-    """Measure latencies again where `measure` differs from that of a finished stage."""
+    """Measure the latencies of a finished stage again if `measure` has changed."""
     before = read_record(output / METRICS, TuneMetrics)
-    if before.measure == to_json(measure):
-        return
     folders = {name: archive.folder / place for name, place in before.archives.items()}
     folders["after"] = output / MODEL
     networks = {name: learner.place(archive.read(folder)) for name, folder in folders.items()}
     metrics = remeasured(before, networks, learner.samples, measure)
     if metrics is not None:
-        _write(output, metrics, read_records(archive.folder / JOURNAL, Trial))
+        (output / REPORT).unlink(missing_ok=True)
+        write_record(output / METRICS, metrics)
 
 
 def _run(
@@ -248,46 +241,21 @@ def _run(
     options: TuneBase,
     measure: Measure,
 ) -> None:
-    """All steps, from the baseline to the metrics.
-
-    Args:
-        network: the pre-trained network.
-        learner: samples, device and recipes.
-        archive: in the folder of the search.
-        output: folder of the tuned network.
-        options: of the search.
-        measure: how latency is measured.
-    """
+    """All steps, from the baseline to the metrics."""
     blocks = nn.Sequential(OrderedDict(network.named_children()))
     pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
     check_network(pretrained, learner.samples)
     chain, baseline = _baseline(pretrained, learner, archive)
     assert baseline.training is not None
     assert baseline.training.val_accuracy is not None
-    example, classifier = learner.samples.example, classifier_of(pretrained)
+    folders = {"baseline": archive.path("baseline"), "after": output / MODEL}
+    classifier = classifier_of(pretrained)
     tails = Tails(learner, chain, options.objective)
     meter = LatencyMeter(learner, chain, measure, archive.path("latency.json"))
-    space = discover(chain, example, options)
-    grows = isinstance(options, Tune) and options.head != "new"
-    build = builder_of(
-        chain,
-        space,
-        example,
-        options,
-        classifier=classifier,
-        magnitude=magnitude_of(classifier, tails, archive.path("magnitude.json")) if grows else None,
-        seed=learner.seed,
-    )
-    goal = goal_of(
-        options,
-        chain,
-        space,
-        learner,
-        classifier=classifier,
-        meter=meter,
-        baseline_accuracy=baseline.training.val_accuracy,
-        baseline=archive.path("baseline"),
-    )
+    space = discover(chain, learner.samples.example, options)
+    build = builder_of(options, space, tails, classifier, archive.path("magnitude.json"))
+    accuracy = baseline.training.val_accuracy
+    goal = goal_of(options, space, tails, classifier, meter, accuracy=accuracy, folder=folders["baseline"])
     limits = Limits.of(options)
     journal = archive.folder / JOURNAL
     study = Study(journal, space, learner.seed, goal, options.algorithm, limits.every or 1)
@@ -307,17 +275,16 @@ def _run(
     unit = int(winner.config[FIRST_TRAINED])
     first_searched = space.units[unit].block
     tuned = fine_tune(options, winner, space, tails, build, archive)
-    usual, usual_folder = conventional(learner, archive, chain, tuned.first_trained)
-    # Without its metrics the stage counts as unfinished, whatever interrupts the lines below.
+    usual, folders["conventional"] = conventional(learner, archive, chain, tuned.first_trained)
+    # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (output / METRICS).unlink(missing_ok=True)
+    (output / REPORT).unlink(missing_ok=True)
     save(tuned.network, output / MODEL, replace(archive.info, first_searched=first_searched))
     freeze(chain, head_start(chain))
     freeze(usual, tuned.first_trained)
     freeze(tuned.network, tuned.first_trained, tuned.frozen)
     started = time.perf_counter()
-    folders = {"baseline": archive.path("baseline"), "conventional": usual_folder, "after": output / MODEL}
     networks = {"baseline": chain, "conventional": usual, "after": tuned.network}
-    # The test samples are read here.
     models = judge(learner, networks, folders, measure)
     found = findings(options, study, chain, build)
     steps = [read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done]
@@ -339,15 +306,15 @@ def _run(
         **found,
         **stage_facts(learner, archive.info.backbone, measure),
     )
-    _write(output, metrics, study.trials)
+    write_record(output / METRICS, metrics)
 
 
 def _baseline(
     pretrained: nn.Sequential, learner: Learner, archive: Archive
 ) -> tuple[nn.Sequential, StepRecord]:
-    """The pre-trained network with a new softmax layer, the only one that is trained.
+    """The pre-trained network with a new softmax layer, the only trained one.
 
-    A network of texts keeps its dropout: without it the few filters overfit their training texts.
+    A text network keeps its dropout: without it the few filters overfit the training texts.
     """
     dropped = [block.p for block in pretrained[head_start(pretrained) :] if isinstance(block, nn.Dropout)]
     dropout = float(dropped[-1]) if dropped and learner.samples.is_text else 0.0
@@ -370,10 +337,3 @@ def _baseline(
 
     trained, step = archive.once("baseline", train)
     return learner.place(trained), step
-
-
-def _write(output: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> None:
-    """The report, then the metrics, with which the stage is finished."""
-    tune_report(output / "report.html", metrics, trials)
-    write_record(output / METRICS, metrics)
-    log.info("report: %s", output / "report.html")

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tascnet.cli import main as entry
-from tascnet.cli.config import STAGES
-from tascnet.errors import DataError
+from tascnet.cli.config import STAGES, spelling
+from tascnet.errors import DataError, RunFolderError
 from tascnet.run.console import log
 
 # For processes that cannot see this test's objects: it puts stages where the entry imports them.
@@ -189,6 +189,23 @@ def test_options_in_errors_of_the_library_are_spelled_as_here(monkeypatch, capsy
         assert capsys.readouterr().err == (
             "prune.min_filters=128 leaves no group: lower prune.min_filters, or start with fresh=true\n"
         )
+
+
+def test_options_in_log_lines_are_spelled_as_here_and_those_of_a_part_as_its_own(monkeypatch, capsys):
+    def run(config):
+        log.info("`tolerance=%g` is wide", 0.5)
+        with spelling("prune", is_alone=False):
+            log.info("`tolerance=%g` is wide", 0.5)
+            raise RunFolderError("x is another's", "give another `run`, or start over with `fresh=true`")
+
+    with_stage(monkeypatch, "full", run)
+    assert entry.main([]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "tune.tolerance=0.5 is wide",
+        "prune.tolerance=0.5 is wide",
+        "x is another's: give another prune.name, or start over with stage=prune fresh=true",
+    ]
+    assert log.filters == []
 
 
 def test_an_import_that_fails_within_a_stage_is_a_bug(monkeypatch, capsys):

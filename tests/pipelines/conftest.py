@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
 from tests.pipelines.commands import TINY, command
+from tests.pipelines.networks import slim
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +46,9 @@ def tuned(finished, tmp_path):
     shutil.copytree(finished, run)
     shutil.rmtree(run / "prune")
     return run
+
+
+@pytest.fixture
+def slim_torchvision(monkeypatch):
+    """Networks of torchvision have a quarter of their channels: their structure counts here."""
+    monkeypatch.setattr(torchvision.models, "get_model", slim)

@@ -7,7 +7,6 @@ from collections import OrderedDict
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 import tascnet
@@ -15,7 +14,6 @@ import tascnet.pruning
 import tascnet.tuning
 from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import command
-from tests.pipelines.networks import slim
 
 CONTRACT = {
     *("val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes"),
@@ -142,9 +140,8 @@ def through_both_stages(run, archived, *options, factory=None):
 
 @pytest.mark.parametrize("name", MIN_FILTERS)
 def test_a_backbone_goes_through_both_stages_and_reloads_bit_for_bit(
-    name, images, cache, tmp_path, archived, monkeypatch
+    name, images, cache, tmp_path, archived, slim_torchvision
 ):
-    monkeypatch.setattr(torchvision.models, "get_model", slim)
     options = [
         *SHORT,
         *("dataset=image_folder", f"dataset.root={images}", f"backbone={name}"),

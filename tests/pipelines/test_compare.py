@@ -149,7 +149,7 @@ def test_nothing_to_compare_is_a_mistake(tmp_path, capsys, path):
     expected = {
         "gone": "does not exist: give the folder that holds the runs, such as outputs",
         "empty": f"holds no run: {hint}",
-        "unfinished": f"holds no finished run, but 1 that cannot take part: {hint}",
+        "unfinished": f"holds no finished run, but 1 that cannot be compared: {hint}",
     }
     assert said.err.splitlines()[-1] == f"{tmp_path / path} {expected[path]}"
     assert said.out == ""

@@ -3,11 +3,9 @@
 import shutil
 
 import pytest
-import torchvision
 
 from tascnet.run.files import read_json, read_jsonl
 from tests.pipelines.commands import command
-from tests.pipelines.networks import slim
 
 # Nothing that these leave out differs from the papers.
 MINIATURE = (
@@ -41,8 +39,7 @@ def run(name, caltech, cache, tmp_path, *more):
     return folder
 
 
-def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision.models, "get_model", slim)
+def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path, slim_torchvision):
     folder = run("autotune_resnet50_caltech101", caltech, cache, tmp_path)
     assert folder.parts[-3:-1] == ("caltech101", "resnet50")
     assert [entry.name for entry in folder.iterdir()] == ["tune"]
@@ -57,12 +54,16 @@ def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path, 
     assert known["trainer.finetune.epoch_share"] == 0.125
 
 
-def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path):
-    """Of DenseNet-121 the two transitions alone have more than 128 filters: 256 and 512; 5 % of them go."""
-    folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path, "tune.max_trials=1")
+def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path, slim_torchvision):
+    """Of DenseNet-121 the two transitions alone have more than 128 filters, 256 and 512; 5 % are removed.
+
+    With a quarter of the channels they are those with more than 32.
+    """
+    more = ["tune.max_trials=1", "tune.neurons=[32]", "prune.min_filters=33"]
+    folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path, *more)
     assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"prune-published", "tune"}
     row = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]
-    assert row["removed"] == {"transition2.conv": 12, "transition3.conv": 25}
+    assert row["removed"] == {"transition2.conv": 3, "transition3.conv": 6}
     known = read_json(folder / "prune-published" / "identity.json")
     assert known["trainer.class_weights"] == "balanced"
     assert known["trainer.recover.optimizer"] == "nesterov"

@@ -187,8 +187,11 @@ def test_a_factory_whose_file_is_wrong(refused, tmp_path, monkeypatch, capsys):
     assert 'my_network.py", line 1\n' in capsys.readouterr().err
 
 
-def test_a_device_that_is_not_there(refused):
-    assert "device=cuda:99" in refused("stage=tune", "device=cuda:99")
+@pytest.mark.parametrize("stage", ["tune", "full", "pretrain"])
+def test_a_device_that_is_not_there(refused, tmp_path, stage):
+    """The network is not made before."""
+    assert "device=cuda:99" in refused(f"stage={stage}", "device=cuda:99", f"cache_dir={tmp_path / 'cache'}")
+    assert not (tmp_path / "cache" / "weights").exists()
 
 
 def test_too_many_filters_asked_for_leave_the_finished_stage_alone(refused, finished, cache):
@@ -204,8 +207,8 @@ def test_too_many_filters_asked_for_leave_the_finished_stage_alone(refused, fini
     ("spoil", "told"),
     [
         (lambda lines: [lines[0], lines[1][:40], *lines[2:]], "line 2 of"),
-        (lambda lines: [lines[0], "{}", *lines[2:]], "it lacks 'iteration'"),
-        (lambda lines: [lines[0], *lines[2:]], "lacks lines in its middle"),
+        (lambda lines: [lines[0], "{}", *lines[2:]], "lacks 'iteration'"),
+        (lambda lines: [lines[0], *lines[2:]], "has iterations missing in its middle"),
     ],
 )
 def test_a_corrupt_journal_is_named_with_its_line(refused, finished, tmp_path, spoil, told):
@@ -245,7 +248,8 @@ def test_a_model_tuned_on_another_split_is_not_pruned(refused, finished, cache, 
     said = refused(
         *TINY, "stage=prune", "name=elsewhere", f"prune.source={source}", other, outputs=outputs.parent / "o2"
     )
-    assert "was trained on another split of the data and may have seen test samples" in said
+    assert "was trained on another split" in said
+    assert "may have seen test samples" in said
 
 
 def test_a_stage_does_not_overwrite_the_model_that_it_is_given(refused, finished):
@@ -269,8 +273,7 @@ def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refuse
     said = refused(*TINY, "name=run", "stage=prune")
     told = "belongs to another configuration (the network to start from differs): "
     assert said.startswith(f"{run / 'prune'} {told}")
-    assert "stage=prune fresh=true" in said
-    assert "prune.name=" in said
+    assert said.endswith("keep it and give another prune.name, or start over with fresh=true")
     assert contents(run) == before
 
 
@@ -281,7 +284,7 @@ def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refuse
         (("prune.min_filters=5000", "tune.hidden_layers=[0]"), "prune.min_filters=5000"),
         (
             ("prune=bn_scale", "backbone=vgg16", "prune.min_filters=64", "tune.hidden_layers=[0]"),
-            "prune.criterion=bn_scale says nothing",
+            "prune.criterion=bn_scale has no scores",
         ),
     ],
 )
@@ -312,4 +315,4 @@ def test_missing_samples_are_found_before_weights_are_fetched(refused, photos, m
         assert "holds no 101_ObjectCategories" in said
         few = ["dataset.train=9", "dataset.val=9"]
         said = refused("dataset=image_folder", f"dataset.root={photos}", f"stage={stage}", *few)
-        assert "class 'cat' has 10 samples, expected at least 19" in said
+        assert "class 'cat' has 10 samples, expected at least 18" in said

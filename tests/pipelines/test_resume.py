@@ -186,7 +186,10 @@ def test_a_finished_run_says_so_and_writes_nothing(finished, cache, capsys):
     assert command(*options(finished, cache)) == 0
     captured = capsys.readouterr()
     for stage in ("tune", "prune"):
-        assert f"{stage} is finished in {finished / stage}; fresh=true starts it over\n" in captured.err
+        assert (
+            f"{stage} is finished in {finished / stage}; stage={stage} fresh=true starts it over\n"
+            in captured.err
+        )
     for name in ("baseline", "conventional", "tuned", "pruned"):
         assert f"\n{name} " in captured.out
     assert contents(finished) == before

@@ -61,7 +61,10 @@ def test_started_again_it_says_so_and_changes_nothing(options, run_folder, capsy
     before = contents(run_folder)
     assert command("stage=full", *options) == 0
     assert contents(run_folder) == before
-    assert f"tune is finished in {run_folder / 'tune'}; fresh=true starts it over" in capsys.readouterr().err
+    assert (
+        f"tune is finished in {run_folder / 'tune'}; stage=tune fresh=true starts it over"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_same_options_give_the_same_numbers(options, run_folder, tmp_path):

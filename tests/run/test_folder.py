@@ -115,7 +115,7 @@ def test_another_identity_is_refused_with_the_difference(tmp_path):
     text = str(caught.value)
     assert "tune.round_to was 8 and is now 4" in text
     assert "same" not in text.replace("another configuration", "")
-    assert text.endswith("keep it and choose another folder, or start over with `fresh=true`")
+    assert text.endswith("keep it and give another `run`, or start over with `fresh=true`")
 
 
 def test_other_inputs_are_named_in_words(tmp_path):
@@ -138,6 +138,7 @@ def test_of_many_differences_four_are_named(tmp_path):
 
 def test_a_folder_in_which_nothing_was_computed_may_be_claimed_by_another(tmp_path):
     claimed(tmp_path, {"seed": 0})
+    (tmp_path / "splits.json").write_text("{}")
     claimed(tmp_path, {"seed": 1})
     assert json.loads((tmp_path / "identity.json").read_text()) == {"seed": 1}
 

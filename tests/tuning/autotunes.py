@@ -7,7 +7,8 @@ import torch
 from tascnet.models.build import build_chain
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.options import Autotune
-from tascnet.tuning import Space, discover_autotune
+from tascnet.tuning import Space
+from tascnet.tuning.autotune import discover_autotune
 from tests.models.networks import shaken
 from tests.models.toys import EXAMPLE, TOYS
 

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from tascnet.options import Autotune
-from tascnet.tuning import Space, discover_autotune
+from tascnet.tuning import Space
+from tascnet.tuning.autotune import discover_autotune
 from tests.models.toys import EXAMPLE, TOYS, body
 from tests.tuning.autotunes import prepare, toy
 

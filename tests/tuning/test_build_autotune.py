@@ -12,7 +12,8 @@ from tascnet.models.blocks import Concat, Residual
 from tascnet.models.info import ModelInfo, Preprocessing
 from tascnet.options import Autotune
 from tascnet.surgery import activation_name, shape_after
-from tascnet.tuning import AutotuneBuilder, AutotuneCost, Space, discover_autotune
+from tascnet.tuning import Space
+from tascnet.tuning.autotune import AutotuneBuilder, AutotuneCost, discover_autotune
 from tascnet.tuning.cost import Cost
 from tests.models.toys import EXAMPLE, body, conv
 from tests.tuning.autotunes import CASES, CLASSES, options, prepare, toy

@@ -75,6 +75,7 @@ def test_latency_is_judged_when_it_is_known():
     [
         ({"max_flops": 10}, "need a cost model"),
         ({"objective": "pareto"}, "need a cost model"),
+        ({"slim": Slim(every=2, n_val=100)}, "need a cost model"),
         ({"cost": KnownCosts(cost), "max_params": 0}, "bound on params is 0"),
         ({"max_latency_ms": -1.0}, "bound on latency is -1.0"),
     ],
@@ -89,11 +90,3 @@ def test_slim_proposals_have_their_turns_and_a_margin():
     assert [number for number in range(9) if slim.is_due(number)] == [2, 5, 8]
     assert slim.margin(0.8) == pytest.approx(0.02)
     assert Slim(every=1, n_val=400, tolerance=0.01).margin(0.8) == 0.01
-
-
-def test_slim_proposals_need_costs_and_accuracies():
-    slim = Slim(every=2, n_val=100)
-    with pytest.raises(ConfigError, match="need a cost model"):
-        Goal(slim=slim)
-    with pytest.raises(ConfigError, match="the objective is loss"):
-        Goal(objective="loss", cost=KnownCosts(cost), slim=slim)

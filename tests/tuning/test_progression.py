@@ -30,15 +30,9 @@ def limits(**changes):
     return Limits(**{"trials_per_depth": 3, "max_units": 2, **changes})
 
 
-def test_it_begins_at_depth_one_and_fills_it():
-    assert next_depth([], SPACE, limits()).depth == 1
-    advice = next_depth(trials([0.5]), SPACE, limits())
-    assert (advice.depth, advice.trials) == (1, 2)
-
-
-def test_it_goes_deeper_when_a_depth_is_full():
-    advice = next_depth(trials([0.5, 0.6, None]), SPACE, limits())
-    assert (advice.depth, advice.trials) == (2, 3)
+def test_it_begins_at_depth_one_and_fills_it_before_it_goes_deeper():
+    values = [0.5, 0.6, None]
+    assert [next_depth(trials(values[:n]), SPACE, limits()).depth for n in range(4)] == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +46,6 @@ def test_it_goes_deeper_when_a_depth_is_full():
 def test_it_stops_at_the_deepest_or_after_a_depth_that_is_no_better(second, says):
     advice = next_depth(trials([0.5, 0.6, 0.4], second), SPACE, limits())
     assert advice.depth is None
-    assert advice.trials == 0
     assert says in advice.reason
 
 
@@ -77,14 +70,13 @@ def test_the_budgets_of_trials_and_seconds_end_it():
     assert next_depth(some, SPACE, limits(max_trials=2)).reason == "the limit of 2 trials is reached"
     assert next_depth(some, SPACE, limits(max_seconds=20.0)).reason == "the limit of 20 seconds is reached"
     assert next_depth(some, SPACE, limits(max_seconds=20.1)).depth == 1
-    assert next_depth(trials([0.5]), SPACE, limits(max_trials=2)).trials == 1
+    assert next_depth(trials([0.5]), SPACE, limits(max_trials=2)).depth == 1
 
 
 def test_a_raised_budget_goes_on_at_the_depth_reached():
     stopped = trials([0.5, 0.6, 0.4], [0.5, 0.5, 0.5])
     assert next_depth(stopped, SPACE, limits()).depth is None
-    advice = next_depth(stopped, SPACE, limits(trials_per_depth=5))
-    assert (advice.depth, advice.trials) == (2, 2)
+    assert next_depth(stopped, SPACE, limits(trials_per_depth=4)).depth == 2
 
 
 def test_a_depth_with_nothing_left_to_try_is_done():
@@ -92,7 +84,7 @@ def test_a_depth_with_nothing_left_to_try_is_done():
         Trial(trial=i, depth=1, config=config, status="ok", value=0.5, val_accuracy=0.5)
         for i, config in enumerate(SPACE.sample(SPACE.count(1), 1, 0))
     ]
-    assert next_depth(everything[:-1], SPACE, limits(trials_per_depth=1000)).trials == 1
+    assert next_depth(everything[:-1], SPACE, limits(trials_per_depth=1000)).depth == 1
     assert next_depth(everything, SPACE, limits(trials_per_depth=1000)).depth == 2
 
 
@@ -163,8 +155,7 @@ def test_layerwise_goes_from_the_head_to_the_deepest_whatever_the_accuracy():
     falling = [
         replace(t, depth=2 - t.trial, config=SPACE.neutral(2 - t.trial)) for t in trials([0.7, 0.6, 0.5])
     ]
-    advice = next_depth([], SPACE, every)
-    assert (advice.depth, advice.trials) == (0, 3)
+    assert next_depth([], SPACE, every).depth == 0
     assert next_depth(falling[:1], SPACE, every).depth == 0
     assert next_depth(falling[1:], SPACE, every).depth == 2
     done = next_depth(falling, SPACE, every)

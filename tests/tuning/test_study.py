@@ -7,7 +7,7 @@ import pytest
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import read_jsonl
 from tascnet.run.records import Trial
-from tascnet.tuning.goal import Goal, KnownCosts, binomial_error, front, winner
+from tascnet.tuning.goal import Goal, KnownCosts, front, near_margin, winner
 from tascnet.tuning.space import Space
 from tascnet.tuning.study import Proposal, Study
 from tests.tuning.spaces import small_space
@@ -18,9 +18,8 @@ def value_of(config):
 
 
 def run(proposal, **changes):
-    known = {"trial": proposal.trial, "depth": proposal.depth, "config": proposal.config}
     value = value_of(proposal.config)
-    return Trial(**{**known, "status": "ok", "value": value, "val_accuracy": value, "params": 10, **changes})
+    return proposal.came(**{"status": "ok", "value": value, "val_accuracy": value, "params": 10, **changes})
 
 
 def search(study, n, k=1):
@@ -143,7 +142,7 @@ def make_trials(*pairs):
 
 def test_the_smallest_network_within_one_standard_error_wins():
     # sqrt(0.9 x 0.1 / 900) = 0.01: 0.891 is inside, 0.889 is not.
-    assert binomial_error(0.9, 900) == pytest.approx(0.01)
+    assert near_margin(0.9, 900, None) == pytest.approx(0.01)
     trials = make_trials((0.9, 300), (0.891, 200), (0.889, 100))
     assert winner(trials, 900).trial == 1
     assert winner(trials, 900, tolerance=0.0).trial == 0
@@ -330,7 +329,7 @@ def test_a_trial_that_was_too_slow_is_not_given_again(tmp_path):
         ({"trial": True}, "trial is true, expected int"),
         ({"params": 1.5}, "params is 1.5, expected int"),
         ({"curve": 0.5}, "curve is 0.5, expected a list"),
-        ({"config": {"first_trained": 9}}, "it went to unit 9, and `max_units` ends at 2"),
+        ({"config": {"first_trained": 9}}, r"it trains unit 9, and the deepest one is 2 \(`max_units`\)"),
         ({"config": []}, "config is"),
         ({"status": "infeasible", "value": None, "val_accuracy": None, "reason": "x"}, "no latency_ms"),
     ],

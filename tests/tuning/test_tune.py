@@ -171,7 +171,7 @@ def test_autotune_makes_new_layers(tmp_path):
 
 
 def test_a_network_that_says_nothing_of_itself_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"take one that tascnet\.backbone gave"):
+    with pytest.raises(ConfigError, match=r"take it through tascnet\.backbone"):
         tascnet.tune(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), own_data(), cache=tmp_path)
 
 
