@@ -145,7 +145,7 @@ def test_a_latency_is_a_target_as_a_share_or_in_milliseconds(run):
 def test_a_network_that_does_not_fit_the_data_is_refused_before_its_folder_is_made(run, tmp_path, caplog):
     with pytest.raises(ConfigError, match="the network's 2 classes are not the data set's 2"):
         run(start=network(class_names=("light", "dark")))
-    with pytest.raises(ConfigError, match="another split or version of the data and may have seen test samples"):
+    with pytest.raises(ConfigError, match="another split or version of the data and may have seen test"):
         run(start=network(held_out="0123"))
     with pytest.raises(ConfigError, match="does not say which inputs and classes"):
         run(start=nn.Sequential(nn.Linear(2, 2)))
