@@ -50,7 +50,9 @@ class RunOptions(Options):
     cache_dir: str | None = option(
         None, "Folder of decoded images, features and weights that runs share; null is <outputs>/cache."
     )
-    cache_limit_gb: float = option(20.0, "Gigabytes that pixels, and features, may take in it.", minimum=0)
+    cache_limit_gb: float = option(
+        20.0, "Gigabytes that decoded images, and as many that features may take in it.", minimum=0
+    )
     device: str = option("auto", "cpu, cuda, cuda:<number>, or auto.")
     threads: int | None = option(None, "CPU threads; null is as torch chooses.", minimum=1)
     exclude: str | None = option(

@@ -78,10 +78,10 @@ class PruneResult:
 def prune(
     network: nn.Sequential,
     data: Data,
-    options: Prune = Prune(),  # noqa: B008
+    options: Prune = Prune(),
     *,
     trainer: Trainer | None = None,
-    measure: Measure = Measure(),  # noqa: B008
+    measure: Measure = Measure(),
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,

@@ -59,7 +59,7 @@ def pretrain(
     *,
     exclude: str | Path | None = None,
     trainer: Trainer | None = None,
-    measure: Measure = Measure(),  # noqa: B008
+    measure: Measure = Measure(),
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -82,7 +82,7 @@ def pretrain(
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
         cache: folder of decoded samples; None: `outputs/cache`.
-        cache_limit_gb: largest size of the cache; None: no limit.
+        cache_limit_gb: gigabytes that decoded images may take in it; None: no limit.
         run: folder of the run, which is resumed, or read back if it is finished; None: nothing is kept.
         fresh: start over.
 

@@ -87,10 +87,10 @@ class TuneResult:
 def tune(
     network: nn.Sequential,
     data: Data,
-    options: TuneBase = Tune(),  # noqa: B008
+    options: TuneBase = Tune(),
     *,
     trainer: Trainer | None = None,
-    measure: Measure = Measure(),  # noqa: B008
+    measure: Measure = Measure(),
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -112,7 +112,7 @@ def tune(
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
         cache: folder of decoded samples and features; None: `outputs/cache`.
-        cache_limit_gb: largest size of the features in it; None: no limit.
+        cache_limit_gb: gigabytes that decoded images, and as many that features may take; None: no limit.
         run: folder of the run, which is resumed, or read back if it is finished; None: nothing is kept.
             With `pick` the network is saved in the folder `<run>-pick<number>` beside it.
         fresh: start over.

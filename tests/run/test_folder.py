@@ -22,7 +22,7 @@ def claimed(folder, content, **options):
         pass
 
 
-def of_tune(tune=Tune(), *, seed=0, samples=SAMPLES, trainer=TRAINER, data="abc"):  # noqa: B008
+def of_tune(tune=Tune(), *, seed=0, samples=SAMPLES, trainer=TRAINER, data="abc"):
     recipes = {f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")}
     return identity(
         "tune", seed, {"data": data, "network": None}, {"dataset": samples, "tune": tune, **recipes}
