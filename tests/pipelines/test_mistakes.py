@@ -3,8 +3,8 @@
 import io
 import re
 import shutil
-import sys
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 from PIL import Image
@@ -309,7 +309,7 @@ def test_missing_samples_are_found_before_weights_are_fetched(refused, photos, m
     def fetched(*_arguments, **_options):
         raise AssertionError("weights were looked for first")
 
-    monkeypatch.setattr(sys.modules["tascnet.train.backbone"], "build", fetched)
+    monkeypatch.setattr(import_module("tascnet.train.backbone"), "build", fetched)
     for stage in ("tune", "full"):
         said = refused("dataset=caltech101", f"stage={stage}", "backbone=vgg16")
         assert "holds no 101_ObjectCategories" in said

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import pytest
 
@@ -210,7 +211,7 @@ def test_other_options_of_measure_measure_a_finished_stage_again_and_nothing_els
 ):
     before, files = read_json(copied / "prune" / "metrics.json"), contents(copied)
     assert before["measure"] == {"batch": 2, "repeats": 3}
-    prune = sys.modules["tascnet.pruning.prune"]
+    prune = import_module("tascnet.pruning.prune")
     monkeypatch.setattr(prune, "judge", lambda *_: pytest.fail("judged again"))
     assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
     said = capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 import logging
 import random
-import sys
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_a_run_that_was_interrupted_resumes(run, monkeypatch):
             raise KeyboardInterrupt
         return apply(*arguments)
 
-    monkeypatch.setattr(sys.modules["tascnet.pruning.prune"], "apply_removal", failing)
+    monkeypatch.setattr(import_module("tascnet.pruning.prune"), "apply_removal", failing)
     with pytest.raises(KeyboardInterrupt):
         run(options)
     resumed = run(options)
