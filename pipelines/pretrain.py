@@ -2,7 +2,7 @@
 
 import tascnet
 from tascnet.cli.config import Config
-from tascnet.cli.folders import cache_folder, stage_folder
+from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
 from tascnet.report import models_table, pretrain_report
 from tascnet.run.console import output
@@ -16,15 +16,7 @@ def run(config: Config) -> None:
         tascnet.backbone(config.backbone, weights="random", seed=config.seed),
         config.dataset,
         exclude=config.exclude,
-        trainer=config.trainer,
-        measure=config.measure,
-        seed=config.seed,
-        device=config.device,
-        threads=config.threads,
-        cache=cache,
-        cache_limit_gb=config.cache_limit_gb,
-        run=folder,
-        fresh=config.fresh,
+        **stage_keywords(config, folder),
     )
     pretrain_report(folder / "report.html", result.metrics)
     output().print(models_table(result.metrics.models))

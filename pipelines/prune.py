@@ -6,7 +6,7 @@ from typing import cast
 
 import tascnet
 from tascnet.cli.config import Config
-from tascnet.cli.folders import cache_folder, stage_folder
+from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.models.chains.custom import find_factory
@@ -34,15 +34,7 @@ def run(config: Config) -> None:
         network,
         config.dataset,
         config.prune,
-        trainer=config.trainer,
-        measure=config.measure,
-        seed=config.seed,
-        device=config.device,
-        threads=config.threads,
-        cache=cache,
-        cache_limit_gb=config.cache_limit_gb,
-        run=stage_folder(config, "prune"),
-        fresh=config.fresh,
+        **stage_keywords(config, stage_folder(config, "prune")),
     )
     metrics = result.metrics
     output().print(widths_table(metrics.widths))

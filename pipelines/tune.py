@@ -2,7 +2,7 @@
 
 import tascnet
 from tascnet.cli.config import Config
-from tascnet.cli.folders import cache_folder, stage_folder
+from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
 from tascnet.report import front_table, insight_lines, layerwise_table, models_table
 from tascnet.run.console import output
@@ -21,15 +21,7 @@ def run(config: Config) -> None:
         network,
         config.dataset,
         config.tune,
-        trainer=config.trainer,
-        measure=config.measure,
-        seed=config.seed,
-        device=config.device,
-        threads=config.threads,
-        cache=cache,
-        cache_limit_gb=config.cache_limit_gb,
-        run=stage_folder(config, "search"),
-        fresh=config.fresh,
+        **stage_keywords(config, stage_folder(config, "search")),
     )
     _print(result.metrics)
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from tascnet.cli.config import Config
 from tascnet.run.files import digest_json
@@ -36,6 +37,21 @@ def stage_folder(config: Config, stage: str) -> Path:
     name = f"prune-{safe_name(own)}" if stage == "prune" and own and own != DEFAULT_PRUNE else stage
     pick = config.tune.pick
     return run_folder(config) / (name if pick is None else f"{name}-pick{pick}")
+
+
+def stage_keywords(config: Config, folder: Path) -> dict[str, Any]:
+    """What every stage passes on to its library function, which works in `folder`."""
+    return {
+        "trainer": config.trainer,
+        "measure": config.measure,
+        "seed": config.seed,
+        "device": config.device,
+        "threads": config.threads,
+        "cache": cache_folder(config),
+        "cache_limit_gb": config.cache_limit_gb,
+        "run": folder,
+        "fresh": config.fresh,
+    }
 
 
 def safe_name(text: str) -> str:

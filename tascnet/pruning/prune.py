@@ -10,11 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from tascnet.data import module_digest
+from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, plural
 from tascnet.measure import compare_layers, complexity, latency
 from tascnet.models.archive import save
-from tascnet.models.info import ModelInfo
+from tascnet.models.info import ModelInfo, info_of
 from tascnet.options import Data, HistoryPrune, Measure, Prune, Trainer
 from tascnet.presets import trainer_for
 from tascnet.pruning.check import check_options, first_block, removable_blocks
@@ -24,7 +25,7 @@ from tascnet.pruning.schedule import decide, missed_targets, replayed
 from tascnet.pruning.sensitivity import FILE as SENSITIVITY
 from tascnet.pruning.sensitivity import sensitivity
 from tascnet.report import models_html, models_text, prune_report
-from tascnet.run.folder import budget, finished, identity, open_folder
+from tascnet.run.folder import budget, cache_folder, finished, identity, open_folder
 from tascnet.run.records import (
     Iteration,
     PruneMetrics,
@@ -111,19 +112,14 @@ def prune(
         DataError: the data set is missing or too small.
         RunFolderError: the folder was made with other options.
     """
-    info = getattr(network, "info", None)
-    if not isinstance(info, ModelInfo):
-        raise ConfigError(
-            "the network does not say which inputs and classes it has (`info`)",
-            "take one that tascnet.tune, tascnet.pretrain or tascnet.load gave",
-        )
+    info = info_of(network)
     trainer = trainer or trainer_for(data)
     with computing(device, threads) as where:
         samples = open_samples(
             data,
             info.preprocessing,
             seed=seed,
-            cache=Path(cache or "outputs/cache"),
+            cache=cache_folder(cache),
             cache_limit_gb=cache_limit_gb,
         )
         _check_network(info, samples)
@@ -145,7 +141,7 @@ def prune(
             },
         )
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
-            samples.write_splits(folder / "splits.json")
+            samples.write_splits(folder / SPLITS)
             archive = Archive(folder=folder, info=info, factory=getattr(network, "factory", None))
             # A resumed run does not depend on where the network came from.
             copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
