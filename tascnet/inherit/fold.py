@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tascnet.inherit.cholesky import factorised
 from tascnet.inherit.filters import layer_weight
-from tascnet.inherit.moments import correlations
+from tascnet.inherit.moments import ChannelMoments, correlations
 from tascnet.surgery import WidthGroup, is_depthwise
 from tascnet.surgery.layers import BATCH_NORMS
 
@@ -26,27 +27,28 @@ RIDGE = 1e-3
 def fold_into(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
-    moments: Mapping[str, Tensor],
+    moments: Mapping[str, ChannelMoments],
     removed: Sequence[int],
     *,
     ridge: float = RIDGE,
 ) -> None:
     """Fold the removed channels of one group into all kept ones by activations, in place, before the cut.
 
-    The ridge is added to the diagonal of the correlations between kept channels.
+    The ridge is added to the diagonal of the correlations between kept channels, and raised where that
+    leaves no solution. A removed channel that does not vary becomes a constant.
 
     Source: the least-squares view of Kim et al., Neuron Merging, NeurIPS 2020, over all kept channels.
     """
     for name, indices in inputs.items():
         wanted = torch.tensor(list(removed))
         given = torch.tensor(sorted(set(range(len(indices))) - set(removed)))
-        mean, correlation, scale = correlations(moments[name], ridge)
+        mean, correlation, scale = correlations(moments[name])
         scale = scale.where(scale > 0, 1.0)
-        matrix = correlation[given][:, given] + ridge * torch.eye(len(given), dtype=correlation.dtype)
+        matrix = correlation[given][:, given]
         target = correlation[given][:, wanted]
         # A ridge makes the matrix definite; without one it may be singular.
         if ridge:
-            scaled = torch.linalg.solve(matrix, target)
+            scaled = torch.cholesky_solve(target, factorised(matrix, ridge))
         else:
             scaled = torch.linalg.lstsq(matrix, target, driver="gelsd").solution
         factors = scaled / scale[given, None] * scale[wanted]

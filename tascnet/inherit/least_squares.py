@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tascnet.inherit.moments import CONSTANT
+from tascnet.inherit.cholesky import factorised
+from tascnet.inherit.moments import moved, varies
 
 # Added to the diagonal of the correlations; the last keeps the weights and moves the mean alone.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
@@ -103,62 +104,72 @@ class Evidence:
 
 
 class _Sums:
-    """Sums over rows of `x` (inputs), `r` (errors) and their products."""
+    """Means of rows of `x` (inputs) and `r` (errors), and their products about these means."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self.squares = 0.0
+
+    @property
+    def squares(self) -> float:
+        """The sum of all squared errors."""
+        return self._rr + self.rows * float(self._r.square().sum())
 
     def add(self, inputs: Tensor, errors: Tensor) -> None:
+        if not inputs.shape[1]:
+            return
+        x, r = inputs.mean(1), errors.mean(1)
+        inputs, errors = inputs - x[:, None], errors - r[:, None]
         if not self.rows:
             parts, _, width = inputs.shape
             self._xx = inputs.new_zeros(parts, width, width)
             self._xr = inputs.new_zeros(parts, width, errors.shape[2])
-            self._x = inputs.new_zeros(parts, width)
-            self._r = inputs.new_zeros(parts, errors.shape[2])
-        self.rows += inputs.shape[1]
+            self._x, self._r = torch.zeros_like(x), torch.zeros_like(r)
+            self._rr = 0.0
         self._xx.baddbmm_(inputs.mT, inputs)
         self._xr.baddbmm_(inputs.mT, errors)
-        self._x += inputs.sum(1)
-        self._r += errors.sum(1)
-        self.squares += float(errors.square().sum())
+        self._rr += float(errors.square().sum())
+        self._move(x, r, inputs.shape[1])
 
     def take(self, other: "_Sums") -> None:
-        self.rows += other.rows
-        self.squares += other.squares
         self._xx += other._xx
         self._xr += other._xr
-        self._x += other._x
-        self._r += other._r
+        self._rr += other._rr
+        self._move(other._x, other._r, other.rows)
+
+    def _move(self, x: Tensor, r: Tensor, rows: int) -> None:
+        """Move the means to those of other rows too, whose products about `x` and `r` have been added."""
+        x, weight = moved(self._x, self.rows, x, rows)
+        r, _ = moved(self._r, self.rows, r, rows)
+        self._xx.baddbmm_(x[:, :, None], x[:, None], alpha=weight)
+        self._xr.baddbmm_(x[:, :, None], r[:, None], alpha=weight)
+        self._rr += weight * float(r.square().sum())
+        self.rows += rows
 
     def solved(self, ridges: Iterable[float], has_offset: bool) -> Iterator[Correction]:
         """One ridge regression of the errors on the standardised inputs for each ridge."""
-        mean, lack = self._x / self.rows, self._r / self.rows
-        if not has_offset:
-            mean, lack = torch.zeros_like(mean), torch.zeros_like(lack)
-        matrix = (self._xx / self.rows).baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
-        squares = self._xx.diagonal(dim1=1, dim2=2) / self.rows
+        matrix, target = self._xx / self.rows, self._xr / self.rows
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        # The variance of an input that is nearly constant is rounding errors.
-        scale = torch.where(diagonal > CONSTANT * squares, diagonal, torch.inf).sqrt()
+        if has_offset:
+            is_used = varies(diagonal, self._x)
+        else:
+            matrix.baddbmm_(self._x[:, :, None], self._x[:, None])
+            target.baddbmm_(self._x[:, :, None], self._r[:, None])
+            is_used = diagonal > 0
+        scale = diagonal.where(is_used, torch.inf).sqrt()
         matrix.div_(scale[:, :, None]).div_(scale[:, None])
-        target = (self._xr / self.rows).baddbmm_(mean[:, :, None], lack[:, None], alpha=-1)
         target.div_(scale[:, :, None])
-        bare = diagonal.clone()
         for ridge in ridges:
             weights = torch.zeros_like(target)
             if ridge < math.inf:
-                diagonal.copy_(bare + ridge)
-                factor = torch.linalg.cholesky(matrix)
-                weights = torch.cholesky_solve(target, factor).div_(scale[:, :, None])
-            offsets = lack - torch.einsum("gd,gdo->go", mean, weights) if has_offset else None
+                weights = torch.cholesky_solve(target, factorised(matrix, ridge)).div_(scale[:, :, None])
+            offsets = self._r - torch.einsum("gd,gdo->go", self._x, weights) if has_offset else None
             yield Correction(weights=weights, offsets=offsets)
 
     def error(self, correction: Correction) -> float:
         """The sum of squared errors after a correction."""
         weights, offsets = correction.weights, correction.offsets
-        left = self.squares + float(torch.sum(weights * (self._xx @ weights - 2 * self._xr)))
+        spread = self._rr + float(torch.sum(weights * (self._xx @ weights - 2 * self._xr)))
+        mean = self._r - torch.einsum("gd,gdo->go", self._x, weights)
         if offsets is not None:
-            shift = torch.einsum("gd,gdo->go", self._x, weights) - self._r
-            left += float(torch.sum(offsets * (2 * shift + self.rows * offsets)))
-        return left
+            mean = mean - offsets
+        return spread + self.rows * float(mean.square().sum())

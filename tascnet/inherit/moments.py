@@ -1,46 +1,103 @@
-"""What layers read while a network runs: pixels of their inputs, and second moments of channels."""
+"""What layers read while a network runs: pixels of their inputs, and the moments of channels."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from tascnet.errors import SurgeryError
 from tascnet.models.inspect import hooked
-
-# By group and consumer, the `(width + 1) x (width + 1)` second moments of its channels and a constant 1.
-Moments = Mapping[str, Mapping[str, Tensor]]
 
 # Pixels that are drawn from each sample's map.
 PIXELS = 16
-# Share of a channel's mean square up to which its variance may be nothing but rounding errors.
-CONSTANT = 1e-9
+# Share of a channel's root mean square up to which its deviation may be nothing but rounding of float32.
+ROUNDING = 4 * torch.finfo(torch.float32).eps
+
+
+class ChannelMoments:
+    """Means `n` and covariances `n x n` of channels, whose rows come in parts, in float64 on the CPU.
+
+    The products of each part are taken about its own mean: large sums, subtracted at the end, would leave no
+    digit of a channel that hardly varies.
+
+    Source: Chan, Golub and LeVeque 1983, Algorithms for computing the sample variance, equation 2.1.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self.mean = torch.zeros(width, dtype=torch.float64)
+        self._products = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, rows: Tensor) -> None:
+        """Add `m x n` rows."""
+        rows = rows.double()
+        mean = rows.mean(0)
+        centred = rows - mean
+        self._products += (centred.T @ centred).cpu()
+        apart, weight = moved(self.mean, self.rows, mean.cpu(), len(rows))
+        self._products.addr_(apart, apart, alpha=weight)
+        self.rows += len(rows)
+
+    @property
+    def covariance(self) -> Tensor:
+        """A new matrix."""
+        return self._products / self.rows
+
+
+# By group and consumer, the moments of its channels there.
+Moments: TypeAlias = Mapping[str, Mapping[str, ChannelMoments]]
+
+
+def moved(mean: Tensor, rows: int, other: Tensor, count: int) -> tuple[Tensor, float]:
+    """Move the mean of `rows` rows, in place, to that of these and `count` others.
+
+    Returns:
+        How far the two means were apart, `d`, and the `weight` of this in the merged sums of products about
+        the mean: those of both parts, and `weight * d d^T`.
+    """
+    apart = other - mean
+    mean += apart * (count / (rows + count))
+    return apart, rows * count / (rows + count)
+
+
+def varies(variance: Tensor, mean: Tensor) -> Tensor:
+    """Which of these channels vary by more than the rounding of their values."""
+    return variance > ROUNDING**2 * (variance + mean.square())
 
 
 def input_moments(
     model: nn.Module, inputs: Mapping[str, Mapping[str, Tensor]], batches: Iterable[Tensor], *, seed: int = 0
-) -> dict[str, dict[str, Tensor]]:
-    """By group, the moments in float64 on the CPU, over plain training samples on the model's device.
+) -> dict[str, dict[str, ChannelMoments]]:
+    """By group and consumer, the moments over plain training samples on the model's device.
 
     The model is in eval mode; the seed is that of the pixels that are drawn.
+
+    Raises:
+        SurgeryError: a consumer reads values that are no finite numbers.
     """
     readers: dict[str, dict[str, Tensor]] = {}
     for group, consumers in inputs.items():
         for consumer, indices in consumers.items():
             readers.setdefault(consumer, {})[group] = indices
-    moments: dict[str, dict[str, Tensor]] = {group: {} for group in inputs}
+    moments = {
+        group: {consumer: ChannelMoments(len(indices)) for consumer, indices in consumers.items()}
+        for group, consumers in inputs.items()
+    }
     generator = torch.Generator().manual_seed(seed)
 
     def add(consumer: str, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         maps = arguments[0]
         pixels = rows_at(maps, drawn_places(maps, PIXELS, generator))
+        if not pixels.isfinite().all():
+            raise SurgeryError(
+                f"the inputs of '{consumer}' are no finite numbers, so that nothing can be folded into it",
+                "train the network first, or start from other weights",
+            )
         for group, indices in readers[consumer].items():
             # Pixels of a flattened map are rows.
-            channels = pixels[:, indices.to(pixels.device)].double().transpose(1, 2).flatten(0, 1)
-            extended = torch.cat([channels, channels.new_ones(len(channels), 1)], 1)
-            moment = (extended.T @ extended).cpu()
-            earlier = moments[group].get(consumer)
-            moments[group][consumer] = moment if earlier is None else earlier + moment
+            moments[group][consumer].add(pixels[:, indices.to(pixels.device)].transpose(1, 2).flatten(0, 1))
 
     hooks = (model.get_submodule(name).register_forward_pre_hook(partial(add, name)) for name in readers)
     with hooked(hooks), torch.no_grad():
@@ -49,31 +106,18 @@ def input_moments(
     return moments
 
 
-def correlations(moment: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+def correlations(moments: ChannelMoments) -> tuple[Tensor, Tensor, Tensor]:
     """Means `n`, correlations `n x n` and standard deviations `n` of channels.
 
-    The correlations of channels that hardly vary are rounding errors. Where these errors leave no positive
-    definite matrix even with the ridge on its diagonal, such channels count as constant. The result is
-    without the ridge.
+    Those of a channel that does not vary are 0.
     """
-    rows, total = moment[-1, -1], moment[-1, :-1]
-    mean = total / rows
     # In place: of thousands of channels each such matrix takes as much memory as a layer.
-    covariance = (moment[:-1, :-1] / rows).addr_(mean, mean, alpha=-1)
-    variance = covariance.diagonal().clone()
-    scale = variance.clamp_min(0).sqrt()
-    safe = scale.where(scale > 0, 1.0)
-    correlation = covariance.div_(safe[:, None]).div_(safe)
-    squares = moment.diagonal()[:-1] / rows
-    constant = (squares > 0) & (variance <= CONSTANT * squares)
-    if constant.any():
-        ridged = correlation.clone()
-        ridged.diagonal().add_(ridge)
-        if torch.linalg.cholesky_ex(ridged).info:
-            correlation[constant] = 0
-            correlation[:, constant] = 0
-            scale[constant] = 0
-    return mean, correlation, scale
+    correlation = moments.covariance
+    variance = correlation.diagonal().clone()
+    is_varied = varies(variance, moments.mean)
+    scale = variance.where(is_varied, torch.inf).sqrt()
+    correlation.div_(scale[:, None]).div_(scale)
+    return moments.mean, correlation, scale.where(is_varied, 0.0)
 
 
 def drawn_places(maps: Tensor, count: int, generator: torch.Generator) -> Tensor | None:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from tascnet.inherit.cholesky import factorised
 from tascnet.inherit.filters import gram, layer_weight
 from tascnet.inherit.fold import RIDGE, fold_into
 from tascnet.inherit.gradients import output_gradients
-from tascnet.inherit.moments import correlations, input_moments
+from tascnet.inherit.moments import ChannelMoments, Moments, correlations, input_moments
 from tascnet.inherit.ranking import Ranking
 from tascnet.surgery import Trace, WidthGroup, consumer_inputs
 
@@ -22,7 +23,7 @@ _OUTPUTS = 256
 def rank_all_by_reconstruction(
     model: nn.Module,
     inputs: Mapping[str, Mapping[str, Tensor]],
-    moments: Mapping[str, Mapping[str, Tensor]],
+    moments: Moments,
     counts: Mapping[str, int],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> dict[str, Ranking]:
@@ -42,7 +43,7 @@ def rank_all_by_reconstruction(
 def rank_by_reconstruction(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
-    moments: Mapping[str, Tensor],
+    moments: Mapping[str, ChannelMoments],
     count: int,
     *,
     weights: Mapping[str, Tensor] | None = None,
@@ -57,10 +58,10 @@ def rank_by_reconstruction(
     Args:
         count: channels to rank, below the width.
         inputs: by consumer, the indices of its input channels for each channel of the group.
-        moments: by consumer, the second moments of these inputs.
+        moments: by consumer, the moments of these inputs.
         weights: by consumer, the cost of a squared error of each of its outputs, from `output_gradients`;
             None: the inverse of the consumer's output variance.
-        ridge: added to the diagonal of the correlations.
+        ridge: added to the diagonal of the correlations, and raised where that leaves no solution.
 
     Returns:
         Channels in the order of removal, and their costs, which never fall: the weighted error that a removal
@@ -132,15 +133,14 @@ class _Consumer:
     """
 
     def __init__(
-        self, weight: Tensor, indices: Tensor, moment: Tensor, costs: Tensor | None, ridge: float
+        self, weight: Tensor, indices: Tensor, moments: ChannelMoments, costs: Tensor | None, ridge: float
     ) -> None:
-        _, correlation, scale = correlations(moment, ridge)
+        _, correlation, scale = correlations(moments)
         # Inner products of the channels' weights, in units of their standard deviations.
         self._weights = _products(weight, indices, costs).mul_(scale[:, None]).mul_(scale)
         variance = float(torch.vdot(self._weights.flatten(), correlation.flatten())) if costs is None else 1.0
         self._variance = variance if variance > 0 else 1.0
-        correlation.diagonal().add_(ridge)
-        factor = torch.linalg.cholesky(correlation)
+        factor = factorised(correlation, ridge)
         # With thousands of channels each such matrix takes as much memory as a layer.
         del correlation
         self._precision = torch.cholesky_inverse(factor)
@@ -152,7 +152,7 @@ class _Consumer:
     def remove(self, channels: Tensor) -> None:
         """Fold channels into the others."""
         across = self._precision[channels]
-        solved = torch.linalg.solve(across[:, channels], across)
+        solved = torch.cholesky_solve(across, factorised(across[:, channels], 0.0))
         self._precision.addmm_(across.T, solved, alpha=-1)
         # Kept channels take `f = -solved.T` of the removed ones. With `s = shared.T` and
         # `l = shared[:, channels]`, `s f.T + f s.T + f l f.T` is added in two halves.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.inherit.least_squares import Evidence, output_rows, patches
-from tascnet.inherit.moments import drawn_places, rows_at
+from tascnet.inherit.moments import drawn_places, moved, rows_at
 from tascnet.models.inspect import hooked
 from tascnet.run.console import track
 from tascnet.surgery.layers import CONVS, WEIGHTED, is_depthwise
@@ -283,19 +283,22 @@ def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterabl
         for module in block.modules()
         if isinstance(module, _BatchNorm) and module.affine and module.running_mean is not None
     ]
+    # Pixels, their means, and their squared distances from these.
     sums: dict[Any, tuple[int, Tensor, Tensor]] = {}
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = inputs[0].transpose(0, 1).flatten(1).double()
-        count, total, squares = sums.get(module, (0, rows.new_zeros(()), rows.new_zeros(())))
-        sums[module] = (count + rows.shape[1], total + rows.sum(1), squares + rows.square().sum(1))
+        pixels = inputs[0].transpose(0, 1).flatten(1).double()
+        variance, own = torch.var_mean(pixels, 1, correction=0)
+        count, mean, squares = sums.get(module, (0, torch.zeros_like(own), torch.zeros_like(own)))
+        more = pixels.shape[1]
+        apart, weight = moved(mean, count, own, more)
+        sums[module] = (count + more, mean, squares + more * variance + weight * apart.square())
 
     with hooked(norm.register_forward_pre_hook(add) for norm in norms):
         for batch in images:
             network(batch)
-    for norm, (count, total, squares) in sums.items():
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
+    for norm, (count, mean, squares) in sums.items():
+        variance = squares / count
         before = (norm.running_var.double() + norm.eps).sqrt()
         norm.bias += (norm.weight.double() * (mean - norm.running_mean.double()) / before).to(norm.bias)
         norm.weight *= ((variance + norm.eps).sqrt() / before).to(norm.weight)

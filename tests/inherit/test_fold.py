@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.inherit import fold_into, fold_pairs, input_moments, nearest_kept
+from tascnet.inherit import ChannelMoments, fold_into, fold_pairs, input_moments, nearest_kept
 from tascnet.surgery import consumer_inputs, narrow, width_groups
 from tascnet.surgery.layers import is_depthwise
 from tests.models.toys import EXAMPLE, TOYS, output
@@ -109,13 +109,14 @@ def test_two_channels_may_have_one_partner_and_opposite_ones_share_nothing() -> 
 
 
 def test_factor_and_constant_by_hand() -> None:
-    # x_1 = 2 x_0 + 3 for x_0 in {1, 2, 3}: moments of (x_0, x_1, 1) summed over the three.
-    rows = torch.tensor([[1.0, 5.0, 1.0], [2.0, 7.0, 1.0], [3.0, 9.0, 1.0]], dtype=torch.float64)
+    # x_1 = 2 x_0 + 3 for x_0 in {1, 2, 3}.
+    moments = ChannelMoments(2)
+    moments.add(torch.tensor([[1.0, 5.0], [2.0, 7.0], [3.0, 9.0]]))
     chain = nn.Sequential(nn.Linear(2, 1))
     with torch.no_grad():
         chain[0].weight.copy_(torch.tensor([[10.0, 100.0]]))
         chain[0].bias.fill_(7.0)
-    fold_into(chain, {"0": torch.tensor([[0], [1]])}, {"0": rows.T @ rows}, [1], ridge=0.0)
+    fold_into(chain, {"0": torch.tensor([[0], [1]])}, {"0": moments}, [1], ridge=0.0)
     torch.testing.assert_close(chain[0].weight[0, 0].item(), 10.0 + 2 * 100.0)
     torch.testing.assert_close(chain[0].bias.item(), 7.0 + 3 * 100.0)
 
@@ -128,8 +129,9 @@ def test_moments_are_those_of_the_consumers_input() -> None:
     moments = input_moments(chain, inputs, batches)
     # In the same batches: others round differently.
     read = torch.cat([torch.relu(chain[0](batch))[:, [0, 2]] for batch in batches]).double()
-    rows = torch.cat([read, torch.ones(5, 1)], 1)
-    torch.testing.assert_close(moments["0"]["2"], (rows.T @ rows).detach())
+    found = moments["0"]["2"]
+    torch.testing.assert_close(found.mean, read.mean(0).detach())
+    torch.testing.assert_close(found.covariance, torch.cov(read.T, correction=0).detach())
 
 
 def test_folding_loses_less_than_dropping() -> None:

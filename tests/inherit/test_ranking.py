@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tascnet.inherit import (
+    ChannelMoments,
     fold_into,
     input_moments,
     loss_gradients,
@@ -44,32 +45,40 @@ def two_linear(width: int) -> nn.Sequential:
     return chain
 
 
+def moments_of(*rows: torch.Tensor) -> ChannelMoments:
+    moments = ChannelMoments(rows[0].shape[1])
+    for part in rows:
+        moments.add(part)
+    return moments
+
+
 def test_what_a_channel_costs_by_hand() -> None:
     # Independent channels of variances 1, 4 and 9, read with weights 3, 1 and 1: they carry 9, 4 and 9 of the
     # output's variance of 22, and nobody can speak for another.
     chain = two_linear(3)
     with torch.no_grad():
         chain.b.weight.copy_(torch.tensor([[3.0, 1.0, 1.0]]))
-    moment = torch.diag(torch.tensor([1.0, 4.0, 9.0, 1.0], dtype=torch.float64))
+    signs = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    moments = moments_of(signs * torch.tensor([1.0, 2.0, 3.0]))
     inputs = {"b": torch.arange(3)[:, None]}
-    ranking = rank_by_reconstruction(chain, inputs, {"b": moment}, 2, ridge=0.0)
+    ranking = rank_by_reconstruction(chain, inputs, {"b": moments}, 2, ridge=0.0)
     assert ranking.order[0] == 1
     assert ranking.costs == pytest.approx((4 / 22, 9 / 22))
     # Where a squared error costs the loss 2, the costs are 2 x 4 and 2 x 9.
     weights = {"b": torch.tensor([2.0])}
-    ranking = rank_by_reconstruction(chain, inputs, {"b": moment}, 2, weights=weights, ridge=0.0)
+    ranking = rank_by_reconstruction(chain, inputs, {"b": moments}, 2, weights=weights, ridge=0.0)
     assert sorted(ranking.costs) == pytest.approx([8.0, 18.0])
 
 
 def test_a_channel_that_others_make_up_for_costs_nothing_however_large() -> None:
     # The third channel is the sum of the first two; without it the others are all that is left.
     rows = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows = torch.cat([rows, rows.sum(1, keepdim=True), torch.ones(500, 1)], 1)
+    rows = torch.cat([rows, rows.sum(1, keepdim=True)], 1)
     chain = two_linear(3)
     with torch.no_grad():
         chain.b.weight.copy_(torch.tensor([[5.0, -3.0, 1.0]]))
     inputs = {"b": torch.arange(3)[:, None]}
-    ranking = rank_by_reconstruction(chain, inputs, {"b": rows.T @ rows}, 2, ridge=1e-9)
+    ranking = rank_by_reconstruction(chain, inputs, {"b": moments_of(rows)}, 2, ridge=1e-9)
     assert ranking.costs[0] < 1e-6
     assert ranking.costs[1] > 0.1
 
@@ -84,11 +93,9 @@ def test_costs_are_the_variance_that_folding_loses(name: str) -> None:
     moments = input_moments(chain, inputs, [data])
     ranking = rank_by_reconstruction(chain, inputs[group.name], moments[group.name], 1)
     (consumer,) = group.consumers
-    moment = moments[group.name][consumer]
+    covariance = moments[group.name][consumer].covariance
     layer = chain.get_submodule(consumer)
     places = inputs[group.name][consumer]
-    mean = moment[-1, :-1] / moment[-1, -1]
-    covariance = moment[:-1, :-1] / moment[-1, -1] - torch.outer(mean, mean)
 
     def weights() -> torch.Tensor:
         return layer.weight.detach()[:, places].double().transpose(0, 1).flatten(1)  # type: ignore[index, operator]

@@ -64,8 +64,20 @@ def test_too_few_rows_to_judge_teach_nothing():
 
 def test_an_input_that_never_varies_is_left_alone():
     inputs = rows(400, parts=1)
-    # Its variance is a millionth of a millionth of its mean square, and the errors follow it.
-    inputs[:, :, 1] = 1e4 + inputs[:, :, 1] / 1e2
+    # In float32 its values are 1e4 and the next numbers on both sides, and the errors follow it.
+    inputs[:, :, 1] = 1e4 + inputs[:, :, 1] / 1e3
+    assert inputs[:, :, 1].unique().numel() > 2
     correction = found(inputs, inputs[:, :, :1] * 3 + inputs[:, :, 1:2] - 1e4)
     assert correction is not None
     assert correction.weights[0, 1].item() == 0.0
+
+
+def test_an_input_that_varies_a_hundredth_of_a_thousandth_of_its_mean_is_used():
+    inputs = rows(400, parts=1)
+    inputs[:, :, 1] = 1e4 + inputs[:, :, 1] / 10
+    correction = found(inputs, 3 * inputs[:, :, 1:2] - 3e4)
+    assert correction is not None
+    # The smallest ridge, one in a thousand, shrinks the weights by about as much.
+    torch.testing.assert_close(
+        correction.weights[0, :, 0].float(), torch.tensor([0.0, 3.0, 0.0]), rtol=2e-3, atol=2e-3
+    )
