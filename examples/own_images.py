@@ -13,6 +13,7 @@ parser.add_argument("--backbone", default="mobilenet_v2")
 parser.add_argument("--weights", default="pretrained", help="pretrained, random or a file")
 parser.add_argument("--size", type=int, default=224, help="side of the images, in pixels")
 parser.add_argument("--trials", type=int, default=24)
+parser.add_argument("--classify", help="an image whose class is printed at the end")
 parser.add_argument("--out", default="runs/own-images", help="folder that a later call resumes from")
 args = parser.parse_args()
 
@@ -23,3 +24,7 @@ small = tascnet.prune(tuned.network, data, tascnet.Prune(flops_target=0.5), run=
 print(tuned, small, sep="\n")
 small.report(f"{args.out}/report.html")
 tascnet.save(small.network, f"{args.out}/model")
+if args.classify is not None:
+    model = tascnet.load(f"{args.out}/model")
+    scores = model(model.preprocessing(args.classify)[None])
+    print(f"{args.classify}: {model.class_names[scores.argmax()]}")

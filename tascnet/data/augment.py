@@ -12,12 +12,6 @@ from tascnet.options import Images
 MAX_RATIO = 4 / 3
 
 
-def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The central squares of images `b x R x R x c`: `b x size x size x c`."""
-    start = round((images.shape[1] - size) / 2.0)
-    return images[:, start : start + size, start : start + size]
-
-
 def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Generator) -> Tensor:
     """Randomly cropped and flipped images; every call draws the same count of random numbers.
 

@@ -4,7 +4,6 @@ Caltech's categories are folders, one of which is not a class; Stanford Dogs and
 images in MATLAB files; the texts of Cornell have one file for each class.
 """
 
-import gzip
 import shutil
 import tarfile
 import zipfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tascnet.data.cifar10 import CIFAR10
 from tascnet.data.download import RemoteFile, unpack_tar
-from tascnet.data.listing import Listing, TextFiles, find_file, image_file, list_images
+from tascnet.data.listing import Listing, TextFiles, check_readable, find_file, image_file, list_images
 from tascnet.data.published import PublishedSet
 from tascnet.errors import DataError
 
@@ -28,6 +27,8 @@ DOGS_IMAGES, DOGS_LISTS = "Images", {"train": "train_list.mat", "test": "test_li
 DOGS_ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 FLOWERS_IMAGES, FLOWERS_LABELS, FLOWERS_SETS = "jpg", "imagelabels.mat", "setid.mat"
 FLOWERS_ADDRESS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+# The published lists have less than one megabyte.
+MOST_LIST_BYTES = 100_000_000
 TEXTS_ADDRESS = "https://www.cs.cornell.edu/people/pabo/movie-review-data/"
 
 
@@ -51,7 +52,7 @@ def _unpack_caltech101(archives: Sequence[Path], target: Path) -> None:
         if not inner:
             raise tarfile.ReadError(f"the archive holds no {CALTECH101_FOLDER}.tar.gz")
         with outer.open(inner[0]) as stream:
-            unpack_tar(stream, target, strip=CALTECH101_FOLDER)
+            unpack_tar(stream, target, strip=CALTECH101_FOLDER, size=archives[0].stat().st_size)
 
 
 def _caltech256(folder: Path) -> Listing:
@@ -118,6 +119,7 @@ def _mat(path: Path, key: str) -> "NDArray[Any]":
     import numpy as np
     from scipy.io import loadmat
 
+    check_readable(path, "replace it by the published file", most=MOST_LIST_BYTES)
     try:
         return np.atleast_1d(loadmat(path, squeeze_me=True)[key])
     # SciPy's reader raises errors of many types on damaged files.
@@ -138,12 +140,6 @@ def _texts(
         files = {label: path for label, path in found.items() if path is not None}
         return TextFiles(root=root, files=files, encoding="latin-1")
 
-    def unpack(archives: Sequence[Path], target: Path) -> None:
-        # The archive's own checksum is at its end; unpacking stops before it.
-        with gzip.open(archives[0]) as stream:
-            stream.read()
-        unpack_tar(archives[0], target)
-
     return PublishedSet(
         name=name,
         title=title,
@@ -154,7 +150,7 @@ def _texts(
         wanted=" and no ".join(names[0] for names in classes.values()),
         holds=tuple(names[0] for names in classes.values()),
         is_in=lambda root: len(contents(root).files) == len(classes),
-        unpack=unpack,
+        unpack=_unpack_all,
         contents=contents,
     )
 

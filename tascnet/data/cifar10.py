@@ -9,6 +9,7 @@ from tascnet.data.download import RemoteFile, unpack_tar
 from tascnet.data.listing import ImageFile, Listing
 from tascnet.data.published import PublishedSet
 from tascnet.errors import DataError
+from tascnet.run.files import check_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,7 @@ def _batch(path: Path, classes: int) -> "tuple[NDArray[np.uint8], list[int]]":
 
 def _read(path: Path, *keys: str) -> dict[str, Any]:
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             content = _Plain(file, encoding="latin1").load()
         return {key: content[key] for key in keys}

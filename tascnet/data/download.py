@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -19,12 +19,15 @@ from urllib.request import Request, urlopen
 
 from tascnet.errors import DataError
 from tascnet.run.console import log, progress, track
+from tascnet.run.files import check_regular, naming_full_disk
 
 CHUNK = 2**20
 MB = 1e6
 # Seconds without a byte after which a connection counts as lost.
 TIMEOUT = 60
 SCRATCH = ".download"
+# An archive that unpacks to more, in bytes and in files, was made to fill the disk or the memory.
+LARGEST_RATIO, LARGEST_SURPLUS, MOST_MEMBERS = 50, 10_000_000, 200_000
 NOT_SATISFIABLE = 416
 PARTIAL = 206
 
@@ -70,11 +73,12 @@ def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpa
 
     Raises:
         DataError: an archive cannot be fetched, or differs from the published one.
+        BudgetError: the disk is full.
     """
     place, scratch = target.parent, target.parent / SCRATCH
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _locked(place):
+        with naming_full_disk(place), _locked(place):
             if not target.exists():
                 log.info("download %s from %s to %s", title, files[0].url, place)
                 _fetch_and_unpack(files, scratch, target, unpack)
@@ -122,10 +126,14 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     """The file in a folder, fetched unless it is there; until it is complete and right it is `<name>.part`.
 
     Raises:
-        OSError: the server cannot be reached, refuses, or the connection is lost.
+        OSError: the server cannot be reached, refuses, or the connection is lost; or what has arrived cannot
+            be read.
         HTTPException: the server does not speak HTTP.
     """
     whole, part = folder / file.name, folder / f"{file.name}.part"
+    for path in (whole, part):
+        if path.exists():
+            check_regular(path)
     if whole.exists():
         return whole
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,24 +191,80 @@ def _is_right(path: Path, digest: str | None) -> bool:
         return hashlib.file_digest(file, algorithm).hexdigest() == expected
 
 
-def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "") -> None:
-    """Unpack a tar file, compressed or not; nothing leaves the folder, and no link or device is made.
+def unpack_tar(archive: Path | IO[bytes], target: Path, *, strip: str = "", size: int | None = None) -> None:
+    """Unpack a tar file, compressed by gzip or not; nothing leaves the folder, and no link or device is made.
 
     Args:
         target: the folder that its members are written to; it is made.
         strip: the folder in the archive whose content alone is unpacked; empty: all of it.
+        size: bytes of the archive, where it is no file of its own.
 
     Raises:
-        tarfile.TarError: a member is a link or a device or would leave the folder, or `strip` is not there.
+        tarfile.TarError: a member is a link or a device or would leave the folder, `strip` is not there, or
+            the archive unpacks to far more than its size, which is found before anything is written.
         EOFError: the archive is cut off.
+        OSError: the disk has less space than the members take.
     """
-    given = {"name": archive} if isinstance(archive, Path) else {"fileobj": archive}
     name = archive.name if isinstance(archive, Path) else "the archive"
-    with tarfile.open(**given, mode="r:*") as tar:  # type: ignore[call-overload]
-        for member in track(tar, f"unpack {name}"):
-            _extract(tar, member, target, strip)
+    size = archive.stat().st_size if isinstance(archive, Path) else size or 0
+    with open(archive, "rb") if isinstance(archive, Path) else nullcontext(archive) as packed:
+        is_compressed = packed.read(2) == b"\x1f\x8b"
+        packed.seek(0)
+        stream = gzip.GzipFile(fileobj=packed) if is_compressed else packed
+        _check_unpacked_size(stream, size, target)
+        stream.seek(0)
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in track(tar, f"unpack {name}"):
+                _extract(tar, member, target, strip)
     if not target.is_dir():
         raise tarfile.ReadError(f"{name} holds no folder {strip}")
+
+
+class _Bounded:
+    """A stream of which so many bytes may be read."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, most: int) -> None:
+        self.stream, self.most = stream, most
+
+    def read(self, size: int) -> bytes:
+        # At most one byte more, however much a header asks for.
+        content = self.stream.read(min(size, self.most + 1 - self.stream.tell()))
+        self.check(self.stream.tell())
+        return content
+
+    def seek(self, position: int) -> int:
+        self.check(position)
+        return self.stream.seek(position)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def check(self, position: int) -> None:
+        if position > self.most:
+            raise tarfile.ReadError(
+                f"it unpacks to more than {self.most / MB:.0f} MB, over {LARGEST_RATIO} times its size"
+            )
+
+
+def _check_unpacked_size(stream: IO[bytes] | gzip.GzipFile, size: int, target: Path) -> None:
+    """Read an archive of `size` bytes to its end, and with it its checksum, before anything is written."""
+    bounded = _Bounded(stream, LARGEST_RATIO * size + LARGEST_SURPLUS)
+    needed = 0
+    with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
+        for count, member in enumerate(tar, start=1):
+            needed += member.size
+            # A sparse file holds more than is stored of it.
+            bounded.check(needed)
+            if count > MOST_MEMBERS:
+                raise tarfile.ReadError(f"it holds more than {MOST_MEMBERS} files")
+    while bounded.read(CHUNK):
+        pass
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OSError(
+            f"unpacked it takes {needed / MB:.0f} MB, but the disk of {place} has {free / MB:.0f} MB left"
+        )
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, strip: str) -> None:

@@ -1,22 +1,32 @@
 """Which files hold the samples of which class, found without opening them."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from glob import escape
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tascnet.errors import DataError, closest, listed, plural
+from tascnet.errors import DataError, by_ending, closest, first_line, listed, plural, printable
 from tascnet.run.console import log
+from tascnet.run.files import check_regular
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 SUFFIXES = frozenset(
-    ".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+    (  # noqa: SIM905
+        ".apng .avif .bmp .dib .gif .heic .heif .hif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx "
+        ".mpo .pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp"
+    ).split()
+)
+# What systems and archivers leave in folders; skipped like hidden files.
+LITTER = frozenset(
+    {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+    | {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -29,6 +39,7 @@ TEXTS_EXPECTED = "set `root` to a folder with one file for each class, one text 
 BELOW = ("", "*/", "*/*/")
 # How many of a list are shown.
 SHOWN = 3
+NO_ENDING = "without ending"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +90,13 @@ class Listing(_Found):
         class_names: one name for each class, in the order of the labels.
         files: all of them belong to a split, or none does.
         read: returns the pixels of a path, `h x w x 3`; None: each path is a file.
+        passed_over: how many files of class folders do not have an image's ending, by ending.
     """
 
     class_names: tuple[str, ...]
     files: tuple[ImageFile, ...]
     read: "Callable[[str], NDArray[np.uint8]] | None" = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -103,7 +116,8 @@ class Listing(_Found):
 def list_images(root: Path, exclude: Collection[str] = (), *, nested: bool = True) -> Listing:
     """List the images of every class folder.
 
-    Hidden files and files without an image's suffix are skipped. Where the root holds `train` and perhaps
+    Hidden files and what systems leave in folders are skipped; files without an image's ending are passed
+    over and counted. Where the root holds `train` and perhaps
     `val` and `test` (or `training`, `valid`, `validation`, `testing`) instead of classes, these hold the
     class folders, and their images belong to these splits.
 
@@ -131,14 +145,21 @@ def list_images(root: Path, exclude: Collection[str] = (), *, nested: bool = Tru
                 "add what is missing, or remove the folder",
             )
     files: list[ImageFile] = []
+    passed_over: Counter[str] = Counter()
     for part, folder in splits.items():
-        found = [[*_images(root, root / folder / name, i, part, nested)] for i, name in enumerate(names)]
-        empty = [name for name, own in zip(names, found, strict=True) if not own]
+        found, empty = [], []
+        for label, name in enumerate(names):
+            odd_files: Counter[str] = Counter()
+            own = [*_images(root, root / folder / name, label, part, nested, odd_files)]
+            found.append(own)
+            if not own:
+                empty.append(f"{name}: {by_ending(odd_files)}" if odd_files else name)
+            passed_over += odd_files
         if empty:
             more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
             raise DataError(
-                f"{root / folder} has class folders without images ({', '.join(empty[:SHOWN])}{more})",
-                "add images (.jpg, .png, ...) or remove these folders",
+                f"{root / folder} has class folders without images ({'; '.join(empty[:SHOWN])}{more})",
+                "add images (.jpg, .png, .heic, ...) or remove these folders",
             )
         files.extend(chain.from_iterable(found))
     files.sort(key=lambda file: (file.label, file.path))
@@ -148,7 +169,12 @@ def list_images(root: Path, exclude: Collection[str] = (), *, nested: bool = Tru
         if loose:
             count = plural(len(loose), "image")
             notes.append(f"{place}: skipped {count} outside class folders, such as {loose[0]}")
-    return Listing(root=root, class_names=names, files=tuple(files), notes=tuple(notes))
+    if passed_over:
+        count = plural(passed_over.total(), "file")
+        notes.append(f"{root}: passed over {count} without an image's ending: {by_ending(passed_over)}")
+    return Listing(
+        root=root, class_names=names, files=tuple(files), notes=tuple(notes), passed_over=dict(passed_over)
+    )
 
 
 def _ready_splits(root: Path, exclude: Collection[str]) -> dict[str, str]:
@@ -172,7 +198,11 @@ def _ready_splits(root: Path, exclude: Collection[str]) -> dict[str, str]:
     return {part: name for name, part in sorted(found.items(), key=lambda item: item[1] != "train")}
 
 
-def _images(root: Path, folder: Path, label: int, part: str, nested: bool) -> Iterator[ImageFile]:
+def _images(
+    root: Path, folder: Path, label: int, part: str, nested: bool, passed_over: Counter[str]
+) -> Iterator[ImageFile]:
+    """The images of a class; other files are counted in `passed_over`."""
+
     def refuse(error: OSError) -> None:
         raise DataError(
             f"{error.filename} cannot be read ({error.strerror})", "make it readable, or move it away"
@@ -185,10 +215,12 @@ def _images(root: Path, folder: Path, label: int, part: str, nested: bool) -> It
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(sub for sub in folders if nested and not sub.startswith("."))
+        folders[:] = sorted(sub for sub in folders if nested and not _is_hidden(sub))
         for path in (Path(place, name) for name in sorted(names)):
             if _is_image(path):
                 yield image_file(root, path.relative_to(root).as_posix(), label, part)
+            elif not _is_hidden(path.name):
+                passed_over[path.suffix.lower() or NO_ENDING] += 1
 
 
 def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:
@@ -202,7 +234,7 @@ def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:
 
 
 def _folders(root: Path, exclude: Collection[str]) -> list[str]:
-    entries = [e for e in os.scandir(root) if not e.name.startswith(".") and e.name not in exclude]
+    entries = [e for e in os.scandir(root) if not _is_hidden(e.name) and e.name not in exclude]
     # A broken link with an image's suffix cannot be a class folder.
     refuse_broken_links(root, (path for path in map(Path, entries) if not _is_image(path)))
     return sorted(entry.name for entry in entries if entry.is_dir())
@@ -218,7 +250,11 @@ def _class_names(root: Path, exclude: Collection[str]) -> tuple[str, ...]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not _is_hidden(path.name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def choose_classes(listing: Listing, classes: Sequence[str] | None) -> Listing:
@@ -250,9 +286,9 @@ def list_texts(root: Path) -> TextFiles:
             is not UTF-8.
     """
     check_folder(root, TEXTS_EXPECTED)
-    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    entries = sorted(path for path in root.iterdir() if not _is_hidden(path.name))
     refuse_broken_links(root, entries)
-    paths = [path for path in entries if path.is_file()]
+    paths = [path for path in entries if not path.is_dir()]
     if len(paths) < 2:
         count = plural(len(paths), "file")
         raise DataError(f"{root} holds {count}, expected at least two, one for each class", TEXTS_EXPECTED)
@@ -277,9 +313,27 @@ def find_file(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def check_folder(root: Path, hint: str) -> None:
-    """Refuse a root that is missing or a file, as a `DataError` with a hint."""
-    if not root.is_dir():
-        raise DataError(f"{root} is {'a file' if root.exists() else 'missing'}, expected a folder", hint)
+    """Refuse a root that is missing, a file or not readable, as a `DataError` with a hint."""
+    if os.path.isdir(root):
+        if not os.access(root, os.R_OK | os.X_OK):
+            raise DataError(f"{root} cannot be read (permission denied)", "make it readable")
+        return
+    try:
+        os.stat(root)
+        came = "a file"
+    except (FileNotFoundError, NotADirectoryError):
+        came = "missing"
+    except (OSError, ValueError) as error:
+        raise DataError(f"{root} cannot be read ({first_line(error)})", hint) from error
+    raise DataError(f"{root} is {came}, expected a folder", hint)
+
+
+def check_readable(path: Path, hint: str, *, most: int) -> None:
+    """Refuse what is no regular file, has more bytes or must not be read, as a `DataError` with a hint."""
+    try:
+        check_regular(path, most=most)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error})", hint) from error
 
 
 def refuse_broken_links(root: Path, paths: Iterable[Path]) -> None:
@@ -295,14 +349,13 @@ def refuse_broken_links(root: Path, paths: Iterable[Path]) -> None:
 def check_utf8(name: str, what: str) -> None:
     """Refuse a name that is not UTF-8, as a `DataError`: reports and models could not hold it."""
     if any("\ud800" <= letter <= "\udfff" for letter in name):
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        raise DataError(f"{what} is not valid UTF-8 ({shown})", "rename it")
+        raise DataError(f"{what} is not valid UTF-8 ({printable(name)})", "rename it")
 
 
 def first_of(texts: Sequence[str]) -> str:
     """The first texts, and how many more there are; bytes of names that are not UTF-8 are escaped."""
     more = f"; and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
-    return ("; ".join(texts[:SHOWN]) + more).encode("utf-8", "backslashreplace").decode()
+    return printable("; ".join(texts[:SHOWN]) + more)
 
 
 def twin_images(

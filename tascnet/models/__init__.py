@@ -6,7 +6,8 @@ the pre-trained classifier, the kept layer.
 """
 
 # Without torch: the command line imports these.
-from tascnet.models.info import ModelInfo, Preprocessing, with_info
+from tascnet.models.info import ModelInfo, with_info
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
 
 __all__ = ["ModelInfo", "Preprocessing", "TextPreprocessing", "with_info"]

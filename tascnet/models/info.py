@@ -1,79 +1,19 @@
 """What a network needs to be used: the images or texts that it expects, and where it comes from."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tascnet.errors import ConfigError
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
-from tascnet.options import Backbone, ImageBackbone, Options, option
+from tascnet.options import Backbone
 from tascnet.run.records import to_json
 
 if TYPE_CHECKING:
     from torch import nn
 
 Chain = TypeVar("Chain", bound="nn.Sequential")
-
-_LARGEST_SIDE = 16_384
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing(Options):
-    """From an image to a network's input.
-
-    Args:
-        size: side of the square that the network sees, in pixels.
-        resize: shorter side of the image before the square is cropped, in pixels.
-        mean: of each channel, for pixels in [0, 1].
-        std: of each channel, for pixels in [0, 1].
-        interpolation: `bilinear` or `bicubic`.
-
-    Raises:
-        ConfigError: a value has the wrong type or lies outside its bounds.
-    """
-
-    size: int = option(MISSING, "", minimum=1, maximum=_LARGEST_SIDE)
-    resize: int = option(MISSING, "", minimum=1, maximum=_LARGEST_SIDE)
-    mean: tuple[float, ...] = option(MISSING, "", unique=False)
-    std: tuple[float, ...] = option(MISSING, "", unique=False, above=0)
-    interpolation: str = option("bilinear", "", choices=("bilinear", "bicubic"))
-
-    def rules(self) -> Iterator[tuple[bool, str, str | None]]:
-        yield (
-            self.resize < self.size,
-            f"`resize` is {self.resize} pixels, expected at least `size`, {self.size}",
-            None,
-        )
-        yield (
-            len(self.mean) != len(self.std),
-            f"`mean` has {len(self.mean)} channels and `std` {len(self.std)}, expected the same number",
-            None,
-        )
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's input."""
-        return len(self.mean)
-
-    @property
-    def example_shape(self) -> tuple[int, int, int, int]:
-        """The shape `1 x c x h x w` of one sample."""
-        return (1, self.channels, self.size, self.size)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON content."""
-        return dict(to_json(self))
-
-    @classmethod
-    def of(cls, options: ImageBackbone) -> Self:
-        """The input of a network with these options."""
-        return cls(
-            size=options.size,
-            resize=options.resize or round(options.size * 8 / 7),
-            mean=options.mean,
-            std=options.std,
-            interpolation=options.interpolation,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

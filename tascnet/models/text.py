@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tascnet.errors import ConfigError
+from tascnet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -50,6 +50,12 @@ class TextPreprocessing:
     def example_shape(self) -> tuple[int, int]:
         """The shape `1 x T` of one sample."""
         return (1, self.max_tokens)
+
+    def __call__(self, text: str) -> "Tensor":
+        """A text as the network takes it: the numbers of its words, `T`, int64."""
+        if not isinstance(text, str):
+            raise DataError(f"the text is of type {type(text).__name__}", "give one text as a str")
+        return self.encode([text])[0]
 
     def encode(self, texts: Sequence[str]) -> "Tensor":
         """The numbers of the words of `b` raw texts: `b x T`, int64."""

@@ -109,9 +109,9 @@ def frames(root: Path) -> None:
     first.save(root / "cat" / "odd.gif", save_all=True, append_images=[second])
 
 
-def bomb() -> bytes:
-    """A PNG that claims 100,000 x 100,000 pixels."""
-    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+def bomb(width: int = 100_000, height: int = 100_000, kind: int = 2) -> bytes:
+    """A PNG that claims so many pixels, RGB or of another kind of colours."""
+    head = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000)))
 
 
@@ -131,9 +131,81 @@ def nowhere(root: Path) -> None:
 
 
 def beside(root: Path) -> None:
-    (root / "cat" / "notes.txt").write_text("notes")
     (root / "cat" / "._0.png").write_bytes(b"litter")
+    (root / "cat" / "Thumbs.db").write_bytes(b"litter")
     (root / ".hidden").mkdir()
+    (root / "__MACOSX" / "cat").mkdir(parents=True)
+
+
+def other_files(root: Path) -> None:
+    for name in ("one.mov", "two.MOV", "notes.txt"):
+        (root / "cat" / name).write_bytes(b"no image")
+
+
+def other_files_alone(root: Path) -> None:
+    (root / "eel").mkdir()
+    (root / "eel" / "0.cr2").write_bytes(b"raw")
+
+
+def pipe(place: str) -> Callable[[Path], Options]:
+    """Opening it for reading waits until somebody writes to it."""
+
+    def make(root: Path) -> Options:
+        os.mkfifo(root / place)
+        return {"csv": str(root / place)} if place.endswith(".csv") else {}
+
+    return make
+
+
+def bands(values: Sequence[int], *extra: int, **options: Any) -> Callable[[Path], Options]:
+    """Adds a TIFF of RGB with further channels; `extra` is its tag that says what these are; empty: none."""
+    width, height, count = 12, 10, len(values)
+    pixels = bytes(values) * (width * height)
+    # Each entry has a tag and numbers of 16 bits, which begin in the entry if they fit.
+    entries = {
+        256: (width,),
+        257: (height,),
+        258: (8,) * count,
+        259: (1,),
+        262: (2,),
+        273: (8,),
+        277: (count,),
+        278: (height,),
+        279: (len(pixels),),
+        **({338: extra} if extra else {}),
+    }
+    after = 8 + len(pixels)
+    place = after + 2 + 12 * len(entries) + 4
+    directory, behind = struct.pack("<H", len(entries)), b""
+    for tag, numbers in entries.items():
+        packed = struct.pack(f"<{len(numbers)}H", *numbers)
+        if len(packed) > 4:
+            packed, behind = struct.pack("<I", place + len(behind)), behind + packed
+        directory += struct.pack("<HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+    tiff = struct.pack("<2sHI", b"II", 42, after) + pixels + directory + bytes(4) + behind
+
+    def make(root: Path) -> Options:
+        (root / "cat" / "odd.tif").write_bytes(tiff)
+        return options
+
+    return make
+
+
+def fourth_band(name: str) -> bytes:
+    """An image whose fourth channel is not declared as transparency, in the format of its ending."""
+    buffer = io.BytesIO()
+    flat("RGBA", (10, 20, 30, 0)).save(buffer, "tga" if name.endswith("tga") else "jpeg2000")
+    whole = bytearray(buffer.getvalue())
+    if name.endswith("tga"):
+        # The number of bits of transparency.
+        whole[17] &= 0xF0
+    return bytes(whole).replace(b"cdef", b"free")
+
+
+def heic(root: Path) -> None:
+    from pillow_heif import from_pillow
+
+    from_pillow(Image.new("RGB", (64, 64), (255, 255, 255))).save(root / "cat" / "odd.HEIC")
 
 
 def nested(root: Path) -> None:
@@ -191,14 +263,14 @@ def bytes_as_name(place: str, name: bytes) -> Callable[[Path], None]:
 
 
 def thousand(root: Path) -> None:
-    """1,000 classes of three images, one colour a class."""
+    """1,000 classes of three images, one colour an image."""
     shutil.rmtree(root)
     for label in range(1000):
-        buffer = io.BytesIO()
-        Image.new("RGB", (4, 4), (label // 256, label % 256, 99)).save(buffer, "png")
         (root / f"{label:03d}").mkdir(parents=True)
         for index in range(3):
-            (root / f"{label:03d}" / f"{index}.png").write_bytes(buffer.getvalue())
+            Image.new("RGB", (4, 4), (label // 256, label % 256, index)).save(
+                root / f"{label:03d}" / f"{index}.png"
+            )
 
 
 def twins(root: Path) -> None:
@@ -235,6 +307,21 @@ def csv(last: bytes, **options: Any) -> Callable[[Path], Options]:
         return {"csv": str(root / "list.csv"), **options}
 
     return make
+
+
+def numbers(root: Path) -> Options:
+    lines = [
+        f"{name}/{index}.png,{index + shift}\n"
+        for name, shift in (("cat", 0.5), ("dog", 7))
+        for index in (0, 1)
+    ]
+    (root / "list.csv").write_text("".join(lines), encoding="utf-8")
+    return {"csv": str(root / "list.csv")}
+
+
+def separated(root: Path) -> Options:
+    (root / "list.csv").write_text("cat/0.png;cat\ndog/0.png;dog\n", encoding="utf-8")
+    return {"csv": str(root / "list.csv")}
 
 
 def too_many(root: Path) -> Options:
@@ -274,10 +361,92 @@ MISBEHAVIOURS = (
         colour=(128, 128, 128),
     ),
     Misbehaviour(
+        name="integer image of more than 16 bits",
+        make=odd(Image.fromarray(np.full((10, 12), 70_000, dtype=np.int32)), "odd.tif"),
+        outcome="skipped",
+        rule="It counts as unreadable if a value does not fit in 16 bits: which one is white is not known.",
+        says=r"cat/odd\.tif: pixels of more than 16 bits",
+        samples=8,
+    ),
+    Misbehaviour(
         name="transparent image",
         make=odd(flat("RGBA", (9, 9, 9, 0))),
         outcome="used",
         rule="Transparent pixels become white.",
+        colour=(255, 255, 255),
+    ),
+    Misbehaviour(
+        name="transparent TIFF",
+        make=bands((9, 9, 9, 0), 2),
+        outcome="used",
+        rule="Transparent pixels become white where the file says that its fourth channel is transparency.",
+        colour=(255, 255, 255),
+    ),
+    Misbehaviour(
+        name="TIFF whose fourth channel is no transparency",
+        make=bands((10, 20, 30, 0)),
+        outcome="skipped",
+        rule="It counts as unreadable, because a channel such as infrared would be lost.",
+        says=r"cat/odd\.tif: 4 channels, 1 more than colours and transparency",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="TIFF of five channels",
+        make=bands((10, 20, 30, 40, 50), 0, 0),
+        outcome="skipped",
+        rule="It counts as unreadable, like any image with more channels than colours and transparency.",
+        says=r"cat/odd\.tif: 5 channels, 2 more than colours and transparency, which `extra_channels=drop`",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="TIFF of more channels with `dataset.extra_channels=drop`",
+        make=bands((10, 20, 30, 0), extra_channels="drop"),
+        outcome="used",
+        rule="The first three channels are its colours, the others are left out.",
+        colour=(10, 20, 30),
+    ),
+    Misbehaviour(
+        name="TIFF of eight channels",
+        make=bands((1, 2, 3, 4, 5, 6, 7, 8), 0, 0, 0, 0, 0),
+        outcome="skipped",
+        rule="It counts as unreadable, with any option: Pillow reads at most six.",
+        says=r"cat/odd\.tif: a TIFF of 8 channels that Pillow cannot read",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="JPEG 2000 image",
+        make=odd(flat("RGB", (10, 200, 30)), "odd.jp2"),
+        outcome="used",
+        rule="It is read like any other.",
+        colour=(10, 200, 30),
+    ),
+    Misbehaviour(
+        name="transparent JPEG 2000 image",
+        make=odd(flat("RGBA", (9, 9, 9, 0)), "odd.jp2"),
+        outcome="used",
+        rule="Transparent pixels become white where the file says that its fourth channel is transparency.",
+        colour=(255, 255, 255),
+    ),
+    Misbehaviour(
+        name="JPEG 2000 or TGA image whose fourth channel is no transparency",
+        make=content(fourth_band("odd.jp2"), "odd.jp2"),
+        outcome="skipped",
+        rule="It counts as unreadable, like such a TIFF; `dataset.extra_channels=drop` reads it.",
+        says=r"cat/odd\.jp2: 4 channels, 1 more than colours and transparency, which `extra_channels=drop`",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="AVIF image",
+        make=odd(flat("RGB", (255, 255, 255)), "odd.avif"),
+        outcome="used",
+        rule="It needs Pillow 11.3. With an older one it counts as unreadable, and the reason says so.",
+        colour=(255, 255, 255),
+    ),
+    Misbehaviour(
+        name="HEIC image",
+        make=heic,
+        outcome="used",
+        rule="It needs `pillow-heif`. Without it, it counts as unreadable, and the reason says so.",
         colour=(255, 255, 255),
     ),
     Misbehaviour(
@@ -355,19 +524,50 @@ MISBEHAVIOURS = (
         samples=8,
     ),
     Misbehaviour(
+        name="image that needs too much memory",
+        make=content(bomb(15_000, 10_000, kind=6), "odd.png"),
+        outcome="skipped",
+        rule="Above 1 GB it counts as unreadable. Its header has size and format: nothing is decoded.",
+        says=r"cat/odd\.png: decoding its 15000 x 10000 pixels would take 1\.4 GB of memory, expected",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="pipe or device in place of an image",
+        make=pipe("cat/odd.png"),
+        outcome="skipped",
+        rule="It counts as unreadable. It is never opened, which could wait for ever.",
+        says=r"cat/odd\.png: it is a pipe or a device, not a file",
+        samples=8,
+    ),
+    Misbehaviour(
         name="broken link to an image",
         make=nowhere,
         outcome="skipped",
         rule="It counts as unreadable. Every run tries it again, like a file without read permission.",
-        says=r"cat/odd\.png: No such file",
+        says=r"cat/odd\.png: it does not exist",
         samples=8,
     ),
     Misbehaviour(
-        name="hidden files and files without an image's suffix",
+        name="hidden files, and what systems leave in folders",
         make=beside,
         outcome="used",
-        rule="They are ignored, and so are hidden folders.",
+        rule="They are ignored, such as `__MACOSX`, `@eaDir`, `Thumbs.db`, and all that begins with a dot.",
         samples=8,
+    ),
+    Misbehaviour(
+        name="files without an image's ending",
+        make=other_files,
+        outcome="used",
+        rule="They are passed over. One line of the log counts them by ending, and so does `metrics.json`.",
+        says=r"photos: passed over 3 files without an image's ending: 2 \.mov, 1 \.txt",
+        samples=8,
+    ),
+    Misbehaviour(
+        name="class folder with other files alone",
+        make=other_files_alone,
+        outcome="refused",
+        rule="The error counts them by ending.",
+        says=r"class folders without images \(eel: 1 \.cr2\)",
     ),
     Misbehaviour(
         name="folders within class folders",
@@ -516,10 +716,52 @@ MISBEHAVIOURS = (
     ),
     Misbehaviour(
         name="file in the CSV twice",
+        make=csv(b"./cat/0.png,cat\n"),
+        outcome="refused",
+        rule="The error names both lines, however the file is written.",
+        says=r"line 9 of .* names \./cat/0\.png again, after line 1: keep one",
+    ),
+    Misbehaviour(
+        name="file in the CSV with two labels",
         make=csv(b"cat/0.png,dog\n"),
         outcome="refused",
-        rule="The error names both lines.",
-        says=r"line 9 of .* names cat/0\.png again, after line 1",
+        rule="The error names both lines and both labels: an image has one class.",
+        says=r"line 9 of .* names cat/0\.png again, after line 1 with label 'cat', expected one label",
+    ),
+    Misbehaviour(
+        name="several labels in a line of the CSV",
+        make=csv(b'cat/odd.png,"dog,cat"\n'),
+        outcome="refused",
+        rule="The error shows such a label, if its parts are labels too and a class has too few images.",
+        says=r"list\.csv has several labels for a file, such as 'dog,cat', expected one",
+    ),
+    Misbehaviour(
+        name="measured numbers as labels in the CSV",
+        make=numbers,
+        outcome="refused",
+        rule="The error says that the labels are numbers: there is no regression.",
+        says=r"list\.csv has 4 labels that are 4 different numbers, expected classes",
+    ),
+    Misbehaviour(
+        name="CSV separated by semicolons or tabs",
+        make=separated,
+        outcome="refused",
+        rule="The error names the separator.",
+        says=r"line 1 of .* is separated by `;`, expected commas",
+    ),
+    Misbehaviour(
+        name="quote in the CSV that is not closed",
+        make=csv(b'"cat/odd.png,cat\ndog/1.png,dog\n'),
+        outcome="refused",
+        rule="The error names the line with the quote.",
+        says=r'line 9 of .* has a " that is not closed in the same line',
+    ),
+    Misbehaviour(
+        name="pipe or device in place of the CSV",
+        make=pipe("list.csv"),
+        outcome="refused",
+        rule="It is not opened.",
+        says=r"list\.csv cannot be read \(it is a pipe or a device, not a file\)",
     ),
     Misbehaviour(
         name="CSV that is not UTF-8",
@@ -627,6 +869,13 @@ TEXT_MISBEHAVIOURS = (
         outcome="refused",
         rule="A classifier needs at least two classes.",
         says=r"holds 1 file, expected at least two",
+    ),
+    Misbehaviour(
+        name="pipe or device in place of a file of texts",
+        make=pipe("eel.txt"),
+        outcome="refused",
+        rule="It is not opened.",
+        says=r"eel\.txt cannot be read \(it is a pipe or a device, not a file\)",
     ),
     Misbehaviour(
         name="two files of one class",

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import resized_crop
 
-from tascnet.data.augment import augment, centre_crop
+from tascnet.data.augment import augment
 from tascnet.errors import ConfigError
+from tascnet.models.preprocessing import centre_crop
 from tascnet.options import Images
 
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 
@@ -63,19 +65,34 @@ def test_labels_with_spaces_commas_and_other_letters(photos):
     [
         (BARE + "photos/9.png,cat\n", r"line 4 of .*list\.csv names photos/9\.png, which is not there"),
         (BARE + ",cat\n", "line 4 of .* names no file"),
-        (BARE + f"{300 * 'a'},cat\n", "line 4 of .* names a+, which is not there"),
+        (BARE + f"{300 * 'a'},cat\n", r"line 4 of .* names a+, which cannot be read \(file name too long\)"),
         (BARE + "photos/2.png,\n", "line 4 of .* has no label"),
-        (BARE + "photos/2.png\n", "line 4 of .* has 1 columns, expected 2"),
+        (BARE + "photos/2.png\n", "line 4 of .* has 1 column, expected 2"),
         (BARE + "photos/2.png,cat,1\n", "line 4 of .* has 3 columns, expected 2"),
-        (BARE + "photos/0.png,dog\n", r"line 4 of .* names photos/0\.png again, after line 2"),
+        (
+            BARE + "photos/0.png,dog\n",
+            r"line 4 of .* names photos/0\.png again, after line 2 with label 'cat', expected one",
+        ),
         (BARE + "./photos/0.png,dog\n", r"line 4 of .* names \./photos/0\.png again, after line 2"),
-        (BARE + "photos/../photos//0.png,cat\n", r"line 4 of .* again, after line 2"),
+        (BARE + "photos/../photos//0.png,cat\n", r"line 4 of .* again, after line 2: keep one"),
         (BARE + "photos/2.png,Cat\n", "line 4 of .* has label 'Cat', others 'cat'"),
-        (BARE + '"photos/2.png,cat\n', "line 4 of .* is broken"),
+        (BARE + '"photos/2.png,cat\n', 'line 4 of .* has a " that is not closed'),
+        # The quote takes all lines up to the next one, or to the end.
+        ('"photos/2.png,cat\n' + BARE, 'line 1 of .* has a " that is not closed'),
+        (BARE + 'photos/2.png,"cat\nphotos/1.png,"cat"\n', 'line 4 of .* has a " that is not closed'),
+        (BARE + 'photos/2.png,"cat" \n', "line 4 of .* is broken"),
         (BARE.encode() + b"photos/2.png,caf\xe9\n", "line 4 of .* is not valid UTF-8"),
         ("photos/0.png,cat\n", "has 1 labels, expected at least two"),
         ("", "has 0 labels, expected at least two"),
-        ("name;class\n" + BARE, "line 1 of .* has 1 columns"),
+        ("name;class\n" + BARE, "line 1 of .* is separated by `;`, expected commas"),
+        (BARE.replace(",", "\t"), "line 1 of .* is separated by tabs"),
+        ("file,dog,cat\nphotos/3.png,1,0\n", "line 1 of .* has 3 columns, .* with one label for a file"),
+        ('photos/0.png,"cat,dog"\nphotos/1.png,cat\nphotos/2.png,dog\n', "several labels .* 'cat,dog'"),
+        ("photos/0.png,cat|dog\nphotos/1.png,dog|cat\n", r"several labels for a file, such as 'cat\|dog'"),
+        (
+            "photos/0.png,1.5\nphotos/1.png,-2\nphotos/2.png,3e4\n",
+            "has 3 labels that are 3 different numbers",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence_that_names_the_line(content, says, photos):
@@ -92,5 +109,29 @@ def test_labels_beside_the_known_ones_are_refused(photos):
 
 
 def test_a_missing_list_is_one_sentence(tmp_path):
-    with pytest.raises(DataError, match=r"none\.csv cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"none\.csv cannot be read \(it does not exist\)"):
         list_csv(tmp_path / "none.csv")
+
+
+def test_a_list_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "list.csv"
+    path.touch()
+    os.truncate(path, 50_000_000_000)
+    with pytest.raises(DataError, match=r"list\.csv cannot be read \(it has 50,000,000,000 bytes, expected"):
+        list_csv(path)
+
+
+def test_pipes_and_devices_are_not_opened(photos):
+    os.mkfifo(photos / "pipe")
+    with pytest.raises(DataError, match=r"pipe cannot be read \(it is a pipe or a device, not a file\)"):
+        list_csv(photos / "pipe")
+    with pytest.raises(DataError, match=r"line 4 of .* names pipe, which cannot be read \(it is a pipe"):
+        listing(photos, BARE + "pipe,cat\n")
+
+
+def test_several_labels_are_classes_where_there_are_enough_of_each(photos):
+    labels = ["red", "blue", "red|blue"]
+    for index in range(9):
+        Image.new("RGB", (8, 8)).save(photos / "photos" / f"{index}.png")
+    content = "".join(f"photos/{index}.png,{labels[index % 3]}\n" for index in range(9))
+    assert listing(photos, content).class_names == ("blue", "red", "red|blue")

@@ -1,8 +1,10 @@
 import io
 import os
+import re
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +37,21 @@ def member(name, content=b"x"):
 def special(name, kind, target=""):
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
+    return info, b""
+
+
+def sparse(name, size):
+    """A member of `size` bytes, all of them holes: its only stored piece is empty and lies at the end."""
+    info = tarfile.TarInfo(name)
+    info.pax_headers = {
+        "GNU.sparse.size": str(size),
+        "GNU.sparse.offset": str(size),
+        "GNU.sparse.numbytes": "0",
+        "GNU.sparse.numblocks": "1",
+        "GNU.sparse.map": f"{size},0",
+        "GNU.sparse.major": "0",
+        "GNU.sparse.minor": "1",
+    }
     return info, b""
 
 
@@ -190,6 +207,48 @@ def test_members_that_leave_the_folder_and_links_and_devices_are_refused(wicked,
     assert os.listdir(tmp_path / "inside") == []
     assert not Path("/absolute").exists()
     assert not [*tmp_path.rglob("outside.png")]
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused_before_it_is_written(
+    mode, site, tmp_path, monkeypatch
+):
+    bombs = {
+        "w:gz": packed(member("1.png"), member("zeros.bin", bytes(12_000_000))),
+        # A sparse file that claims to be large, of which nothing is stored.
+        "w": packed(member("1.png"), sparse("zeros.bin", 10**12), mode="w"),
+    }
+    written = []
+    monkeypatch.setattr("tascnet.data.download._extract", lambda *_: written.append(1))
+    # 10 MB and 50 times the size.
+    text = refused([site.put("a.tgz", bombs[mode])], tmp_path / "pictures")
+    assert re.search("it unpacks to more than 1[01] MB, over 50 times its size", text)
+    assert written == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_archive_of_endless_files_is_refused(site, tmp_path, monkeypatch):
+    monkeypatch.setattr("tascnet.data.download.MOST_MEMBERS", 3)
+    remote = site.put("a.tar", packed(*(member(f"{n}.png") for n in range(4)), mode="w"))
+    assert "it holds more than 3 files" in refused([remote], tmp_path / "pictures")
+
+
+def test_an_archive_larger_than_the_disk_stays_and_is_not_unpacked(site, tmp_path, monkeypatch):
+    remote = site.put("a.tgz", packed(member("1.png", bytes(3_000_000))))
+    full = SimpleNamespace(free=1_000_000)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda _: full)
+        text = refused([remote], tmp_path / "pictures")
+    assert "unpacked it takes 3 MB, but the disk of" in text
+    download("Pictures", [remote], tmp_path / "pictures", unpack)
+    assert len(site.asked) == 1
+
+
+def test_a_pipe_in_the_place_of_an_archive_is_not_opened(site, tmp_path):
+    (tmp_path / ".download").mkdir()
+    os.mkfifo(tmp_path / ".download" / "a.tgz")
+    remote = site.put("a.tgz", packed(member("1.png")))
+    assert "it is a pipe or a device, not a file" in refused([remote], tmp_path / "pictures")
 
 
 def test_one_folder_of_an_archive_alone_is_unpacked(tmp_path):

@@ -3,6 +3,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -10,7 +11,8 @@ import tascnet
 from tascnet.data import check_samples, open_samples
 from tascnet.errors import TascnetError
 from tascnet.models.archive import save
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.options import ImageFolder, Texts
 from tests.data.misbehaving import (
@@ -22,6 +24,9 @@ from tests.data.misbehaving import (
     good_texts,
     page,
 )
+
+# Of 3,000 images of one row a few are enough.
+MOST_COMPARED = 20
 
 
 @pytest.fixture
@@ -58,9 +63,23 @@ def test_it_ends_as_the_list_says(entry, root, said):
     assert len(dataset.skipped) == (entry.outcome == "skipped")
     assert len(said) == bool(entry.says)
     assert not entry.says or re.search(entry.says, said[0])
+    check_inference(samples, options.get("extra_channels", "refuse"))
     if entry.colour is not None:
         (row,) = [row for row, path in enumerate(dataset.paths) if "/odd" in path]
         assert (dataset.pixels[row] == entry.colour).all()
+
+
+def check_inference(samples, extra_channels):
+    """The network's preprocessing gives exactly the tensors that validation and test have."""
+    dataset, preprocessing = samples.dataset, samples.preprocessing
+    for row in range(len(dataset))[:MOST_COMPARED]:
+        path = dataset.folder / dataset.paths[row]
+        expected = dataset.take(np.array([row]), preprocessing).batch(torch.tensor([0]))[0]
+        assert torch.equal(preprocessing(path, extra_channels=extra_channels), expected)
+        with Image.open(path) as image:
+            assert torch.equal(preprocessing(image, extra_channels=extra_channels), expected)
+        upright = preprocessing.decode(path, extra_channels=extra_channels)
+        assert torch.equal(preprocessing(upright), expected)
 
 
 def opened_texts(root):

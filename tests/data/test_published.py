@@ -14,10 +14,9 @@ from torchvision.datasets import CIFAR10 as TorchvisionCifar10
 from torchvision.datasets import Flowers102
 
 from tascnet.data.catalogue import CATALOGUE
-from tascnet.data.decode import square_pixels
 from tascnet.data.splits import split
 from tascnet.errors import DataError
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing, decode_picture
 from tascnet.options import OFFICIAL_TESTS, PUBLISHED_IMAGES, PUBLISHED_TEXTS
 from tests.data.loading import load_published
 from tests.data.server import serve
@@ -156,7 +155,7 @@ def test_dogs_by_the_official_lists(tiny, tmp_path):
 def test_an_image_of_the_lists_that_is_absent_is_refused_or_skipped(tiny, tmp_path):
     stanford_dogs(tmp_path / "dogs")
     (tmp_path / "dogs" / "Images" / "n02085620-Chihuahua" / "n02085620_1.jpg").unlink()
-    with pytest.raises(DataError, match=r"n02085620_1\.jpg: No such file"):
+    with pytest.raises(DataError, match=r"n02085620_1\.jpg: it does not exist"):
         load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache")
     dataset = load_published(
         STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache", unreadable="skip"
@@ -201,8 +200,8 @@ def test_cifar10_is_resized_like_any_image_and_cached(tiny, tmp_path, monkeypatc
     dataset = load_published(CIFAR10, tmp_path, tiny, cache=tmp_path / "cache")
     row = dataset.paths.index("data_batch_2/00003")
     image = Image.fromarray(cifar_pixels(1)[3].reshape(3, 32, 32).transpose(1, 2, 0))
-    assert (dataset.pixels[row] == square_pixels(image, tiny)).all()
-    monkeypatch.setattr("tascnet.data.pixels.square_pixels", lambda *_: pytest.fail("resized again"))
+    assert (dataset.pixels[row] == decode_picture(image, tiny).pixels).all()
+    monkeypatch.setattr("tascnet.data.pixels.decode_picture", lambda *_: pytest.fail("resized again"))
     again = load_published(CIFAR10, tmp_path, tiny, cache=tmp_path / "cache")
     assert again.fingerprint == dataset.fingerprint
 
@@ -257,6 +256,9 @@ def test_foreign_batches_are_refused_and_run_nothing(content, says, tiny, tmp_pa
 
 def test_damaged_lists_are_one_sentence(tiny, tmp_path):
     stanford_dogs(tmp_path / "dogs")
+    os.truncate(tmp_path / "dogs" / "test_list.mat", 50_000_000_000)
+    with pytest.raises(DataError, match=r"test_list\.mat cannot be read \(it has 50,000,000,000 bytes"):
+        load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache")
     (tmp_path / "dogs" / "test_list.mat").write_bytes(b"no list")
     with pytest.raises(DataError, match=r"test_list\.mat holds no list file_list"):
         load_published(STANFORD_DOGS, tmp_path / "dogs", tiny, cache=tmp_path / "cache")

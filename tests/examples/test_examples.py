@@ -28,7 +28,8 @@ def test_own_images(tmp_path):
             pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     network = ("--backbone", "resnet20", "--weights", "random", "--size", "32", "--trials", "2")
-    printed = ran("own_images.py", tmp_path, "photos", *network)
+    printed = ran("own_images.py", tmp_path, "photos", *network, "--classify", "photos/cat/0.png")
+    assert printed.splitlines()[-1] in ("photos/cat/0.png: cat", "photos/cat/0.png: dog")
     assert "pruned" in printed or "after" in printed
     assert (tmp_path / "runs/own-images/report.html").stat().st_size > 10_000
     assert (tmp_path / "runs/own-images/model/model.safetensors").exists()
