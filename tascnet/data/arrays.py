@@ -1,27 +1,31 @@
 """Arrays in files: written whole or not at all, read as memory maps, kept within a limit; their digests."""
 
-import errno
 import hashlib
 import os
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tascnet.errors import BudgetError
+from tascnet.errors import BudgetError, CacheLimitError, DamagedFile, first_line
 from tascnet.run.console import log
-from tascnet.run.files import write_whole
+from tascnet.run.files import check_regular, read_checked, remove_leftovers, write_checked, write_whole
 
 GB = 1e9
-# Files that a killed process left behind are removed by a later one, but none that may still be written to.
-STALE_SECONDS = 600
+# Bytes that share a digest: few enough to be read for one row, enough for few digests.
+BLOCK_BYTES = 1 << 22
+# Which blocks this process has compared with their digests, by device, inode and time of the file.
+_COMPARED: dict[tuple[int, int, int], NDArray[np.bool_]] = {}
+
+# Makes the rows of an array again, in chunks, with the element type given.
+Again: TypeAlias = Callable[[np.dtype[Any]], Iterable[NDArray[Any]]]
 
 
 class DecodedWhenRead:
@@ -60,14 +64,6 @@ class RowDigests:
         """Of all rows."""
         return self._all.hexdigest()[:32]
 
-    @property
-    def same(self) -> tuple[tuple[int, ...], ...]:
-        """Groups of two or more equal rows."""
-        groups: dict[bytes, list[int]] = defaultdict(list)
-        for row, digest in enumerate(self.each):
-            groups[digest].append(row)
-        return tuple(tuple(rows) for rows in groups.values() if len(rows) > 1)
-
 
 def digest_row(row: NDArray[Any]) -> bytes:
     """A short digest of a row's bytes."""
@@ -79,41 +75,171 @@ def digest_array(array: NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:32]
 
 
+class CheckedArray:
+    """An array in a file, `n x ...`, read-only; each block is compared with its digest when it is first read.
+
+    A damaged file is made again, whole.
+
+    Args:
+        path: of an array that `write_array` wrote.
+        again: makes its rows again; None: damage is an error.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what was written, or its digests are not or cannot be read.
+    """
+
+    def __init__(self, path: Path, again: Again | None = None) -> None:
+        self.path, self._again, self._lock = path, again, Lock()
+        self._open()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._values.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self._values.nbytes
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """Values of one row, of a slice, or of an array of `b` rows, `b x ...`.
+
+        Raises:
+            DamagedFile: they are damaged and could not be made again.
+        """
+        if not self._is_compared:
+            self._compare(rows)
+        return self._values[rows]
+
+    def _open(self) -> None:
+        check_regular(self.path)
+        digests = _digests_path(self.path)
+        try:
+            self._written = read_checked(digests)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{digests.name}: {error}") from error
+        self._values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        if self._written | _described(self.path, self.shape, self.dtype) != self._written:
+            raise ValueError("it is not the array that was written")
+        blocks = np.zeros(len(self._written["blocks"]), dtype=bool)
+        self._compared = _COMPARED.pop(_state(self.path), blocks)
+        # `make_room` removes the files first that were used longest ago.
+        with suppress(OSError):
+            now = time.time_ns()
+            os.utime(self.path, ns=(now, now))
+        _COMPARED[_state(self.path)] = self._compared
+        self._is_compared = bool(self._compared.all())
+
+    def _compare(self, rows: Any) -> None:
+        """Compare the blocks of some rows with their digests; if one differs the file is made again."""
+        with self._lock:
+            if not self._are_right(rows):
+                self._make_again()
+                if not self._are_right(rows):
+                    raise DamagedFile(
+                        f"{self.path} is damaged again right after it was written", "check the disk"
+                    )
+            self._is_compared = bool(self._compared.all())
+
+    def _are_right(self, rows: Any) -> bool:
+        size = self._written["rows"]
+        wanted = np.unique(np.arange(len(self))[rows] // size)
+        for block in wanted[~self._compared[wanted]].tolist():
+            digest = hashlib.sha256(
+                np.ascontiguousarray(self._values[block * size : (block + 1) * size]).data
+            )
+            if digest.hexdigest() != self._written["blocks"][block]:
+                return False
+            self._compared[block] = True
+        return True
+
+    def _make_again(self) -> None:
+        if self._again is None:
+            raise DamagedFile(f"{self.path} was changed or damaged after it was written", "delete it")
+        log.warning("%s was changed or damaged after it was written: it is made again", self.path)
+        shape, dtype = self.shape, self.dtype
+        remove_array(self.path)
+        _write(self.path, shape[1:], dtype, self._again(dtype))
+        self._open()
+        assert self.shape == shape, "what is made again has as many rows"
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns
+
+
+def _digests_path(path: Path) -> Path:
+    """The file beside an array that holds the digests of its blocks."""
+    return path.with_suffix(".digests.json")
+
+
+def _described(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> dict[str, Any]:
+    return {"array": path.name, "shape": list(shape), "dtype": np.dtype(dtype).str}
+
+
+def remove_array(path: Path) -> None:
+    """Remove an array and its digests."""
+    path.unlink(missing_ok=True)
+    _digests_path(path).unlink(missing_ok=True)
+
+
 def write_array(
-    path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: Iterable[NDArray[Any]]
-) -> NDArray[Any] | None:
+    path: Path,
+    row_shape: tuple[int, ...],
+    dtype: DTypeLike,
+    chunks: Iterable[NDArray[Any]],
+    again: Again | None = None,
+) -> CheckedArray | None:
     """Write chunks of rows, `m x row_shape` with any `m`, to a .npy file and open it; None without rows.
+
+    Args:
+        again: makes the rows again if the file is damaged when it is read.
 
     Raises:
         BudgetError: the disk is full.
     """
-    for left in path.parent.glob(".*.tmp"):
-        # Another process may remove it first.
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink()
-    count = 0
+    remove_leftovers(path.parent.glob(".*.tmp"))
+    _write(path, row_shape, dtype, chunks)
+    array = CheckedArray(path, again)
+    return array if len(array) else None
+
+
+def _write(path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: Iterable[NDArray[Any]]) -> None:
+    """Write an array and the digests of its blocks."""
+    row_bytes = int(np.prod(row_shape)) * np.dtype(dtype).itemsize
+    rows, count = max(1, BLOCK_BYTES // max(1, row_bytes)), 0
+    blocks: list[hashlib._Hash] = []
 
     def write(temporary: Path) -> None:
         nonlocal count
         with open(temporary, "wb") as file:
             start = _write_header(file, (0, *row_shape), dtype)
             for chunk in chunks:
-                file.write(np.ascontiguousarray(chunk, dtype=dtype).data)
-                count += len(chunk)
+                values = np.ascontiguousarray(chunk, dtype=dtype)
+                file.write(values.data)
+                while len(values):
+                    if count % rows == 0:
+                        blocks.append(hashlib.sha256())
+                    part, values = np.split(values, [rows - count % rows])
+                    blocks[-1].update(part.data)
+                    count += len(part)
             file.seek(0)
             # numpy pads the header so that the first axis may grow without moving the data.
             assert _write_header(file, (count, *row_shape), dtype) == start
+        # An array without its digests would count as damaged, digests without an array do no harm.
+        described = _described(path, (count, *row_shape), dtype)
+        digests = [block.hexdigest() for block in blocks]
+        write_checked(_digests_path(path), {**described, "rows": rows, "blocks": digests})
 
-    try:
-        write_whole(path, write)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise BudgetError(
-            f"the disk of {path.parent} is full", "free some space, or set `cache` to a folder elsewhere"
-        ) from error
-    return open_array(path, count)
+    write_whole(path, write)
 
 
 def _write_header(file: Any, shape: tuple[int, ...], dtype: DTypeLike) -> int:
@@ -122,17 +248,22 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: DTypeLike) -> int:
     return file.tell()
 
 
-def open_array(path: Path, rows: int) -> NDArray[Any] | None:
-    """A read-only memory map of a .npy file; None if it is missing, torn or has another number of rows."""
+def open_array(path: Path, rows: int, again: Again | None = None) -> CheckedArray | None:
+    """An array that `write_array` wrote; None if it is missing, or damaged, which is reported.
+
+    Args:
+        rows: that it must have.
+        again: makes the rows again if the file is damaged when it is read.
+    """
+    if not path.exists():
+        return None
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = CheckedArray(path, again)
+        if len(array) != rows:
+            raise ValueError(f"it has {len(array)} rows, expected {rows}")
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s cannot be used (%s): it is made again", path, first_line(error))
         return None
-    if array.ndim == 0 or len(array) != rows:
-        return None
-    # `make_room` removes the files first that were used longest ago.
-    with suppress(OSError):
-        os.utime(path)
     return array
 
 
@@ -156,7 +287,8 @@ def make_room(
         keep: files that are not removed; those in the folder count against the limit.
 
     Raises:
-        BudgetError: it would not fit even then; nothing is removed.
+        CacheLimitError: it would not fit in the limit even then; nothing is removed.
+        BudgetError: the disk has too little space left.
     """
     if limit_gb is not None:
         kept = {path.resolve() for path in keep}
@@ -166,7 +298,7 @@ def make_room(
             beside = f" in addition to {gigabytes(in_use)} in use" if in_use else ""
             # Rounded up to one decimal.
             enough = f"{-(-(needed + in_use) // 10**8) / 10:g}"
-            raise BudgetError(
+            raise CacheLimitError(
                 f"{what} would take {gigabytes(needed)}{beside}, "
                 f"expected at most {limit_gb:g} GB (`cache_limit_gb`)",
                 f"raise the limit, for example `cache_limit_gb={enough}`, or {remedy}",
@@ -175,7 +307,7 @@ def make_room(
         for path, size in entries:
             if surplus > 0 and path.resolve() not in kept:
                 log.info("removed %s from the cache to make room", path.name)
-                path.unlink(missing_ok=True)
+                remove_array(path)
                 surplus -= size
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -187,13 +319,14 @@ def make_room(
 
 
 def _least_recently_used(folder: Path) -> list[tuple[Path, int]]:
-    """The arrays of a folder and their bytes, the one used longest ago first."""
+    """The arrays of a folder and their bytes, with their digests', the one used longest ago first."""
     found: list[tuple[float, Path, int]] = []
     for path in folder.rglob("*.npy"):
         # Another process may remove it meanwhile.
         with suppress(FileNotFoundError):
-            stat = path.stat()
-            found.append((stat.st_mtime, path, stat.st_size))
+            stat, digests = path.stat(), _digests_path(path)
+            size = stat.st_size + (digests.stat().st_size if digests.exists() else 0)
+            found.append((stat.st_mtime, path, size))
     return [(path, size) for _, path, size in sorted(found)]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tascnet.data.arrays import digest_array, make_room, open_array, write_array
 from tascnet.data.sources import FeatureSource, SampleSource
-from tascnet.errors import WeightsError, plural
+from tascnet.errors import DamagedFile, WeightsError, plural
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
 
@@ -57,7 +57,7 @@ def cached_features(
         device: where the trunk is.
 
     Returns:
-        Features of all views, as read-only memory maps.
+        Features of all views, in files that are checked when they are read.
 
     Raises:
         BudgetError: the features would take more than the limit or the disk allows; nothing is removed or
@@ -72,7 +72,8 @@ def cached_features(
     for view in views:
         key = digest_json([*versions, trunk_digest, [*samples, view], dtype, batch_size])
         paths[view] = folder / f"{key}.npy"
-    found = {view: open_array(path, len(source)) for view, path in paths.items()}
+    again = {view: partial(job.again, trunk_digest, path, view) for view, path in paths.items()}
+    found = {view: open_array(path, len(source), again[view]) for view, path in paths.items()}
     missing = [view for view, array in found.items() if array is None]
     in_use = [path for features in beside for path in features.files]
 
@@ -92,13 +93,15 @@ def cached_features(
         room(len(missing), dtype)
     for view in missing:
         try:
-            found[view] = write_array(paths[view], job.shape, dtype, job.features(view, dtype))
+            chunks = job.features(view, dtype)
+            found[view] = write_array(paths[view], job.shape, dtype, chunks, again[view])
         except _Overflow:
             log.warning(
                 "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
             )
             room(1, "float32")
-            found[view] = write_array(paths[view], job.shape, "float32", job.features(view, "float32"))
+            chunks = job.features(view, "float32")
+            found[view] = write_array(paths[view], job.shape, "float32", chunks, again[view])
     arrays = {view: array for view, array in found.items() if array is not None}
     return FeatureSource(arrays, source.labels, source.num_classes)
 
@@ -130,6 +133,15 @@ class _TrunkJob:
                 raise _Overflow
             yield values.cpu().numpy()
 
+    def again(self, trunk_digest: str, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        """The features of one view once more, for a damaged file."""
+        if trunk_digest not in (prefix_digests(self.trunk)[-1], module_digest(self.trunk)):
+            raise DamagedFile(
+                f"{path} was changed or damaged after it was written, and its network has been trained since",
+                "run the same command again: it resumes",
+            )
+        return self.features(view, cast(ElementType, str(dtype)))
+
     def _outputs(self, rows: Tensor, view: str) -> Tensor:
         modes = [(module, module.training) for module in self.trunk.modules()]
         self.trunk.eval()
@@ -148,7 +160,7 @@ def module_digest(module: nn.Module) -> str:
     return hasher.hexdigest()[:32]
 
 
-def prefix_digests(chain: nn.Sequential) -> tuple[str, ...]:
+def prefix_digests(chain: nn.Module) -> tuple[str, ...]:
     """A digest of each prefix of a chain, from no block to all of them, reading every tensor once."""
     hasher = hashlib.sha256(b"chain")
     digests = [hasher.hexdigest()[:32]]

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tascnet.data.arrays import digest_array
+from tascnet.data.arrays import digest_array, digest_row
 from tascnet.data.dataset import Dataset, content_fingerprint
-from tascnet.data.decode import resampling
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing, resampling
 
 SIDE = 8
 
@@ -29,6 +28,7 @@ def load_digits_set(classes: Sequence[str] | None, preprocessing: Preprocessing)
     rows = np.flatnonzero(np.isin(bunch.target, list(order)))
     labels = np.array([order[int(digit)] for digit in bunch.target[rows]], dtype=np.int64)
     scans = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)
+    digests = tuple(digest_row(scan).hex() for scan in scans)
     if preprocessing.resize != SIDE:
         square, method = (preprocessing.resize, preprocessing.resize), resampling(preprocessing.interpolation)
         scans = np.stack([np.asarray(Image.fromarray(scan).resize(square, method)) for scan in scans])
@@ -38,7 +38,8 @@ def load_digits_set(classes: Sequence[str] | None, preprocessing: Preprocessing)
         class_names=names,
         labels=labels,
         pixels=pixels,
-        fingerprint=content_fingerprint(names, labels, digest_array(pixels)),
+        fingerprint=content_fingerprint(names, labels, digest_array(pixels), digests),
+        digests=digests,
         origin="Optical Recognition of Handwritten Digits (UCI), as embedded in scikit-learn",
         licence="CC BY 4.0",
     )

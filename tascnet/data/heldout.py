@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from tascnet.data.dataset import SampleSet
 from tascnet.data.sources import AnyPreprocessing
 from tascnet.data.splits import Split
 from tascnet.errors import DataError, RunFolderError
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.run.records import read_record
 
 SPLITS = "splits.json"
@@ -26,25 +25,14 @@ class HeldOut:
     Args:
         dataset: name of the data set.
         fingerprint: of the data set.
-        digests: of the samples; equal for equal pixels, or for texts of equal words.
-        resize: shorter side to which images were resized before their pixels were digested; None: texts.
-        interpolation: how they were resized; None: texts.
-        channels: channels of their pixels; None: texts.
+        kind: `images` or `texts`.
+        digests: of the samples; equal for images of the same pixels at full size, or texts of the same words.
     """
 
     dataset: str
     fingerprint: str
+    kind: str
     digests: tuple[str, ...]
-    resize: int | None = None
-    interpolation: str | None = None
-    channels: int | None = None
-
-
-def decoding_of(preprocessing: AnyPreprocessing) -> dict[str, Any]:
-    """The fields of `HeldOut` on which the digests of images depend."""
-    is_image = isinstance(preprocessing, Preprocessing)
-    fields = ("resize", "interpolation", "channels")
-    return {name: getattr(preprocessing, name) if is_image else None for name in fields}
 
 
 def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> HeldOut:
@@ -55,7 +43,8 @@ def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> 
         preprocessing: of the network that must not see these samples.
 
     Raises:
-        DataError: there is no such file, it is damaged, or its images were decoded in another way.
+        DataError: there is no such file, it is damaged, or it lists texts where the network takes images, or
+            the reverse.
     """
     path = Path(place).expanduser()
     path = path / SPLITS if path.is_dir() else path
@@ -67,17 +56,11 @@ def read_splits(place: str | PathLike[str], preprocessing: AnyPreprocessing) -> 
         held_out = read_record(path, HeldOut)
     except RunFolderError as error:
         raise DataError(error.message, "start that run again, which writes it, or restore it") from error
-    for name, value in decoding_of(preprocessing).items():
-        came = getattr(held_out, name)
-        if (came is None) != (value is None):
-            kind, other = ("texts", "images") if came is None else ("images", "texts")
-            raise DataError(f"{path} lists {kind}, but the network takes {other}", "start without `exclude`")
-        if came != value:
-            raise DataError(
-                f"the images of {path} were decoded with {name} {came}, expected {value} to recognise equal "
-                "images",
-                f"use the same {name} in both runs",
-            )
+    kind = "images" if isinstance(preprocessing, Preprocessing) else "texts"
+    if held_out.kind != kind:
+        raise DataError(
+            f"{path} lists {held_out.kind}, but the network takes {kind}", "start without `exclude`"
+        )
     return held_out
 
 
@@ -90,7 +73,7 @@ def without_samples(dataset: SampleSet, rows: Split, excluded: Collection[str]) 
     unwanted = frozenset(excluded)
 
     def kept(part: NDArray[np.int64]) -> NDArray[np.int64]:
-        is_kept = [digest not in unwanted for digest in dataset.digests(part)]
+        is_kept = [dataset.digests[row] not in unwanted for row in part]
         return part[np.array(is_kept, dtype=bool)]
 
     left = Split(train=kept(rows.train), val=kept(rows.val), test=kept(rows.test))

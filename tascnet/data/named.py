@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from tascnet.errors import DataError
-from tascnet.options import Digits, ImageFolder, Images, PublishedImages, PublishedTexts, Texts, option
+from tascnet.options import (
+    Digits,
+    ImageFolder,
+    PublishedImages,
+    PublishedTexts,
+    ReadyImages,
+    Texts,
+    option,
+)
 from tascnet.presets import preset
 
 Place = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchData(Images):
+class TorchData(ReadyImages):
     """Map-style torch data sets of images; `classes` are the names of all classes."""
 
     name: str = option("datasets", "Name of the data set.")
@@ -30,12 +38,15 @@ def datasets(
     *,
     split: tuple[int | float, int | float] = (0.7, 0.15),
     name: str = "datasets",
+    duplicates: str = "refuse",
+    extra_channels: str = "refuse",
     **augmentation: Any,
 ) -> TorchData:
     """Images from torch data sets of your own, for `tascnet.tune` and the other functions.
 
     An item is a pair `(image, label)`, the same whenever it is read. tascnet resizes, crops, normalises and
-    augments PIL images and uint8 arrays `H x W x C` like images in files: leave that out of the data sets.
+    augments PIL images and uint8 arrays `H x W` or `H x W x C` like images in files: leave that out of the
+    data sets.
     Float tensors `C x H x W` are used as they are, without augmentation; they must have the shape that the
     network takes.
 
@@ -47,6 +58,10 @@ def datasets(
         split: training and validation samples of each class, two shares or two counts, like `train` and `val`
             of `tascnet.image_folder`. Shares have no effect where all three data sets are given.
         name: of the data set, in tables.
+        duplicates: equal images in two of the data sets: `refuse` them, `drop` them from training, then from
+            validation, or `allow` them.
+        extra_channels: PIL images with more channels than colours and transparency: `refuse` them, or `drop`
+            all but the first three channels.
         augmentation: `flip`, `min_scale` and `pad`, as in `tascnet.image_folder`, with its defaults.
 
     Raises:
@@ -72,6 +87,8 @@ def datasets(
         train=split[0],
         val=split[1],
         classes=None if class_names is None else tuple(class_names),
+        duplicates=duplicates,
+        extra_channels=extra_channels,
         **own,
         **{option: getattr(photographs, option) for option in ("flip", "min_scale", "pad")} | augmentation,
     )

@@ -1,5 +1,6 @@
 """The samples of a run: training, validation and test samples of one data set, as a network takes them."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from tascnet.data.copies import count_alike, shared_rows, surplus_rows
 from tascnet.data.dataset import SampleSet
 from tascnet.data.digits import load_digits_set
-from tascnet.data.heldout import HeldOut, decoding_of, without_samples
-from tascnet.data.listing import Listing, TextFiles
+from tascnet.data.heldout import HeldOut, without_samples
+from tascnet.data.listing import Listing, TextFiles, first_of
 from tascnet.data.named import TorchData
 from tascnet.data.pixels import load_images
 from tascnet.data.places import find_files
@@ -20,13 +22,13 @@ from tascnet.data.sources import AnyPreprocessing, SampleSource
 from tascnet.data.splits import split
 from tascnet.data.text import load_texts
 from tascnet.data.torchsets import load_torch
-from tascnet.errors import DataError
-from tascnet.models.info import Preprocessing
+from tascnet.errors import DataError, plural
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import Data, Images, Texts
 from tascnet.run.console import log
 from tascnet.run.files import digest_json
-from tascnet.run.records import SampleCounts, write_record
+from tascnet.run.records import ClassCounts, SampleCounts, write_record
 
 # Batch size of `Samples.drawn_batches`.
 SAMPLE_BATCH = 32
@@ -87,10 +89,24 @@ class Samples:
 
     @cached_property
     def held_out(self) -> str:
-        """Digest of the data set and of the rows of validation and test."""
-        return digest_json([self.fingerprint, self.val.rows.tolist(), self.test.rows.tolist()])
+        """Digests of the data set and of the rows of validation and test, joined by a hyphen."""
+        return f"{self.fingerprint}-{digest_json([self.val.rows.tolist(), self.test.rows.tolist()])}"
+
+    def is_data_of(self, held_out: str) -> bool:
+        """Whether another `held_out` is of the same samples, perhaps in another split."""
+        return held_out.partition("-")[0] == self.fingerprint
+
+    @cached_property
+    def held_out_digests(self) -> tuple[str, ...]:
+        """The digest of each validation and each test sample."""
+        return tuple(self.dataset.digests[row] for row in (*self.val.rows, *self.test.rows))
+
+    @property
+    def _parts(self) -> tuple[SampleSource, SampleSource, SampleSource]:
+        return self.train, self.val, self.test
 
     def counts(self) -> SampleCounts:
+        parts = [torch.bincount(part.labels, minlength=self.num_classes) for part in self._parts]
         return SampleCounts(
             classes=self.num_classes,
             train=len(self.train),
@@ -99,15 +115,40 @@ class Samples:
             skipped=len(self.dataset.skipped),
             origin=self.dataset.origin,
             licence=self.dataset.licence,
+            by_class=tuple(
+                ClassCounts(name=name, train=train, val=val, test=test)
+                for name, train, val, test in zip(self.class_names, *(p.tolist() for p in parts), strict=True)
+            ),
+            majority_accuracy=float(parts[2][parts[0].argmax()]) / len(self.test),
+            copies=_copies(self.dataset),
+            leaked=self._leaked(),
+            near_duplicates=self._near_duplicates(),
+            passed_over=dict(self.dataset.passed_over),
         )
+
+    def _leaked(self) -> int:
+        """Validation and test samples with a copy in another split."""
+        digests = self.dataset.digests
+        train, val, test = ([digests[row] for row in part.rows] for part in self._parts)
+        elsewhere = ((val, {*train, *test}), (test, {*train, *val}))
+        return sum(digest in others for own, others in elsewhere for digest in own)
+
+    def _near_duplicates(self) -> int | None:
+        """Validation and test samples that look like a training sample without being a copy of one."""
+        digests, phashes = self.dataset.digests, self.dataset.phashes
+        if not any(phash is not None for phash in phashes):
+            return None
+        known = {digests[row] for row in self.train.rows}
+        others = [row for row in (*self.val.rows, *self.test.rows) if digests[row] not in known]
+        return count_alike([phashes[row] for row in self.train.rows], [phashes[row] for row in others])
 
     def write_splits(self, path: Path) -> None:
         """Write the digests of validation and test samples, which `read_splits` reads."""
         record = HeldOut(
             dataset=self.dataset.name,
             fingerprint=self.fingerprint,
-            digests=tuple(self.dataset.digests([*self.val.rows, *self.test.rows])),
-            **decoding_of(self.preprocessing),
+            kind=self.dataset.kind,
+            digests=self.held_out_digests,
         )
         write_record(path, record)
 
@@ -148,12 +189,21 @@ def open_samples(
         exclude: digests of samples that are left out of all splits, such as those of `read_splits`.
 
     Raises:
-        DataError: the data set is missing, empty, unreadable or too small, or holds texts where the network
-            takes images, or the reverse.
+        DataError: the data set is missing, empty, unreadable or too small, holds texts where the network
+            takes images, or the reverse, or images lie in two ready splits, which `duplicates` refuses.
     """
     dataset = _load(data, preprocessing, cache, cache_limit_gb)
     names = dataset.class_names
-    drawn = split(dataset.labels, names, seed=seed, train=data.train, val=data.val, parts=dataset.parts)
+    drawn = split(
+        dataset.labels,
+        names,
+        seed=seed,
+        train=data.train,
+        val=data.val,
+        parts=dataset.parts,
+        digests=dataset.digests,
+        dropped=_check_copies(dataset, getattr(data, "duplicates", None)),
+    )
     rows = without_samples(dataset, drawn, exclude) if exclude else drawn
     preprocessing = dataset.prepare(preprocessing, rows.train, grow=grow_vocabulary)
     train = dataset.take(rows.train, preprocessing, data if isinstance(data, Images) else None)
@@ -174,6 +224,53 @@ def open_samples(
     )
 
 
+def _copies(dataset: SampleSet) -> int:
+    """Samples that are equal to an earlier one."""
+    return len(dataset) - len(set(dataset.digests))
+
+
+def _check_copies(dataset: SampleSet, policy: str | None) -> list[int]:
+    """Report copies; returns the rows that must be in no split.
+
+    Args:
+        policy: what happens to samples that lie in two ready splits: `refuse`, `drop` or `allow`; None: the
+            splits are published ones and stay as they are.
+
+    Raises:
+        DataError: there are such samples, which are refused.
+    """
+    copies = _copies(dataset)
+    shared = shared_rows(dataset.parts, dataset.digests) if dataset.parts and copies else []
+    if not shared:
+        if copies:
+            log.info(
+                "%s: %s of another one: copies are in the split of the first and do not count when samples "
+                "are drawn",
+                *(dataset.name, "1 sample is a copy" if copies == 1 else f"{copies} samples are copies"),
+            )
+        return []
+    examples = first_of([" = ".join(map(dataset.place, rows)) for rows in shared])
+    found = f"{plural(len(shared), 'image')} {'is' if len(shared) == 1 else 'are'} in more than one split of "
+    found += f"{dataset.name} ({examples})"
+    if policy == "refuse":
+        raise DataError(
+            found,
+            "remove the copies; or `duplicates=drop` leaves them in test, else in validation, and "
+            "`duplicates=allow` uses them as they are",
+        )
+    if policy == "drop":
+        surplus = surplus_rows(dataset.parts, shared)
+        of = Counter(dataset.parts[row] for row in surplus)
+        log.info(
+            "%s: %d training and %d validation samples are left out because of `duplicates=drop`",
+            *(found, of["train"], of["val"]),
+        )
+        return surplus
+    reason = "the published splits" if policy is None else "`duplicates=allow`"
+    log.warning("%s: used as they are (%s), so that accuracy may be too high", found, reason)
+    return []
+
+
 def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: float | None) -> SampleSet:
     kinds = ("texts", "images") if isinstance(data, Texts) else ("images", "texts")
     if isinstance(data, Texts) != isinstance(preprocessing, TextPreprocessing):
@@ -188,6 +285,6 @@ def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: fl
     if isinstance(data, TorchData):
         return load_torch(data, images, cache=cache, limit_gb=limit_gb)
     if isinstance(files, Listing):
-        policy = getattr(data, "unreadable", "refuse")
-        return load_images(files, images, cache=cache, name=data.name, unreadable=policy, limit_gb=limit_gb)
+        policies = {name: getattr(data, name, "refuse") for name in ("unreadable", "extra_channels")}
+        return load_images(files, images, cache=cache, name=data.name, limit_gb=limit_gb, **policies)
     return load_digits_set(cast(Images, data).classes, images)

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tascnet.models.info import Preprocessing
+from tascnet.data.arrays import CheckedArray
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
 
 if TYPE_CHECKING:
@@ -90,21 +91,24 @@ class FeatureSource(_Labelled):
     """Cached features under one or more views of the same samples.
 
     Args:
-        views: features of each view, `n x ...`, of any float type; "plain" is among them.
+        views: features of each view, `n x ...`, of any float type, in memory or in files; "plain" is among
+            them.
         labels: class indices, `n`.
     """
 
     def __init__(
-        self, views: Mapping[str, NDArray[np.floating] | Tensor], labels: Tensor, num_classes: int
+        self,
+        views: Mapping[str, CheckedArray | NDArray[np.floating] | Tensor],
+        labels: Tensor,
+        num_classes: int,
     ) -> None:
         super().__init__(labels, num_classes)
         self.views = dict(views)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that views are mapped from; none for views in memory."""
-        mapped = (features for features in self.views.values() if isinstance(features, np.memmap))
-        return tuple(Path(features.filename) for features in mapped if features.filename is not None)
+        """The files of views; none for views in memory."""
+        return tuple(view.path for view in self.views.values() if isinstance(view, CheckedArray))
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Features `b x ...`, float32: plain without a generator, else each sample picks one of the views."""
@@ -128,13 +132,13 @@ class FeatureSource(_Labelled):
             return self
         # A copy, because torch cannot take a read-only memory map.
         loaded = {
-            view: torch.as_tensor(features if isinstance(features, Tensor) else np.array(features)).to(target)
+            view: torch.as_tensor(features if isinstance(features, Tensor) else features[:].copy()).to(target)
             for view, features in self.views.items()
         }
         return FeatureSource(loaded, self.labels, self.num_classes)
 
 
-def _take(features: NDArray[np.floating] | Tensor, rows: Tensor) -> Tensor:
+def _take(features: CheckedArray | NDArray[np.floating] | Tensor, rows: Tensor) -> Tensor:
     if isinstance(features, Tensor):
         return features[rows.to(features.device)]
     # Indexing by an array copies, so that torch never sees the read-only memory map.
@@ -147,7 +151,11 @@ def evenly(total: int, count: int) -> NDArray[np.int64]:
 
 
 def class_weights(labels: NDArray[np.int64] | Tensor, num_classes: int) -> Tensor:
-    """Weights inverse to the frequencies of the classes in labels `n`: `C`, float32, with mean 1."""
+    """Weights inverse to the frequencies of the classes in labels `n`: `C`, float32.
+
+    Those of the classes that occur have the mean 1; a class that does not occur has the weight 0.
+    """
     counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).double()
-    weights = counts.sum() / counts
-    return (weights / weights.mean()).float()
+    present = counts > 0
+    weights = torch.where(present, counts.sum() / counts.clamp(min=1), 0.0)
+    return (weights / weights[present].mean()).float()

@@ -1,7 +1,7 @@
 """Three disjoint, stratified, seeded splits."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -32,38 +32,52 @@ def split(
     train: int | float = 0.7,
     val: int | float = 0.15,
     parts: Sequence[str] = (),
+    digests: Sequence[str] = (),
+    dropped: Collection[int] = (),
 ) -> Split:
     """Split every class by counts or by shares; the rest is test.
 
     The draw of a class depends only on the seed, its index and its size. With `parts`, validation or test is
     drawn from the training rows if it has no rows of its own; counts say how many training and validation
     rows are taken, and the others are not used. Every class is in train and validation, by shares also in
-    test.
+    test. Equal samples are drawn as one: copies lie where the first of them does, whatever their class, and
+    do not count; with `parts`, the first is that of the same part.
 
     Args:
         labels: class indices, `n`.
         train: training samples of each class: a count, or a share that is rounded to at least one sample.
         val: validation samples of each class, a count or a share as `train` is.
         parts: the split of each row, "train", "val" or "test"; empty: all are drawn.
+        digests: equal for equal samples, `n`; empty: all samples differ.
+        dropped: rows that are in no split, each with all its copies in its part.
 
     Raises:
         DataError: a class is too small, or nothing is left for test.
     """
-    # Imported late: `split_sizes` does not need it.
+    # Imported late: `split_sizes` does not need them.
     import numpy as np
 
-    sizes = split_sizes(labels.tolist(), class_names, train=train, val=val, parts=parts)
+    from tascnet.data.copies import first_rows
+
     belongs = np.asarray(parts) if parts else np.full(len(labels), "train")
-    drawn: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    rows = np.arange(len(labels))
+    firsts = first_rows(zip(belongs.tolist(), digests, strict=True)) if digests else rows
+    counted = (firsts == rows) & ~np.isin(rows, list(dropped))
+    sizes = split_sizes(
+        labels.tolist(), class_names, train=train, val=val, parts=parts, counted=counted.tolist()
+    )
+    # The split of each row by its number; -1: none.
+    side = np.full(len(labels), -1)
     for index, (in_train, in_val, in_test) in enumerate(sizes):
         generator = np.random.default_rng([seed, index])
-        own = {part: np.flatnonzero((labels == index) & (belongs == part)) for part in SPLITS}
+        own = {part: np.flatnonzero((labels == index) & (belongs == part) & counted) for part in SPLITS}
         pool, own_val = generator.permutation(own["train"]), generator.permutation(own["val"])
-        drawn[0].append(pool[:in_train])
-        drawn[1].append(own_val[:in_val] if "val" in parts else pool[in_train : in_train + in_val])
-        drawn[2].append(own["test"] if "test" in parts else pool[len(pool) - in_test :])
-    rows = [np.sort(np.concatenate(part)).astype(np.int64) for part in drawn]
-    return Split(train=rows[0], val=rows[1], test=rows[2])
+        side[pool[:in_train]] = 0
+        side[own_val[:in_val] if "val" in parts else pool[in_train : in_train + in_val]] = 1
+        side[own["test"] if "test" in parts else pool[len(pool) - in_test :]] = 2
+    side = side[firsts]
+    in_each = [np.flatnonzero(side == number) for number in range(len(SPLITS))]
+    return Split(train=in_each[0], val=in_each[1], test=in_each[2])
 
 
 def split_sizes(
@@ -73,28 +87,40 @@ def split_sizes(
     train: int | float,
     val: int | float,
     parts: Sequence[str] = (),
+    counted: Sequence[bool] = (),
 ) -> list[tuple[int, int, int]]:
     """Training, validation and test samples of each class; the arguments are those of `split`.
+
+    Args:
+        counted: whether each row counts, which copies do not; empty: all do.
 
     Raises:
         DataError: a class is too small, or nothing is left for test.
     """
-    there = Counter(zip(labels, parts or repeat("train"), strict=False))
+    there: Counter[tuple[int, str]] = Counter()
+    copies: Counter[tuple[int, str]] = Counter()
+    for label, part, counts in zip(labels, parts or repeat("train"), counted or repeat(True), strict=False):
+        (there if counts else copies)[label, part] += 1
     sizes = []
     for index, name in enumerate(class_names):
-        own = {part: there[index, part] for part in SPLITS}
-        sizes.append(_sizes(name, own, train, val, frozenset(parts)))
+        own, more = ({part: counter[index, part] for part in SPLITS} for counter in (there, copies))
+        sizes.append(_sizes(name, own, more, train, val, frozenset(parts)))
     in_train, in_val, in_test = (sum(part) for part in zip(*sizes, strict=True))
     if not in_test:
         raise DataError(
             f"{in_train} training and {in_val} validation samples leave no test sample",
-            "lower `train` or `val`",
+            "lower `train` or `val`" + ("; copies do not count" if copies else ""),
         )
     return sizes
 
 
 def _sizes(
-    name: str, own: dict[str, int], train: int | float, val: int | float, ready: frozenset[str]
+    name: str,
+    own: dict[str, int],
+    copies: dict[str, int],
+    train: int | float,
+    val: int | float,
+    ready: frozenset[str],
 ) -> tuple[int, int, int]:
     """Sizes of the splits of a class; those that are not `ready` are drawn from its training rows."""
     n, missing = own["train"], {"val", "test"} - ready
@@ -103,12 +129,13 @@ def _sizes(
         needed, needed_val = (int(train + val), 0) if "val" in missing else (int(train), int(val))
     else:
         needed, needed_val = 1 + len(missing), len({"val"} & ready)
-    for what, there, expected in (("training ", n, needed), ("validation ", own["val"], needed_val)):
-        if there < expected:
+    for part, what, expected in (("train", "training ", needed), ("val", "validation ", needed_val)):
+        if own[part] < expected:
             why = f" ({train} + {val})" if by_count and expected == train + val else ""
-            came = f"{there} {what if ready else ''}samples"
+            distinct, more = ("distinct ", f" ({copies[part]} more are copies)") if copies[part] else ("", "")
             raise DataError(
-                f"class {name!r} has {came}, expected at least {expected}{why}",
+                f"class {name!r} has {own[part]} {distinct}{what if ready else ''}samples{more}, expected at "
+                f"least {expected}{why}",
                 "add samples, remove the class, or ask for fewer samples of each class",
             )
     if by_count:

@@ -1,7 +1,7 @@
 """Texts with labels, and batches of the numbers of their words."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tascnet.data.dataset import SampleSet, content_fingerprint
-from tascnet.data.listing import TextFiles, warn_of_twins
+from tascnet.data.listing import TextFiles, check_readable, warn_of_twins
 from tascnet.data.sources import AnyPreprocessing, PlainSource, SampleSource
 from tascnet.errors import DataError, plural
 from tascnet.models.text import TextPreprocessing, learn_vocabulary, normalise
@@ -19,6 +19,8 @@ from tascnet.options import Images
 from tascnet.run.console import log
 from tascnet.run.files import digest_json
 
+# Of the texts of a class: they are kept in memory.
+MOST_BYTES = 4_000_000_000
 # Letters of a text that messages show.
 SHOWN = 60
 
@@ -42,9 +44,6 @@ class TextDataset(SampleSet):
         """Texts as the numbers of their words, `b x T`, int64."""
         tokens = preprocessing.encode([self.texts[row] for row in rows])
         return PlainSource(self, rows, preprocessing, lambda positions: tokens[positions])
-
-    def digests(self, rows: Iterable[int]) -> list[str]:
-        return [hashlib.sha256(normalise(self.texts[row]).encode()).hexdigest()[:32] for row in rows]
 
     def prepare(
         self, preprocessing: AnyPreprocessing, train: NDArray[np.int64], *, grow: bool
@@ -77,13 +76,15 @@ def load_texts(files: TextFiles, *, name: str, max_tokens: int) -> TextDataset:
     names = tuple(found)
     labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(texts) for texts in found.values()])
     texts = tuple(text for of_class in found.values() for text in of_class)
+    digests = tuple(hashlib.sha256(normalise(text).encode()).hexdigest()[:32] for text in texts)
     return TextDataset(
         name=name,
         class_names=names,
         labels=labels,
         texts=texts,
         max_tokens=max_tokens,
-        fingerprint=content_fingerprint(names, labels, digest_json(texts)),
+        fingerprint=content_fingerprint(names, labels, digest_json(texts), digests),
+        digests=digests,
         origin=files.origin or str(files.root),
         licence=files.licence,
     )
@@ -91,6 +92,7 @@ def load_texts(files: TextFiles, *, name: str, max_tokens: int) -> TextDataset:
 
 def _texts(path: Path, encoding: str) -> list[str]:
     """The lines that hold a word."""
+    check_readable(path, "make it a readable file of texts, or move it away", most=MOST_BYTES)
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if not lines[-1]:
         lines.pop()

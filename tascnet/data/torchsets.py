@@ -1,9 +1,9 @@
 """Torch data sets of the caller's own: every item is read and checked, and kept like images in files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,26 +12,26 @@ from PIL import Image
 from torch import Tensor
 
 from tascnet.data.arrays import (
+    CheckedArray,
     DecodedWhenRead,
     RowDigests,
-    digest_array,
     digest_row,
     make_room,
     open_array,
     write_array,
 )
+from tascnet.data.copies import equal_rows
 from tascnet.data.dataset import Dataset, SampleSet, content_fingerprint
-from tascnet.data.decode import UnreadableImage, square_pixels
 from tascnet.data.listing import twin_images, warn_of_twins
 from tascnet.data.named import TorchData
 from tascnet.data.sources import PlainSource, SampleSource
 from tascnet.errors import BudgetError, DataError, first_line
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing, UnreadableImage, decode_picture, picture_of
 from tascnet.options import Images
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
 
-EXPECTED = "an image is a PIL image, a uint8 array H x W x C, or a float tensor C x H x W"
+EXPECTED = "an image is a PIL image, a uint8 array H x W or H x W x C, or a float tensor C x H x W"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,10 +39,10 @@ class TensorDataset(SampleSet):
     """Labelled images that are a network's input as they are.
 
     Args:
-        tensors: `n x c x size x size`, float32, a read-only memory map, or read whenever they are needed.
+        tensors: `n x c x size x size`, float32, in a file, or read whenever they are needed.
     """
 
-    tensors: NDArray[np.float32] | DecodedWhenRead
+    tensors: NDArray[np.float32] | CheckedArray | DecodedWhenRead
 
     def take(
         self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
@@ -53,9 +53,6 @@ class TensorDataset(SampleSet):
             return inputs.contiguous(memory_format=torch.channels_last)
 
         return PlainSource(self, rows, preprocessing, read)
-
-    def digests(self, rows: Iterable[int]) -> list[str]:
-        return [digest_array(self.tensors[row]) for row in rows]
 
 
 def load_torch(
@@ -76,21 +73,24 @@ def load_torch(
     labels = np.array(items.read_all(), dtype=np.int64)
     folder = cache / "pixels" / "datasets"
     path = folder / f"{digest_json([items.shape, str(items.dtype), items.digests.digest])}.npy"
-    values: NDArray[Any] | DecodedWhenRead | None = open_array(path, len(labels))
+
+    def read(_: np.dtype[Any] | None = None) -> Iterator[NDArray[Any]]:
+        for row in track(range(len(labels)), "keep images"):
+            yield items.read_again(row)[None]
+
+    values: CheckedArray | DecodedWhenRead | None = open_array(path, len(labels), read)
     if values is None:
         try:
             size = len(labels) * int(np.prod(items.shape)) * items.dtype.itemsize
             what = f"the {len(labels)} images of {data.name}"
             make_room(folder.parent, size, limit_gb, what=what, remedy="lower `resize` and `size`")
-            rows = track(range(len(labels)), "keep images")
-            chunks = (items.read_again(row)[None] for row in rows)
-            values = write_array(path, items.shape, items.dtype, chunks)
+            values = write_array(path, items.shape, items.dtype, read(), read)
         except BudgetError as error:
             log.warning("%s: they are read whenever they are needed, which is slower", error.message)
     if values is None:
         # The data sets of a caller may not be safe for threads.
         values = DecodedWhenRead(items.read_again, (len(labels), *items.shape), workers=1)
-    warn_of_twins("image", data.name, twin_images(items.digests.same, labels, items.place))
+    warn_of_twins("image", data.name, twin_images(equal_rows(items.full_digests), labels, items.place))
     is_tensor, digest = items.dtype == np.float32, items.digests.digest
     if is_tensor:
         digest = digest_json(["tensors", items.shape, digest])
@@ -100,11 +100,22 @@ def load_torch(
         "name": data.name,
         "class_names": names,
         "labels": labels,
-        "fingerprint": content_fingerprint(names, labels, digest, parts),
+        "fingerprint": content_fingerprint(names, labels, digest, items.full_digests, parts),
+        "digests": tuple(items.full_digests),
+        "phashes": () if is_tensor else tuple(items.phashes),
         "origin": "torch data sets of the caller",
         "parts": parts,
     }
     return TensorDataset(tensors=values, **common) if is_tensor else Dataset(pixels=values, **common)
+
+
+class _Item(NamedTuple):
+    """A sample: what is kept of it, the digest and the perceptual hash of its image, and its label."""
+
+    values: NDArray[Any]
+    digest: str
+    phash: int | None
+    label: int
 
 
 class _Items:
@@ -115,6 +126,8 @@ class _Items:
         shape: of a row.
         dtype: uint8 for pixels, float32 for tensors.
         digests: of all rows, as they were read first.
+        full_digests: of the image of each row at full size, or of its tensor.
+        phashes: perceptual hash of the image of each row.
     """
 
     def __init__(self, data: TorchData, preprocessing: Preprocessing) -> None:
@@ -122,9 +135,12 @@ class _Items:
         self.sets: dict[str, Any] = {part: own for part, own in given.items() if own is not None}
         self.order = [(part, index) for part, own in self.sets.items() for index in range(len(own))]
         self.classes, self.preprocessing = data.classes, preprocessing
+        self.extra_channels = data.extra_channels
         self.shape: tuple[int, ...] = ()
         self.dtype = np.dtype(np.uint8)
         self.digests = RowDigests()
+        self.full_digests: list[str] = []
+        self.phashes: list[int | None] = []
 
     def place(self, row: int) -> str:
         """A row in words."""
@@ -135,7 +151,8 @@ class _Items:
         """Read every item; returns the labels."""
         labels = []
         for row in track(range(len(self.order)), "read images"):
-            values, label = self._read(row)
+            item = self._read(row)
+            values = item.values
             if not row:
                 self.shape, self.dtype = values.shape, values.dtype
             elif (values.shape, values.dtype) != (self.shape, self.dtype):
@@ -146,14 +163,16 @@ class _Items:
                     "give all samples in one form",
                 )
             self.digests.add(values)
-            labels.append(label)
+            self.full_digests.append(item.digest)
+            self.phashes.append(item.phash)
+            labels.append(item.label)
         if self.classes is None and max(labels) < 1:
             raise DataError("all labels are 0, expected at least two classes", "label classes 0, 1, ...")
         return labels
 
     def read_again(self, row: int) -> NDArray[Any]:
         """The values of a row, which must be those that were read first."""
-        values, _ = self._read(row)
+        values = self._read(row).values
         if digest_row(values) != self.digests.each[row]:
             raise DataError(
                 f"{self.place(row)} differs when it is read twice",
@@ -162,7 +181,7 @@ class _Items:
             )
         return values
 
-    def _read(self, row: int) -> tuple[NDArray[Any], int]:
+    def _read(self, row: int) -> _Item:
         part, index = self.order[row]
         item = self.sets[part][index]
         if not isinstance(item, tuple | list) or len(item) != 2:
@@ -170,7 +189,7 @@ class _Items:
                 f"{self.place(row)} is {_named(item)}, expected a pair of an image and a label", EXPECTED
             )
         image, label = item
-        values = self._values(row, image)
+        values, digest, phash = self._values(row, image)
         if isinstance(label, Tensor | np.ndarray | np.generic) and label.ndim == 0:
             label = label.item()
         count = None if self.classes is None else len(self.classes)
@@ -180,10 +199,10 @@ class _Items:
                 f"the label of {self.place(row)} is {label!r}, expected a whole number {expected}",
                 "number the classes 0, 1, ..., one for each of `class_names`",
             )
-        return values, label
+        return _Item(values, digest, phash, label)
 
-    def _values(self, row: int, image: Any) -> NDArray[Any]:
-        """Pixels `R x R x c`, uint8, or a tensor `c x size x size`, float32."""
+    def _values(self, row: int, image: Any) -> tuple[NDArray[Any], str, int | None]:
+        """Pixels `R x R x c`, uint8, or a tensor `c x size x size`, float32, with digest and hash."""
         if isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3:
             expected = self.preprocessing.example_shape[1:]
             if tuple(image.shape) != expected:
@@ -192,15 +211,14 @@ class _Items:
                     f"{self.place(row)} is a tensor of {shapes[0]}, but the network takes {shapes[1]}",
                     "resize tensors in the data set, or give PIL images, which tascnet resizes",
                 )
-            return image.detach().cpu().float().contiguous().numpy()
-        is_bytes = isinstance(image, np.ndarray) and image.dtype == np.uint8
-        if is_bytes and image.shape[2:] in ((1,), (3,), (4,)):
-            image = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
-        if not isinstance(image, Image.Image):
+            tensor = image.detach().cpu().float().contiguous().numpy()
+            return tensor, digest_row(tensor).hex(), None
+        picture = picture_of(image) if isinstance(image, np.ndarray) else image
+        if not isinstance(picture, Image.Image):
             raise DataError(f"the image of {self.place(row)} is {_named(image)}", EXPECTED)
         try:
-            return square_pixels(image, self.preprocessing)
-        except (UnreadableImage, OSError) as error:
+            return decode_picture(picture, self.preprocessing, extra_channels=self.extra_channels)
+        except UnreadableImage as error:
             raise DataError(f"{self.place(row)} cannot be read ({first_line(error)})", EXPECTED) from error
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tascnet.data.dataset import Dataset
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def noise_set() -> Callable[..., Dataset]:
             labels=np.arange(count, dtype=np.int64) % classes,
             pixels=rng.integers(0, 256, (count, side, side, channels), dtype=np.uint8),
             fingerprint="noise",
+            digests=tuple(map(str, range(count))),
         )
 
     return make

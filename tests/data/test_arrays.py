@@ -1,25 +1,27 @@
 import errno
+import hashlib
 import os
 import shutil
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from tascnet.data import arrays
 from tascnet.data.arrays import gigabytes, make_room, open_array, write_array
-from tascnet.errors import BudgetError
+from tascnet.errors import BudgetError, DamagedFile
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 def test_rows_in_uneven_chunks_make_one_ordinary_npy_file(dtype, tmp_path):
     rows = np.arange(84).reshape(7, 3, 4).astype(dtype)
     opened = write_array(tmp_path / "a.npy", (3, 4), dtype, [rows[:1], rows[1:5], rows[5:]])
-    assert (opened == rows).all()
+    assert (opened[:] == rows).all()
     loaded = np.load(tmp_path / "a.npy")
     assert loaded.dtype == dtype
     assert (loaded == rows).all()
-    assert (open_array(tmp_path / "a.npy", 7) == rows).all()
+    assert (open_array(tmp_path / "a.npy", 7)[:] == rows).all()
 
 
 def test_chunks_in_another_memory_order_are_written_in_logical_order(tmp_path):
@@ -36,19 +38,219 @@ def test_interrupted_write_leaves_nothing_and_keeps_the_old_file(tmp_path):
     write_array(tmp_path / "a.npy", (3,), "uint8", [np.ones((1, 3), dtype=np.uint8)])
     with pytest.raises(KeyboardInterrupt):
         write_array(tmp_path / "a.npy", (3,), "uint8", chunks())
-    assert os.listdir(tmp_path) == ["a.npy"]
-    assert open_array(tmp_path / "a.npy", 1) is not None
+    assert sorted(os.listdir(tmp_path)) == ["a.digests.json", "a.npy"]
+    assert open_array(tmp_path / "a.npy", 1)[:].tolist() == [[1, 1, 1]]
 
 
 def test_open_refuses_another_number_of_rows_and_torn_files(tmp_path):
     path = tmp_path / "a.npy"
     assert open_array(path, 4) is None
-    np.save(path, np.zeros((4, 5)))
+    write_array(path, (5,), "float64", [np.zeros((4, 5))])
     assert open_array(path, 3) is None
     assert open_array(path, 4) is not None
     for length in (path.stat().st_size - 1, 100, 3, 0):
         os.truncate(path, length)
         assert open_array(path, 4) is None
+
+
+# Damage. Arrays of 40 rows of 6 bytes, in blocks of 4 rows.
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 24)
+
+
+ROWS = np.arange(240, dtype=np.uint8).reshape(40, 6)
+HEADER = 128
+
+
+class Again:
+    """Makes `ROWS` again and counts how often."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, dtype):
+        self.calls += 1
+        yield from ROWS.astype(dtype).reshape(8, 5, 6)
+
+
+def written(folder, again=None):
+    again = Again() if again is None else again
+    write_array(folder / "a.npy", (6,), "uint8", [ROWS[:7], ROWS[7:]], again)
+    return folder / "a.npy", again
+
+
+def flip(path, place, bit=1):
+    with open(path, "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ bit]))
+
+
+READS = [3, slice(None), np.array([3, 21, 39, 3]), np.array([-1]), np.arange(40) % 2 == 1]
+
+
+@pytest.mark.parametrize("rows", READS, ids=str)
+def test_a_checked_array_is_read_like_any_other(small_blocks, rows, tmp_path, caplog):
+    path, again = written(tmp_path)
+    array = open_array(path, 40, again)
+    assert (array.shape, array.dtype, array.nbytes, len(array)) == ((40, 6), np.uint8, 240, 40)
+    for _ in range(2):
+        assert (array[rows] == ROWS[rows]).all()
+    assert again.calls == 0
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+@pytest.mark.parametrize("row", [0, 3, 4, 21, 39])
+def test_a_changed_bit_is_found_when_its_block_is_first_read(small_blocks, row, bit, tmp_path, caplog):
+    path, again = written(tmp_path)
+    flip(path, HEADER + 6 * row + 5, bit)
+    array = open_array(path, 40, again)
+    other = (row + 8) % 40
+    assert (array[other] == ROWS[other]).all()
+    assert again.calls == 0, "that block is whole"
+    # The other row of the block does not come from a damaged file either.
+    assert (array[np.array([row ^ 1, other])] == ROWS[[row ^ 1, other]]).all()
+    assert again.calls == 1
+    assert caplog.messages == [f"{path} was changed or damaged after it was written: it is made again"]
+    assert (array[:] == ROWS).all()
+    assert (open_array(path, 40)[:] == ROWS).all()
+    assert again.calls == 1
+
+
+def zeros(path):
+    path.write_bytes(path.read_bytes()[:HEADER] + bytes(240))
+
+
+def of_other_type(path):
+    path.write_bytes(path.read_bytes().replace(b"'|u1'", b"'|i1'", 1))
+
+
+def of_other_order(path):
+    path.write_bytes(path.read_bytes().replace(b"False", b"True ", 1))
+
+
+def of_other_shape(path):
+    path.write_bytes(path.read_bytes().replace(b"(40, 6)", b"(6, 40)", 1))
+
+
+def of_another_array(path):
+    write_array(path.with_name("b.npy"), (6,), "uint8", [ROWS[::-1]])
+    os.replace(path.with_name("b.npy"), path)
+
+
+def of_another_array_with_its_digests(path):
+    of_another_array(path)
+    os.replace(path.with_name("b.digests.json"), path.with_name("a.digests.json"))
+
+
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DIGESTS = "a.digests.json"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        zeros,
+        of_other_type,
+        of_other_order,
+        of_other_shape,
+        of_another_array,
+        of_another_array_with_its_digests,
+        a_pipe,
+        lambda path: os.truncate(path, 200),
+        lambda path: os.truncate(path, 0),
+        lambda path: path.write_bytes(bytes(368)),
+        lambda path: path.with_name(DIGESTS).unlink(),
+        lambda path: path.with_name(DIGESTS).write_bytes(b""),
+        lambda path: path.with_name(DIGESTS).write_text("null"),
+        lambda path: flip(path.with_name(DIGESTS), 40),
+    ],
+)
+def test_whatever_is_damaged_the_right_values_come_back_with_one_line(small_blocks, damage, tmp_path, caplog):
+    path, again = written(tmp_path)
+    damage(path)
+    array = open_array(path, 40, again)
+    if array is None:
+        array = write_array(path, (6,), "uint8", again(np.uint8), again)
+    assert (array[:] == ROWS).all()
+    assert again.calls == 1
+    (said,) = caplog.messages
+    assert said.startswith(f"{path} ")
+    assert said.endswith("it is made again")
+    assert (open_array(path, 40)[:] == ROWS).all()
+
+
+def test_damage_without_the_means_to_make_it_again_is_an_error(small_blocks, tmp_path):
+    path, _ = written(tmp_path)
+    flip(path, HEADER)
+    array = open_array(path, 40)
+    with pytest.raises(DamagedFile, match=r"a\.npy was changed or damaged after it was written: delete it"):
+        array[0]
+
+
+def test_a_file_that_is_damaged_whenever_it_is_written_is_an_error(small_blocks, tmp_path, monkeypatch):
+    path, again = written(tmp_path)
+    flip(path, HEADER)
+    array, write = open_array(path, 40, again), arrays._write
+
+    def badly(*arguments):
+        write(*arguments)
+        flip(path, HEADER)
+
+    monkeypatch.setattr(arrays, "_write", badly)
+    with pytest.raises(DamagedFile, match="damaged again right after it was written: check the disk"):
+        array[0]
+
+
+def test_a_process_compares_each_block_once(small_blocks, tmp_path, monkeypatch):
+    path, again = written(tmp_path)
+    compared, sha256 = [], hashlib.sha256
+
+    def counted(*content):
+        compared.extend(one for one in content if isinstance(one, memoryview))
+        return sha256(*content)
+
+    monkeypatch.setattr(arrays.hashlib, "sha256", counted)
+    first = open_array(path, 40, again)
+    for _ in range(2):
+        first[np.array([0, 1, 4, 5])]
+    assert len(compared) == 2
+    second = open_array(path, 40, again)
+    second[:]
+    first[:]
+    assert len(compared) == 10, "of 10 blocks, whichever object reads them"
+    # Unless the file was changed since.
+    flip(path, HEADER)
+    assert (open_array(path, 40, again)[:] == ROWS).all()
+    assert again.calls == 1
+
+
+def test_many_threads_read_a_damaged_array(small_blocks, tmp_path):
+    path, again = written(tmp_path)
+    flip(path, HEADER + 100)
+    array = open_array(path, 40, again)
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(array.__getitem__, range(40)))
+    assert (np.stack(rows) == ROWS).all()
+    assert again.calls == 1
+
+
+def test_missing_digests_are_named(tmp_path, said):
+    write_array(tmp_path / "a.npy", (3,), "uint8", [np.zeros((2, 3))])
+    (tmp_path / "a.digests.json").unlink()
+    assert open_array(tmp_path / "a.npy", 2) is None
+    assert said == [
+        f"{tmp_path / 'a.npy'} cannot be used (a.digests.json: it does not exist): it is made again"
+    ]
 
 
 def test_full_disk_is_one_clear_error(tmp_path):
@@ -66,7 +268,7 @@ def test_what_a_killed_process_left_is_removed_when_old(tmp_path):
         path.touch()
     os.utime(old, (0, 0))
     write_array(tmp_path / "a.npy", (1,), "uint8", [np.zeros((1, 1), dtype=np.uint8)])
-    assert sorted(os.listdir(tmp_path)) == [".c.npy.2.tmp", "a.npy"]
+    assert sorted(os.listdir(tmp_path)) == [".c.npy.2.tmp", "a.digests.json", "a.npy"]
 
 
 def room(folder, needed, limit, **options):
@@ -109,12 +311,15 @@ def test_files_that_stay_count_against_the_limit(tmp_path):
 
 def test_opening_counts_as_use(tmp_path):
     for name in ("a.npy", "b.npy"):
-        np.save(tmp_path / name, np.zeros(4))
+        write_array(tmp_path / name, (), "float64", [np.zeros(4)])
         os.utime(tmp_path / name, (1000, 1000))
     open_array(tmp_path / "a.npy", 4)
-    size = (tmp_path / "a.npy").stat().st_size
+    # The digests of an array count with it, and go with it.
+    size = sum((tmp_path / name).stat().st_size for name in ("a.npy", "a.digests.json"))
     room(tmp_path, size, 2 * size / 1e9)
-    assert os.listdir(tmp_path) == ["a.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["a.digests.json", "a.npy"]
+    room(tmp_path, size, (2 * size - 1) / 1e9)
+    assert os.listdir(tmp_path) == []
 
 
 def test_free_disk_space_counts_without_a_limit(tmp_path, monkeypatch):

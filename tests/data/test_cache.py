@@ -8,8 +8,8 @@ from torch import nn
 
 from tascnet.data import cached_features, module_digest, prefix_digests
 from tascnet.data.dataset import ImageSource
-from tascnet.errors import BudgetError, WeightsError
-from tascnet.models.info import Preprocessing
+from tascnet.errors import BudgetError, DamagedFile, WeightsError
+from tascnet.models.preprocessing import Preprocessing
 
 
 class Counting(nn.Module):
@@ -46,7 +46,7 @@ def test_features_equal_the_trunks_outputs_in_fixed_batches(run, source):
     features = run(trunk)
     rows = torch.arange(7)
     for view in ("plain", "flipped"):
-        assert torch.from_numpy(np.array(features.views[view])).equal(2 * source.batch_view(rows, view))
+        assert torch.from_numpy(features.views[view][:].copy()).equal(2 * source.batch_view(rows, view))
     assert features.batch(rows, None).equal(2 * source.batch(rows, None))
     assert features.labels.equal(source.labels)
     assert features.num_classes == 2
@@ -62,7 +62,7 @@ def test_repeat_never_calls_the_trunk(run):
     trunk.calls.clear()
     again = run(trunk)
     assert trunk.calls == []
-    assert (again.views["flipped"] == first.views["flipped"]).all()
+    assert (again.views["flipped"][:] == first.views["flipped"][:]).all()
     # A view that is missing is all that is computed.
     run(trunk, views=("plain",))
     assert trunk.calls == []
@@ -100,10 +100,10 @@ def test_whatever_determines_the_features_is_in_the_key(change, run, source, tin
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garble"])
-def test_damaged_entry_is_rebuilt(damage, run, tmp_path):
+def test_damaged_entry_is_rebuilt(damage, run, tmp_path, said):
     trunk = Counting()
-    expected = {view: np.array(features) for view, features in run(trunk).views.items()}
-    path = max((tmp_path / "features").iterdir())
+    expected = {view: features[:].copy() for view, features in run(trunk).views.items()}
+    path = max((tmp_path / "features").glob("*.npy"))
     if damage == "truncate":
         os.truncate(path, path.stat().st_size - 1)
     else:
@@ -111,7 +111,45 @@ def test_damaged_entry_is_rebuilt(damage, run, tmp_path):
     trunk.calls.clear()
     again = run(trunk)
     assert [size for size, *_ in trunk.calls] == [1, 3, 3, 1]
-    assert all((again.views[view] == expected[view]).all() for view in expected)
+    assert all((again.views[view][:] == expected[view]).all() for view in expected)
+    (message,) = said
+    assert message.startswith(f"{path} cannot be used (")
+
+
+def flip_last_bit(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e6])
+def test_features_with_a_changed_bit_are_computed_again_in_the_midst_of_training(
+    factor, run, source, tmp_path, said
+):
+    """Also those that did not fit float16."""
+    trunk, rows = Counting(factor), torch.arange(7)
+    expected = run(trunk, dtype="float16").batch(rows, torch.Generator().manual_seed(0))
+    for path in (tmp_path / "features").glob("*.npy"):
+        flip_last_bit(path)
+    features = run(trunk, dtype="float16")
+    trunk.calls.clear()
+    said.clear()
+    trunk.train()
+    assert features.batch(rows, torch.Generator().manual_seed(0)).equal(expected)
+    assert trunk.calls == [(size, False, False) for size in (3, 3, 1, 3, 3, 1)]
+    assert trunk.training
+    assert [message.partition(" was changed")[0] for message in said] == list(map(str, features.files))
+
+
+def test_damaged_features_of_a_network_that_was_trained_since_are_an_error(run, tmp_path):
+    trunk = Counting()
+    run(trunk)
+    for path in (tmp_path / "features").glob("*.npy"):
+        flip_last_bit(path)
+    features = run(trunk)
+    with torch.no_grad():
+        trunk.scale.add_(1)
+    with pytest.raises(DamagedFile, match="its network has been trained since: run the same command again"):
+        features.batch(torch.arange(7), None)
 
 
 def test_float16_is_rounded_once_and_read_as_float32(run, source):
@@ -155,21 +193,21 @@ def test_limit_holds_for_the_float32_fallback_too(run):
         run(Counting(1e6), dtype="float16", views=("plain",), limit_gb=needed / 1e9)
 
 
-def test_features_beside_those_in_use_leave_them_their_place(run, source, noise_set, tiny):
+def test_features_beside_those_in_use_leave_them_their_place(run, source, noise_set, tiny, tmp_path):
     training = run(Counting())
     assert [path.exists() for path in training.files] == [True, True]
     validation = ImageSource(noise_set(), np.array([0, 6, 8]), tiny)
-    # Of 3 x 6 x 6 values of 4 bytes: 7 in 2 views stay, 3 in 1 come; numpy's headers take 128 bytes each.
-    both = (7 * 2 + 3) * 3 * 6 * 6 * 4 + 2 * 128
+    # Of 3 x 6 x 6 values of 4 bytes 3 come; 7 in 2 views stay, with numpy's headers and digests.
+    both = 3 * 3 * 6 * 6 * 4 + sum(path.stat().st_size for path in (tmp_path / "features").iterdir())
     trunk = Counting(2.0)
     options = {"views": ("plain",), "beside": [training]}
     with pytest.raises(BudgetError, match="MB in use"):
         run(trunk, validation, limit_gb=(both - 1) / 1e9, **options)
     assert [size for size, *_ in trunk.calls] == [1], "only the shape was asked for"
-    run(trunk, validation, limit_gb=both / 1e9, **options)
+    run(trunk, validation, limit_gb=(both + 0.5) / 1e9, **options)
     assert [path.exists() for path in training.files] == [True, True]
     del options["beside"]
-    run(Counting(3.0), validation, limit_gb=both / 1e9, **options)
+    run(Counting(3.0), validation, limit_gb=(both + 0.5) / 1e9, **options)
     assert not all(path.exists() for path in training.files)
 
 

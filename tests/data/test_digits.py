@@ -4,7 +4,7 @@ from sklearn.datasets import load_digits
 
 from tascnet.data.digits import load_digits_set
 from tascnet.errors import ConfigError
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Digits
 
 

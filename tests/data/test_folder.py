@@ -1,3 +1,4 @@
+import functools
 import os
 import shutil
 
@@ -6,12 +7,12 @@ import pytest
 from PIL import Image
 
 from tascnet.data import pixels
-from tascnet.data.decode import decode_image
 from tascnet.data.listing import list_images
 from tascnet.errors import ConfigError, DataError
-from tascnet.models.info import Preprocessing
+from tascnet.models.preprocessing import Preprocessing, decode_image
 from tascnet.options import ImageFolder
 from tests.data.loading import load_image_folder
+from tests.data.misbehaving import bands
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def decoded_paths(monkeypatch):
     """The names of the files that were decoded, in a list that grows."""
     names = []
 
-    def counting(path, preprocessing):
+    def counting(path, preprocessing, **options):
         names.append(f"{path.parent.name}/{path.name}")
-        return decode_image(path, preprocessing)
+        return decode_image(path, preprocessing, **options)
 
     monkeypatch.setattr(pixels, "decode_image", counting)
     return names
@@ -32,9 +33,9 @@ def test_samples_are_sorted_and_decoded(image_folder, tiny, tmp_path):
     assert dataset.class_names == ("cat", "dog")
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
     files = [image_folder / name / f"{index}.png" for name in ("cat", "dog") for index in range(3)]
-    assert (dataset.pixels == np.stack([decode_image(file, tiny) for file in files])).all()
+    assert (dataset.pixels[:] == np.stack([decode_image(file, tiny).pixels for file in files])).all()
     assert dataset.skipped == ()
-    assert not dataset.pixels.flags.writeable
+    assert not dataset.pixels[:].flags.writeable
 
 
 def test_some_classes_alone_are_taken(image_folder, tiny, tmp_path):
@@ -55,7 +56,77 @@ def test_repeat_reads_the_cache_and_decodes_nothing(image_folder, tiny, tmp_path
     again = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     assert len(decoded_paths) == 6
     assert again.fingerprint == first.fingerprint
-    assert (again.pixels == first.pixels).all()
+    assert (again.pixels[:] == first.pixels[:]).all()
+
+
+def flip_bits(path, places):
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_pixels_are_decoded_again(image_folder, tiny, tmp_path, decoded_paths, said):
+    cache = tmp_path / "cache"
+    first = load_image_folder(image_folder, tiny, cache=cache)
+    expected = first.pixels[:].copy()
+    flip_bits(first.pixels.path, [-1])
+    again = load_image_folder(image_folder, tiny, cache=cache)
+    assert again.fingerprint == first.fingerprint
+    assert len(decoded_paths) == 6, "not before they are read"
+    assert (again.pixels[np.array([5, 0])] == expected[[5, 0]]).all()
+    assert len(decoded_paths) == 12
+    assert said == [f"{first.pixels.path} was changed or damaged after it was written: it is made again"]
+    assert (load_image_folder(image_folder, tiny, cache=cache).pixels[:] == expected).all()
+    assert len(decoded_paths) == 12
+
+
+def test_damaged_pixels_are_not_reused_when_a_file_is_added(
+    image_folder, tiny, tmp_path, decoded_paths, said
+):
+    first = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
+    expected = first.pixels[:].copy()
+    flip_bits(first.pixels.path, [-1])
+    shutil.copy(image_folder / "cat" / "0.png", image_folder / "dog" / "9.png")
+    again = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
+    assert len(decoded_paths) == 13
+    assert (again.pixels[:6] == expected).all()
+    assert [message for message in said if "after it was written" in message] == [
+        f"{first.pixels.path} was changed or damaged after it was written: images are decoded again"
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b'{"files": []}', b"[" * 100_000])
+def test_a_damaged_index_is_written_again(content, image_folder, tiny, tmp_path, decoded_paths, said):
+    first = load_image_folder(image_folder, tiny, cache=tmp_path)
+    index = first.pixels.path.with_name("index.json")
+    whole = index.read_bytes()
+    index.write_bytes(content)
+    again = load_image_folder(image_folder, tiny, cache=tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert len(decoded_paths) == 12
+    assert index.read_bytes() == whole
+    (message,) = said
+    assert message.startswith(f"{index} cannot be used (it ")
+
+
+def test_an_edited_index_does_not_exchange_images(image_folder, tiny, tmp_path, said):
+    first = load_image_folder(image_folder, tiny, cache=tmp_path)
+    index = first.pixels.path.with_name("index.json")
+    index.write_text(index.read_text().replace("cat/0.png", "x").replace("cat/1.png", "cat/0.png"))
+    again = load_image_folder(image_folder, tiny, cache=tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert (again.pixels[:] == first.pixels[:]).all()
+    assert "was changed or damaged" in said[0]
+
+
+def test_images_that_were_exchanged_while_their_pixels_are_in_use_are_an_error(image_folder, tiny, tmp_path):
+    first = load_image_folder(image_folder, tiny, cache=tmp_path)
+    flip_bits(first.pixels.path, [-1])
+    again = load_image_folder(image_folder, tiny, cache=tmp_path)
+    Image.new("RGB", (9, 9), "red").save(image_folder / "dog" / "0.png")
+    with pytest.raises(DataError, match="have changed since they were read: start again"):
+        again.pixels[0]
 
 
 def test_only_changed_files_are_decoded_again(image_folder, tiny, tmp_path, decoded_paths):
@@ -163,7 +234,7 @@ def test_mended_file_is_all_that_is_decoded_after_a_refusal(image_folder, tiny, 
 def test_a_failure_that_may_pass_is_tried_again(image_folder, tiny, tmp_path):
     target = tmp_path / "elsewhere.png"
     (image_folder / "cat" / "link.png").symlink_to(target)
-    with pytest.raises(DataError, match=r"cat/link\.png: No such file"):
+    with pytest.raises(DataError, match=r"cat/link\.png: it does not exist"):
         load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
     shutil.copy(image_folder / "cat" / "0.png", target)
     assert len(load_image_folder(image_folder, tiny, cache=tmp_path / "cache")) == 7
@@ -261,7 +332,36 @@ def test_class_folders_without_images_are_named(image_folder):
     for name in ("eel", "fox", "gnu", "hen"):
         (image_folder / name).mkdir()
     (image_folder / "eel" / "readme.txt").touch()
-    with pytest.raises(DataError, match=r"without images \(eel, fox, gnu and 1 more\)"):
+    with pytest.raises(DataError, match=r"without images \(eel: 1 \.txt; fox; gnu and 1 more\)"):
+        list_images(image_folder)
+
+
+def test_files_that_are_no_images_are_counted_by_ending(image_folder):
+    for name in ("a.mov", "b.MOV", "notes.txt", "README", ".hidden.txt", "Thumbs.db"):
+        (image_folder / "cat" / name).touch()
+    (image_folder / "dog" / "__MACOSX").mkdir()
+    (image_folder / "dog" / "__MACOSX" / "0.png").touch()
+    listing = list_images(image_folder)
+    assert listing.passed_over == {".mov": 2, ".txt": 1, "without ending": 1}
+    assert listing.notes[0].endswith(
+        "passed over 4 files without an image's ending: 2 .mov, 1 .txt, 1 without ending"
+    )
+    assert len(listing.files) == 6
+
+
+def test_dropped_channels_are_not_those_of_the_cache(image_folder, tiny, tmp_path):
+    bands((10, 20, 30, 0))(image_folder)
+    load = functools.partial(load_image_folder, image_folder, tiny, cache=tmp_path / "cache")
+    assert len(load(extra_channels="drop")) == 7
+    assert len(load(unreadable="skip")) == 6
+    with pytest.raises(DataError, match="4 channels"):
+        load()
+
+
+def test_a_folder_without_permission_is_called_unreadable(image_folder, monkeypatch):
+    # The tests may run as root, who may read everything.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DataError, match=r"pictures cannot be read \(permission denied\)"):
         list_images(image_folder)
 
 

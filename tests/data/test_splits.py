@@ -65,6 +65,96 @@ def test_seed_decides_and_one_class_does_not_disturb_another():
     assert set(kept.train) == set(first.train[labels[first.train] != 2])
 
 
+def frozen():
+    """Labels, parts and rows of splits as they were drawn before copies were looked for."""
+    drawn = [1, 2, 1, 0, 2, 0, 2, 1, 0, 0, 1, 0, 2, 0, 0, 1]
+    halves = [0, 1] * 8
+    with_test, with_val = ("train",) * 12 + ("test",) * 4, ("train",) * 8 + ("val",) * 8
+    return [
+        (
+            (drawn, (), {"train": 0.6, "val": 0.2, "seed": 0}),
+            ([2, 4, 6, 8, 9, 10, 11, 14, 15], [0, 1, 13], [3, 5, 7, 12]),
+        ),
+        (
+            (drawn, (), {"train": 2, "val": 1, "seed": 5}),
+            ([0, 1, 4, 5, 7, 11], [8, 12, 15], [2, 3, 6, 9, 10, 13, 14]),
+        ),
+        (
+            (halves, with_test, {"train": 0.6, "val": 0.2, "seed": 1}),
+            ([0, 1, 2, 3, 4, 7, 8, 9], [5, 6, 10, 11], [12, 13, 14, 15]),
+        ),
+        (
+            (halves, with_test, {"train": 2, "val": 2, "seed": 1}),
+            ([0, 3, 8, 9], [1, 2, 4, 7], [12, 13, 14, 15]),
+        ),
+        (
+            (halves, with_val, {"train": 2, "val": 3, "seed": 2}),
+            ([1, 4, 5, 6], [8, 9, 10, 12, 13, 15], [0, 2, 3, 7]),
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("given", "expected"), frozen())
+def test_without_copies_the_rows_stay_those_that_they_were(given, expected):
+    labels, parts, options = given
+    names = NAMES[: 1 + max(labels)]
+    digests = [f"sample {row}" for row in range(len(labels))]
+    for known in ((), digests):
+        rows = split(np.array(labels), names, parts=parts, digests=known, **options)
+        assert tuple(part.tolist() for part in (rows.train, rows.val, rows.test)) == expected
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), max_size=60),
+    pool=st.integers(1, 60),
+    train=st.floats(0.05, 0.6),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+def test_equal_samples_lie_on_one_side_and_count_once(labels, pool, train, seed, data):
+    # Every class has at least three samples of its own.
+    own = [label for label in range(3) for _ in range(3)]
+    digests = [f"own {row}" for row in range(9)]
+    digests += data.draw(st.lists(st.integers(0, pool).map(str), min_size=len(labels), max_size=len(labels)))
+    labels = np.array([*own, *labels])
+    rows = split(labels, NAMES, seed=seed, train=train, val=train / 2, digests=digests)
+    sides = [rows.train, rows.val, rows.test]
+    assert sorted(np.concatenate(sides)) == list(range(len(labels)))
+    found = [{digests[row] for row in side} for side in sides]
+    assert sum(map(len, found)) == len(set(digests))
+    firsts = [row for row, digest in enumerate(digests) if digests.index(digest) == row]
+    alone = split(labels[firsts], NAMES, seed=seed, train=train, val=train / 2)
+    for side, distinct in zip(sides, (alone.train, alone.val, alone.test), strict=True):
+        assert sorted(set(side) & set(firsts)) == [firsts[row] for row in distinct]
+
+
+def test_copies_follow_the_first_of_their_own_part():
+    labels = np.array([0, 1] * 6)
+    parts = ("train",) * 8 + ("test",) * 4
+    # Row 8 of test is a copy of row 0 of train; rows 1 and 3 of train are equal.
+    digests = ["a", "b", "c", "b", "d", "e", "f", "g", "a", "h", "i", "j"]
+    rows = split(labels, NAMES[:2], seed=0, train=0.6, val=0.2, parts=parts, digests=digests)
+    assert rows.test.tolist() == [8, 9, 10, 11]
+    assert (1 in rows.train) == (3 in rows.train)
+    dropped = split(labels, NAMES[:2], seed=0, train=0.6, val=0.2, parts=parts, digests=digests, dropped=[0])
+    assert sorted([*dropped.train, *dropped.val]) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_class_too_small_without_its_copies_is_named_with_both_numbers():
+    labels = np.array([0] * 6 + [1] * 4)
+    digests = ["a"] * 6 + ["b", "c", "d", "a"]
+    says = r"class 'ant' has 1 distinct samples \(5 more are copies\), expected at least 3"
+    with pytest.raises(DataError, match=says):
+        split(labels, NAMES[:2], seed=0, digests=digests)
+    says = r"class 'bee' has 3 distinct samples \(1 more are copies\), expected at least 4 \(2 \+ 2\)"
+    digests = ["e", "f", "g", "h", "i", "a", "b", "c", "d", "a"]
+    with pytest.raises(DataError, match=says):
+        split(labels, NAMES[:2], seed=0, train=2, val=2, digests=digests)
+    digests = ["e", "f", "g", "e", "f", "g", "b", "c", "d", "b"]
+    with pytest.raises(DataError, match="leave no test sample: lower `train` or `val`; copies do not count"):
+        split(labels, NAMES[:2], seed=0, train=2, val=1, digests=digests)
+
+
 def test_too_small_classes_are_named_with_their_count():
     with pytest.raises(DataError, match=r"class 'bee' has 2 samples, expected at least 3"):
         split(labelled(9, 2, 9), NAMES, seed=0)
@@ -95,3 +185,6 @@ def test_class_weights_by_hand():
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights, torch.tensor([1.2, 1.2, 0.6]))
     torch.testing.assert_close(class_weights(np.array([0, 1, 2, 2]), 3), weights)
+    # Class 1 does not occur: totals over counts 4 and 4 / 3 of the others, mean 8 / 3.
+    weights = class_weights(torch.tensor([0, 2, 2, 2]), 3)
+    torch.testing.assert_close(weights, torch.tensor([1.5, 0.0, 0.5]))

@@ -232,6 +232,14 @@ def test_features_of_texts_are_cached_by_their_vocabulary(spoken, words, tmp_pat
     assert len(list(cache.glob("*.npy"))) == 2
 
 
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("a text")
+    os.truncate(tmp_path / "b.txt", 50_000_000_000)
+    with pytest.raises(DataError, match=r"b\.txt cannot be read \(it has 50,000,000,000 bytes, expected at"):
+        load_lines(tmp_path)
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize(("name", "sizes"), [("movie_review", [5331, 5331]), ("subjectivity", [5000, 5000])])
 def test_the_published_sentences_are_all_there(shared, name, sizes):

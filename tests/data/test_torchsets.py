@@ -1,5 +1,8 @@
 """Torch data sets of a caller's own."""
 
+import io
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from tascnet.data import cached_features, check_samples, open_samples
+from tascnet.data.arrays import CheckedArray
 from tascnet.data.named import datasets, image_folder
 from tascnet.errors import ConfigError, DataError
 from tascnet.run.folder import identity
+from tests.data.misbehaving import fourth_band
 
 CLASSES = 2
 
@@ -83,7 +88,7 @@ def test_the_pixels_are_kept_once_and_read_from_there(opened, tmp_path):
     samples = [opened(datasets(pictures(20))) for _ in range(2)]
     kept = list((tmp_path / "cache" / "pixels").rglob("*.npy"))
     assert len(kept) == 1
-    assert all(isinstance(one.dataset.pixels, np.memmap) for one in samples)
+    assert all(isinstance(one.dataset.pixels, CheckedArray) for one in samples)
     changed = opened(datasets([*pictures(19), (noise(99), 1)]))
     assert changed.fingerprint != samples[0].fingerprint
     assert len(list((tmp_path / "cache" / "pixels").rglob("*.npy"))) == 2
@@ -92,7 +97,7 @@ def test_the_pixels_are_kept_once_and_read_from_there(opened, tmp_path):
 def test_pixels_that_do_not_fit_are_read_when_they_are_needed(opened, tmp_path, said):
     kept = opened(datasets(pictures(20)))
     when_read = opened(datasets(pictures(20)), cache_limit_gb=1e-9)
-    assert isinstance(when_read.dataset.pixels, np.memmap), "what is kept is used"
+    assert isinstance(when_read.dataset.pixels, CheckedArray), "what is kept is used"
     (file,) = (tmp_path / "cache" / "pixels").rglob("*.npy")
     file.unlink()
     when_read = opened(datasets(pictures(20)), cache_limit_gb=1e-9)
@@ -118,7 +123,7 @@ def test_float_tensors_are_used_as_they_are(opened, tmp_path):
         torch.nn.Flatten(), samples.train, folder=tmp_path / "features", trunk_digest="t", dtype="float32"
     )
     assert features.batch(rows, None).equal(expected.flatten(1))
-    assert len(set(samples.dataset.digests(range(20)))) == 20
+    assert len(set(samples.dataset.digests)) == 20
 
 
 def test_torchs_own_data_sets_work(opened):
@@ -132,10 +137,33 @@ def test_torchs_own_data_sets_work(opened):
 def test_grey_and_transparent_arrays_become_rgb(opened):
     grey = [(np.full((9, 9, 1), 10 * index, dtype=np.uint8), index % 2) for index in range(1, 9)]
     clear = [(np.zeros((9, 9, 4), dtype=np.uint8), index % 2) for index in range(2)]
+    grey += [(np.full((9, 9), 11 * index, dtype=np.uint8), index % 2) for index in range(1, 9)]
     samples = opened(datasets([*grey, *clear]))
     assert (samples.dataset.pixels[2] == 30).all()
+    assert (samples.dataset.pixels[10] == 33).all()
     # Transparent pixels are white, as those of files.
-    assert (samples.dataset.pixels[8] == 255).all()
+    assert (samples.dataset.pixels[16] == 255).all()
+
+
+def test_further_channels_are_refused_or_dropped(opened):
+    items = [*pictures(8, make=Image.fromarray), (Image.open(io.BytesIO(fourth_band("odd.jp2"))), 0)]
+    with pytest.raises(
+        DataError, match=r"sample 8 of `train` cannot be read \(4 channels.*`extra_channels=drop`"
+    ):
+        opened(datasets(items))
+    samples = opened(datasets(items, extra_channels="drop"))
+    assert (samples.dataset.pixels[8] == (10, 20, 30)).all()
+    with pytest.raises(ConfigError, match="extra_channels"):
+        datasets(items, extra_channels="keep")
+
+
+def test_what_a_decoder_raises_is_one_sentence(opened):
+    whole = io.BytesIO()
+    Image.fromarray(noise(1)).save(whole, "png")
+    picture = Image.open(whole)
+    picture.load = lambda: struct.unpack("I", b"")
+    with pytest.raises(DataError, match=r"sample 8 of `train` cannot be read \(unpack requires a buffer"):
+        opened(datasets([*pictures(8), (picture, 0)]))
 
 
 def test_the_same_image_in_two_classes_is_named(opened, said):
@@ -174,6 +202,7 @@ def test_random_transforms_are_refused_with_advice(opened, tmp_path):
         ([*pictures(3), (torch.zeros(3, 9, 9, dtype=torch.uint8), 0)], "is a tensor of 3 x 9 x 9 uint8"),
         ([*pictures(3), (np.zeros((9, 9, 3)), 0)], "is an array of 9 x 9 x 3 float64"),
         ([*pictures(3), (np.zeros((3, 9, 9), dtype=np.uint8), 0)], "is an array of 3 x 9 x 9 uint8"),
+        ([*pictures(3), (np.zeros((0, 9, 3), dtype=np.uint8), 0)], "is an array of 0 x 9 x 3 uint8"),
         (
             [*pictures(3), tensors(1)[0]],
             "3 of `train` is a float tensor, but sample 0 of `train` is an image",
@@ -228,3 +257,14 @@ def test_options_count_in_the_identity_and_data_sets_by_their_digest():
     known = identity("tune", 0, {"data": "d"}, {"dataset": other})
     assert (known["dataset.name"], known["dataset.flip"]) == ("mine", False)
     assert not any("_set" in key for key in known)
+
+
+def test_damaged_pixels_are_read_again(opened, tmp_path, said):
+    first = opened(datasets(pictures(20))).dataset
+    expected = first.pixels[:].copy()
+    content = bytearray(first.pixels.path.read_bytes())
+    content[-1] ^= 1
+    first.pixels.path.write_bytes(content)
+    again = opened(datasets(pictures(20))).dataset
+    assert (again.pixels[np.array([3, 19])] == expected[[3, 19]]).all()
+    assert [message.rpartition(": ")[2] for message in said] == ["it is made again"]
