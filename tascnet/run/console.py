@@ -1,19 +1,27 @@
-"""Log lines, log files, and progress: bars on a terminal, plain lines elsewhere."""
+"""Log lines, log files, and progress: bars on a terminal, plain lines elsewhere.
 
+Whatever is printed or logged here passes through `escaped`: names of files and classes come from others, and
+may hold escape codes.
+"""
+
+import io
 import logging
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import progress as rich_progress
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
-from tascnet.errors import TascnetError
+from tascnet.errors import TascnetError, escaped, first_line
 
 log = logging.getLogger("tascnet")
 
@@ -25,16 +33,37 @@ UNFILED = 1000
 Item = TypeVar("Item")
 
 
+class _Console(Console):
+    """Prints texts as they are: without markup, and with control characters made visible."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escaped(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escaped(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        """The reader, such as `head`, has closed its end: work continues, and prints nothing more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 @cache
 def terminal() -> Console:
     """The console of messages and progress: stderr."""
-    return Console(stderr=True)
+    return _Console(stderr=True)
 
 
 @cache
 def output() -> Console:
-    """The console of results (tables): stdout."""
-    return Console()
+    """The console of results (tables): stdout; what its encoding lacks is printed as a question mark."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return _Console()
 
 
 class Progress:
@@ -69,7 +98,7 @@ class Progress:
     def line(self, ended: bool) -> str:
         """The state as one line: `fine-tune: 2/10, best 0.83, 1 min 24 s left`."""
         seconds = time.monotonic() - self._started
-        steps = f"{self.done:g}" if self.total is None else f"{self.done:g}/{self.total:g}"
+        steps = _whole(self.done) if self.total is None else f"{_whole(self.done)}/{_whole(self.total)}"
         if ended:
             state = f"done in {_duration(seconds)}"
         elif self.total and self.done:
@@ -93,7 +122,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Progress]
     if terminal().is_terminal and not terminal().is_dumb_terminal:
         job.bar = _DISPLAY.add(job)
     else:
-        log.info(description + ("" if total is None else f": {total:g} steps"))
+        log.info(description + ("" if total is None else f": {_whole(total)} steps"))
     try:
         yield job
     finally:
@@ -125,9 +154,40 @@ class _Handler(logging.Handler):
             self.unfiled.append(record)
         try:
             style = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red"}.get(record.levelname)
-            terminal().print(Text(self.format(record), style or ""), soft_wrap=True)
+            terminal().print(self.format(record), style=style, highlight=False, soft_wrap=True)
+        except OSError:
+            # The line is lost: the terminal is gone, or the disk of the file in its place is full.
+            pass
         except Exception:
             self.handleError(record)
+
+
+class _FileHandler(logging.FileHandler):
+    """Appends log lines to a file; a full disk ends no run, and is mentioned once.
+
+    Attributes:
+        failed: whether lines are missing.
+    """
+
+    failed = False
+
+    def handleError(self, _record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True
+            reason = first_line(sys.exc_info()[1] or OSError())
+            said = f"{self.baseFilename} lacks log lines ({reason})"
+            terminal().print(said, style="yellow", highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:
+            self.failed = True
+
+
+class _FileFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
@@ -150,11 +210,14 @@ def _handlers() -> list[_Handler]:
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Append log lines to a file, each with its time: those of this run that no file has yet, then those
-    within this context, then the error that ends it.
+    within this context, then the error that ends it, of which `filed_at` then gives this file.
+
+    Args:
+        path: a regular file, or a new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_FileFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     writers = _handlers()
     for writer in writers:
@@ -173,12 +236,20 @@ def log_file(path: Path) -> Iterator[None]:
             text, trace = "ended by an unexpected error", (type(error), error, error.__traceback__)
         # To the file alone: whoever catches the error prints it.
         handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (text,), trace))
+        if trace is not None and not handler.failed and filed_at(error) is None:
+            error.__dict__["filed_at"] = path
         raise
     finally:
         for writer in writers:
             writer.open_files -= 1
         log.removeHandler(handler)
         handler.close()
+
+
+def filed_at(error: BaseException) -> Path | None:
+    """The log file that holds the traceback of an error that ended a run."""
+    path = error.__dict__.get("filed_at")
+    return path if isinstance(path, Path) else None
 
 
 class _Display:
@@ -190,11 +261,11 @@ class _Display:
     def add(self, job: Progress) -> rich_progress.TaskID:
         if self._live is None:
             self._live = rich_progress.Progress(
-                rich_progress.TextColumn("{task.description}"),
+                rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(bar_width=30),
                 rich_progress.MofNCompleteColumn(),
                 rich_progress.TimeRemainingColumn(),
-                rich_progress.TextColumn("{task.fields[values]}"),
+                rich_progress.TextColumn("{task.fields[values]}", markup=False),
                 console=terminal(),
                 transient=True,
             )
@@ -215,6 +286,11 @@ class _Display:
 
 
 _DISPLAY = _Display()
+
+
+def _whole(steps: float) -> str:
+    """A number of steps, whole ones with all their digits."""
+    return str(int(steps)) if steps == int(steps) else f"{steps:g}"
 
 
 def _duration(seconds: float) -> str:

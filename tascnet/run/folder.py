@@ -5,15 +5,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tascnet.errors import RunFolderError
+from tascnet.errors import DamagedFile, RunFolderError
 from tascnet.options import Options
-from tascnet.run.console import log_file
-from tascnet.run.files import read_json, write_json
+from tascnet.run.console import log, log_file
+from tascnet.run.files import check_regular, naming_full_disk, remove_leftovers, temporary_suffix, unreadable
+from tascnet.run.records import read_record, write_record
 
 # The preset whose folder is called `prune`; those of others are called `prune-<preset>`.
 DEFAULT_PRUNE = "reconstruction"
@@ -25,8 +26,11 @@ INPUTS = {
     "input.network": "the network to start from differs",
     "input.excluded": "the excluded samples differ",
 }
+LOCK, IDENTITY, LOG, METRICS = ".lock", "identity.json", "log.txt", "metrics.json"
 # The files of a stage that has computed nothing yet.
-CLAIM_FILES = {".lock", "identity.json", "log.txt", "splits.json"}
+CLAIM_FILES = {LOCK, IDENTITY, LOG, "splits.json"}
+# Files and folders of which a stage that has computed something holds one.
+RESULTS = ("state", "trials.jsonl", "iterations.jsonl", METRICS, "model")
 
 
 def identity(
@@ -75,14 +79,21 @@ def cache_folder(cache: str | Path | None) -> Path:
 def open_folder(
     run: str | Path | None, identity: Mapping[str, Any], *, cache: Path, fresh: bool = False
 ) -> Iterator[Path]:
-    """A stage's folder, claimed; where `run` is None a temporary one inside `cache`."""
+    """A stage's folder, claimed; where `run` is None a temporary one inside `cache`.
+
+    Temporary files and folders of killed processes are removed from both.
+    """
+    patterns = ("run-*.tmp", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
+    remove_leftovers(path for pattern in patterns for path in cache.glob(pattern))
     if run is not None:
         with claim(Path(run), identity, fresh=fresh) as folder:
             yield folder
         return
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as folder:
-        yield Path(folder)
+    with naming_full_disk(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache)
+    with temporary:
+        yield Path(temporary.name)
 
 
 @contextmanager
@@ -98,33 +109,63 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
         The folder.
 
     Raises:
-        RunFolderError: another process holds the folder, or it belongs to another identity.
+        RunFolderError: another process holds the folder, it belongs to another identity, or a file in it may
+            not be read.
+        BudgetError: the disk is full.
     """
+    with ExitStack() as stack:
+        with naming_full_disk(folder):
+            stack.enter_context(_locked(folder))
+            # Since the folder is locked, these are from a killed process.
+            for path in folder.rglob(".*.tmp"):
+                path.unlink(missing_ok=True)
+            if fresh:
+                _empty(folder)
+            identity = _as_json(identity)
+            if _is_new(folder, identity):
+                write_record(folder / IDENTITY, identity)
+            stack.enter_context(log_file(folder / LOG))
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    for path in (folder / LOCK, folder / LOG):
+        try:
+            check_regular(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise unreadable(path, error) from error
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunFolderError(
                 f"another process is working in {folder}", "wait for it, or choose another folder"
             ) from None
-        # Since the folder is locked, these are from a killed process.
-        for path in folder.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-        if fresh:
-            _empty(folder)
-        identity = _as_json(identity)
-        if _is_new(folder, identity):
-            write_json(folder / "identity.json", identity)
-        with log_file(folder / "log.txt"):
-            yield folder
+        yield
 
 
 def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
-    """Whether a stage's folder holds its metrics; with `budget`, those of that budget."""
-    if not (folder / "metrics.json").exists():
+    """Whether a stage's folder holds its metrics; with `budget`, those of that budget.
+
+    Damaged metrics are reported, and do not count: the stage makes them again from its steps.
+
+    Raises:
+        RunFolderError: they are no regular file, or may not be read.
+    """
+    path = folder / METRICS
+    if not path.exists():
         return False
-    return budget is None or read_json(folder / "metrics.json").get("budget") == _as_json(budget)
+    try:
+        content = read_record(path, dict[str, Any])
+    except DamagedFile as error:
+        log.warning("%s: the stage makes it again", error.message)
+        return False
+    return budget is None or content.get("budget") == _as_json(budget)
 
 
 def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,17 +175,24 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether a folder holds no work yet; False where it has this identity, an error where it has another."""
-    path = folder / "identity.json"
-    hint = "keep it and give another `run`, or start over with `fresh=true`"
+    path = folder / IDENTITY
+    # A stage that failed before it had computed anything leaves nothing to protect.
+    has_work = not {entry.name for entry in folder.iterdir()} <= CLAIM_FILES
     try:
-        found = read_json(path) if path.exists() else None
-    except ValueError:
-        raise RunFolderError(f"{path} is not readable as JSON", hint) from None
+        found = read_record(path, dict[str, Any]) if path.exists() else None
+    except DamagedFile:
+        if has_work:
+            raise
+        return True
     if found == identity:
         return False
-    # A stage that failed before it had computed anything leaves nothing to protect.
-    if found is None or {entry.name for entry in folder.iterdir()} <= CLAIM_FILES:
+    if not has_work:
         return True
+    hint = "keep it and give another `run`, or start over with `fresh=true`"
+    if found is None:
+        if not any((folder / name).exists() for name in RESULTS):
+            return True
+        raise RunFolderError(f"{folder} holds results but no {IDENTITY} that names their configuration", hint)
     keys = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
     shown = ", ".join(
         INPUTS.get(key, f"{key} differs")
@@ -158,10 +206,10 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
 
 def _empty(folder: Path) -> None:
     """Empty a folder; if that is interrupted, only `fresh` can claim it afterwards."""
-    if (folder / "identity.json").exists():
-        write_json(folder / "identity.json", {})
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == "identity.json"):
-        if entry.name == ".lock":
+    if (folder / IDENTITY).is_file():
+        write_record(folder / IDENTITY, {})
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == IDENTITY):
+        if entry.name == LOCK:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -4,20 +4,34 @@ Accuracies are fractions in [0, 1], `flops` are those of one sample, sizes bytes
 """
 
 import json
+import logging
 import math
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from tascnet.errors import RunFolderError, listed
-from tascnet.run.files import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from tascnet.errors import DamagedFile, listed
+from tascnet.run.files import (
+    append_jsonl,
+    check_digest,
+    digest_json,
+    read_checked,
+    read_jsonl,
+    unreadable,
+    write_checked,
+    write_jsonl,
+)
+
+log = logging.getLogger("tascnet")
 
 # The version of all records; other ones are refused.
-SCHEMA = 2
+SCHEMA = 3
 
 Record = TypeVar("Record")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +42,7 @@ class EpochRecord:
         epoch: its number, from 1.
         train_loss: mean over its steps.
         val_loss, val_accuracy: after it; None where there is no validation split.
+        val_balanced_accuracy: mean recall of the classes; None where there is no validation split.
         seconds: time it took.
     """
 
@@ -35,6 +50,7 @@ class EpochRecord:
     train_loss: float
     val_loss: float | None
     val_accuracy: float | None
+    val_balanced_accuracy: float | None
     seconds: float
 
 
@@ -43,13 +59,15 @@ class TrainingRecord:
     """A training: its best epoch, whose weights are kept, and all epochs.
 
     Args:
-        val_accuracy, val_loss: of the best epoch; None where there is no validation split.
+        val_accuracy, val_balanced_accuracy, val_loss: of the best epoch; None where there is no validation
+            split.
         best_epoch: its number.
         seconds: of all epochs.
         epochs: all of them.
     """
 
     val_accuracy: float | None
+    val_balanced_accuracy: float | None
     val_loss: float | None
     best_epoch: int
     seconds: float
@@ -66,10 +84,11 @@ class StepRecord:
         head: training of its new head, where that was trained first.
         first_trained: index of the first trained block.
         frozen: layers from that block on that were frozen.
-        val_accuracy_after_cut: in pruning, before retraining.
+        val_accuracy_after_cut, val_balanced_accuracy_after_cut: in pruning, before retraining.
         pairs_similarity_before: mean similarity of pairs before they are pulled together.
         pairs_similarity_after: mean similarity of pairs afterwards.
         block: name of the block that was removed in place of filters.
+        files: digests of the other files of the step but for the weights, by name.
     """
 
     seconds: float
@@ -78,9 +97,35 @@ class StepRecord:
     first_trained: int = 0
     frozen: tuple[str, ...] = ()
     val_accuracy_after_cut: float | None = None
+    val_balanced_accuracy_after_cut: float | None = None
     pairs_similarity_before: float | None = None
     pairs_similarity_after: float | None = None
     block: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetrics:
+    """How well one class is recognised, on the test samples.
+
+    Args:
+        name: of the class.
+        samples: test samples of the class.
+        recall: share of them that are recognised; 0 where there are none.
+        precision: share of the samples so named that are of the class; 0 where none is so named.
+        f1: harmonic mean of both; 0 where one is 0.
+    """
+
+    name: str
+    samples: int
+    recall: float
+    precision: float
+    f1: float
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the class has test samples, and none of them is recognised."""
+        return self.samples > 0 and self.recall == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +134,12 @@ class ModelMetrics:
 
     Args:
         val_accuracy, test_accuracy: on the samples of that split.
+        val_balanced_accuracy, test_balanced_accuracy: mean recall of the classes that the split has.
+        test_top5_accuracy: share of test samples whose class is among the five likeliest; None below ten
+            classes.
+        classes: one row a class, on the test samples.
+        confusion: index of the true class, index of the predicted one and number of test samples, for each
+            pair that occurs.
         params: parameters of the whole network.
         trainable_params: parameters that were trained last.
         flops: of one sample.
@@ -104,6 +155,11 @@ class ModelMetrics:
 
     val_accuracy: float
     test_accuracy: float
+    val_balanced_accuracy: float
+    test_balanced_accuracy: float
+    test_top5_accuracy: float | None
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, int, int], ...]
     params: int
     trainable_params: int
     flops: int
@@ -119,6 +175,21 @@ class ModelMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassCounts:
+    """Samples of one class.
+
+    Args:
+        name: of the class.
+        train, val, test: its samples in the split.
+    """
+
+    name: str
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleCounts:
     """How many samples there are, where they come from, and under which licence.
 
@@ -128,6 +199,12 @@ class SampleCounts:
         skipped: unreadable files that were left out.
         origin: who publishes the data set; empty where that is not known.
         licence: of the data set; empty where that is not known.
+        by_class: samples of each class.
+        majority_accuracy: test accuracy of always naming the class with most training samples.
+        copies: samples that are equal to an earlier one.
+        leaked: validation and test samples with a copy in another part of the split.
+        near_duplicates: validation and test samples that look like a training sample; None: not counted.
+        passed_over: files of no known image format, by ending.
     """
 
     classes: int
@@ -137,6 +214,17 @@ class SampleCounts:
     skipped: int
     origin: str
     licence: str
+    by_class: tuple[ClassCounts, ...]
+    majority_accuracy: float
+    copies: int
+    leaked: int
+    near_duplicates: int | None
+    passed_over: dict[str, int]
+
+    @property
+    def largest_class(self) -> ClassCounts:
+        """The class with most training samples."""
+        return max(self.by_class, key=lambda row: row.train)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +258,8 @@ class StageMetrics:
         machine: that latencies were measured on.
         measure: options by which latencies were measured.
         budget: options that may be changed when the stage is resumed, as they were.
+        metric: what decided which epoch, trial or network is the best.
+        class_weights: how much the classes weighed in training: `none` or `balanced`.
         seconds: of all work of the stage, in all its processes.
         seed: of the run.
         versions: of Python and of the packages that can change a number.
@@ -182,9 +272,18 @@ class StageMetrics:
     machine: Machine
     measure: dict[str, int]
     budget: dict[str, Any]
+    metric: str
+    class_weights: str
     seconds: float
     seed: int
     versions: dict[str, str]
+
+    @property
+    def blind_score(self) -> float:
+        """The metric on the test samples of a network that always names the largest class."""
+        if self.metric == "accuracy":
+            return self.samples.majority_accuracy
+        return 1 / max(1, sum(row.test > 0 for row in self.samples.by_class))
 
 
 # How a trial ends.
@@ -203,10 +302,11 @@ class Trial:
             with a measured latency above the bound and so not trained; or `failed`. The last two have a
             reason and no value.
         value: what it is judged by, larger is better; of a stopped trial its best so far.
-        reason: why it is not `ok`.
+        reason: why it is not `ok`, or was trained for fewer epochs.
         val_accuracy: of the best epoch (the one of the lowest loss where that is the objective), in [0, 1].
+        val_balanced_accuracy: of the same epoch; mean recall of the classes.
         val_loss: of the same epoch.
-        curve: validation accuracy after each epoch.
+        curve: validation accuracy after each epoch, or balanced accuracy where that is the metric.
         params: parameters of the whole network.
         flops: FLOPs of one sample.
         latency_ms: measured before training, where it is bounded.
@@ -225,6 +325,7 @@ class Trial:
     value: float | None = None
     reason: str | None = None
     val_accuracy: float | None = None
+    val_balanced_accuracy: float | None = None
     val_loss: float | None = None
     curve: tuple[float, ...] | None = None
     params: int | None = None
@@ -284,7 +385,7 @@ class FreezingDepth:
         block: index of the first trained block.
         name: of that block.
         trainable_params: parameters that were trained.
-        val_accuracy: of its best epoch.
+        val_accuracy, val_balanced_accuracy: of its best epoch.
         seconds: time it took.
     """
 
@@ -294,6 +395,7 @@ class FreezingDepth:
     name: str
     trainable_params: int
     val_accuracy: float
+    val_balanced_accuracy: float
     seconds: float
 
 
@@ -335,7 +437,8 @@ class Insight:
     """How well the surrogate predicts, and from which choices.
 
     Args:
-        target: what is predicted: `val_accuracy`, or `val_loss` where that is the objective.
+        target: what is predicted: `val_accuracy` or `val_balanced_accuracy`, or `val_loss` where that is the
+            objective.
         predictions: leave-one-out, one for each trial that succeeded.
         rmse: root of the mean squared leave-one-out error.
         deviation: standard deviation of the results (over n).
@@ -424,12 +527,13 @@ class GroupShare:
 
     Args:
         share: of the group's filters that was removed.
-        val_accuracy: without them, nothing retrained.
+        val_accuracy, val_balanced_accuracy: without them, nothing retrained.
         flops_saved: share of the network's FLOPs.
     """
 
     share: float
     val_accuracy: float
+    val_balanced_accuracy: float
     flops_saved: float
 
 
@@ -454,12 +558,13 @@ class Sensitivity:
 
     Args:
         samples: validation samples that it was measured on.
-        val_accuracy: of the whole network on them.
+        val_accuracy, val_balanced_accuracy: of the whole network on them.
         groups: in the order of the network.
     """
 
     samples: int
     val_accuracy: float
+    val_balanced_accuracy: float
     groups: tuple[GroupSensitivity, ...]
 
 
@@ -472,7 +577,7 @@ class PruneMetrics(StageMetrics):
         kept_iteration: the one whose network is the result.
         stopped: why pruning ended.
         removable_blocks: residual blocks that the option `blocks` could still remove.
-        tolerance: largest fall of validation accuracy.
+        tolerance: largest fall of the metric on the validation samples.
         widths: one row a layer.
         sensitivity: where the option `sensitivity` is set.
     """
@@ -515,9 +620,9 @@ class Iteration:
         step: share of the pruning ratio that it asked for.
         state: folder of its network, below `state/`.
         landed: targets that its cut was fitted to, by cost; None where it reached none.
-        val_accuracy, val_loss: after retraining.
+        val_accuracy, val_balanced_accuracy, val_loss: after retraining.
         params, flops, size_bytes: of the pruned network.
-        val_accuracy_after_cut: before retraining.
+        val_accuracy_after_cut, val_balanced_accuracy_after_cut: before retraining.
         pairs_similarity_before: mean similarity of pairs before they are pulled together.
         pairs_similarity_after: mean similarity of pairs afterwards.
         block: name of the block that was removed in place of filters.
@@ -534,6 +639,7 @@ class Iteration:
     state: str
     landed: dict[str, float | None] | None
     val_accuracy: float
+    val_balanced_accuracy: float
     val_loss: float
     params: int
     flops: int
@@ -543,10 +649,16 @@ class Iteration:
     pending: dict[str, int]
     seconds: float
     val_accuracy_after_cut: float | None = None
+    val_balanced_accuracy_after_cut: float | None = None
     pairs_similarity_before: float | None = None
     pairs_similarity_after: float | None = None
     block: str | None = None
     latency_ms: float | None = None
+
+
+def score(record: Any, metric: str) -> float | None:
+    """The metric of a record on the validation samples, larger is better; None where it has none."""
+    return cast(float | None, getattr(record, f"val_{metric}"))
 
 
 def to_json(record: Any) -> Any:
@@ -570,46 +682,100 @@ def from_json(cls: type[Record], content: Any) -> Record:
 
 
 def write_record(path: Path, record: Any) -> None:
-    """Write a record with the schema's version, whole or not at all."""
-    write_json(path, {"schema": SCHEMA, **to_json(record)})
+    """Write a record with the schema's version and a digest, whole or not at all."""
+    write_checked(path, {"schema": SCHEMA, **to_json(record)})
 
 
 def read_record(path: Path, cls: type[Record]) -> Record:
     """The record in a file.
 
     Raises:
-        RunFolderError: the file is missing, damaged, or of another version.
+        DamagedFile: the file is not what was written, or of another version.
+        RunFolderError: the file is missing, no regular file, or may not be read.
     """
     try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+        content = read_checked(path)
         if (schema := content.pop("schema", None)) != SCHEMA:
             raise ValueError(f"its schema is {schema!r}, expected {SCHEMA}")
         return from_json(cls, content)
-    except (ValueError, OSError) as error:
-        raise RunFolderError(
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
+        raise DamagedFile(
             f"{path} cannot be read ({error})", "restore it, or start the stage over with `fresh=true`"
+        ) from error
+
+
+def made_once(path: Path, cls: type[Record], make: Callable[[], Record]) -> Record:
+    """The record in a file, which is made and written where it is missing or damaged.
+
+    Raises:
+        RunFolderError: the file is no regular file, or may not be read.
+    """
+    if path.exists():
+        try:
+            return read_record(path, cls)
+        except DamagedFile as error:
+            log.warning("%s: it is made again", error.message)
+    write_record(path, make())
+    return read_record(path, cls)
+
+
+def measured_once(path: Path, measure: Callable[[], dict[str, Value]]) -> dict[str, Value]:
+    """What was measured and is kept in a file; measured where there is no file.
+
+    Another measurement would differ and could change what was decided by the first one.
+
+    Raises:
+        RunFolderError: the file is not what was written, no regular file, or may not be read.
+    """
+    if not path.exists():
+        write_record(path, measure())
+    try:
+        return read_record(path, dict[str, Any])
+    except DamagedFile as error:
+        raise DamagedFile(
+            error.message,
+            "restore it, start the stage over with `fresh=true`, or delete it: it is measured again, and "
+            "later decisions may differ",
         ) from error
 
 
 def append_record(path: Path, record: Any) -> None:
     """Append a record to a journal and fsync it; a torn last line is cut off first."""
-    append_jsonl(path, to_json(record))
+    append_jsonl(path, _with_check(record))
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
     """Replace a journal by these records, whole or not at all."""
-    write_jsonl(path, map(to_json, records))
+    write_jsonl(path, map(_with_check, records))
 
 
 def read_records(path: Path, cls: type[Record]) -> list[Record]:
     """The records of a journal; a torn last line is ignored, a missing file has none.
 
+    Their first field is their number, from 0.
+
     Raises:
-        RunFolderError: a line is no such record.
+        RunFolderError: a line is no such record, was changed after it was written, or is not in its place; or
+            the file may not be read.
     """
-    return read_jsonl(path, lambda row: from_json(cls, row))
+    number = fields(cast(Any, cls))[0].name
+    places = count()
+
+    def decode(row: dict[str, Any]) -> Record:
+        check_digest(row, row.pop("check", None))
+        record = from_json(cls, row)
+        if (found := getattr(record, number)) != (expected := next(places)):
+            raise ValueError(f"it is {number} {found}, expected {number} {expected}")
+        return record
+
+    return read_jsonl(path, decode)
+
+
+def _with_check(record: Any) -> dict[str, Any]:
+    content = to_json(record)
+    return {**content, "check": digest_json(content)}
 
 
 def _decode(kind: Any, value: Any, name: str) -> Any:
@@ -636,7 +802,12 @@ def _decode(kind: Any, value: Any, name: str) -> Any:
     wanted = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise _unexpected(name, value, kind.__name__)
-    return float(value) if kind is float else value
+    if kind is float:
+        try:
+            return float(value)
+        except OverflowError:
+            raise _unexpected(name, value, "a finite number") from None
+    return value
 
 
 def _decode_fields(cls: type[Any], value: Any, name: str) -> Any:

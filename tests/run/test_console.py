@@ -1,8 +1,11 @@
+import errno
 import io
 import logging
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from tascnet.errors import DataError
 from tascnet.run import console
@@ -143,3 +146,55 @@ def test_messages_go_to_stderr_as_they_are(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "[bold]not markup[/bold] " + "x" * 200 + "\n"
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    close = flush
+
+
+def test_a_log_on_a_full_disk_is_mentioned_once_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging.FileHandler, "_open", lambda handler: Full())
+    console.log.setLevel(logging.INFO)
+    path = tmp_path / "log.txt"
+
+    @console.log_file(path)
+    def run():
+        console.log.info("one")
+        console.log.info("two")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run()
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == f"{path} lacks log lines ([Errno 28] No space left on device)"
+    # The traceback is not there.
+    assert console.filed_at(caught.value) is None
+
+
+def test_the_log_that_got_the_traceback_is_named(tmp_path):
+    @console.log_file(tmp_path / "outer.txt")
+    @console.log_file(tmp_path / "inner.txt")
+    def run():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run()
+    assert console.filed_at(caught.value) == tmp_path / "inner.txt"
+
+
+def test_tables_and_lines_are_printed_without_markup_and_escape_codes(capsys):
+    table = Table(title="[red]t")
+    table.add_column("[b]name")
+    table.add_row("[link=x]cat\x1b[31m")
+    table.add_row(Text("\u202edog"))
+    console.output().print(table)
+    console.output().print("[red]\x9b2J :smile:")
+    said = capsys.readouterr().out
+    for text in ("[red]t", "[b]name", r"[link=x]cat\x1b[31m", r"\u202edog", r"[red]\x9b2J :smile:"):
+        assert text in said
+    assert not {"\x1b", "\x9b", "\u202e"} & set(said)

@@ -1,17 +1,21 @@
 """Whose a stage's folder is: identity, budget and claim."""
 
-import json
+import errno
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import partial
+from typing import Any
 
 import pytest
 
-from tascnet.errors import RunFolderError
+from tascnet.errors import BudgetError, RunFolderError
 from tascnet.options import HistoryPrune, ImageFolder, Prune, RecipeChanges, Targets, Trainer, Tune
-from tascnet.run.files import write_json
+from tascnet.run.files import temporary_suffix
 from tascnet.run.folder import budget, claim, finished, identity, open_folder
+from tascnet.run.records import read_record, write_record
 
 SAMPLES = ImageFolder(root="/photos")
 TRAINER = Trainer(lr=0.1, head=RecipeChanges(lr=0.2))
@@ -102,7 +106,7 @@ def test_claim_writes_the_identity_and_keeps_a_log(tmp_path):
     folder = tmp_path / "tune"
     with claim(folder, {"seed": 0}) as held:
         assert held == folder
-        assert json.loads((folder / "identity.json").read_text()) == {"seed": 0}
+        assert read_record(folder / "identity.json", dict[str, Any]) == {"seed": 0}
     assert (folder / "log.txt").exists()
     claimed(folder, {"seed": 0})
 
@@ -140,7 +144,7 @@ def test_a_folder_in_which_nothing_was_computed_may_be_claimed_by_another(tmp_pa
     claimed(tmp_path, {"seed": 0})
     (tmp_path / "splits.json").write_text("{}")
     claimed(tmp_path, {"seed": 1})
-    assert json.loads((tmp_path / "identity.json").read_text()) == {"seed": 1}
+    assert read_record(tmp_path / "identity.json", dict[str, Any]) == {"seed": 1}
 
 
 def test_fresh_empties_that_folder_alone(tmp_path):
@@ -198,21 +202,79 @@ def test_a_folder_in_use_is_refused_also_with_fresh(tmp_path):
     claimed(tmp_path, {"seed": 0})
 
 
-def test_an_unreadable_identity_is_named(tmp_path):
-    (tmp_path / "identity.json").write_text("{")
-    with pytest.raises(RunFolderError, match=r"identity\.json is not readable"):
+@pytest.mark.parametrize("content", [b"{", b"", b"null", b"[]", b'{"seed": 0}', b"[" * 100_000, b"\xe4"])
+def test_a_damaged_identity_is_named_and_where_there_is_no_work_written_again(content, tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "identity.json").write_bytes(content)
+    (tmp_path / "state").mkdir()
+    with pytest.raises(RunFolderError, match=r"identity\.json cannot be read \(it .*fresh=true"):
         claimed(tmp_path, {"seed": 0})
+    assert (tmp_path / "identity.json").read_bytes() == content
+    (tmp_path / "state").rmdir()
+    claimed(tmp_path, {"seed": 0})
+    assert read_record(tmp_path / "identity.json", dict[str, Any]) == {"seed": 0}
+
+
+def test_an_edited_identity_is_named(tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "state").mkdir()
+    path = tmp_path / "identity.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunFolderError, match=r"identity\.json cannot be read \(it was changed or damaged"):
+        claimed(tmp_path, {"seed": 1})
+
+
+def test_results_without_an_identity_belong_to_nobody(tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "trials.jsonl").write_text("{}\n")
+    (tmp_path / "identity.json").unlink()
+    with pytest.raises(RunFolderError, match=r"holds results but no identity\.json"):
+        claimed(tmp_path, {"seed": 0})
+    claimed(tmp_path, {"seed": 0}, fresh=True)
+
+
+def test_a_folder_of_other_files_may_be_claimed(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    claimed(tmp_path, {"seed": 0})
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", [".lock", "log.txt", "identity.json", "metrics.json"])
+def test_what_is_no_regular_file_is_named(make, name, tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    read = finished if name == "metrics.json" else partial(claimed, content={"seed": 0})
+    with pytest.raises(RunFolderError, match=rf"{re.escape(name)} cannot be read \(it is a "):
+        read(tmp_path)
+
+
+def test_fresh_does_not_need_a_whole_identity(tmp_path):
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "state").mkdir()
+    (tmp_path / "identity.json").unlink()
+    (tmp_path / "identity.json").mkdir()
+    claimed(tmp_path, {"seed": 0}, fresh=True)
 
 
 def test_finished_by_metrics_of_this_very_budget(tmp_path):
     tune = Tune()
     assert not finished(tmp_path)
-    write_json(tmp_path / "metrics.json", {"budget": budget(tune)})
+    write_record(tmp_path / "metrics.json", {"budget": budget(tune)})
     assert finished(tmp_path)
     assert finished(tmp_path, budget(tune))
     assert not finished(tmp_path, budget(Tune(max_trials=25)))
     # What is no part of a budget leaves it finished.
     assert finished(tmp_path, budget(Tune(round_to=4)))
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"null", b"5", b'{"budget": {}}', b"[" * 100_000, b"\xe4"])
+def test_damaged_metrics_do_not_count_and_are_named(content, tmp_path, caplog):
+    (tmp_path / "metrics.json").write_bytes(content)
+    assert not finished(tmp_path)
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'metrics.json'} cannot be read (it ")
+    assert said.endswith("): the stage makes it again")
 
 
 def test_a_run_without_a_folder_works_in_the_cache_and_leaves_nothing(tmp_path):
@@ -233,3 +295,56 @@ def test_a_run_with_a_folder_claims_it(tmp_path):
     with open_folder(tmp_path / "tune", {"seed": 1}, cache=tmp_path / "cache", fresh=True) as folder:
         assert not (folder / "trials.jsonl").exists()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_elsewhere_is_not_that_of_the_folder(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    for run in (tmp_path / "run", None):
+        with (
+            pytest.raises(OSError, match="No space left") as caught,
+            open_folder(run, {"seed": 0}, cache=tmp_path / "cache"),
+        ):
+            raise error
+        assert caught.value is error
+
+
+def test_a_full_disk_is_named_where_the_folder_is_claimed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tascnet.run.folder.write_record", full)
+    with pytest.raises(BudgetError, match=f"the disk of {tmp_path / 'run'} is full"):
+        claimed(tmp_path / "run", {"seed": 0})
+    monkeypatch.undo()
+    # The lock is released.
+    claimed(tmp_path / "run", {"seed": 0})
+
+
+def pid_of_the_dead():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_left_in_the_cache_goes(tmp_path):
+    cache, alive = tmp_path / "cache", temporary_suffix()
+    dead = alive.replace(f"-{os.getpid()}.", f"-{pid_of_the_dead()}.")
+    elsewhere = ".other-machine-1.tmp"
+    files = [f"features/.a.npy{end}" for end in (alive, dead, elsewhere)]
+    folders = [f"run-abc{end}" for end in (alive, dead, elsewhere)]
+    for name in [*files, "pixels/key/.b.npy" + dead, "features/c.npy"]:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).touch()
+    for name in folders:
+        (cache / name / "state").mkdir(parents=True)
+
+    def left():
+        with open_folder(tmp_path / "run", {"seed": 0}, cache=cache):
+            return {str(path.relative_to(cache)) for path in [*cache.rglob("*.tmp"), *cache.rglob("*.npy")]}
+
+    assert left() == {files[0], files[2], folders[0], folders[2], "features/c.npy"}
+    for name in [*files, *folders]:
+        if (cache / name).exists():
+            os.utime(cache / name, (0, 0))
+    assert left() == {folders[0], "features/c.npy"}
+    assert (cache / folders[0] / "state").is_dir(), "its process runs"

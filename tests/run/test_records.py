@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 import types
 from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tascnet.errors import RunFolderError
-from tascnet.run import records
+from tascnet.errors import DamagedFile, RunFolderError
+from tascnet.run import files, records
+from tascnet.run.files import digest_json, write_checked
 from tascnet.run.records import (
     SCHEMA,
     STATUSES,
@@ -24,6 +27,8 @@ from tascnet.run.records import (
     TuneMetrics,
     append_record,
     from_json,
+    made_once,
+    measured_once,
     read_record,
     read_records,
     to_json,
@@ -41,8 +46,17 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=3,
 )
-EPOCH = EpochRecord(epoch=1, train_loss=0.5, val_loss=None, val_accuracy=0.75, seconds=1.5)
-TRAINING = TrainingRecord(val_accuracy=0.75, val_loss=None, best_epoch=1, seconds=1.5, epochs=(EPOCH,))
+EPOCH = EpochRecord(
+    epoch=1, train_loss=0.5, val_loss=None, val_accuracy=0.75, val_balanced_accuracy=0.5, seconds=1.5
+)
+TRAINING = TrainingRecord(
+    val_accuracy=0.75,
+    val_balanced_accuracy=0.5,
+    val_loss=None,
+    best_epoch=1,
+    seconds=1.5,
+    epochs=(EPOCH,),
+)
 
 ITERATION = Iteration(
     iteration=1,
@@ -51,6 +65,7 @@ ITERATION = Iteration(
     state="1",
     landed={"flops": 0.5, "params": None},
     val_accuracy=0.5,
+    val_balanced_accuracy=0.25,
     val_loss=1.0,
     params=7,
     flops=11,
@@ -63,6 +78,11 @@ ITERATION = Iteration(
 METRICS = ModelMetrics(
     val_accuracy=0.5,
     test_accuracy=0.5,
+    val_balanced_accuracy=0.25,
+    test_balanced_accuracy=0.25,
+    test_top5_accuracy=None,
+    classes=(),
+    confusion=((0, 1, 3),),
     params=7,
     trainable_params=7,
     flops=11,
@@ -153,21 +173,33 @@ def test_a_file_holds_the_version_and_what_was_written(tmp_path):
     write_record(path, record)
     content = json.loads(path.read_text())
     assert content["schema"] == SCHEMA
+    assert content["digest"] == digest_json({key: item for key, item in content.items() if key != "digest"})
     assert content["training"]["epochs"] == [
-        {"epoch": 1, "train_loss": 0.5, "val_loss": None, "val_accuracy": 0.75, "seconds": 1.5}
+        {
+            "epoch": 1,
+            "train_loss": 0.5,
+            "val_loss": None,
+            "val_accuracy": 0.75,
+            "val_balanced_accuracy": 0.5,
+            "seconds": 1.5,
+        }
     ]
     assert read_record(path, StepRecord) == record
 
 
 def test_fields_with_a_default_may_be_missing_in_a_file(tmp_path):
     path = tmp_path / "record.json"
-    path.write_text(json.dumps({"schema": SCHEMA, "seconds": 1}))
+    write_checked(path, {"schema": SCHEMA, "seconds": 1})
     assert read_record(path, StepRecord) == StepRecord(seconds=1.0)
 
 
 def broken(path, content, cls):
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(RunFolderError) as caught:
+    """What is said of a file: of bytes as they are, of other content with its right digest."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        write_checked(path, content)
+    with pytest.raises(DamagedFile) as caught:
         read_record(path, cls)
     text = str(caught.value)
     assert text.startswith(f"{path} cannot be read (")
@@ -202,18 +234,90 @@ def without(content, key):
         (step(frozen=[1]), "StepRecord.frozen is 1, expected str"),
         (step(training=[]), "StepRecord.training is [], expected an object"),
         (step(training={**to_json(TRAINING), "epochs": [3]}), "StepRecord.training.epochs is 3, expected an"),
-        ([], "it is no JSON object"),
-        ("{", "Expecting property name"),
-        ("", "Expecting value"),
+        (step(seconds=10**400), "StepRecord.seconds is 1000000000"),
+        (b"[]", "it is no JSON object"),
+        (b"null", "it is no JSON object"),
+        (b"5", "it is no JSON object"),
+        (b"{}", "it has no digest"),
+        (b'{"seconds": 1, "schema": 3}', "it has no digest"),
+        (b"{", "it is not JSON: Expecting property name"),
+        (b"", "it is empty"),
+        (b"\n", "it is empty"),
+        (b'{"seconds": 1', "it is not JSON: Expecting"),
+        ('{"block": "Stra\xdfe"}'.encode("latin-1"), "it is not in UTF-8"),
+        (b"\x00\x00", "it is not JSON"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"a": ' * 100_000, "it is nested too deeply"),
+        (b'{"digest": "x", "a": ' + b"[" * 900 + b"]" * 900 + b"}", "it was changed or damaged"),
+        (b'{"seconds": 1e999}', "it holds a number that is not finite"),
+        (b'{"seconds": NaN}', "it holds a number that is not finite"),
+        (b'{"seconds": -Infinity}', "it holds a number that is not finite"),
+        (b'{"seconds": 1' + b"0" * 5000 + b"}", "has thousands of digits"),
+        (b'{"seconds": 1, "digest": []}', "it was changed or damaged after it was written"),
     ],
 )
 def test_damage_is_named_with_its_field(content, says, tmp_path):
     assert says in broken(tmp_path / "record.json", content, StepRecord)
 
 
+def test_whatever_is_changed_in_a_record_is_found(tmp_path):
+    path = tmp_path / "record.json"
+    write_record(path, StepRecord(seconds=2.5, training=TRAINING, frozen=("a", "b")))
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytes([whole[place] ^ 1])
+        # Only the space between the tokens may change.
+        if not whole[place : place + 1].isspace():
+            path.write_bytes(whole[:place] + changed + whole[place + 1 :])
+            with pytest.raises(DamagedFile):
+                read_record(path, StepRecord)
+
+
 def test_a_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(RunFolderError, match=r"metrics\.json cannot be read \(.*No such file"):
+    with pytest.raises(RunFolderError, match=r"metrics\.json cannot be read \(it does not exist\)"):
         read_record(tmp_path / "metrics.json", TuneMetrics)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (os.mkfifo, "cannot be read (it is a pipe or a device, not a file)"),
+        (os.mkdir, "cannot be read (it is a folder)"),
+        (lambda path: path.symlink_to("/dev/zero"), "cannot be read (it is a pipe or a device, not a file)"),
+        (lambda path: path.symlink_to(path), "cannot be read (too many levels of symbolic links)"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(make, says, tmp_path):
+    path = tmp_path / "trials.jsonl"
+    make(path)
+    for read in (read_record, read_records):
+        with pytest.raises(RunFolderError, match=re.escape(f"{path} {says}")):
+            read(path, Trial)
+
+
+def test_a_file_that_may_not_be_read_is_called_unreadable(tmp_path, monkeypatch):
+    path = tmp_path / "trials.jsonl"
+    path.touch()
+    # The superuser may read everything.
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    for read in (read_record, read_records):
+        with pytest.raises(RunFolderError, match=re.escape(f"{path} is unreadable (permission denied)")):
+            read(path, Trial)
+
+
+def test_what_is_made_once_is_read_back_and_made_again_where_it_is_damaged(tmp_path, caplog):
+    path = tmp_path / "state" / "latency.json"
+    values = iter([2.5, 3.5])
+
+    def made():
+        return made_once(path, dict[str, float], lambda: {"original_ms": next(values)})["original_ms"]
+
+    assert [made(), made()] == [2.5, 2.5]
+    assert caplog.messages == []
+    path.write_text(path.read_text().replace("2.5", "1.5"))
+    assert [made(), made()] == [3.5, 3.5]
+    (said,) = caplog.messages
+    assert said == f"{path} cannot be read (it was changed or damaged after it was written): it is made again"
 
 
 def test_an_item_of_a_mapping_is_named():
@@ -229,18 +333,33 @@ def test_a_pair_has_two_items():
             from_json(ModelMetrics, costs | {"latency_ms_spread": spread})
 
 
+def test_what_was_measured_once_is_not_measured_again_where_it_is_damaged(tmp_path):
+    path = tmp_path / "latency.json"
+    values = iter([2.5, 3.5])
+
+    def measured():
+        return measured_once(path, lambda: {"original_ms": next(values)})
+
+    assert [measured(), measured()] == [{"original_ms": 2.5}] * 2
+    path.write_text(path.read_text().replace("2.5", "1.5"))
+    with pytest.raises(DamagedFile, match=r"latency\.json cannot be read \(it was changed .*or delete it"):
+        measured()
+    path.unlink()
+    assert measured() == {"original_ms": 3.5}
+
+
 # Journals.
 
 
 def test_a_journal_gives_its_records_back_in_order(tmp_path):
     path = tmp_path / "folder" / "iterations.jsonl"
     assert read_records(path, Iteration) == []
-    rows = [ITERATION, replace(ITERATION, iteration=2, landed=None)]
+    rows = [replace(ITERATION, iteration=0), replace(ITERATION, landed=None)]
     for row in rows:
         append_record(path, row)
     assert read_records(path, Iteration) == rows
-    write_records(path, rows[1:])
-    assert read_records(path, Iteration) == rows[1:]
+    write_records(path, rows[:1])
+    assert read_records(path, Iteration) == rows[:1]
 
 
 def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_record(tmp_path):
@@ -256,23 +375,53 @@ def test_a_torn_last_line_is_ignored_and_cut_off_by_the_next_record(tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("nonsense", "it is no JSON object"),
+        ("nonsense", "it is not JSON: Expecting value"),
         ("[1]", "it is no JSON object"),
-        ('{"trial": 1}', "Trial lacks 'depth'"),
-        (json.dumps(to_json(TRIAL) | {"status": "done"}), "the status 'done', expected one of ok, failed"),
-        (json.dumps(to_json(TRIAL) | {"speed": 1}), "Trial has the unknown field 'speed'"),
-        (json.dumps(to_json(TRIAL) | {"value": "high"}), 'Trial.value is "high", expected float'),
+        ("[" * 100_000, "it is nested too deeply"),
+        ({"trial": 1}, "Trial lacks 'depth'"),
+        (to_json(TRIAL) | {"status": "done"}, "the status 'done', expected one of ok, failed"),
+        (to_json(TRIAL) | {"speed": 1}, "Trial has the unknown field 'speed'"),
+        (to_json(TRIAL) | {"value": "high"}, 'Trial.value is "high", expected float'),
+        (to_json(TRIAL), "it is trial 0, expected trial 1"),
+        (to_json(TRIAL) | {"trial": 2}, "it is trial 2, expected trial 1"),
+        (json.dumps(to_json(TRIAL) | {"trial": 1}), "it was changed or damaged after it was written"),
     ],
 )
 def test_a_corrupt_line_is_refused_with_its_number(line, says, tmp_path):
+    """Content has its right check, a text none."""
     path = tmp_path / "trials.jsonl"
-    row = json.dumps(to_json(TRIAL))
-    path.write_text(f"{row}\n{line}\n{row}\n")
+    append_record(path, TRIAL)
+    with open(path, "a") as file:
+        file.write(f"{line}\n" if isinstance(line, str) else "")
+    if not isinstance(line, str):
+        append_record(path, line)
+    append_record(path, replace(TRIAL, trial=2))
     with pytest.raises(RunFolderError) as caught:
         read_records(path, Trial)
     assert f"line 2 of {path} is corrupt (" in str(caught.value)
     assert says in str(caught.value)
     assert "delete it and all lines after it" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda rows: [rows[0], rows[0], *rows[1:]], 2),
+        (lambda rows: [rows[1], rows[0], rows[2]], 1),
+        (lambda rows: [rows[0], rows[2]], 2),
+        (lambda rows: rows[1:], 1),
+        (lambda rows: [rows[0], rows[1].replace(b'"trial": 1', b'"trial": 9'), rows[2]], 2),
+        (lambda rows: [rows[0], rows[1].replace(b"0.5", b"0.7"), rows[2]], 2),
+        (lambda rows: [*rows[:2], rows[2].replace(b'"depth": 1', b'"depth": 2')], 3),
+    ],
+    ids=["duplicated", "reordered", "lost", "first lost", "renumbered", "edited", "last edited"],
+)
+def test_rows_that_were_changed_are_refused(change, line, tmp_path):
+    path = tmp_path / "trials.jsonl"
+    write_records(path, [replace(TRIAL, trial=number) for number in range(3)])
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(RunFolderError, match=rf"line {line} of .*trials\.jsonl is corrupt"):
+        read_records(path, Trial)
 
 
 def test_numbers_that_json_cannot_hold_are_not_written(tmp_path):
