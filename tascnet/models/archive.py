@@ -1,27 +1,33 @@
 """Saved models: weights in safetensors, the architecture as checked JSON; no pickle, no code."""
 
+import hashlib
+import json
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError, first_line
 from tascnet.models.chains.custom import call_factory
-from tascnet.models.describe import construct, describe
+from tascnet.models.describe import MOST_LAYERS, construct, describe
 from tascnet.models.info import ModelInfo, info_of, with_info
+from tascnet.models.tensors import READ_ERRORS, check_safetensors, unfit
 from tascnet.models.text import TextPreprocessing
-from tascnet.run.files import digest_file, read_json, write_json, write_whole
+from tascnet.run.files import check_regular, digest_file, parse_json, write_json, write_whole
 
 _WEIGHTS = "model.safetensors"
 _ARCHITECTURE = "architecture.json"
 _FORMAT = "tascnet model"
-_VERSION = 1
-# Of architecture.json; the largest backbone takes 200 kB, the largest vocabulary some 4 MB.
+_VERSION = 2
+# Of architecture.json; the largest backbone takes 200 kB, the largest vocabulary some 8 MB.
 _LARGEST_TEXT = 1 << 24
+# Braces and brackets in it: two and at most four for each layer, the others in names of classes and words.
+_MOST_OBJECTS, _MOST_LISTS = 2 * MOST_LAYERS + 1000, 4 * MOST_LAYERS + 1000
 
 _STORABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -38,30 +44,34 @@ def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = No
         info: stored with the network; None: its attribute `info`.
 
     Raises:
-        ArchiveError: a layer has arguments or weights that cannot be stored.
+        ArchiveError: a layer has arguments or weights that cannot be stored, or the network is too large.
         ConfigError: the network has no `info`.
     """
     folder, info = Path(folder), info or info_of(network)
     tree = describe(network)
     state = network.state_dict()
     for key, tensor in state.items():
-        if tensor.dtype not in _STORABLE:
-            raise ArchiveError(f"{key} is a {tensor.dtype}, expected float or int64")
+        if tensor.dtype not in _STORABLE or unfit(tensor):
+            kind = unfit(tensor) or f"a {tensor.dtype}"
+            raise ArchiveError(f"{key} is {kind}, expected float or int64")
     # safetensors takes no channels_last tensors and none that share memory.
     packed = {
         key: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).contiguous()
         for key, tensor in state.items()
     }
-    write_whole(folder / _WEIGHTS, lambda path: safetensors.torch.save_file(packed, path))
     content = {
         "format": _FORMAT,
         "version": _VERSION,
         "info": info.to_dict(),
-        "weights_digest": digest_file(folder / _WEIGHTS),
+        "weights_digest": "",
         "channels_last": [key for key, tensor in state.items() if _is_channels_last(tensor)],
         "chain": tree,
     }
-    write_json(folder / _ARCHITECTURE, content)
+    # Before anything is written.
+    _check_bounds(json.dumps(content, indent=2).encode(), "this network's description")
+    write_whole(folder / _WEIGHTS, lambda path: safetensors.torch.save_file(packed, path))
+    content["weights_digest"] = digest_file(folder / _WEIGHTS)
+    write_json(folder / _ARCHITECTURE, {"digest": _digest(content), **content})
 
 
 def load(
@@ -106,21 +116,29 @@ def load(
 
 def _read_architecture(path: Path) -> dict[str, Any]:
     """The content of the file with `info` as a `ModelInfo`; the tree of layers is not checked yet."""
-    if not path.is_file():
-        raise ArchiveError(f"{str(path.parent)!r} is no saved model: it has no {path.name}", _OTHER_FOLDER)
-    if path.stat().st_size > _LARGEST_TEXT:
-        raise ArchiveError(f"{path} is larger than any architecture", _HINT)
     try:
-        content = read_json(path)
+        check_regular(path)
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST_TEXT + 1)
+        _check_bounds(text, str(path))
+        content = parse_json(text)
+        digest = content.pop("digest", None) if isinstance(content, dict) else None
+        is_whole = digest == _digest(content)
+    except FileNotFoundError as error:
+        raise ArchiveError(
+            f"{str(path.parent)!r} is no saved model: it has no {path.name}", _OTHER_FOLDER
+        ) from error
     except (ValueError, OSError, RecursionError) as error:
         raise ArchiveError(f"{path} cannot be read ({first_line(error)})", _HINT) from error
-    if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ArchiveError(f"{path} does not describe a model of tascnet", _OTHER_FOLDER)
     if content.get("version") != _VERSION:
         raise ArchiveError(
-            f"{path} has version {str(content.get('version'))[:40]}, expected {_VERSION}",
+            f"{path} has version {reprlib.repr(content.get('version'))}, expected {_VERSION}",
             "use the tascnet that wrote it",
         )
+    if not is_whole:
+        raise ArchiveError(f"{path} was changed or damaged after it was saved", _HINT)
     keys = content.get("channels_last")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ArchiveError(f"{path} has no list channels_last", _HINT)
@@ -128,8 +146,22 @@ def _read_architecture(path: Path) -> dict[str, Any]:
         raise ArchiveError(f"{path} has no weights_digest", _HINT)
     try:
         return {**content, "info": ModelInfo.from_dict(content.get("info"))}
-    except ConfigError as error:
-        raise ArchiveError(f"{path} is wrong ({error})", _HINT) from error
+    except (ConfigError, RecursionError) as error:
+        why = first_line(error) if isinstance(error, ConfigError) else "it is nested too deeply"
+        raise ArchiveError(f"{path} is wrong ({why})", _HINT) from error
+
+
+def _check_bounds(text: bytes, name: str) -> None:
+    """Raise before the text of an architecture, parsed, takes memory and time."""
+    if len(text) > _LARGEST_TEXT:
+        raise ArchiveError(f"{name} takes more than {_LARGEST_TEXT} bytes")
+    if text.count(b"{") > _MOST_OBJECTS or text.count(b"[") > _MOST_LISTS:
+        raise ArchiveError(f"{name} holds more than {MOST_LAYERS} layers")
+
+
+def _digest(content: Any) -> str:
+    """A digest of JSON content, in the order of its keys, for that of layers matters."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def _check_input(model: nn.Module, info: ModelInfo) -> None:
@@ -149,9 +181,8 @@ def _check_input(model: nn.Module, info: ModelInfo) -> None:
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
     """The tensors of the file, if its names, shapes and types are those expected."""
-    if not path.is_file():
-        raise ArchiveError(f"{str(path.parent)!r} has no {path.name}", _HINT)
     try:
+        check_safetensors(path)
         # Opening the file checks its length.
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
@@ -172,7 +203,9 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], digest: str) -> di
         if digest_file(path) != digest:
             raise ArchiveError(f"{path} is corrupt, or not the file that belongs to {_ARCHITECTURE}", _HINT)
         return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise ArchiveError(f"{str(path.parent)!r} has no {path.name}", _HINT) from error
+    except READ_ERRORS as error:
         raise ArchiveError(f"{path} cannot be read ({first_line(error)})", _HINT) from error
 
 

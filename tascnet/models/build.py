@@ -20,7 +20,8 @@ from tascnet.models.chains.small import (
     textcnn_chain,
 )
 from tascnet.models.head import classifier_of
-from tascnet.models.info import ModelInfo, Preprocessing, info_of, with_info
+from tascnet.models.info import ModelInfo, info_of, with_info
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.weights import (
     PUBLISHED,
@@ -181,10 +182,10 @@ def _chain(
     *_, (last, _) = chain.named_children()
     key = keys.get(f"{last}.weight", f"{last}.weight")
     if key not in state or state[key].dim() != 2 or not len(state[key]):
-        raise not_those_of(name, f"they have no matrix {key}")
+        raise not_those_of(name, weights, f"they have no matrix {key}")
     if len(state[key]) != classifier_of(chain).out_features:
         chain, keys = made(len(state[key]))
-    fill(chain, keys, state, name)
+    fill(chain, keys, state, name, weights)
     return chain.eval()
 
 
@@ -228,8 +229,6 @@ def _vocabulary(weights: str | Path) -> tuple[str, ...]:
     if weights == "pretrained":
         raise WeightsError("textcnn has no published weights that can be downloaded", hint)
     path = Path(weights).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"`weights={path}` is no file", hint)
     words = read_metadata(path).get(_VOCABULARY)
     if words is None:
         raise WeightsError(f"the weights {path} hold no vocabulary", hint)

@@ -5,6 +5,7 @@ A tree is JSON content: `{"type": "Conv2d", "args": {...}}`, or `{"type": "Seque
 wrong but cannot run code.
 """
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ from tascnet.models.blocks import (
 _WIDEST = 1 << 20
 _LONGEST = 4096
 _DEEPEST = 32
+_LONGEST_NAME = 200
+# In a network, counting blocks; DenseNet-201 has some 900. That many are made in a second or two.
+MOST_LAYERS = 10_000
 
 Check = Callable[[Any], bool]
 Tree = Mapping[str, Any]
@@ -144,8 +148,16 @@ def describe(module: nn.Module, path: str = "") -> dict[str, Any]:
     imports, and its children.
 
     Raises:
-        ArchiveError: an argument of a layer lies outside the bounds that loading accepts.
+        ArchiveError: an argument of a layer, their number or nesting lies outside the bounds of loading.
     """
+    layers = sum(1 for _ in module.named_modules(remove_duplicate=False))
+    if layers > MOST_LAYERS:
+        raise ArchiveError(f"the network has {layers} layers, expected at most {MOST_LAYERS}")
+    return _described(module, path)
+
+
+def _described(module: nn.Module, path: str) -> dict[str, Any]:
+    _check_place(path)
     kind = type(module)
     if kind in _LEAVES:
         args = {name: getattr(module, name) for name in _LEAVES[kind]}
@@ -153,7 +165,7 @@ def describe(module: nn.Module, path: str = "") -> dict[str, Any]:
             args["bias"] = args["bias"] is not None
         _check(kind.__name__, args, path)
         return {"type": kind.__name__, "args": args}
-    children = {name: describe(child, _join(path, name)) for name, child in _named(module)}
+    children = {name: _described(child, _join(path, name)) for name, child in _named(module)}
     if kind is nn.Sequential or kind in _BLOCKS:
         return {"type": kind.__name__, "children": children}
     return {"type": _CUSTOM, "class": _class_name(module), "children": children}
@@ -177,7 +189,8 @@ def construct(tree: Any, original: nn.Module | None = None, path: str = "") -> n
         ArchiveError: the tree is not one of ours, or needs another factory.
     """
     kind = tree.get("type") if isinstance(tree, Mapping) else None
-    if not isinstance(kind, str) or path.count(".") >= _DEEPEST:
+    _check_place(path)
+    if not isinstance(kind, str):
         raise _wrong(path, "is no description of a layer")
     if kind in _LEAF_NAMES:
         return _leaf(kind, tree.get("args"), path)
@@ -187,7 +200,7 @@ def construct(tree: Any, original: nn.Module | None = None, path: str = "") -> n
     if not isinstance(subtrees, Mapping):
         raise _wrong(path, "has no list of layers")
     for name in subtrees:
-        if not name or "." in name:
+        if not name or "." in name or len(name) > _LONGEST_NAME:
             raise _wrong(path, f"has a layer of the impossible name {name[:80]!r}")
     module = _own(tree, original, path) if kind == _CUSTOM else nn.Sequential()
     children = {name: construct(child, original, _join(path, name)) for name, child in subtrees.items()}
@@ -236,11 +249,16 @@ def _check(kind: str, args: Mapping[str, Any], path: str) -> None:
         raise _wrong(path, f"needs exactly the arguments {sorted(checks)} of a {kind}")
     for name, value in args.items():
         if not checks[name](value):
-            raise _wrong(path, f"has an impossible {name} of a {kind}: {str(value)[:80]}")
+            raise _wrong(path, f"has an impossible {name} of a {kind}: {reprlib.repr(value)}")
     # torch checks it with an assertion, which Python may skip.
     padding = args.get("padding_idx")
     if padding is not None and padding >= args["num_embeddings"]:
         raise _wrong(path, f"has an impossible padding_idx of a {kind}: {padding}")
+
+
+def _check_place(path: str) -> None:
+    if path.count(".") >= _DEEPEST:
+        raise _wrong(path, f"is nested more than {_DEEPEST} deep")
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

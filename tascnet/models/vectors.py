@@ -6,12 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import ConfigError, WeightsError
+from tascnet.errors import ConfigError, WeightsError, first_line
 from tascnet.models.blocks import sequence
 from tascnet.models.text import normalise
+from tascnet.run.files import check_regular
 
 # New words draw their vectors uniformly from -0.25 to 0.25.
 _SPREAD = 0.25
+# Of a file of vectors, in characters; a line of GloVe has some 3,000.
+_LONGEST_LINE = 1 << 20
 
 
 def with_vocabulary(
@@ -58,11 +61,19 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
         width: numbers in each vector.
 
     Raises:
-        WeightsError: the file is missing, or a line is not of the format.
+        WeightsError: the file is missing or unreadable, or a line is not of the format.
         ConfigError: its vectors have another width.
     """
-    if not path.is_file():
-        raise WeightsError(f"`vectors={path}` is no file", "give a text file in GloVe's format")
+    hint = "give a text file in GloVe's format"
+    try:
+        check_regular(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"`vectors={path}` is no file", hint) from error
+    except OSError as error:
+        raise WeightsError(f"the vectors {path} cannot be read ({error})", hint) from error
+
+    def no_vector() -> WeightsError:
+        return WeightsError(f"line {number} of {path} is no word with {width} numbers", hint)
 
     def other_width(does: str, came: int) -> ConfigError:
         return ConfigError(
@@ -73,17 +84,20 @@ def read_vectors(path: Path, words: Collection[str], width: int) -> dict[str, Te
     wanted = set(words)
     found: dict[str, Tensor] = {}
     with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
+        lines = iter(lambda: file.readline(_LONGEST_LINE), "")
+        for number, line in enumerate(lines, start=1):
+            if len(line) == _LONGEST_LINE or "\0" in line:
+                raise no_vector()
             # word2vec's text format begins with the numbers of words and of dimensions.
             if number == 1 and len(head := line.split()) == 2:
-                if head[1].isdigit() and int(head[1]) != width:
-                    raise other_width("announces", int(head[1]))
+                if head[1].isdecimal() and (came := int(head[1][:9])) != width:
+                    raise other_width("announces", came)
                 continue
             parts = line.rstrip().split(" ")
             word, numbers = " ".join(parts[:-width]), parts[-width:]
             # In GloVe's own files words have spaces, but not the first one.
             if not word or (number == 1 and " " in word):
-                raise other_width("holds", len(parts) - 1)
+                raise other_width("holds", len(parts) - 1) if len(parts) > 1 else no_vector()
             if (key := normalise(word)) in wanted and key not in found:
                 found[key] = _vector(numbers, path, number)
     return found
@@ -93,7 +107,7 @@ def _vector(numbers: Sequence[str], path: Path, line: int) -> Tensor:
     try:
         vector = torch.tensor([float(number) for number in numbers])
     except ValueError as error:
-        raise WeightsError(f"line {line} of {path} is no word with numbers ({error})") from error
+        raise WeightsError(f"line {line} of {path} is no word with numbers ({first_line(error)})") from error
     if not torch.isfinite(vector).all():
         raise WeightsError(f"line {line} of {path} holds numbers that are not finite")
     return vector

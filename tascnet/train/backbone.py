@@ -17,7 +17,10 @@ from tascnet.models.archive import load
 from tascnet.models.build import NAMES, build, write_backbone
 from tascnet.models.describe import describe, has_own_classes
 from tascnet.models.head import classifier_of
-from tascnet.models.info import ModelInfo, Preprocessing, with_info
+from tascnet.models.info import ModelInfo, with_info
+from tascnet.models.preprocessing import Preprocessing
+from tascnet.models.tensors import check_weights
+from tascnet.models.weights import is_whole
 from tascnet.options import BACKBONES, Backbone, Digits, ImageBackbone, Recipe, Trainer, make
 from tascnet.presets import preset
 from tascnet.run.files import digest_json
@@ -91,7 +94,7 @@ def digits_network(digits: Sequence[str], options: ImageBackbone, *, cache: str 
     made_of = {"digits": list(digits), "recipe": asdict(SOURCE_RECIPE), "input": preprocessing.to_dict()}
     folder = cache_folder(cache)
     path = folder / "weights" / f"digits_cnn-{digest_json(made_of)[:12]}.safetensors"
-    if path.exists():
+    if is_whole(path):
         return path
     log.info("pre-training digits_cnn on the digits %s", ", ".join(digits))
     with computing("cpu", None) as device:
@@ -128,6 +131,7 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
             f"the network returns {tuple(outputs.shape)} for one image, expected {(1, classes)}",
             "put an nn.Flatten before its last block",
         )
+    check_weights(chain)
     # A network that cannot be saved fails now, rather than after hours.
     has_own = has_own_classes(describe(chain))
     blocks = copy.deepcopy(chain)

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from tascnet.models.archive import load, save
 from tascnet.models.blocks import Concat, L2Norm, Residual, Scale, SliceAndPad
 from tascnet.models.build import NAMES, build_chain
 from tascnet.models.head import HeadSpec, replace_head
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.surgery import (
     activations,
     narrow,
@@ -30,6 +32,7 @@ from tascnet.surgery import (
 )
 from tascnet.surgery.layers import replace_layer
 from tests.models.networks import shaken
+from tests.models.toys import sealed
 
 INFO = ModelInfo(
     backbone="toy",
@@ -205,11 +208,12 @@ def test_a_missing_or_wrong_factory_is_one_sentence(tmp_path: Path) -> None:
         load(tmp_path, factory=partial(gated, depth=3))
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], *, seal: bool = True) -> None:
+    """Change the architecture, by hand or, with a digest of the changed one, as a stranger could."""
     path = folder / "architecture.json"
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content) if seal else content))
 
 
 def layer(content: dict[str, Any], *path: str) -> dict[str, Any]:
@@ -221,7 +225,8 @@ def layer(content: dict[str, Any], *path: str) -> dict[str, Any]:
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: c.update(format="other"), "does not describe a model of tascnet"),
-    (lambda c: c.update(version=2), "version 2, expected 1"),
+    (lambda c: c.update(version=1), "version 1, expected 2"),
+    (lambda c: c.update(version=["\x1b" * 999]), "expected 2"),
     (lambda c: c.pop("chain"), "no description of a layer"),
     (lambda c: c.pop("info"), "exactly the fields"),
     (lambda c: c["info"]["preprocessing"].update(std=[0, 0, 0]), "`std` .*above 0"),
@@ -242,9 +247,9 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: layer(c, "stem")["args"].pop("stride"), "exactly the arguments"),
     (lambda c: layer(c, "stem")["args"].update(out_channels=1 << 20), "expected"),
     (lambda c: layer(c, "residual", "shortcut")["args"].update(before=10**9), "impossible before"),
-    (lambda c: layer(c, "residual", "activation")["args"].update(alpha=float("nan")), "impossible alpha"),
+    (lambda c: layer(c, "residual", "activation")["args"].update(alpha=float("nan")), "is not finite"),
     (lambda c: layer(c, "scale")["args"].pop("initial"), "exactly the arguments"),
-    (lambda c: layer(c, "scale")["args"].update(initial=float("inf")), "impossible initial of a Scale: inf"),
+    (lambda c: layer(c, "scale")["args"].update(initial=1e7), "impossible initial of a Scale: 1"),
     (lambda c: layer(c, "scale")["args"].update(initial=None), "impossible initial of a Scale: None"),
     (lambda c: layer(c, "scale")["args"].update(initial="0.1"), "impossible initial of a Scale"),
     (lambda c: layer(c, "norm")["args"].update(eps=-1e-9), "impossible eps of a L2Norm"),
@@ -256,7 +261,22 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: c["chain"]["children"].pop("stem"), "unexpected 'stem.bias'"),
     (lambda c: c.update(chain=layer(c, "stem")), "expected a chain"),
     (lambda c: c["chain"]["children"].update(more=layer(c, "stem")), "lacks 'more.bias'"),
+    (lambda c: c["chain"]["children"].update({"a" * 201: layer(c, "stem")}), "impossible name 'aaa"),
+    (lambda c: layer(c, "stem")["args"].update(stride=10**4000), "impossible stride"),
+    (lambda c: layer(c, "stem")["args"].update(stride=nested(700)), "impossible stride"),
+    (lambda c: layer(c, "stem")["args"].update(stride="\x1b[31m"), r"impossible stride .*\\x1b"),
+    (lambda c: c["info"].update(class_names=nested(700)), "class_names is"),
+    (lambda c: c["info"].update(class_names=[1] * 10**5), "class_names is"),
+    (lambda c: c["info"]["preprocessing"].update(mean=nested(700)), "`mean`|nested too deeply"),
+    (lambda c: c["info"]["preprocessing"].update(mean=[10**400] * 3), "`mean`"),
 ]
+
+
+def nested(depth: int) -> list[Any]:
+    content: list[Any] = []
+    for _ in range(depth):
+        content = [content]
+    return content
 
 
 @pytest.mark.parametrize(("change", "words"), CHANGES)
@@ -275,11 +295,82 @@ def test_nested_beyond_reason_is_refused(folder: Path) -> None:
             content["chain"] = {"type": "Sequential", "children": {"0": content["chain"]}}
 
     rewrite(folder, lambda content: nest(content, 40))
-    with pytest.raises(ArchiveError, match="no description of a layer"):
+    with pytest.raises(ArchiveError, match="is nested more than 32 deep"):
         load(folder)
-    (folder / "architecture.json").write_text("[" * 200_000)
-    with pytest.raises(ArchiveError, match="cannot be read"):
+    (folder / "architecture.json").write_text("[" * 5000)
+    with pytest.raises(ArchiveError, match=r"cannot be read \(it is nested too deeply"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: layer(c, "residual", "body", "conv")["args"].update(stride=[1, 2]),
+        lambda c: layer(c, "residual", "body", "bn")["args"].update(eps=1e-3),
+        lambda c: c["info"]["class_names"].reverse(),
+        lambda c: c["info"]["preprocessing"].update(resize=40),
+        lambda c: c.update(channels_last=["stem.weight"]),
+        lambda c: c.pop("digest"),
+        lambda c: c.update(digest=None),
+        # The order of layers.
+        lambda c: layer(c)["children"].update(norm=layer(c)["children"].pop("norm")),
+    ],
+)
+def test_what_was_edited_or_damaged_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    rewrite(folder, lambda content: None, seal=False)
+    load(folder)
+    rewrite(folder, change, seal=False)
+    with pytest.raises(
+        ArchiveError, match=r"json was changed or damaged after it was saved: save the model again"
+    ):
+        load(folder)
+
+
+def test_more_layers_than_any_network_are_refused_before_they_take_memory(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "architecture.json"
+    monkeypatch.setattr("tascnet.models.archive.parse_json", None)
+    layers = ",".join(f'"{number}":{{"type":"Tanh","args":{{}}}}' for number in range(10_501))
+    path.write_text(f'{{"format":"tascnet model","chain":{{"type":"Sequential","children":{{{layers}}}}}}}')
+    with pytest.raises(ArchiveError, match="holds more than 10000 layers"):
+        load(folder)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ArchiveError, match="holds more than 10000 layers"):
+        load(folder)
+    path.write_bytes(bytes((1 << 24) + 1))
+    with pytest.raises(ArchiveError, match="takes more than 16777216 bytes"):
+        load(folder)
+    with pytest.raises(ArchiveError, match="the network has 10002 layers, expected at most 10000"):
+        save(nn.Sequential(*[nn.Tanh()] * 10_001), tmp_path / "large", INFO)
+    deep: nn.Module = nn.Tanh()
+    for _ in range(40):
+        deep = nn.Sequential(deep)
+    with pytest.raises(ArchiveError, match="is nested more than 32 deep"):
+        save(nn.Sequential(deep), tmp_path / "large", INFO)
+    assert not (tmp_path / "large").exists()
+
+
+def test_only_regular_files_that_may_be_read_are_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model.safetensors", "architecture.json"):
+        path = folder / name
+        content = path.read_bytes()
+        path.unlink()
+        for make, words in ((os.mkfifo, "it is a pipe or a device"), (os.mkdir, "it is a folder")):
+            make(path)
+            with pytest.raises(ArchiveError, match=rf"{name} cannot be read \({words}"):
+                load(folder)
+            path.rmdir() if path.is_dir() else path.unlink()
+        path.write_bytes(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda place, _, name=name: Path(place).name != name)
+            with pytest.raises(ArchiveError, match=rf"{name} cannot be read \(permission denied"):
+                load(folder)
+    load(folder)
 
 
 def test_truncated_files_are_one_sentence(folder: Path) -> None:
@@ -347,6 +438,8 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     counter.num_batches_tracked = torch.zeros((), dtype=torch.int32)
     with pytest.raises(ArchiveError, match=r"0\.num_batches_tracked is a torch.int32"):
         save(nn.Sequential(counter), tmp_path, INFO)
+    with pytest.raises(ArchiveError, match=r"0\.weight is without values"):
+        save(nn.Sequential(nn.Linear(2, 2, device="meta")), tmp_path, INFO)
     assert not list(tmp_path.iterdir())
 
 
@@ -370,6 +463,61 @@ def test_any_value_of_an_argument_loads_or_gives_our_error(
     except ArchiveError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def mutated(content: Any, generator: random.Random) -> Any:
+    """JSON content with one value somewhere changed, removed, doubled or nested."""
+    values = [None, True, -1, 0, 0.5, 10**12, "", "custom", "Conv2d", [], {}, [content], {"type": content}]
+    deeper = isinstance(content, dict | list) and content and generator.random() < 0.85
+    if not deeper:
+        return generator.choice(values)
+    content = dict(content) if isinstance(content, dict) else list(content)
+    key = generator.choice(list(content) if isinstance(content, dict) else range(len(content)))
+    change = generator.random()
+    if change < 0.1:
+        del content[key]
+    elif change < 0.2 and isinstance(content, dict):
+        content[generator.choice(["more", "", "a.b", "forward"])] = content[key]
+    else:
+        content[key] = mutated(content[key], generator)
+    return content
+
+
+def loads_or_gives_our_error(folder: Path) -> nn.Module | None:
+    message = ""
+    try:
+        return load(folder)
+    except ArchiveError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 1000
+    return None
+
+
+def test_any_architecture_from_a_stranger_loads_or_gives_our_error(folder: Path) -> None:
+    path, generator = folder / "architecture.json", random.Random(0)
+    whole = json.loads(path.read_text())
+    loaded = 0
+    for _ in range(150):
+        content = mutated(whole, generator)
+        path.write_text(json.dumps(sealed(content) if isinstance(content, dict) else content))
+        loaded += loads_or_gives_our_error(folder) is not None
+    assert 0 < loaded < 150
+
+
+def test_any_damage_gives_the_same_network_or_our_error(folder: Path) -> None:
+    generator, model = random.Random(0), load(folder)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(60):
+            start, end = sorted(generator.sample(range(len(whole) + 1), 2))
+            other = generator.choice([bytes([generator.randrange(256)]), b"", whole[start:end] * 2])
+            path.write_bytes(whole[:start] + other + whole[generator.choice([start + 1, end]) :])
+            again = loads_or_gives_our_error(folder)
+            assert again is None or str(again) == str(model)
+            if again is not None:
+                assert_same(model, again)
+        path.write_bytes(whole)
 
 
 def test_the_digits_network_is_small_on_disk(tmp_path: Path) -> None:

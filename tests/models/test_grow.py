@@ -14,7 +14,8 @@ from tascnet.models.blocks import L2Norm, Scale
 from tascnet.models.build import NAMES, TORCHVISION, build_chain
 from tascnet.models.grow import grow_head, output_magnitude
 from tascnet.models.head import HeadSpec, classifier_of, head_start, head_width, replace_head
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import NORMS
 from tascnet.surgery import WidthGroup, all_channel_scores, consumer_inputs, narrow, width_groups
 from tests.models.networks import shaken

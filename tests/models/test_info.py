@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from tascnet.errors import ConfigError
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 
 FIELDS = {"size": 8, "resize": 9, "mean": (0.5,), "std": (0.25,), "interpolation": "bilinear"}
 

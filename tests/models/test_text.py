@@ -1,6 +1,7 @@
 """Words, vocabularies, and networks that move between them."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tascnet
-from tascnet.errors import ArchiveError, ConfigError, WeightsError
+from tascnet.errors import ArchiveError, ConfigError, DataError, TascnetError, WeightsError
 from tascnet.measure import complexity
 from tascnet.models import ModelInfo, TextPreprocessing
 from tascnet.models.archive import save
@@ -20,6 +21,7 @@ from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import write_weights
 from tascnet.options import TextBackbone
 from tascnet.surgery import narrow, set_kernel, width_groups
+from tests.models.toys import sealed
 
 EXAMPLE = torch.zeros(1, 6, dtype=torch.int64)
 
@@ -190,7 +192,7 @@ def test_a_network_of_texts_that_was_tampered_with_is_one_sentence(change, says,
     save(network(), tmp_path, info((*SPECIAL, *"abcdefg")))
     content = json.loads((tmp_path / "architecture.json").read_text())
     change(content)
-    (tmp_path / "architecture.json").write_text(json.dumps(content))
+    (tmp_path / "architecture.json").write_text(json.dumps(sealed(content)))
     with pytest.raises(ArchiveError, match=says) as caught:
         tascnet.load(tmp_path)
     assert "\n" not in str(caught.value)
@@ -238,6 +240,39 @@ def test_vectors_of_known_words_are_read_from_gloves_format(tmp_path):
         read_vectors(tmp_path / "none.txt", ("the",), 3)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"the 1 2 3\n" + b"x" * (1 << 20), "line 2 of .* is no word with 3 numbers: give a text file"),
+        (b"2 3\nthe \0\0\x80\x3f 1 2", "line 2 of .* is no word with 3 numbers"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "line 1 of .* is no word with 3 numbers"),
+        (b"the 1 nan 3\n", "line 1 of .* holds numbers that are not finite"),
+        (b"the 1 1e39 3\n", "line 1 of .* holds numbers that are not finite"),
+        ("2 \u00b2\nthe 1 \x1b 3\n".encode(), r"line 2 of .* is no word with numbers \(.*'\\x1b'\)"),
+        (b"2 " + b"9" * 5000, "line 1 of .* announces 999999999 numbers"),
+    ],
+)
+def test_files_that_hold_no_vectors_are_one_sentence(content, says, tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_bytes(content)
+    with pytest.raises(TascnetError, match=says) as caught:
+        read_vectors(path, ("the",), 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_are_read_from_regular_files_alone(tmp_path, monkeypatch):
+    path = tmp_path / "vectors.txt"
+    for make, says in ((os.mkfifo, "it is a pipe or a device"), (os.mkdir, "it is a folder")):
+        make(path)
+        with pytest.raises(WeightsError, match=rf"vectors\.txt cannot be read \({says}.*GloVe"):
+            read_vectors(path, ("the",), 3)
+        path.rmdir() if path.is_dir() else path.unlink()
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(WeightsError, match="permission denied"):
+        read_vectors(path, ("the",), 3)
+
+
 def test_weights_of_texts_bring_their_vocabulary(tmp_path):
     chain, words = network(words=3), (*SPECIAL, "é")
     path = tmp_path / "weights.safetensors"
@@ -273,3 +308,13 @@ def test_random_words_and_weights_follow_the_seed():
     assert first.classifier.weight.equal(again.classifier.weight)
     assert not first.classifier.weight.equal(other.classifier.weight)
     assert (first.info.weights, first.info.licence) == ("random", "none")
+
+
+def test_a_text_as_the_network_takes_it():
+    words = TextPreprocessing(max_tokens=4, vocabulary=(*SPECIAL, "good", "film"))
+    tokens = words("A good Film!")
+    assert tokens.dtype == torch.int64
+    assert tokens.tolist() == [1, 2, 3, 1]
+    assert torch.equal(tokens, words.encode(["A good Film!"])[0])
+    with pytest.raises(DataError, match="the text is of type list"):
+        words(["A good film"])

@@ -1,21 +1,35 @@
 import hashlib
+import os
+import random
 import sys
 import urllib.error
+import warnings
+import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.models.build import build, build_chain, write_backbone
 from tascnet.models.chains.custom import find_factory
-from tascnet.models.weights import read_metadata, read_state, write_weights
-from tascnet.options import CustomBackbone, ImageBackbone
+from tascnet.models.weights import (
+    fill,
+    is_whole,
+    published_state,
+    published_url,
+    read_metadata,
+    read_state,
+    write_weights,
+)
+from tascnet.options import CustomBackbone, ImageBackbone, TextBackbone
 from tests.models.networks import original
 
 
@@ -85,15 +99,71 @@ def test_densenet_files_in_torchvisions_first_names(tmp_path: Path) -> None:
     assert same_weights(first, second)
 
 
+def published(monkeypatch: pytest.MonkeyPatch, folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    """A file in torch's cache, named by its digest as torchvision's are, that can be downloaded no more."""
+    monkeypatch.setenv("TORCH_HOME", str(folder))
+    torch.save(state, folder / "state.pth")
+    digest = hashlib.sha256((folder / "state.pth").read_bytes()).hexdigest()
+    path = folder / "hub" / "checkpoints" / f"network-{digest[:8]}.pth"
+    path.parent.mkdir(parents=True)
+    (folder / "state.pth").rename(path)
+    url = f"https://localhost/{path.name}"
+    monkeypatch.setattr("tascnet.models.weights.published_url", lambda name: url)
+    return path
+
+
+def test_published_weights_have_torchvisions_addresses() -> None:
+    enum = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
+    assert published_url("mobilenet_v2") == enum.url
+
+
+def test_a_damaged_download_is_downloaded_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = published(monkeypatch, tmp_path, {"a": torch.ones(1000)})
+    whole = path.read_bytes()
+    # One bit of a weight, which torch.load does not find.
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+
+    def fetch(url: str, target: str, digest: str, *, progress: bool) -> None:
+        assert url.endswith(f"-{digest}.pth")
+        Path(target).write_bytes(whole)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    with caplog.at_level("INFO", "tascnet"):
+        for _ in range(2):
+            assert torch.equal(published_state("resnet18")["a"], torch.ones(1000))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is damaged: download it again from https://localhost/{path.name}"
+    ]
+
+
+def test_a_damaged_download_that_cannot_be_replaced_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = published(monkeypatch, tmp_path, {"a": torch.ones(1000)})
+    path.write_bytes(path.read_bytes()[:1000])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    with pytest.raises(
+        WeightsError, match=rf"{path.name} is damaged .*no route.*: delete it, or download http"
+    ):
+        build_chain("resnet18", weights="pretrained")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(WeightsError, match=r"it is a pipe .*: delete it"):
+        build_chain("resnet18", weights="pretrained")
+
+
 def test_pretrained_takes_the_file_of_torchvisions_enum(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    enum = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
     model = original("mobilenet_v2", 1000)
-    torch.save(model.state_dict(), folder / enum.url.rpartition("/")[2])
+    published(monkeypatch, tmp_path, model.state_dict())
     network = build(ImageBackbone(name="mobilenet_v2"))
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(network(x), model(x))
@@ -147,7 +217,8 @@ def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path, resnet_
     with pytest.raises(WeightsError) as caught:
         build_chain("resnet20", weights=tmp_path / "wrong.pth")
     assert str(caught.value) == (
-        "the weights are not those of resnet20 (missing: layer2.1.conv2.weight; unexpected: extra; "
+        f"the weights {tmp_path / 'wrong.pth'} are not those of resnet20 "
+        "(missing: layer2.1.conv2.weight; unexpected: extra; "
         "of another shape: conv1.weight (16, 1, 3, 3) for (16, 3, 3, 3)): "
         "check that network and weights belong together"
     )
@@ -171,14 +242,180 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path, resnet_file: Path) ->
     (tmp_path / "state.bin").write_bytes(whole)
     torch.save({"a": Evil()}, tmp_path / "evil.pth")
     for name in ("torn.pth", "empty.pth", "text.safetensors", "state.bin", "evil.pth"):
-        with pytest.raises(WeightsError, match="cannot be read") as caught:
-            read_state(tmp_path / name)
-        assert "\n" not in str(caught.value)
+        refuse(tmp_path / name, "cannot be read")
+    # Not the advice of torch, to run what it holds.
+    refuse(tmp_path / "evil.pth", r"\(it holds print, which is no tensor\): give a whole \.safetensors file")
     with pytest.raises(WeightsError, match="no file"):
         read_state(tmp_path / "absent.pth")
     torch.save({"epoch": 3}, tmp_path / "numbers.pth")
     with pytest.raises(WeightsError, match="no state dict"):
         read_state(tmp_path / "numbers.pth")
+
+
+def saved(folder: Path, **tensors: Tensor) -> Path:
+    torch.save(tensors, folder / "state.pth")
+    return folder / "state.pth"
+
+
+def quantised() -> Tensor:
+    with warnings.catch_warnings(action="ignore"):
+        return torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.empty(3, device="meta"), r"a is without values \(on the meta device\)"),
+        (lambda: torch.eye(3).to_sparse(), "a is sparse"),
+        (quantised, "a is quantised"),
+        (lambda: torch.ones(3, dtype=torch.complex64), "a is complex"),
+        (lambda: torch.zeros(1).expand(10**6, 10**6), "its tensors are larger than the file"),
+        (lambda: torch.tensor([1.0, float("nan")]), "numbers that are not finite, in a:"),
+        (lambda: torch.tensor([1e300], dtype=torch.float64), "numbers that are not finite, in a:"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_named(make: Any, words: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, a=make())
+    with pytest.raises(WeightsError, match=words) as caught:
+        read_state(path)
+    assert str(path) in str(caught.value)
+
+
+def test_integers_are_no_weights_and_float_counters_are_counted(tmp_path: Path, resnet_file: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    counters = {key: torch.tensor(7.0).half() for key in state if "num_batches" in key}
+    chain = build_chain("resnet20", weights=saved(tmp_path, **{**state, **counters}))
+    counted = [tensor for key, tensor in chain.state_dict().items() if "num_batches" in key]
+    assert len(counted) == len(counters) > 0
+    assert all(tensor.dtype == torch.int64 and tensor == 7 for tensor in counted)
+    path = saved(tmp_path, **{**state, "conv1.weight": state["conv1.weight"].to(torch.int8)})
+    with pytest.raises(WeightsError, match=r"of another type: conv1\.weight torch\.int8 for torch\.float32"):
+        build_chain("resnet20", weights=path)
+
+
+def test_one_name_for_two_tensors_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, **{"a": torch.ones(1), "module.a": torch.zeros(1)})
+    with pytest.raises(WeightsError, match="it holds a twice"):
+        read_state(path)
+
+
+def test_names_from_a_file_do_not_reach_the_terminal_raw(tmp_path: Path) -> None:
+    name = "\x1b[31m"
+    path = saved(tmp_path, **{name: torch.full((1,), float("inf"))})
+    with pytest.raises(WeightsError, match=r"in \\x1b\[31m"):
+        read_state(path)
+    with pytest.raises(WeightsError, match=r"unexpected: \\x1b\[31m"):
+        fill(nn.Sequential(nn.Linear(1, 1)), {}, {name: torch.ones(1)}, "toy", path)
+
+
+class Bomb:
+    """Pickled as a call that takes a gigabyte."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (10**9,)
+
+
+def test_what_unpacks_to_more_than_its_size_is_refused_unread(
+    tmp_path: Path, resnet_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.pth"
+    monkeypatch.setattr(torch, "load", None)
+    with zipfile.ZipFile(resnet_file) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in whole.infolist():
+            packed.writestr(part.filename, bytes(10**6) if "data/" in part.filename else whole.read(part))
+    refuse(path, "bytes unpack to .*, and torch.save does not compress")
+    for is_zip in (True, False):
+        torch.save({"a": Bomb()}, path, _use_new_zipfile_serialization=is_zip)
+        refuse(path, "it holds a bytearray")
+    monkeypatch.setattr("tascnet.models.tensors._LARGEST_HEADER", 1000)
+    with zipfile.ZipFile(path, "w") as many:
+        many.writestr("a" * 1000, "")
+    refuse(path, "the list of its parts has more than 1000 bytes")
+    with zipfile.ZipFile(path, "w") as large:
+        large.writestr("state/data.pkl", bytes(1001))
+    refuse(path, "1001 bytes beside its tensors")
+
+
+def test_headers_beyond_reason_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.safetensors"
+    monkeypatch.setattr("tascnet.models.weights.safe_open", None)
+    path.write_bytes((1 << 25).to_bytes(8, "little") + bytes(1 << 25))
+    refuse(path, "its header has 33554432 bytes, expected at most 16777216")
+    header = b"{" * 100_001
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    refuse(path, "more than 100000 names")
+    for content in (b"", b"\0" * 8, (10**9).to_bytes(8, "little") + b"{}", b"\xff" * 8 + b"{}"):
+        path.write_bytes(content)
+        refuse(path, "truncated, or no safetensors file")
+
+
+def test_metadata_nested_beyond_reason_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    for entry in ("[" * 100_000, "5", "null", "[5]", "\x1b"):
+        save_file({"a": torch.ones(1)}, path, {"tascnet": entry})
+        refuse(path, "cannot be read")
+        with pytest.raises(WeightsError, match="cannot be read"):
+            read_metadata(path)
+
+
+def test_only_regular_files_that_may_be_read_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("state.pth", "state.safetensors"):
+        path = tmp_path / name
+        refuse(path, "is no file: give `pretrained`")
+        path.mkdir()
+        refuse(path, r"it is a folder")
+        path.rmdir()
+        os.mkfifo(path)
+        refuse(path, "it is a pipe or a device")
+        with pytest.raises(WeightsError, match="it is a pipe"):
+            build(TextBackbone(weights=str(path)))
+        path.unlink()
+        path.touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda *_: False)
+            refuse(path, "permission denied")
+
+
+def test_a_changed_bit_of_our_own_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    write_weights(path, nn.Linear(3, 2), metadata={"note": "ours"})
+    whole = path.read_bytes()
+    for position in (whole.index(b"ours"), len(whole) - 20):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        refuse(path, "changed or damaged after they were written: take another copy")
+        assert not is_whole(path)
+    path.write_bytes(whole)
+    assert is_whole(path)
+
+
+def test_any_change_of_a_file_is_one_sentence(tmp_path: Path, resnet_file: Path) -> None:
+    """Other bytes, cuts and repetitions give finite tensors, perhaps others than before, or our error."""
+    generator = random.Random(0)
+    small = {"a": torch.arange(6.0), "b.num_batches_tracked": torch.tensor(3), "c": torch.ones(2, 2).half()}
+    torch.save(small, tmp_path / "zip.pth")
+    torch.save(small, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(small, tmp_path / "other.safetensors")
+    for path in sorted(tmp_path.glob("[zo][ilt]*")):
+        whole = path.read_bytes()
+        for _ in range(100):
+            path.write_bytes(mutated(whole, generator))
+            with suppress(WeightsError):
+                assert all(torch.isfinite(tensor).all() for tensor in read_state(path).values())
+
+
+def mutated(whole: bytes, generator: random.Random) -> bytes:
+    start, end = sorted(generator.sample(range(len(whole) + 1), 2))
+    other = [bytes([generator.randrange(256)]), b"", whole[start:end] * 2, generator.randbytes(end - start)]
+    return whole[:start] + generator.choice(other) + whole[generator.choice([end, start + 1]) :]
+
+
+def refuse(path: Path, words: str) -> None:
+    with pytest.raises(WeightsError, match=words) as caught:
+        read_state(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_own_weights_are_written_and_read_back(tmp_path: Path) -> None:
@@ -232,8 +469,14 @@ def test_custom_chains_by_dotted_path(tmp_path: Path) -> None:
     ("source", "told"),
     [
         ("def chain(:\n", "SyntaxError: "),
-        ("raise RuntimeError('no\\nlicence')", r"RuntimeError: no licence\): correct it"),
-        ("import a_module_that_is_missing", r"a_module_that_is_missing'\): correct it"),
+        (
+            "raise RuntimeError('no\\nlicence')",
+            r"RuntimeError: no licence \(.*own_network\.py, line 1\)\): correct it",
+        ),
+        (
+            "import a_module_that_is_missing",
+            r"a_module_that_is_missing' \(.*own_network\.py, line 1\)\): correct it",
+        ),
         ("from os import a_name_that_is_missing", "ImportError: .*: correct it"),
         ("import sys; sys.exit()", "SystemExit"),
         ("chains = 1", r"own_network has no 'chain'\): give the dotted path"),

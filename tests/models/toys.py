@@ -1,6 +1,9 @@
 """Small chains for the tests of surgery and pruning."""
 
+import hashlib
+import json
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -188,3 +191,9 @@ def silence(chain: nn.Module, filters: dict[str, list[int]]) -> None:
 def output(chain: nn.Sequential, x: Tensor = EXAMPLE) -> Tensor:
     with torch.no_grad():
         return chain(x)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a changed architecture.json with its digest, as a stranger could make it."""
+    content = {key: value for key, value in content.items() if key != "digest"}
+    return {**content, "digest": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from tascnet.errors import ConfigError
+from tascnet.errors import ConfigError, in_words
 
 Factory = Callable[..., nn.Sequential]
 
@@ -28,7 +28,7 @@ def find_factory(path: str) -> Factory:
         # The module was not found, or fails itself.
         missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         hint = _HINT if missing or not module_name or module_name.startswith(".") else _MEND
-        raise ConfigError(f"factory {path!r} cannot be imported ({_in_words(error)})", hint) from error
+        raise ConfigError(f"factory {path!r} cannot be imported ({in_words(error)})", hint) from error
     if not hasattr(module, name):
         raise ConfigError(f"factory {path!r} cannot be imported ({module_name} has no {name!r})", _HINT)
     factory = getattr(module, name)
@@ -46,8 +46,9 @@ def call_factory(factory: Factory, num_classes: int) -> nn.Sequential:
     name = _name(factory)
     try:
         chain = factory(num_classes)
-    except Exception as error:
-        raise ConfigError(f"factory {name} failed with {_in_words(error)}", _MEND) from error
+    # It may call sys.exit.
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"factory {name} failed with {in_words(error)}", _MEND) from error
     if not isinstance(chain, nn.Sequential) or not len(chain):
         raise ConfigError(f"factory {name} returned {type(chain).__name__}, expected an nn.Sequential", _HINT)
     return chain
@@ -73,8 +74,3 @@ def _name(factory: Factory) -> str:
     function = factory.func if isinstance(factory, partial) else factory
     name = getattr(function, "__qualname__", type(function).__name__)
     return f"{getattr(function, '__module__', '')}.{name}".lstrip(".")
-
-
-def _in_words(error: BaseException) -> str:
-    """`RuntimeError: no such layer`, on one line."""
-    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
