@@ -5,13 +5,14 @@ The classes are frozen and check their values: types, bounds, choices, and rules
 
 import math
 import operator
+import os
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union, cast, get_args, get_origin
 
-from tascnet.errors import ConfigError, closest, listed
+from tascnet.errors import ConfigError, closest, listed, printable
 
 # Published data sets of images and of texts, and those of them that come with a test split.
 PUBLISHED_IMAGES = ("caltech101", "caltech256", "stanford_dogs", "cifar10", "oxford_flowers102")
@@ -28,11 +29,21 @@ ACTIVATIONS = (
     *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "tanh", "sigmoid"),
 )
 NORMS = ("none", "l2", "batchnorm")
+# What decides which epoch, trial or network is the best.
+METRICS = ("accuracy", "balanced_accuracy")
 MERGES = ("none", "average", "fold", "fold_weights", "refit")
 # What `criterion` takes besides dotted paths.
 CRITERIA = (
     *("history", "reconstruction", "magnitude", "taylor", "fpgm", "lamp", "hessian", "bn_scale", "random"),
 )
+
+# More than anyone trains, and few enough that a mistyped number is found before it costs anything.
+MOST_EPOCHS, MOST_TRIALS, MOST_FILTERS = 100_000, 100_000, 65_536
+# Threads for each CPU: more of them only wait for each other, and far more end the process.
+THREADS_PER_CPU = 4
+
+# Of smaller images these networks leave nothing.
+SMALLEST_SIZES = {"vgg16": 32, "densenet121": 29}
 
 BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
     ("minimum", operator.lt, "at least"),
@@ -79,6 +90,25 @@ def option(
     """
     metadata = {key: value for key, value in locals().items() if key != "default"}
     return field(default=default, metadata=metadata)
+
+
+def _epochs(default: int | None, help: str, minimum: int = 1) -> Any:
+    return option(default, help, minimum=minimum, maximum=MOST_EPOCHS)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_rule(threads: int | None) -> Rule:
+    """The rule that this machine can use so many CPU threads."""
+    most = THREADS_PER_CPU * usable_cpus()
+    return (
+        threads is not None and not 1 <= threads <= most,
+        f"`threads={threads}` is not between 1 and {most}, four for each CPU of this machine",
+        f"give at most {most}, or leave it out",
+    )
 
 
 def _share(default: float | None, help: str, **rules: Any) -> Any:
@@ -180,8 +210,12 @@ class Data(Options):
     """The samples and how they are split; what training and validation leave is the test split."""
 
     name: str = option("", "Name of the data set.")
-    train: int | float = option(0.7, "Training samples of each class: a count, or a share below 1.", above=0)
-    val: int | float = option(0.15, "Validation samples of each class: a count, or a share below 1.", above=0)
+    train: int | float = option(
+        0.7, "Training samples of each class: a count, or a share below 1.", above=0, maximum=10**9
+    )
+    val: int | float = option(
+        0.15, "Validation samples of each class: a count, or a share below 1.", above=0, maximum=10**9
+    )
 
     def rules(self) -> Iterator[Rule]:
         for name in ("train", "val"):
@@ -198,7 +232,7 @@ class Data(Options):
         )
         yield (
             isinstance(self.train, float) and self.train + self.val >= 1,
-            f"`train` + `val` is {self.train + self.val:g}",
+            f"`train` + `val` is {shown(float(self.train + self.val))}",
             "leave a share for the test split: a sum below 1",
         )
 
@@ -217,7 +251,7 @@ class Images(Data):
         minimum=0.05,
         maximum=1,
     )
-    pad: int = option(0, "Augmentation: pixels of edge padding before a random crop.", minimum=0)
+    pad: int = option(0, "Augmentation: pixels of edge padding before a random crop.", minimum=0, maximum=512)
 
     def rules(self) -> Iterator[Rule]:
         yield from super().rules()
@@ -251,14 +285,35 @@ class Files(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ImageFiles(Images, Files):
+class _AnyChannels(Images):
+    extra_channels: str = option(
+        "refuse",
+        "Images with more channels than colours and transparency: unreadable, or all but the first three are "
+        "dropped.",
+        choices=("refuse", "drop"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageFiles(_AnyChannels, Files):
     unreadable: str = option(
         "refuse", "Unreadable files: refuse the data set, or skip them.", choices=("refuse", "skip")
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder(_ImageFiles):
+class ReadyImages(_AnyChannels):
+    """Images that may come in ready splits."""
+
+    duplicates: str = option(
+        "refuse",
+        "Equal images in two ready splits: refuse, drop (test keeps them, else validation), or allow them.",
+        choices=("refuse", "drop", "allow"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(_ImageFiles, ReadyImages):
     """Your own images: one folder a class, or a list of files and labels."""
 
     name: str = option("image_folder", "Name of the data set.")
@@ -343,10 +398,16 @@ class ImageBackbone(Backbone):
     """A network for images, and the images that it expects."""
 
     name: str = option("mobilenet_v2", "Name of the network.", choices=IMAGE_BACKBONES)
-    size: int = option(224, "Side of the square that the network sees, in pixels.", minimum=1)
-    resize: int | None = option(None, "Shorter side after resizing; null is 8/7 of the size.", minimum=1)
-    mean: tuple[float, ...] = option(IMAGENET_MEAN, "Channel means, for pixels in [0, 1].", unique=False)
-    std: tuple[float, ...] = option(IMAGENET_STD, "Channels' deviations.", above=0, unique=False)
+    size: int = option(224, "Side of the square that the network sees, in pixels.", minimum=4, maximum=4096)
+    resize: int | None = option(
+        None, "Shorter side after resizing; null is 8/7 of the size.", minimum=4, maximum=8192
+    )
+    mean: tuple[float, ...] = option(
+        IMAGENET_MEAN, "Channel means, for pixels in [0, 1].", minimum=-1000, maximum=1000, unique=False
+    )
+    std: tuple[float, ...] = option(
+        IMAGENET_STD, "Channels' deviations.", minimum=1e-4, maximum=1000, unique=False
+    )
     interpolation: str = option("bilinear", "How images are resized.", choices=("bilinear", "bicubic"))
 
     def rules(self) -> Iterator[Rule]:
@@ -354,6 +415,12 @@ class ImageBackbone(Backbone):
             len(self.mean) != len(self.std) or len(self.mean) not in (1, 3),
             f"`mean` and `std` have {len(self.mean)} and {len(self.std)} values",
             "give one value for grey images or three for colour, the same number for both",
+        )
+        smallest = SMALLEST_SIZES.get(self.name, 0)
+        yield (
+            self.size < smallest,
+            f"`size={self.size}` leaves no pixel at the end of {self.name}",
+            f"give at least `size={smallest}`, or another network",
         )
         yield (
             self.resize is not None and self.resize < self.size,
@@ -399,22 +466,24 @@ BACKBONES: dict[str, type[Backbone]] = {"textcnn": TextBackbone, "custom": Custo
 class Steps(Options):
     """How a network is trained, but not how long."""
 
-    batch_size: int = option(32, "Samples of a step.", minimum=1)
+    batch_size: int = option(32, "Samples of a step.", minimum=1, maximum=65_536)
     optimizer: str = option(
         "adamw", "Optimiser; sgd and nesterov: momentum 0.9.", choices=("adamw", "sgd", "nesterov", "adagrad")
     )
-    lr: float = option(1e-3, "Peak learning rate.", minimum=0)
-    weight_decay: float = option(1e-2, "Weight decay: decoupled for adamw, L2 for the others.", minimum=0)
+    lr: float = option(1e-3, "Peak learning rate.", minimum=0, maximum=100)
+    weight_decay: float = option(
+        1e-2, "Weight decay: decoupled for adamw, L2 for the others.", minimum=0, maximum=100
+    )
     schedule: str = option(
         "cosine",
         "Learning rate over the steps: cosine falls to zero, step and plateau multiply it by factor.",
         choices=("constant", "cosine", "step", "plateau"),
     )
-    min_lr: float = option(0.0, "Lowest learning rate of schedule plateau.", minimum=0)
+    min_lr: float = option(0.0, "Lowest learning rate of schedule plateau.", minimum=0, maximum=100)
     warmup: float = _share(0.0, "Share of the steps over which the learning rate rises.")
-    step_epochs: int = option(20, "Epochs between two reductions by schedule step.", minimum=1)
+    step_epochs: int = _epochs(20, "Epochs between two reductions by schedule step.")
     factor: float = _share(0.5, "Factor of a reduction by schedule step or plateau.")
-    plateau_patience: int = option(5, "Epochs without improvement before plateau reduces.", minimum=0)
+    plateau_patience: int = _epochs(5, "Epochs without improvement before plateau reduces.", minimum=0)
     label_smoothing: float = _share(0.0, "Label smoothing of the cross-entropy.")
     batchnorm: str = option(
         "train",
@@ -425,18 +494,20 @@ class Steps(Options):
     def rules(self) -> Iterator[Rule]:
         idle = self.min_lr > 0 and self.schedule != "plateau"
         yield _no_effect(idle, "min_lr", f"schedule={self.schedule}", "add `schedule=plateau`")
-        yield self.min_lr > self.lr, f"`min_lr` is {self.min_lr:g}, above `lr`, {self.lr:g}", "lower it"
+        yield (
+            self.min_lr > self.lr,
+            f"`min_lr` is {shown(self.min_lr)}, above `lr`, {shown(self.lr)}",
+            "lower it",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Steps):
     """How a network is trained, and how long."""
 
-    epochs: int = option(10, "Passes over the training samples.", minimum=1)
+    epochs: int = _epochs(10, "Passes over the training samples.")
     epoch_share: float = option(1.0, "Share of the training samples in an epoch.", minimum=0.001, maximum=1)
-    patience: int | None = option(
-        None, "Epochs without a better validation accuracy before training stops; null: never.", minimum=1
-    )
+    patience: int | None = _epochs(None, "Epochs without a higher value of the metric on validation.")
 
 
 if TYPE_CHECKING:
@@ -496,8 +567,10 @@ class Trainer(Recipe):
 class Measure(Options):
     """How latency is measured."""
 
-    batch: int = option(16, "Batch size of the second latency; the first is that of one sample.", minimum=1)
-    repeats: int = option(30, "Timed passes; the latency is their median.", minimum=3)
+    batch: int = option(
+        16, "Batch size of the second latency; the first is that of one sample.", minimum=1, maximum=4096
+    )
+    repeats: int = option(30, "Timed passes; the latency is their median.", minimum=3, maximum=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -509,7 +582,11 @@ class Targets(Options):
     size_target: float | None = _target("Share of the file size that may remain.")
     latency_target: float | None = _target("Share of the latency for one sample that may remain.")
     latency_target_ms: float | None = option(
-        None, "Latency for one sample on this device, in milliseconds.", above=0, extendable=True
+        None,
+        "Latency for one sample on this device, in milliseconds.",
+        above=0,
+        maximum=10**6,
+        extendable=True,
     )
 
     @property
@@ -542,37 +619,57 @@ class TuneBase(Targets):
     )
     objective: str = option(
         "accuracy",
-        "What a trial is judged by: accuracy within the targets, loss, or accuracy against FLOPs or params.",
+        "What a trial is judged by: accuracy (by the option metric) within the targets, loss, or accuracy "
+        "against FLOPs or params.",
         choices=("accuracy", "loss", "pareto_flops", "pareto_params"),
     )
     pick: int | None = option(
-        None, "Trial of a finished search to fine-tune; null is the winner.", minimum=0, cosmetic=True
+        None,
+        "Trial of a finished search to fine-tune; null is the winner.",
+        minimum=0,
+        maximum=MOST_TRIALS,
+        cosmetic=True,
     )
-    hidden_layers: tuple[int, ...] = option((0, 1), "Choices for the dense head's hidden layers.", minimum=0)
-    neurons: tuple[int, ...] = option((128, 256, 512), "Choices for a hidden layer's neurons.", minimum=1)
+    hidden_layers: tuple[int, ...] = option(
+        (0, 1), "Choices for the dense head's hidden layers.", minimum=0, maximum=8
+    )
+    neurons: tuple[int, ...] = option(
+        (128, 256, 512), "Choices for a hidden layer's neurons.", minimum=1, maximum=MOST_FILTERS
+    )
     dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4), "Choices for head dropout.", minimum=0, below=1)
     start_depth: int = option(
         1, "Units open to the first trials; 0: the dense head alone.", minimum=0, maximum=1
     )
-    initial_trials: int = option(6, "Trials before the surrogate proposes.", minimum=1)
-    trials_per_depth: int = option(8, "Trials before one more unit is opened.", minimum=1, extendable=True)
+    initial_trials: int = option(6, "Trials before the surrogate proposes.", minimum=1, maximum=MOST_TRIALS)
+    trials_per_depth: int = option(
+        8, "Trials before one more unit is opened.", minimum=1, maximum=MOST_TRIALS, extendable=True
+    )
     max_units: int | None = option(
         None,
         "Most units from the output that are searched; null: 3, with layerwise all.",
         minimum=1,
+        maximum=10_000,
         extendable=True,
     )
     max_trials: int | None = option(
-        None, "Most trials; null is 24, or as many as max_seconds allows.", minimum=1, extendable=True
+        None,
+        "Most trials; null is 24, or as many as max_seconds allows.",
+        minimum=1,
+        maximum=MOST_TRIALS,
+        extendable=True,
     )
-    max_seconds: float | None = option(None, "Most seconds of all trials together.", above=0, extendable=True)
-    patience: int = option(1, "Units opened without gain before the end.", minimum=1, extendable=True)
-    early_stop: int | None = option(
-        None, "Epoch from which trials below the median of earlier ones are stopped; null: never.", minimum=1
+    max_seconds: float | None = option(
+        None, "Most seconds of all trials together.", above=0, maximum=10**9, extendable=True
+    )
+    patience: int = option(
+        1, "Units opened without gain before the end.", minimum=1, maximum=10_000, extendable=True
+    )
+    early_stop: int | None = _epochs(
+        None, "Epoch from which trials below the median of earlier ones are stopped; null: never."
     )
     tolerance: float | None = _share(
         0.02,
-        "Of trials this close to the best accuracy the smallest (params) wins; null: one standard error.",
+        "Of trials this close to the best metric the smallest (params) wins; null: one standard error.",
     )
     finetune_from: str = option(
         "auto",
@@ -606,7 +703,9 @@ class TuneBase(Targets):
 class Tune(TuneBase):
     """Stage one: the pre-trained layers, changed by surgery, inherit their weights."""
 
-    layerwise_every: int = option(1, "With algorithm layerwise: one trial every so many units.", minimum=1)
+    layerwise_every: int = option(
+        1, "With algorithm layerwise: one trial every so many units.", minimum=1, maximum=10_000
+    )
     widths: tuple[float, ...] = option(
         (0.25, 0.5, 0.75, 1.0),
         "Choices for the share of channels that a group of layers keeps.",
@@ -614,16 +713,20 @@ class Tune(TuneBase):
         maximum=1,
         empty=True,
     )
-    round_to: int = option(8, "Widths are multiples of this.", minimum=1)
+    round_to: int = option(8, "Widths are multiples of this.", minimum=1, maximum=MOST_FILTERS)
     kernels: tuple[int, ...] = option(
-        (3, 5), "Choices for the side of a kernel, besides the pre-trained one.", minimum=1, empty=True
+        (3, 5),
+        "Choices for the side of a kernel, besides the pre-trained one.",
+        minimum=1,
+        maximum=63,
+        empty=True,
     )
     activations: tuple[str, ...] = option(
         ("relu", "elu"), "Choices besides the pre-trained activation.", choices=ACTIVATIONS, empty=True
     )
     remove_blocks: bool = option(True, "Whether residual blocks with an identity shortcut may be removed.")
     lr_factors: tuple[float, ...] = option(
-        (1.0,), "Choices for a trial's learning rate, as multiples of its recipe's.", above=0
+        (1.0,), "Choices for a trial's learning rate, as multiples of its recipe's.", above=0, maximum=1000
     )
     importance: str = option(
         "magnitude", "Which channels a narrower trial keeps.", choices=("magnitude", "fpgm", "random")
@@ -634,7 +737,9 @@ class Tune(TuneBase):
         choices=("new", "grow", "search"),
     )
     grow_norms: tuple[str, ...] = option(NORMS, "Choices for the norm before a grown head.", choices=NORMS)
-    slim_every: int = option(3, "Every n-th proposal seeks a smaller network; 0: none does.", minimum=0)
+    slim_every: int = option(
+        3, "Every n-th proposal seeks a smaller network; 0: none does.", minimum=0, maximum=MOST_TRIALS
+    )
     distill: float = _share(0.8, "Weight of the distillation loss from the conventional network.")
 
     @property
@@ -687,13 +792,19 @@ class Autotune(TuneBase):
         "Dense layers before the classifier: kept, or replaced by the searched ones.",
         choices=("keep", "replace"),
     )
-    filters: tuple[int, ...] = option((64, 128, 256, 512), "Choices for a convolution's filters.", minimum=1)
-    filter_sizes: tuple[int, ...] = option((1, 2, 3, 5), "Choices for the side of a kernel.", minimum=1)
+    filters: tuple[int, ...] = option(
+        (64, 128, 256, 512), "Choices for a convolution's filters.", minimum=1, maximum=MOST_FILTERS
+    )
+    filter_sizes: tuple[int, ...] = option(
+        (1, 2, 3, 5), "Choices for the side of a kernel.", minimum=1, maximum=63
+    )
     activations: tuple[str, ...] = option(
         ("relu", "sigmoid", "tanh", "elu", "selu"), "Choices for activations.", choices=ACTIVATIONS
     )
-    pool_sizes: tuple[int, ...] = option((2, 3), "Choices for the side of a pooling window.", minimum=1)
-    paddings: tuple[int, ...] = option((1, 3), "Choices for zero-padding.", minimum=0)
+    pool_sizes: tuple[int, ...] = option(
+        (2, 3), "Choices for the side of a pooling window.", minimum=1, maximum=63
+    )
+    paddings: tuple[int, ...] = option((1, 3), "Choices for zero-padding.", minimum=0, maximum=63)
 
     def rules(self) -> Iterator[Rule]:
         yield from super().rules()
@@ -727,9 +838,15 @@ class Prune(Targets):
     where: str = option(
         "all", "Pruned layers: all, or those that stage tune searched (tail).", choices=("all", "tail")
     )
-    min_filters: int = option(16, "Groups with fewer filters are not pruned.", minimum=2)
+    min_filters: int = option(
+        16, "Groups with fewer filters are not pruned.", minimum=2, maximum=MOST_FILTERS
+    )
     round_to: int | str = option(
-        8, "Widths are multiples of this; auto: the multiple that runs fastest.", minimum=1, words=("auto",)
+        8,
+        "Widths are multiples of this; auto: the multiple that runs fastest.",
+        minimum=1,
+        maximum=MOST_FILTERS,
+        words=("auto",),
     )
     blocks: bool = option(False, "Remove residual blocks where that costs less accuracy per time saved.")
     merge: str = option(
@@ -743,15 +860,23 @@ class Prune(Targets):
         0.25, "Largest share of a group that it removes.", above=0, maximum=0.95
     )
     one_shot: bool = option(False, "One cut to the target: up to 0.95 of all filters, 0.75 of a group.")
-    epochs: int = option(4, "Training epochs of one iteration.", minimum=1)
-    final_epochs: int = option(0, "Further training epochs of the final network.", minimum=0)
+    epochs: int = _epochs(4, "Training epochs of one iteration.")
+    final_epochs: int = _epochs(0, "Further training epochs of the final network.", minimum=0)
     distill: float = _share(0.5, "Weight of the distillation loss from the unpruned network.")
     tolerance: float = _share(
-        0.02, "Largest fall of validation accuracy below the best so far.", extendable=True
+        0.02, "Largest fall of the metric on validation below the best so far.", extendable=True
     )
-    retries: int = option(2, "Smaller cuts tried after one that fell further.", minimum=0, extendable=True)
-    max_iterations: int = option(10, "Most iterations.", minimum=1, extendable=True)
-    max_seconds: float | None = option(None, "Most seconds of all iterations.", above=0, extendable=True)
+    retries: int = option(
+        2, "Smaller cuts tried after one that fell further.", minimum=0, maximum=100, extendable=True
+    )
+    max_iterations: int = option(10, "Most iterations.", minimum=1, maximum=10_000, extendable=True)
+    max_seconds: float | None = option(
+        None,
+        "Most seconds of all iterations and the final epochs; training ends with the epoch.",
+        above=0,
+        maximum=10**9,
+        extendable=True,
+    )
     sensitivity: bool = option(
         False, "Also measure accuracy after cutting 10, 25 or 50 % of one group at a time.", cosmetic=True
     )
@@ -820,15 +945,17 @@ class HistoryPrune(Prune):
         "Filters are ranked in each group, or over all by cost per FLOP.",
         choices=("group", "global"),
     )
-    min_filters: int = option(128, "Groups with fewer filters are not pruned.", minimum=2)
+    min_filters: int = option(
+        128, "Groups with fewer filters are not pruned.", minimum=2, maximum=MOST_FILTERS
+    )
     merge: str = option("fold", "What is done with removed filters.", choices=MERGES)
     history: str = option(
         "restart",
         "Recording of weights restarts in each iteration, or continues through all its phases.",
         choices=("restart", "continue"),
     )
-    history_epochs: int | None = option(None, "Epochs of recording; null is a seventh of all.", minimum=0)
-    optimise_epochs: int | None = option(
+    history_epochs: int | None = _epochs(None, "Epochs of recording; null is a seventh of all.", minimum=0)
+    optimise_epochs: int | None = _epochs(
         None, "Epochs that pull pairs together; null is a seventh.", minimum=0
     )
     regulariser: str = option(
@@ -859,7 +986,7 @@ def _checked(entry: Field[Any], given: Any) -> Any:
     """The value of an option as its type wants it."""
     name, rule, value = entry.name, entry.metadata, _fitted(given, entry.type)
     if value is _WRONG:
-        text = repr(given) if isinstance(given, str) else shown(given)
+        text = printable(repr(given) if isinstance(given, str) else shown(given), most=200)
         raise ConfigError(f"`{name}` takes {type_name(entry.type)}, not {text}")
     if isinstance(value, tuple):
         if not value and not rule.get("empty"):
@@ -880,6 +1007,8 @@ def _checked(entry: Field[Any], given: Any) -> Any:
 
 def _check_text(name: str, rule: Mapping[str, Any], text: str) -> None:
     words, choices = rule.get("words"), rule.get("choices")
+    if "\0" in text:
+        raise ConfigError(f"`{name}` holds a zero byte", "leave it out")
     if words and text not in words:
         raise ConfigError(f"`{name}` takes a number or {listed(words)}, not {text!r}")
     if choices and text not in choices:
@@ -923,4 +1052,9 @@ def shown(value: Any) -> str:
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    if value.is_integer() and abs(value) < 1e16:
+        return str(int(value))
+    # Six digits where they are enough: a bound and the value that breaks it differ.
+    return short if float(short := f"{value:g}") == value else repr(value)

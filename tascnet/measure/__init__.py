@@ -7,7 +7,7 @@ time of one forward pass in milliseconds; sizes are bytes.
 from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, complexity
 from tascnet.measure.latency import Latency, compare_latency, latency
 from tascnet.measure.machine import describe_device, versions
-from tascnet.measure.models import measure_models, size_bytes
+from tascnet.measure.models import check_batch, measure_models, size_bytes
 from tascnet.measure.widths import WidthCosts, costs_of_shapes
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Latency",
     "LayerCost",
     "WidthCosts",
+    "check_batch",
     "compare_latency",
     "compare_layers",
     "complexity",

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
+from tascnet.inherit.gradients import loss_gradients
 from tascnet.models.info import ModelInfo
 from tascnet.options import CRITERIA as NAMED_CRITERIA
 from tascnet.options import Prune
-from tascnet.pruning.ranks import find_importance, refuse_silent
+from tascnet.pruning.ranks import find_importance, own_scores, refuse_silent
 from tascnet.surgery import CRITERIA, GRADIENTS, Trace, WidthGroup, all_channel_scores, is_removable
 
 log = logging.getLogger("tascnet")
@@ -43,6 +44,16 @@ def removable_blocks(options: Prune, info: ModelInfo, network: nn.Sequential) ->
     return [name for name, block in blocks if is_removable(block)]
 
 
+def check_criterion(options: Prune) -> None:
+    """Refuse a criterion of the user's own that could not be loaded.
+
+    Raises:
+        ConfigError: its module cannot be imported, or holds no such importance.
+    """
+    if options.criterion not in NAMED_CRITERIA:
+        find_importance(options.criterion)
+
+
 def check_options(options: Prune, network: nn.Sequential, example: Tensor, widens: bool) -> None:
     """Refuse options with which pruning could not begin, before anything is trained.
 
@@ -52,15 +63,14 @@ def check_options(options: Prune, network: nn.Sequential, example: Tensor, widen
         widens: whether stage tune may still make layers wide enough.
 
     Raises:
-        ConfigError: the criterion could not be loaded or has no scores, no layer is wide enough, or blocks of
-            a network of texts were to be removed.
+        ConfigError: the criterion could not be loaded, fails or has no scores, no layer is wide enough, or
+            blocks of a network of texts were to be removed.
     """
     if options.blocks and not example.is_floating_point():
         raise ConfigError(
             "`blocks=true` has no effect on a network of texts, which has no residual blocks", "leave it out"
         )
-    if options.criterion not in NAMED_CRITERIA:
-        find_importance(options.criterion)
+    check_criterion(options)
     # Of a backbone no layer has been searched yet.
     searched = getattr(getattr(network, "info", None), "first_searched", None) or 0
     first = searched if options.where == "tail" else 0
@@ -80,6 +90,12 @@ def check_options(options: Prune, network: nn.Sequential, example: Tensor, widen
             " pruned",
             options.min_filters,
         )
+    if wide and options.criterion not in NAMED_CRITERIA:
+        # It is tried on noise: whatever it raises is found before anything is trained.
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(example.shape, generator=generator) if example.is_floating_point() else example
+        with loss_gradients(network, [(noise, torch.zeros(1, dtype=torch.int64))]):
+            own_scores(options.criterion, network, trace, wide)
     if wide and not widens and options.criterion in CRITERIA and options.criterion not in GRADIENTS:
         with torch.no_grad():
             scores = all_channel_scores(network, trace, wide, options.criterion)

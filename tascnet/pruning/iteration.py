@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +24,8 @@ from tascnet.pruning.history import FilterHistory, write_history
 from tascnet.pruning.ranks import Ranks, rank, train_all
 from tascnet.pruning.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio
 from tascnet.pruning.schedule import Verdict, fitted_targets, reaches_fitted, size_without
-from tascnet.run.files import digest_json, read_json, write_json
-from tascnet.run.records import Iteration, StepRecord, TrainingRecord
+from tascnet.run.files import digest_json
+from tascnet.run.records import Iteration, StepRecord, TrainingRecord, measured_once, score
 from tascnet.surgery import Trace, without_blocks
 from tascnet.train import Archive, Distillation, Learner
 
@@ -66,8 +66,12 @@ def decide_removal(
     iterations: Sequence[Iteration],
     verdict: Verdict,
     round_to: int,
+    deadline: float,
 ) -> Decision | str:
-    """What the iteration after `iterations` removes, or why nothing can be removed."""
+    """What the iteration after `iterations` removes, or why nothing can be removed.
+
+    A history is recorded until `deadline`, a time of `time.perf_counter`.
+    """
     number, start = len(iterations), iterations[verdict.keep]
     network = learner.place(archive.read(archive.path(start.state)))
     trace = Trace(network, learner.samples.example)
@@ -85,7 +89,7 @@ def decide_removal(
     plan = replace(plan_iteration(widths, {}, round_to=round_to, **ratios), pending={})
     ranks = Ranks(network=network, trace=trace, rankings={})
     if plan.remove:
-        ranks = rank(learner, archive, options, start, network, trace, groups)
+        ranks = rank(learner, archive, options, start, network, trace, groups, deadline)
         costs = WidthCosts(ranks.network, trace, ranks.widths)
         failed = [iteration.removed for iteration in tried if not iteration.block]
         for halvings in range(HALVINGS):
@@ -162,11 +166,13 @@ def apply_removal(
     options: Prune,
     unpruned: nn.Sequential,
     decision: Decision,
+    deadline: float,
     folder: Path,
 ) -> tuple[nn.Sequential, StepRecord]:
     """Optimisation phase, removal, retraining with the unpruned network as a teacher.
 
-    The network of the decision is changed; the folder keeps checkpoints.
+    The network of the decision is changed; the folder keeps checkpoints. Each training ends in the epoch in
+    which `deadline` has passed.
     """
     started, merge, epochs = time.perf_counter(), options.merge, options.epochs
     ranks, counts = decision.ranks, decision.plan.remove
@@ -177,21 +183,23 @@ def apply_removal(
         _, optimise, epochs = options.phases
         recorder = history if options.history == "continue" else None
         if counts:
-            similarities = _optimise(learner, options, ranks, ranks.first(counts), folder, recorder)
+            similarities = _optimise(learner, options, ranks, ranks.first(counts), folder, deadline, recorder)
         else:
             epochs += optimise
     block = None
     if options.blocks:
-        path = folder / CHOICE
-        if not path.exists():
+
+        def choose() -> dict[str, str | None]:
             filters = (cut(learner, ranks, counts, merge), kept_outputs(ranks, counts)) if counts else None
 
             def is_too_small(candidate: nn.Sequential) -> bool:
                 cost = complexity(candidate, ranks.trace.example)
                 return decision.reaches(cost.params, cost.flops)
 
-            write_json(path, cheaper_block(learner, network, decision.blocks, filters, merge, is_too_small))
-        block = cast(str | None, read_json(path))
+            name = cheaper_block(learner, network, decision.blocks, filters, merge, is_too_small)
+            return {"block": name}
+
+        block = measured_once(folder / CHOICE, choose)["block"]
     if block is None:
         teacher = teacher_of(network, kept_outputs(ranks, counts), merge)
         cut(learner, ranks, counts, merge, in_place=True)
@@ -204,14 +212,15 @@ def apply_removal(
         if recorder is not None:
             # Groups that pass through the block change: recording starts again.
             recorder = FilterHistory(eligible_groups(options, info, Trace(network, ranks.trace.example)))
-    accuracy = learner.evaluate(network).accuracy
-    training = recover(learner, options, network, unpruned, folder / "retrain.pt", epochs, recorder)
+    after_cut = learner.evaluate(network)
+    training = recover(learner, options, network, unpruned, folder / "retrain.pt", epochs, deadline, recorder)
     if recorder is not None:
         write_history(folder, recorder)
     return network, StepRecord(
         seconds=time.perf_counter() - started,
         training=training,
-        val_accuracy_after_cut=accuracy,
+        val_accuracy_after_cut=after_cut.accuracy,
+        val_balanced_accuracy_after_cut=after_cut.balanced_accuracy,
         pairs_similarity_before=similarities[0],
         pairs_similarity_after=similarities[1],
         block=block,
@@ -225,11 +234,12 @@ def recover(
     unpruned: nn.Sequential,
     checkpoint: Path,
     epochs: int,
+    deadline: float,
     recorder: FilterHistory | None = None,
 ) -> TrainingRecord:
     """Train every layer of a pruned network, with the unpruned one as a teacher."""
     teacher = Distillation(teacher=unpruned, weight=options.distill) if options.distill else None
-    return train_all(learner, network, checkpoint, epochs, distillation=teacher, recorder=recorder)
+    return train_all(learner, network, checkpoint, epochs, deadline, distillation=teacher, recorder=recorder)
 
 
 def _optimise(
@@ -238,6 +248,7 @@ def _optimise(
     ranks: Ranks,
     removed: Mapping[str, Ranking],
     folder: Path,
+    deadline: float,
     recorder: FilterHistory | None,
 ) -> tuple[float, float]:
     """Make the members of each pair more similar; their mean similarity before and after."""
@@ -265,7 +276,7 @@ def _optimise(
                 ratio,
             )
         own = {"penalty": penalty, "recorder": recorder, "keep": "last"}
-        train_all(learner, network, folder / "optimise.pt", options.phases[1], **own)
+        train_all(learner, network, folder / "optimise.pt", options.phases[1], deadline, **own)
         after = mean_similarity()
         log.info("mean similarity of the pairs: %.4f before optimisation, %.4f after", before, after)
     return before, after
@@ -287,18 +298,25 @@ def costs_of(
 
 
 def record_removal(
-    options: Prune, first: Iteration, decision: Decision, step: StepRecord, costs: Mapping[str, Any]
+    options: Prune,
+    first: Iteration,
+    decision: Decision,
+    step: StepRecord,
+    costs: Mapping[str, Any],
+    metric: str,
 ) -> Iteration:
     """The journal's record of an iteration without `inside` and seconds; `first` is the unpruned network."""
     training, plan, start = step.training, decision.plan, decision.start
     assert training is not None
     assert training.val_accuracy is not None
+    assert training.val_balanced_accuracy is not None
     assert training.val_loss is not None
     log.info(
-        "iteration %d: validation accuracy %.2f %% (%.2f %% before retraining), %.4g MFLOPs, %.3g M params",
+        "iteration %d: validation %s %.2f %% (%.2f %% before retraining), %.4g MFLOPs, %.3g M params",
         decision.number,
-        100 * training.val_accuracy,
-        100 * (step.val_accuracy_after_cut or 0.0),
+        metric.replace("_", " "),
+        100 * (score(training, metric) or 0.0),
+        100 * (score(step, f"{metric}_after_cut") or 0.0),
         costs["flops"] / 1e6,
         costs["params"] / 1e6,
     )
@@ -310,12 +328,14 @@ def record_removal(
         state=decision.state,
         landed=fitted_targets(options) if has_landed else None,
         val_accuracy=training.val_accuracy,
+        val_balanced_accuracy=training.val_balanced_accuracy,
         val_loss=training.val_loss,
         inside=True,
         removed={} if step.block else plan.remove,
         pending=start.pending if step.block else plan.pending,
         seconds=0.0,
         val_accuracy_after_cut=step.val_accuracy_after_cut,
+        val_balanced_accuracy_after_cut=step.val_balanced_accuracy_after_cut,
         pairs_similarity_before=step.pairs_similarity_before,
         pairs_similarity_after=step.pairs_similarity_after,
         block=step.block,

@@ -13,15 +13,16 @@ from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, plural
-from tascnet.measure import compare_layers, complexity, latency
+from tascnet.measure import check_batch, compare_layers, complexity, latency
 from tascnet.models.archive import save
 from tascnet.models.info import ModelInfo, info_of
+from tascnet.models.tensors import check_weights
 from tascnet.options import Data, HistoryPrune, Measure, Prune, Trainer
 from tascnet.presets import trainer_for
-from tascnet.pruning.check import check_options, first_block, removable_blocks
+from tascnet.pruning.check import check_criterion, check_options, first_block, removable_blocks
 from tascnet.pruning.iteration import apply_removal, costs_of, decide_removal, record_removal, recover
 from tascnet.pruning.rounding import rounding
-from tascnet.pruning.schedule import decide, missed_targets, replayed
+from tascnet.pruning.schedule import deadline_of, decide, missed_targets, replayed
 from tascnet.pruning.sensitivity import FILE as SENSITIVITY
 from tascnet.pruning.sensitivity import sensitivity
 from tascnet.report import models_html, models_text, prune_report
@@ -33,11 +34,13 @@ from tascnet.run.records import (
     append_record,
     read_record,
     read_records,
+    score,
     write_record,
     write_records,
 )
 from tascnet.train import Archive, Learner
-from tascnet.train.judge import judge, remeasured, stage_facts
+from tascnet.train.evaluate import check_metric
+from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
 from tascnet.train.setting import computing
 
 log = logging.getLogger("tascnet")
@@ -83,6 +86,7 @@ def prune(
     *,
     trainer: Trainer | None = None,
     measure: Measure = Measure(),
+    metric: str = "accuracy",
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -99,6 +103,8 @@ def prune(
         options: what is removed, and when to stop.
         trainer: recipes, of which `recover` is used; None: what suits the data.
         measure: how latency is measured.
+        metric: by which networks are compared, and of which the tolerance is: `accuracy`, or
+            `balanced_accuracy`, the mean recall of the classes.
         seed: of splits, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
@@ -113,7 +119,10 @@ def prune(
         RunFolderError: the folder was made with other options.
     """
     info = info_of(network)
+    check_weights(network)
     trainer = trainer or trainer_for(data)
+    check_metric(metric)
+    check_criterion(options)
     with computing(device, threads) as where:
         samples = open_samples(
             data,
@@ -123,9 +132,16 @@ def prune(
             cache_limit_gb=cache_limit_gb,
         )
         _check_network(info, samples)
+        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
+        check_batch(
+            network,
+            samples.example,
+            batch=measure.batch,
+            batch_size=learner.batch_size("recover"),
+            device=learner.device,
+        )
         first_block(options, info)
         check_options(options, copy.deepcopy(network).eval(), samples.example, widens=False)
-        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed)
         recipe = asdict(trainer.recipe("recover"))
         # The options say for how many epochs.
         del recipe["epochs"]
@@ -139,14 +155,14 @@ def prune(
                 "trainer": {"class_weights": trainer.class_weights},
                 "trainer.recover": recipe,
             },
-        )
+        ) | {"metric": metric}
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
             samples.write_splits(folder / SPLITS)
             archive = Archive(folder=folder, info=info, factory=getattr(network, "factory", None))
             # A resumed run does not depend on where the network came from.
             copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
             unpruned = learner.place(copied)
-            if finished(folder, budget(options)):
+            if finished(folder, budget(options)) and _is_whole(archive):
                 log.info("prune is finished in %s; `fresh=true` starts it over", folder)
                 _add(learner, archive, options, measure, unpruned)
             else:
@@ -155,9 +171,10 @@ def prune(
             result = PruneResult(
                 network=archive.read(folder / MODEL),
                 metrics=read_record(folder / METRICS, PruneMetrics),
-                iterations=tuple(replayed(_read_journal(folder), options)[0]),
+                iterations=tuple(replayed(read_records(folder / JOURNAL, Iteration), options, metric)[0]),
                 folder=None if run is None else folder,
             )
+            warn_of_lost_classes(result.metrics)
             if run is not None and not (folder / REPORT).exists():
                 result.report(folder / REPORT)
                 log.info("report: %s", folder / REPORT)
@@ -175,10 +192,16 @@ def _check_network(info: ModelInfo, samples: Samples) -> None:
         log.warning(
             "the network does not say which samples it was trained on: its test accuracy may be too high"
         )
+    elif not samples.is_data_of(info.held_out):
+        raise ConfigError(
+            "the samples are not those that the network was trained on: some were changed, added or removed, "
+            "or another data set is given",
+            "restore them, or tune a network on the samples as they are",
+        )
     elif info.held_out != samples.held_out:
         raise ConfigError(
-            "the network was trained on another split or version of the data and may have seen test samples",
-            "give the data, the sizes of its splits and the seed that it was trained with",
+            "the network was trained on another split of the data and may have seen test samples",
+            "give the sizes of its splits (`train`, `val`) and the seed that it was trained with",
         )
 
 
@@ -189,7 +212,13 @@ def _iterate(
     _log_estimate(learner, options, unpruned)
     if options.sensitivity:
         sensitivity(learner, archive, options, unpruned)
-    journal, known = archive.folder / JOURNAL, _read_journal(archive.folder)
+    journal, known = archive.folder / JOURNAL, read_records(archive.folder / JOURNAL, Iteration)
+    replay, at = replayed(known, options, learner.metric) if known else ([], None)
+    lacks_latency = options.has_latency_target and any(one.latency_ms is None for one in replay)
+    if at is not None:
+        # Which networks are read below.
+        for number in range(len(replay)) if lacks_latency else [at.keep]:
+            _repair(learner, archive, options, unpruned, known, number)
     cost = partial(costs_of, learner, archive, options, measure)
     if not known:
         found = learner.evaluate(unpruned)
@@ -201,6 +230,7 @@ def _iterate(
                 state=UNPRUNED,
                 landed=None,
                 val_accuracy=found.accuracy,
+                val_balanced_accuracy=found.balanced_accuracy,
                 val_loss=found.loss,
                 inside=True,
                 removed={},
@@ -210,29 +240,33 @@ def _iterate(
             )
         ]
         append_record(journal, known[0])
-    if options.has_latency_target and any(iteration.latency_ms is None for iteration in known):
+    if lacks_latency:
         # These iterations were made without the target.
-        networks = (learner.place(archive.read(archive.path(iteration.state))) for iteration in known)
-        known = [replace(one, **cost(net, one.state)) for one, net in zip(known, networks, strict=True)]
+        made = known[: len(replay)]
+        networks = (learner.place(archive.read(archive.path(one.state))) for one in made)
+        timed = [replace(one, **cost(net, one.state)) for one, net in zip(made, networks, strict=True)]
+        known = [*timed, *known[len(replay) :]]
         write_records(journal, known)
-    iterations, verdict = replayed(known, options)
+    iterations, verdict = replayed(known, options, learner.metric)
     reason = verdict.reason
     if reason is None and iterations != known:
         write_records(journal, iterations)
     while reason is None:
         started = time.perf_counter()
         round_to = rounding(learner, archive, options, unpruned)
-        decision = decide_removal(learner, archive, options, iterations, verdict, round_to)
+        deadline = deadline_of(iterations, options, started)
+        decision = decide_removal(learner, archive, options, iterations, verdict, round_to, deadline)
         if isinstance(decision, str):
             reason = decision
             break
-        work = partial(apply_removal, learner, archive.info, options, unpruned, decision)
+        work = partial(apply_removal, learner, archive.info, options, unpruned, decision, deadline)
         network, step = archive.once(decision.state, work)
         costs = cost(learner.place(network), decision.state)
-        made = record_removal(options, iterations[0], decision, step, costs)
-        made = replace(made, seconds=time.perf_counter() - started)
-        verdict = decide([*iterations, made], options)
-        iterations.append(replace(made, inside=verdict.inside[-1]))
+        came = record_removal(options, iterations[0], decision, step, costs, learner.metric)
+        # A step that is read back took its time before an interruption.
+        came = replace(came, seconds=max(time.perf_counter() - started, step.seconds))
+        verdict = decide([*iterations, came], options, learner.metric)
+        iterations.append(replace(came, inside=verdict.inside[-1]))
         append_record(journal, iterations[-1])
         reason = verdict.reason
     missed = missed_targets(iterations[0], iterations[verdict.keep], options)
@@ -254,7 +288,8 @@ def _hand_over(
 ) -> None:
     """Save the kept network, and measure it and the unpruned one on the test samples."""
     started, folder, example = time.perf_counter(), archive.folder, learner.samples.example
-    pruned = _recovered(learner, archive, options, unpruned, iterations[kept])
+    deadline = deadline_of(iterations, options, started)
+    pruned = _recovered(learner, archive, options, unpruned, iterations[kept], deadline)
     # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (folder / METRICS).unlink(missing_ok=True)
     save(pruned, folder / MODEL, archive.info)
@@ -283,9 +318,17 @@ def _hand_over(
 
 
 def _recovered(
-    learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, kept: Iteration
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    unpruned: nn.Sequential,
+    kept: Iteration,
+    deadline: float,
 ) -> nn.Sequential:
-    """The kept network after its final epochs, or before them where it was better."""
+    """The kept network after its final epochs, or before them where it was better.
+
+    They end with the one in which `deadline` has passed.
+    """
     network = archive.read(archive.path(kept.state))
     if not options.final_epochs or not kept.iteration:
         return network
@@ -293,14 +336,18 @@ def _recovered(
     def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
         started = time.perf_counter()
         learner.place(network)
-        training = recover(learner, options, network, unpruned, folder / "final.pt", options.final_epochs)
+        checkpoint, epochs = folder / "final.pt", options.final_epochs
+        training = recover(learner, options, network, unpruned, checkpoint, epochs, deadline)
         return network, StepRecord(seconds=time.perf_counter() - started, training=training)
 
     recovered, step = archive.once(f"{kept.state}-final", work)
     assert step.training is not None
-    assert step.training.val_accuracy is not None
-    log.info("after the final epochs: validation accuracy %.2f %%", 100 * step.training.val_accuracy)
-    is_better = step.training.val_accuracy >= kept.val_accuracy
+    now, before = score(step.training, learner.metric), score(kept, learner.metric)
+    assert now is not None
+    assert before is not None
+    name = learner.metric.replace("_", " ")
+    log.info("after the final epochs: validation %s %.2f %%", name, 100 * now)
+    is_better = now >= before
     return recovered if is_better else archive.read(archive.path(kept.state))
 
 
@@ -324,13 +371,48 @@ def _finish(folder: Path, metrics: PruneMetrics) -> None:
     write_record(folder / METRICS, metrics)
 
 
-def _read_journal(folder: Path) -> list[Iteration]:
-    iterations = read_records(folder / JOURNAL, Iteration)
-    if [iteration.iteration for iteration in iterations] != list(range(len(iterations))):
+def _is_whole(archive: Archive) -> bool:
+    """Whether a finished stage still has all its iterations and its network; what is missing is reported."""
+    journal = archive.folder / JOURNAL
+    expected = read_record(archive.folder / METRICS, PruneMetrics).iterations
+    # Number 0 is the unpruned network.
+    found = len(read_records(journal, Iteration)) - 1
+    if found < expected:
+        log.warning("%s has %d iterations, expected %d: pruning resumes", journal, max(0, found), expected)
+        return False
+    return archive.holds(archive.folder / MODEL)
+
+
+def _repair(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    unpruned: nn.Sequential,
+    known: list[Iteration],
+    number: int,
+) -> None:
+    """Make the network of an iteration again if it is damaged, from that of the one that it started from.
+
+    Raises:
+        RunFolderError: by the options as they are now another network would come of it.
+    """
+    before, last, started = known[:number], known[number], time.perf_counter()
+    # The unpruned network has been checked.
+    if number == 0 or archive.has(last.state):
+        return
+    _repair(learner, archive, options, unpruned, known, last.start)
+    _, verdict = replayed(before, options, learner.metric)
+    round_to = rounding(learner, archive, options, unpruned)
+    deadline = deadline_of(before, options, started)
+    decision = decide_removal(learner, archive, options, before, verdict, round_to, deadline)
+    if isinstance(decision, str) or decision.state != last.state:
         raise RunFolderError(
-            f"{folder / JOURNAL} has iterations missing in its middle", "start over with `fresh=true`"
+            f"the network in {archive.path(last.state)} is missing or damaged, and these options would make "
+            "another one",
+            "give the options that it was made with, restore it, or start over with `fresh=true`",
         )
-    return iterations
+    work = partial(apply_removal, learner, archive.info, options, unpruned, decision, deadline)
+    archive.once(last.state, work)
 
 
 def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> None:

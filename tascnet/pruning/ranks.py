@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tascnet.errors import ConfigError, plural
+from tascnet.errors import ConfigError, TascnetError, in_words, plural
 from tascnet.inherit import (
     Moments,
     Ranking,
@@ -24,7 +24,7 @@ from tascnet.inherit import (
 from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning.allocate import share_of
 from tascnet.pruning.history import FilterHistory, read_history, write_history
-from tascnet.run.records import Iteration, StepRecord, TrainingRecord
+from tascnet.run.records import EpochRecord, Iteration, StepRecord, TrainingRecord
 from tascnet.surgery import (
     CRITERIA,
     GRADIENTS,
@@ -94,11 +94,29 @@ def read_inputs(
 
 
 def train_all(
-    learner: Learner, network: nn.Sequential, checkpoint: Path, epochs: int, **options: Any
+    learner: Learner, network: nn.Sequential, checkpoint: Path, epochs: int, deadline: float, **options: Any
 ) -> TrainingRecord:
-    """Train every layer by the recipe `recover`; `options` are those of `tascnet.train.fit`."""
-    own = {"checkpoint": checkpoint, "description": checkpoint.stem, **options}
-    return learner.fit(network.requires_grad_(True), "recover", epochs=epochs, **own)
+    """Train every layer by the recipe `recover`, until the epoch in which `deadline` has passed.
+
+    Args:
+        deadline: on the clock of `time.perf_counter`; one epoch is trained in any case.
+        options: those of `tascnet.train.fit`.
+    """
+    is_late = False
+
+    def ends(records: Sequence[EpochRecord]) -> bool:
+        nonlocal is_late
+        is_late = bool(records) and time.perf_counter() >= deadline
+        return is_late
+
+    own = {"checkpoint": checkpoint, "description": checkpoint.stem, "stop": ends, **options}
+    training = learner.fit(network.requires_grad_(True), "recover", epochs=epochs, **own)
+    if is_late:
+        log.warning(
+            "%s ended after %d of %d epochs: the seconds of pruning (`max_seconds`) were used up",
+            *(checkpoint.stem, len(training.epochs), epochs),
+        )
+    return training
 
 
 def rank(
@@ -109,8 +127,11 @@ def rank(
     network: nn.Sequential,
     trace: Trace,
     groups: Sequence[WidthGroup],
+    deadline: float,
 ) -> Ranks:
     """The order in which filters of groups are removed from the network of the iteration `start`.
+
+    Where it is found by training, that ends in the epoch in which `deadline` has passed.
 
     Raises:
         ConfigError: the criterion ranks no group, or fails.
@@ -126,7 +147,7 @@ def rank(
         started, history, training = time.perf_counter(), FilterHistory(groups), None
         if epochs:
             training = train_all(
-                learner, network, folder / "history.pt", epochs, recorder=history, keep="last"
+                learner, network, folder / "history.pt", epochs, deadline, recorder=history, keep="last"
             )
         else:
             history.record(network)
@@ -198,9 +219,7 @@ def find_importance(path: str) -> Importance:
         importance = found() if inspect.isclass(found) else found
     # A user's module may fail in any way, and may exit.
     except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"`criterion={path}` could not be loaded ({type(error).__name__}: {error})", hint
-        ) from error
+        raise ConfigError(f"`criterion={path}` could not be loaded ({in_words(error)})", hint) from error
     if not callable(importance):
         raise ConfigError(f"`criterion={path}` is {type(importance).__name__}, which cannot be called", hint)
     return importance  # type: ignore[no-any-return]
@@ -223,16 +242,27 @@ def _scores(
     network.eval()
     if criterion in CRITERIA and criterion not in GRADIENTS:
         return all_channel_scores(network, trace, groups, criterion, learner.seed)
-    importance = criterion if criterion in CRITERIA else find_importance(criterion)
     squares = GRADIENTS.get(criterion) == "squares"
     with loss_gradients(network, learner.batches(SINGLE_SAMPLES if squares else MEASURED), squares=squares):
-        try:
-            return all_channel_scores(network, trace, groups, importance, learner.seed)
-        # A user's own criterion may fail in any way, and may exit.
-        except (Exception, SystemExit) as error:
-            if criterion in CRITERIA:
-                raise
-            raise ConfigError(
-                f"`criterion={criterion}` failed with {type(error).__name__}: {error}",
-                "correct it; `debug=true` shows where it fails",
-            ) from error
+        if criterion in CRITERIA:
+            return all_channel_scores(network, trace, groups, criterion, learner.seed)
+        return own_scores(criterion, network, trace, groups, learner.seed)
+
+
+def own_scores(
+    path: str, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup], seed: int = 0
+) -> dict[str, Tensor]:
+    """Scores by the importance at a dotted path, for which the parameters have gradients.
+
+    Raises:
+        ConfigError: it fails, or its scores cannot be used.
+    """
+    importance = find_importance(path)
+    try:
+        return all_channel_scores(network, trace, groups, importance, seed)
+    # A user's own criterion may fail in any way, and may exit.
+    except (Exception, SystemExit) as error:
+        what = error.message if isinstance(error, TascnetError) else f"it raised {in_words(error)}"
+        raise ConfigError(
+            f"`criterion={path}` cannot be used: {what}", "correct it; `debug=true` shows where it fails"
+        ) from error

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from tascnet.measure import WidthCosts, compare_latency
 from tascnet.options import Prune
 from tascnet.pruning.allocate import plan_iteration, removable
 from tascnet.pruning.check import eligible_groups
-from tascnet.run.files import read_json, write_json
+from tascnet.run.records import measured_once
 from tascnet.surgery import Trace, WidthGroup, narrow
 from tascnet.train import Archive, Learner
 
@@ -30,12 +31,13 @@ def rounding(learner: Learner, archive: Archive, options: Prune, unpruned: nn.Se
     """`round_to`, or what is measured for it once for a run."""
     if options.round_to != "auto":
         return int(options.round_to)
-    path = archive.path("round_to.json")
-    if not path.exists():
+
+    def measure() -> dict[str, object]:
         trace = Trace(unpruned, learner.samples.example)
         groups = eligible_groups(options, archive.info, trace)
-        write_json(path, _measured(learner, options, unpruned, trace, groups))
-    return int(read_json(path)["round_to"])
+        return _measured(learner, options, unpruned, trace, groups)
+
+    return int(cast(int, measured_once(archive.path("round_to.json"), measure)["round_to"]))
 
 
 def _measured(

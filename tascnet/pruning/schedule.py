@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tascnet.errors import plural
 from tascnet.options import Prune
-from tascnet.run.records import Iteration
+from tascnet.run.records import Iteration, score
 
 # Targets that are shares of the unpruned network's cost: field of an iteration, option, and name.
 SHARES = (
@@ -38,18 +38,20 @@ class Verdict:
     step: float = 1.0
 
 
-def decide(iterations: Sequence[Iteration], options: Prune) -> Verdict:
+def decide(iterations: Sequence[Iteration], options: Prune, metric: str = "accuracy") -> Verdict:
     """Whether to continue after the last iteration, from which network, and in which steps.
 
     An iteration that falls below the tolerance is reverted: the next one starts from the last network inside
     it, with half the step, until more than `retries` in a row have failed. A reverted block does not count as
-    failed, and no step is halved for it. The first of `iterations` is the unpruned network.
+    failed, and no step is halved for it. The first of `iterations` is the unpruned network, and the tolerance
+    is one of the metric.
     """
     best, inside, steps_outside, failed = -math.inf, [], 0, 0
     for iteration in iterations:
-        best = max(best, iteration.val_accuracy)
+        value = score(iteration, metric) or 0.0
+        best = max(best, value)
         # Accuracies are fractions of a split: a difference of exactly the tolerance is inside.
-        inside.append(iteration.val_accuracy >= best - options.tolerance - 1e-9)
+        inside.append(value >= best - options.tolerance - 1e-9)
         if inside[-1]:
             failed = 0
         elif not iteration.block:
@@ -58,7 +60,8 @@ def decide(iterations: Sequence[Iteration], options: Prune) -> Verdict:
     seconds = sum(iteration.seconds for iteration in iterations)
     if failed > options.retries:
         smaller = f" in each of {failed} steps, the last of them the smallest" if options.retries else ""
-        reason = f"validation accuracy fell more than {options.tolerance:g} below the best{smaller}"
+        name = metric.replace("_", " ")
+        reason = f"validation {name} fell more than {options.tolerance:g} below the best{smaller}"
     elif inside[-1] and (reached := _target_reached(iterations[0], iterations[-1], options)):
         reason = reached
     elif iterations[-1].iteration >= options.max_iterations:
@@ -68,6 +71,13 @@ def decide(iterations: Sequence[Iteration], options: Prune) -> Verdict:
         reason = f"{options.max_seconds:g} seconds have passed"
     keep = max(one.iteration for one, is_in in zip(iterations, inside, strict=True) if is_in)
     return Verdict(reason=reason, keep=keep, inside=tuple(inside), step=0.5**steps_outside)
+
+
+def deadline_of(iterations: Sequence[Iteration], options: Prune, started: float) -> float:
+    """When training after these iterations ends, if it began at `started`; infinite without `max_seconds`."""
+    if options.max_seconds is None:
+        return math.inf
+    return started + options.max_seconds - sum(iteration.seconds for iteration in iterations)
 
 
 def _shares(first: Iteration, last: Iteration, options: Prune) -> Iterator[tuple[str, float, float, float]]:
@@ -102,14 +112,16 @@ def missed_targets(first: Iteration, kept: Iteration, options: Prune) -> str | N
     return ", ".join(missed) or None
 
 
-def replayed(iterations: Sequence[Iteration], options: Prune) -> tuple[list[Iteration], Verdict]:
+def replayed(
+    iterations: Sequence[Iteration], options: Prune, metric: str = "accuracy"
+) -> tuple[list[Iteration], Verdict]:
     """The iterations that an uninterrupted run with these options would have made, too, and the verdict.
 
     With another tolerance an iteration would have started from another network, and with another target it
     would have removed other filters: it is left out then, with those after it. `inside` is by these options.
     """
     for count in range(1, len(iterations) + 1):
-        verdict = decide(iterations[:count], options)
+        verdict = decide(iterations[:count], options, metric)
         if verdict.reason is not None or count == len(iterations):
             break
         following = iterations[count]

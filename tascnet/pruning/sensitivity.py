@@ -5,14 +5,14 @@ from dataclasses import replace
 
 from torch import nn
 
-from tascnet.data import evenly
+from tascnet.data import SampleSource, evenly
 from tascnet.measure import WidthCosts
 from tascnet.options import Prune
 from tascnet.pruning.check import eligible_groups
 from tascnet.pruning.cut import BY_ACTIVATIONS, cut
 from tascnet.pruning.ranks import rank_untrained, read_inputs
 from tascnet.run.console import track
-from tascnet.run.records import GroupSensitivity, GroupShare, Sensitivity, read_record, write_record
+from tascnet.run.records import GroupSensitivity, GroupShare, Sensitivity, made_once
 from tascnet.surgery import Trace, WidthGroup
 from tascnet.train import Archive, Learner
 
@@ -28,12 +28,13 @@ def sensitivity(learner: Learner, archive: Archive, options: Prune, unpruned: nn
     The filters are those that the criterion removes first (for `history`, by similarity as they are), and
     they are merged as the options say, `refit` as `fold`.
     """
-    path = archive.path(FILE)
-    if not path.exists():
+
+    def measure() -> Sensitivity:
         trace = Trace(unpruned, learner.samples.example)
         groups = eligible_groups(options, archive.info, trace)
-        write_record(path, _measured(learner, options, unpruned, trace, groups))
-    return read_record(path, Sensitivity)
+        return _measured(learner, options, unpruned, trace, groups)
+
+    return made_once(archive.path(FILE), Sensitivity, measure)
 
 
 def _measured(
@@ -43,10 +44,10 @@ def _measured(
     count = min(SAMPLES, len(samples.val))
     rows = samples.val.rows[evenly(len(samples.val), count)]
     sample = samples.dataset.take(rows, samples.preprocessing)
-    whole = learner.evaluate(network, sample).accuracy
+    whole = _accuracies(learner, network, sample)
     if not groups:
         # Only blocks can be removed.
-        return Sensitivity(samples=count, val_accuracy=whole, groups=())
+        return Sensitivity(samples=count, **whole, groups=())
     ranks = rank_untrained(learner, options, network, trace, groups, ratio=max(SHARES))
     if ranks.readings is None and options.merge in BY_ACTIVATIONS:
         ranks = replace(ranks, readings=read_inputs(learner, network, trace, ranks.groups))
@@ -61,9 +62,14 @@ def _measured(
             shares.append(
                 GroupShare(
                     share=share,
-                    val_accuracy=learner.evaluate(narrowed, sample).accuracy,
+                    **_accuracies(learner, narrowed, sample),
                     flops_saved=1 - costs(counts)[1] / costs.flops,
                 )
             )
         found.append(GroupSensitivity(group=group.name, width=group.width, shares=tuple(shares)))
-    return Sensitivity(samples=count, val_accuracy=whole, groups=tuple(found))
+    return Sensitivity(samples=count, **whole, groups=tuple(found))
+
+
+def _accuracies(learner: Learner, network: nn.Sequential, sample: SampleSource) -> dict[str, float]:
+    found = learner.evaluate(network, sample)
+    return {"val_accuracy": found.accuracy, "val_balanced_accuracy": found.balanced_accuracy}

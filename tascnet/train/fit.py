@@ -1,24 +1,27 @@
 """Training: one plain function that resumes where it was interrupted."""
 
 import copy
+import errno
 import logging
 import math
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tascnet.data.sources import Source
-from tascnet.errors import TrainingDiverged
+from tascnet.errors import TrainingDiverged, first_line
 from tascnet.options import Recipe
 from tascnet.run.console import Progress, progress
-from tascnet.run.files import write_whole
-from tascnet.run.records import EpochRecord, TrainingRecord, from_json, to_json
+from tascnet.run.files import check_regular, unreadable, write_whole
+from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, to_json
 from tascnet.train.evaluate import evaluate_source
 from tascnet.train.mode import batches, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor, make_optimizer
@@ -80,6 +83,7 @@ def fit(
     recorder: Recorder | None = None,
     checkpoint: Path | None = None,
     keep: str = "best",
+    metric: str = "accuracy",
     stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
     description: str = "train",
 ) -> TrainingRecord:
@@ -101,11 +105,14 @@ def fit(
         distillation: a teacher to learn from beside the labels.
         recorder: sees the model after every epoch; its state is part of the checkpoint.
         checkpoint: file of the state after every epoch, from which training resumes if it exists.
-        keep: `best` (by validation accuracy, the first of equals), `lowest_loss` (on validation) or `last`.
+        keep: `best` (by the metric on validation, the first of equals), `lowest_loss` (on validation) or
+            `last`.
+        metric: `accuracy` or `balanced_accuracy`.
         stop: takes all epochs so far; training ends when it returns True.
         description: text of the progress bar.
 
     Raises:
+        RunFolderError: the checkpoint cannot be read.
         TrainingDiverged: the loss became infinite or not a number.
     """
     device = torch.device(device)
@@ -118,7 +125,7 @@ def fit(
             loss = distillation.mixed(loss, logits, inputs)
         return loss if penalty is None else loss + penalty()
 
-    run = _Run(model, recipe, train, device, first_trained, checkpoint, recorder)
+    run = _Run(model, recipe, train, device, first_trained, checkpoint, recorder, keep, metric)
     with progress(description, total=recipe.epochs * run.steps_per_epoch) as bar:
         bar.advance(run.epoch * run.steps_per_epoch)
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
@@ -130,10 +137,11 @@ def fit(
                 train_loss=train_loss,
                 val_loss=None if verdict is None else verdict.loss,
                 val_accuracy=None if verdict is None else verdict.accuracy,
+                val_balanced_accuracy=None if verdict is None else verdict.balanced_accuracy,
                 seconds=time.perf_counter() - started,
             )
-            run.finish_epoch(record, keep)
-            bar.advance(0, best=None if run.best is None else run.best.val_accuracy)
+            run.finish_epoch(record)
+            bar.advance(0, best=None if run.best is None else score(run.best, metric))
     best = run.best
     assert best is not None, "a recipe has at least one epoch"
     model.load_state_dict(run.best_state)
@@ -142,6 +150,7 @@ def fit(
         epochs=tuple(run.records),
         best_epoch=best.epoch,
         val_accuracy=best.val_accuracy,
+        val_balanced_accuracy=best.val_balanced_accuracy,
         val_loss=best.val_loss,
         seconds=sum(record.seconds for record in run.records),
     )
@@ -158,6 +167,8 @@ class _Run:
     first_trained: int
     checkpoint: Path | None
     recorder: Recorder | None
+    keep: str
+    metric: str
     records: list[EpochRecord] = field(default_factory=list)
     best: EpochRecord | None = None
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -169,7 +180,7 @@ class _Run:
         self.samples = max(1, round(self.recipe.epoch_share * len(self.train)))
         self.steps_per_epoch = len(batches(torch.arange(self.samples), self.recipe.batch_size))
         if self.checkpoint is not None and self.checkpoint.exists():
-            self._restore(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
+            self._resume(self.checkpoint)
 
     @property
     def epoch(self) -> int:
@@ -210,17 +221,18 @@ class _Run:
         _check_finite("training", mean, self.epoch + 1)
         return mean
 
-    def finish_epoch(self, record: EpochRecord, keep: str) -> None:
+    def finish_epoch(self, record: EpochRecord) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
         if record.val_loss is not None:
             _check_finite("validation", record.val_loss, record.epoch)
         if self.recorder is not None:
             self.recorder.record(self.model)
-        # Whichever epoch is kept, a plateau is one of the highest validation accuracy.
-        before = [other.val_accuracy for other in self.records if other.val_accuracy is not None]
-        is_highest = record.val_accuracy is None or all(record.val_accuracy > value for value in before)
+        # Whichever epoch is kept, a plateau is one of the highest value of the metric.
+        before = [value for other in self.records if (value := score(other, self.metric)) is not None]
+        now = score(record, self.metric)
+        is_highest = now is None or all(now > value for value in before)
         self.records.append(record)
-        if self.best is None or _rank(record, keep) > _rank(self.best, keep):
+        if self.best is None or self._rank(record) > self._rank(self.best):
             self.best = record
             self.best_state = copy.deepcopy(self.model.state_dict())
         self.plateau_wait = 0 if is_highest else self.plateau_wait + 1
@@ -237,18 +249,84 @@ class _Run:
                 "plateau": [self.plateau_factor, self.plateau_wait],
                 "recorder": None if self.recorder is None else self.recorder.state_dict(),
             }
-            write_whole(self.checkpoint, lambda path: torch.save(state, path))
+            write_whole(self.checkpoint, partial(_save, state))
+
+    def _rank(self, record: EpochRecord) -> float:
+        """The epoch of the highest rank, the first of equals, is kept."""
+        value = score(record, self.metric)
+        if self.keep == "last" or value is None or record.val_loss is None:
+            return float(record.epoch)
+        return -record.val_loss if self.keep == "lowest_loss" else value
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Restore the state after the last epoch; where it is damaged, training starts again.
+
+        Raises:
+            RunFolderError: the file cannot be read.
+        """
+        before = copy.deepcopy(self.model.state_dict())
+        recorded = None if self.recorder is None else copy.deepcopy(self.recorder.state_dict())
+        try:
+            self._restore(_load(checkpoint, self.device))
+        # The checkpoint may be good: it is kept.
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        # Damage shows in any other way.
+        except Exception as error:
+            # torch on the CPU has no class of its own for it.
+            if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+                raise
+            # A damaged directory of the archive leads to a place before the start of the file: EINVAL.
+            is_damage = isinstance(error, FileNotFoundError) or getattr(error, "errno", None) == errno.EINVAL
+            if isinstance(error, OSError) and not is_damage:
+                raise unreadable(checkpoint, error) from error
+            # Those of torch advise to load files that may run code.
+            is_plain = isinstance(error, OSError | ValueError | zipfile.BadZipFile)
+            reason = first_line(error) if is_plain else "it is not of this training"
+            log.warning("%s cannot be used (%s): training starts again", checkpoint, reason)
+            self.model.load_state_dict(before)
+            if self.recorder is not None and recorded is not None:
+                self.recorder.load_state_dict(recorded)
+            self.optimizer = make_optimizer(self.model.parameters(), self.recipe)
+            self.records, self.best, self.best_state = [], None, {}
+            self.plateau_factor, self.plateau_wait = 1.0, 0
+        else:
+            log.info("training resumes after epoch %d of %d", self.epoch, self.recipe.epochs)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.records = [from_json(EpochRecord, record) for record in state["records"]]
-        self.best = next((record for record in self.records if record.epoch == state["best"]), None)
+        if [record.epoch for record in self.records] != list(range(1, len(self.records) + 1)):
+            raise ValueError("its epochs are not those from the first one on")
+        self.best = self.records[state["best"] - 1]
         self.best_state = state["best_state"]
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        if {name: tensor.shape for name, tensor in self.best_state.items()} != shapes:
+            raise ValueError("its best weights are of another network")
         self.plateau_factor, self.plateau_wait = state["plateau"][0], int(state["plateau"][1])
         if self.recorder is not None:
             self.recorder.load_state_dict(state["recorder"])
-        log.info("training resumes after epoch %d of %d", self.epoch, self.recipe.epochs)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    # To a file that is open, because torch does not say why it cannot write to a path.
+    with open(path, "wb") as file:
+        torch.save(state, file)
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        Exception: it is damaged.
+    """
+    check_regular(path)
+    # torch does not compare the checksums.
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} in it is damaged")
+    return cast(dict[str, Any], torch.load(path, map_location=device, weights_only=True))
 
 
 def _check_finite(name: str, loss: float, epoch: int) -> None:
@@ -257,9 +335,3 @@ def _check_finite(name: str, loss: float, epoch: int) -> None:
             f"the {name} loss became {loss} in epoch {epoch}",
             "lower the learning rate or choose an adaptive optimiser",
         )
-
-
-def _rank(record: EpochRecord, keep: str) -> float:
-    if keep == "last" or record.val_accuracy is None or record.val_loss is None:
-        return float(record.epoch)
-    return -record.val_loss if keep == "lowest_loss" else record.val_accuracy

@@ -1,17 +1,20 @@
 """The figures of finished networks, and where the figures come from."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from tascnet.data.samples import Samples
 from tascnet.measure import describe_device, measure_models, size_bytes, versions
 from tascnet.options import Measure
-from tascnet.run.records import ModelMetrics, StageMetrics
+from tascnet.run.records import ClassMetrics, ModelMetrics, StageMetrics
+from tascnet.run.verdict import class_warnings
 from tascnet.train.learner import Learner
 
 log = logging.getLogger("tascnet")
@@ -40,13 +43,55 @@ def judge(
     costs = measure_models(placed, learner.samples.example, **asdict(measure))
     return {
         name: ModelMetrics(
-            val_accuracy=learner.evaluate(network).accuracy,
-            test_accuracy=learner.evaluate(network, learner.samples.test).accuracy,
-            size_bytes=size_bytes(folders[name]),
-            **costs[name],
+            **_accuracies(learner, network), size_bytes=size_bytes(folders[name]), **costs[name]
         )
         for name, network in placed.items()
     }
+
+
+def _accuracies(learner: Learner, network: nn.Sequential) -> dict[str, Any]:
+    """The fields of `ModelMetrics` on validation and test samples."""
+    val, test = learner.evaluate(network), learner.evaluate(network, learner.samples.test)
+    labels = learner.samples.test.labels
+    return {
+        "val_accuracy": val.accuracy,
+        "val_balanced_accuracy": val.balanced_accuracy,
+        "test_accuracy": test.accuracy,
+        "test_balanced_accuracy": test.balanced_accuracy,
+        "test_top5_accuracy": test.top5_accuracy,
+        "classes": class_metrics(learner.samples.class_names, labels, test.predictions),
+        "confusion": confusion(labels, test.predictions),
+    }
+
+
+def class_metrics(names: Sequence[str], labels: Tensor, predictions: Tensor) -> tuple[ClassMetrics, ...]:
+    """Recall, precision and F1 of each class, from labels and predictions `samples`.
+
+    A class without samples has a recall of 0, and one that is never predicted a precision of 0.
+    """
+    # Importing it takes seconds.
+    from sklearn.metrics import precision_recall_fscore_support
+
+    known = np.arange(len(names))
+    columns = precision_recall_fscore_support(
+        labels.numpy(), predictions.numpy(), labels=known, zero_division=0.0
+    )
+    return tuple(
+        ClassMetrics(name=name, samples=int(samples), recall=recall, precision=precision, f1=f1)
+        for name, precision, recall, f1, samples in zip(names, *(c.tolist() for c in columns), strict=True)
+    )
+
+
+def confusion(labels: Tensor, predictions: Tensor) -> tuple[tuple[int, int, int], ...]:
+    """True class, predicted class and number of samples, for each pair that occurs in `samples`."""
+    pairs, counts = torch.stack([labels, predictions], dim=1).unique(dim=0, return_counts=True)
+    return tuple((true, named, n) for (true, named), n in zip(pairs.tolist(), counts.tolist(), strict=True))
+
+
+def warn_of_lost_classes(metrics: StageMetrics) -> None:
+    """Log what the accuracy of the network `after` hides."""
+    if lines := class_warnings(metrics):
+        log.warning("%s", " ".join(lines))
 
 
 def remeasured(
@@ -87,5 +132,7 @@ def stage_facts(learner: Learner, backbone: str, measure: Measure) -> dict[str, 
         "machine": describe_device(learner.device),
         "measure": asdict(measure),
         "seed": learner.seed,
+        "metric": learner.metric,
+        "class_weights": learner.trainer.class_weights,
         "versions": versions(),
     }

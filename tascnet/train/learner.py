@@ -12,7 +12,7 @@ from tascnet.data import FeatureSource, SampleSource, class_weights
 from tascnet.data.samples import Samples
 from tascnet.options import Recipe, Trainer
 from tascnet.run.records import TrainingRecord
-from tascnet.train.evaluate import Evaluation, evaluate_source
+from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_source
 from tascnet.train.fit import fit
 
 # Samples for comparing activations, and for criteria that read gradients.
@@ -28,12 +28,14 @@ class Learner:
         device: where networks are trained and evaluated.
         trainer: the recipes.
         seed: of the order of samples, augmentation and dropout.
+        metric: by which epochs, trials and networks are compared: `accuracy` or `balanced_accuracy`.
     """
 
     samples: Samples
     device: torch.device
     trainer: Trainer
     seed: int
+    metric: str = "accuracy"
 
     @cached_property
     def class_weights(self) -> Tensor | None:
@@ -74,12 +76,21 @@ class Learner:
             seed=self.seed,
             device=self.device,
             class_weights=self.class_weights,
+            metric=self.metric,
             **options,
         )
+
+    def batch_size(self, recipe: str) -> int:
+        """Samples in a step of training by a recipe: no more than there are."""
+        return min(self.trainer.recipe(recipe).batch_size, len(self.samples.train))
 
     def evaluate(self, network: nn.Module, source: SampleSource | None = None) -> Evaluation:
         """Loss and accuracy on `source`, or on the validation samples."""
         return evaluate_source(network, source or self.samples.val, device=self.device)
+
+    def val_samples(self) -> float:
+        """Validation samples, as many as count for a standard error of the metric."""
+        return effective_samples(self.samples.val.labels, self.metric)
 
     def batches(self, count: int = MEASURED) -> Iterator[tuple[Tensor, Tensor]]:
         """At most `count` plain training samples, drawn by the seed, and their labels, on the device."""

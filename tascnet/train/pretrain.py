@@ -11,16 +11,19 @@ from torch import nn
 from tascnet.data.cache import module_digest
 from tascnet.data.heldout import SPLITS, HeldOut, read_splits
 from tascnet.data.samples import Samples, open_samples
+from tascnet.measure import check_batch
 from tascnet.models.archive import save
 from tascnet.models.build import build, write_backbone
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
 from tascnet.models.info import info_of, with_info
 from tascnet.models.text import SPECIAL, TextPreprocessing
+from tascnet.models.weights import is_whole
 from tascnet.options import Backbone, CustomBackbone, Data, Measure, Trainer
 from tascnet.presets import trainer_for
 from tascnet.run.folder import cache_folder, finished, identity, open_folder
 from tascnet.run.records import PretrainMetrics, StepRecord, read_record, write_record
-from tascnet.train.judge import judge, remeasured, stage_facts
+from tascnet.train.evaluate import check_metric
+from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
 from tascnet.train.learner import Learner
 from tascnet.train.setting import computing
 from tascnet.train.steps import CHECKPOINT, Archive
@@ -60,6 +63,7 @@ def pretrain(
     exclude: str | Path | None = None,
     trainer: Trainer | None = None,
     measure: Measure = Measure(),
+    metric: str = "accuracy",
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -78,6 +82,8 @@ def pretrain(
             out, so that the network may be tuned and tested on them.
         trainer: recipes, of which `pretrain` is used; None: `tascnet.presets.trainer_for(data)`.
         measure: how latency is measured.
+        metric: by which the best epoch is chosen: `accuracy`, or `balanced_accuracy`, the mean recall of the
+            classes.
         seed: of weights, splits, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
@@ -92,6 +98,7 @@ def pretrain(
         RunFolderError: the folder belongs to other options.
     """
     trainer = trainer or trainer_for(data)
+    check_metric(metric)
     preprocessing = info_of(network).preprocessing
     if isinstance(preprocessing, TextPreprocessing):
         preprocessing = replace(preprocessing, vocabulary=SPECIAL)
@@ -112,6 +119,14 @@ def pretrain(
                 *(samples.excluded, samples.dataset.name, unseen.dataset),
             )
         untrained = _untrained(network, samples, seed)
+        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
+        check_batch(
+            untrained,
+            samples.example,
+            batch=measure.batch,
+            batch_size=learner.batch_size("pretrain"),
+            device=learner.device,
+        )
         check_network(untrained, samples)
         own = identity(
             "pretrain",
@@ -126,8 +141,7 @@ def pretrain(
                 "trainer": {"class_weights": trainer.class_weights},
                 "trainer.pretrain": trainer.recipe("pretrain"),
             },
-        )
-        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed)
+        ) | {"metric": metric}
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
             samples.write_splits(folder / SPLITS)
             info = replace(
@@ -137,8 +151,10 @@ def pretrain(
                 held_out=samples.held_out,
             )
             archive = Archive(folder=folder, info=info, factory=getattr(untrained, "factory", None))
-            work = _read_back if finished(folder) else _pretrain
+            is_finished = finished(folder) and archive.holds(folder / MODEL)
+            work = _read_back if is_finished else _pretrain
             metrics = work(learner, archive, untrained, measure, unseen)
+            warn_of_lost_classes(metrics)
             weights = None if run is None else folder / WEIGHTS
             return PretrainResult(network=archive.read(folder / MODEL), metrics=metrics, weights=weights)
 
@@ -195,7 +211,7 @@ def _read_back(
     folder = archive.folder
     log.info("pretrain is finished in %s; `fresh=true` starts it over", folder)
     trained = archive.read(folder / MODEL)
-    if not (folder / WEIGHTS).exists():
+    if not is_whole(folder / WEIGHTS):
         _write_weights(folder / WEIGHTS, trained, learner.samples, unseen)
     metrics = read_record(folder / METRICS, PretrainMetrics)
     again = remeasured(metrics, {"after": learner.place(trained)}, learner.samples, measure)

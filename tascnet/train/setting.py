@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tascnet.errors import ConfigError, first_line
+from tascnet.options import threads_rule
 
 
 @contextmanager
@@ -19,8 +20,11 @@ def computing(device: str, threads: int | None) -> Iterator[torch.device]:
         threads: CPU threads; None: as torch has them.
 
     Raises:
-        ConfigError: the device cannot be used here.
+        ConfigError: the device cannot be used here, or there are too many threads.
     """
+    has_wrong_threads, message, hint = threads_rule(threads)
+    if has_wrong_threads:
+        raise ConfigError(message, hint)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

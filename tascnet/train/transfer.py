@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.data.samples import Samples
-from tascnet.errors import ConfigError, first_line
+from tascnet.errors import ConfigError, WeightsError, first_line
 from tascnet.models.info import info_of, with_info
-from tascnet.models.inspect import evaluating, input_for
+from tascnet.models.inspect import evaluating, input_for, meta_copy, meta_like
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import read_metadata
@@ -63,6 +64,7 @@ def warn_of_overlap(network: nn.Sequential, samples: Samples) -> None:
 
     Raises:
         ConfigError: they were.
+        WeightsError: their metadata are not those of `pretrain`.
     """
     origin: Backbone | None = getattr(network, "origin", None)
     if origin is None:
@@ -79,6 +81,11 @@ def warn_of_overlap(network: nn.Sequential, samples: Samples) -> None:
     seen: dict[str, Any] | None = read_metadata(path).get(PRETRAINED_ON) if path.is_file() else None
     if seen is None:
         return
+    if not _is_provenance(seen):
+        raise WeightsError(
+            f"the metadata of {path} do not say on which samples they were trained",
+            "give the file that `pretrain` wrote",
+        )
     excluded = seen["excluded"] or {}
     if seen["fingerprint"] == samples.fingerprint:
         if seen["held_out"] != samples.held_out:
@@ -93,14 +100,20 @@ def warn_of_overlap(network: nn.Sequential, samples: Samples) -> None:
             "`exclude` and the splits.json of this run to leave them out",
             *(name, seen["dataset"], path),
         )
-    elif excluded["digest"] != held_out_digest(
-        samples.dataset.digests([*samples.val.rows, *samples.test.rows])
-    ):
+    elif excluded["digest"] != held_out_digest(samples.held_out_digests):
         log.warning(
             "%s were trained without the validation and test samples of another split of %s than this one: "
             "test accuracy may be too high; pre-train with `exclude` and the splits.json of this run",
             *(path, name),
         )
+
+
+def _is_provenance(seen: Any) -> bool:
+    """Whether metadata say which data set was seen, and what of it was left out, as `pretrain` writes it."""
+    if not isinstance(seen, dict) or not {"dataset", "fingerprint", "held_out", "excluded"} <= seen.keys():
+        return False
+    excluded = seen["excluded"]
+    return not excluded or (isinstance(excluded, dict) and {"fingerprint", "digest"} <= excluded.keys())
 
 
 def held_out_digest(digests: Iterable[str]) -> str:
@@ -118,13 +131,20 @@ def check_network(network: nn.Sequential, samples: Samples) -> None:
 
 
 def outputs_of(network: nn.Sequential, example: Tensor) -> Tensor:
-    """The outputs of a network for one sample `1 x ...`, in eval mode.
+    """The outputs of a network for one sample `1 x ...`, in eval mode, on the meta device.
+
+    A network that needs values, as one of the user's own may, runs on its own device.
 
     Raises:
         ConfigError: it does not take the sample.
     """
     shape = " x ".join(map(str, example.shape[1:]))
     kind = "images" if example.is_floating_point() else "texts"
+    with suppress(Exception), torch.no_grad():
+        ghost = meta_copy(network).eval()
+        found: Tensor = ghost(input_for(ghost, meta_like(example)))
+        return found
+    # What it does not take is said in the words of its own device.
     try:
         with torch.no_grad(), evaluating(network):
             outputs: Tensor = network(input_for(network, example))

@@ -61,6 +61,7 @@ def _depth(trial: Trial, space: Space, chain: nn.Sequential, build: Builder) -> 
         name="head" if block == head_start(chain) else list(chain._modules)[block],
         trainable_params=sum(p.numel() for p in build(trial.config).tail.parameters()),
         val_accuracy=trial.val_accuracy or 0.0,
+        val_balanced_accuracy=trial.val_balanced_accuracy or 0.0,
         seconds=trial.seconds,
     )
 
@@ -94,7 +95,7 @@ def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None
     learnt, sentence = _verdict(refitted_r2, refitted_correlation, len(results))
     rows = zip(ok, observed, predicted.tolist(), deviations.tolist(), strict=True)
     return Insight(
-        target="val_loss" if goal.objective == "loss" else "val_accuracy",
+        target="val_loss" if goal.objective == "loss" else f"val_{goal.metric}",
         predictions=tuple(
             Prediction(trial=trial.trial, observed=result, predicted=mean, deviation=sd)
             for trial, result, mean, sd in rows

@@ -16,7 +16,7 @@ from tascnet.inherit import hand_over
 from tascnet.models.head import head_start
 from tascnet.options import Tune, TuneBase
 from tascnet.run.files import digest_json
-from tascnet.run.records import StepRecord, Trial
+from tascnet.run.records import StepRecord, Trial, score
 from tascnet.surgery import WidthGroup
 from tascnet.train import CHECKPOINT, Archive, Distillation, Learner, freeze_before, reestimate_batchnorm
 from tascnet.tuning.build import CandidateBuilder
@@ -105,7 +105,13 @@ def _from_trial(
     def repeat(folder: Path) -> tuple[nn.Sequential, StepRecord]:
         # The weights of trials are not kept; the same seed reproduces them.
         candidate = build(winner.config)
-        network, training = tails.train(candidate, f"trial {winner.trial}", checkpoint=folder / CHECKPOINT)
+        network, training = tails.train(
+            candidate,
+            f"trial {winner.trial}",
+            checkpoint=folder / CHECKPOINT,
+            # The search's seconds may have stopped it.
+            stop=lambda epochs: len(epochs) == winner.epochs,
+        )
         return network, StepRecord(
             seconds=training.seconds,
             training=training,
@@ -121,9 +127,10 @@ def _from_trial(
         work = partial(fit, description=f"fine-tune {name}")
         network, tuned = archive.once(f"{name}-{key}", work)
         assert tuned.training is not None
-        assert tuned.training.val_accuracy is not None
+        value = score(tuned.training, tails.learner.metric)
+        assert value is not None
         made = FineTuned(network=network, first_trained=first_trained, frozen=frozen, origin=name)
-        found.append((tuned.training.val_accuracy, made))
+        found.append((value, made))
     return max(found, key=lambda entry: entry[0])[1]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from tascnet.errors import ConfigError, SurgeryError
-from tascnet.run.records import Trial
+from tascnet.run.records import Trial, score
 from tascnet.tuning.cost import Cost
 
 Objective: TypeAlias = Literal["accuracy", "loss", "pareto"]
@@ -37,12 +37,12 @@ class Slim:
 
     Args:
         every: one in this many proposals seeks a smaller network in place of a better one.
-        n_val: number of validation samples.
-        tolerance: in accuracy; None: one binomial standard error of the best accuracy.
+        n_val: validation samples, as many as count for a standard error; see `near_margin`.
+        tolerance: in the metric; None: one standard error of the best.
     """
 
     every: int
-    n_val: int
+    n_val: float
     tolerance: float | None = None
 
     def is_due(self, number: int) -> bool:
@@ -60,7 +60,8 @@ class Goal:
     is measured once a network is built, so the surrogate learns it.
 
     Args:
-        objective: `accuracy`, `loss`, or `pareto`: accuracy against a cost.
+        objective: `accuracy`, `loss`, or `pareto`: accuracy against a cost. Accuracy is that of the metric.
+        metric: `accuracy` or `balanced_accuracy`.
         cost: of networks; one that cannot be built is outside every bound.
         max_params: of the whole network; None: no bound.
         max_flops: of one sample; None: no bound.
@@ -75,6 +76,7 @@ class Goal:
     """
 
     objective: Objective = "accuracy"
+    metric: str = "accuracy"
     cost: KnownCosts | None = None
     max_params: int | None = None
     max_flops: int | None = None
@@ -96,9 +98,9 @@ class Goal:
         both: dict[CostName, int | None] = {"params": self.max_params, "flops": self.max_flops}
         return {name: bound for name, bound in both.items() if bound is not None}
 
-    def value(self, val_accuracy: float, val_loss: float) -> float:
-        """The value of a trial; larger is better."""
-        return -val_loss if self.objective == "loss" else val_accuracy
+    def value(self, val_score: float, val_loss: float) -> float:
+        """The value of a trial, from its metric and its loss; larger is better."""
+        return -val_loss if self.objective == "loss" else val_score
 
     def costs(self, config: Mapping[str, Any]) -> Cost | None:
         """Params and FLOPs of a canonical configuration; None: its network cannot be built."""
@@ -124,30 +126,35 @@ class Goal:
 
 
 def winner(
-    trials: Sequence[Trial], n_val: int, tolerance: float | None = None, size: CostName = "params"
+    trials: Sequence[Trial],
+    n_val: float,
+    tolerance: float | None = None,
+    size: CostName = "params",
+    metric: str = "accuracy",
 ) -> Trial | None:
     """The smallest of the `ok` trials near the best; of equally small ones the better, then the earlier.
 
-    Near the best, which has the highest value, are trials whose validation accuracy is at most `tolerance`
-    below its. None without an `ok` trial.
+    Near the best, which has the highest value, are trials whose metric is at most `tolerance` below its. None
+    without an `ok` trial.
 
     Args:
         trials: of any status.
-        n_val: number of validation samples.
-        tolerance: in accuracy; 0: only the highest value is near; None: one binomial standard error of the
-            best's accuracy.
+        n_val: validation samples, as many as count for a standard error; see `near_margin`.
+        tolerance: in the metric; 0: only the highest value is near; None: one standard error of the best.
         size: by which trials are compared.
+        metric: `accuracy` or `balanced_accuracy`.
     """
     ok = [trial for trial in trials if trial.status == "ok"]
     best = max(ok, key=value_of, default=None)
-    if best is None or best.val_accuracy is None:
+    highest = None if best is None else score(best, metric)
+    if best is None or highest is None:
         return None
-    margin = near_margin(best.val_accuracy, n_val, tolerance)
-    lowest = best.val_accuracy - margin
+    margin = near_margin(highest, n_val, tolerance)
     near = [
         trial
         for trial in ok
-        if value_of(trial) >= value_of(best) or (margin > 0 and (trial.val_accuracy or 0.0) >= lowest)
+        if value_of(trial) >= value_of(best)
+        or (margin > 0 and (score(trial, metric) or 0.0) >= highest - margin)
     ]
     return min(near, key=lambda trial: _smallest_first(trial, size))
 
@@ -165,10 +172,11 @@ def front(trials: Sequence[Trial], cost: CostName) -> list[Trial]:
     return found
 
 
-def near_margin(best: float, n_val: int, tolerance: float | None) -> float:
+def near_margin(best: float, n_val: float, tolerance: float | None) -> float:
     """How far below the best accuracy another one is near it: `tolerance`, or one standard error if None.
 
-    The binomial standard error of an accuracy `p` on `n` samples is `sqrt(p (1 - p) / n)`.
+    The binomial standard error of an accuracy `p` on `n` samples is `sqrt(p (1 - p) / n)`. For a balanced
+    accuracy `n` is `train.evaluate.effective_samples`.
     """
     return math.sqrt(max(best * (1 - best), 0.0) / n_val) if tolerance is None else tolerance
 

@@ -12,7 +12,7 @@ from tascnet.models.grow import output_magnitude
 from tascnet.models.head import head_start
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import Autotune, Measure, Trainer, Tune, TuneBase
-from tascnet.run.files import read_json, write_json
+from tascnet.run.records import made_once, measured_once
 from tascnet.train import Learner
 from tascnet.tuning.autotune import AutotuneBuilder, AutotuneCost, discover_autotune
 from tascnet.tuning.build import Candidate, CandidateBuilder
@@ -88,11 +88,13 @@ def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Lin
     assert isinstance(options, Tune)
     magnitude = None
     if options.head != "new":
-        if not path.exists():
+
+        def measure() -> dict[str, float]:
             train, _ = tails.features(head_start(chain))
             batches = (train.batch(rows, None) for rows in torch.arange(len(train)).split(256))
-            write_json(path, {"rms": output_magnitude(classifier, batches)})
-        magnitude = float(read_json(path)["rms"])
+            return {"rms": output_magnitude(classifier, batches)}
+
+        magnitude = made_once(path, dict[str, float], measure)["rms"]
     return CandidateBuilder(
         chain,
         space,
@@ -117,11 +119,13 @@ class LatencyMeter:
     @property
     def original_ms(self) -> float:
         """Milliseconds of the original for one sample, measured once."""
-        if not self._path.exists():
+
+        def measure() -> dict[str, float]:
             chain = self._learner.place(self._chain)
             timed = latency(chain, self._learner.samples.example, repeats=self._measure.repeats)
-            write_json(self._path, {"original_ms": timed.median_ms})
-        return float(read_json(self._path)["original_ms"])
+            return {"original_ms": timed.median_ms}
+
+        return measured_once(self._path, measure)["original_ms"]
 
     def __call__(self, network: nn.Sequential) -> float:
         """Milliseconds of a network for one sample."""
@@ -137,7 +141,7 @@ def goal_of(
     classifier: nn.Linear,
     meter: LatencyMeter,
     *,
-    accuracy: float,
+    before: float,
     folder: Path,
 ) -> Goal:
     """The objective of a search, and the bounds on its networks.
@@ -148,7 +152,7 @@ def goal_of(
         tails: of the network with its trained softmax layer.
         classifier: the pre-trained classification layer.
         meter: measures latency.
-        accuracy: of the network of `tails` on the validation samples.
+        before: the metric of the network of `tails` on the validation samples.
         folder: where that network is saved.
 
     Raises:
@@ -172,7 +176,7 @@ def goal_of(
     # Slim proposals need a surrogate, and their tolerance is in accuracy.
     learns_accuracy = options.algorithm == "bo" and objective == "accuracy"
     if isinstance(options, Tune) and options.slim_every and learns_accuracy:
-        n_val = len(tails.learner.samples.val)
+        n_val = tails.learner.val_samples()
         slim = Slim(every=options.slim_every, n_val=n_val, tolerance=options.tolerance)
     costs: CostModel | AutotuneCost | None = None
     if pareto_cost or slim is not None or max_params is not None or max_flops is not None:
@@ -182,12 +186,13 @@ def goal_of(
             costs = CostModel(chain, space, example, classifier=classifier)
     return Goal(
         objective=objective,  # type: ignore[arg-type]
+        metric=tails.learner.metric,
         cost=None if costs is None else KnownCosts(costs),
         max_params=max_params,
         max_flops=max_flops,
         max_latency_ms=min(latencies, default=None),
         pareto_cost=pareto_cost or "flops",  # type: ignore[arg-type]
         # Only what is better than the network before the search enlarges a front.
-        reference=(accuracy, getattr(whole, pareto_cost)) if pareto_cost else None,
+        reference=(before, getattr(whole, pareto_cost)) if pareto_cost else None,
         slim=slim,
     )

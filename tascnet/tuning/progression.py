@@ -6,7 +6,7 @@ from typing import Self
 
 from tascnet.errors import plural
 from tascnet.options import Tune, TuneBase
-from tascnet.run.records import Trial
+from tascnet.run.records import Trial, score
 from tascnet.tuning.goal import Goal
 from tascnet.tuning.space import FIRST_TRAINED, Space
 
@@ -90,8 +90,8 @@ def next_depth(
 ) -> Advice:
     """The depth of the next trial, or why the search ends.
 
-    A depth is better than those before if one of its `ok` trials has a higher validation accuracy than all
-    before; with `pareto`, than all before that cost no more, which is when the front's hypervolume grows.
+    A depth is better than those before if one of its `ok` trials has a higher metric than all before; with
+    `pareto`, than all before that cost no more, which is when the front's hypervolume grows.
     Depths at which every trial was too slow to be trained do not count.
 
     Args:
@@ -126,7 +126,8 @@ def next_depth(
                 return Advice(depth=depth)
         stale = _stale_depths(trials, depth, goal)
         if stale >= limits.patience:
-            sought = "larger front" if goal.objective == "pareto" else "better validation accuracy"
+            better = f"better validation {goal.metric.replace('_', ' ')}"
+            sought = "larger front" if goal.objective == "pareto" else better
             return Advice(reason=f"{plural(stale, 'depth')} without a {sought}")
         if depth >= deepest:
             return Advice(reason=f"depth {depth} is the deepest allowed")
@@ -154,5 +155,5 @@ def _is_better(trial: Trial, others: Sequence[Trial], goal: Goal) -> bool:
     if goal.objective == "pareto":
         cost = getattr(trial, goal.pareto_cost)
         others = [other for other in others if getattr(other, goal.pareto_cost) <= cost]
-    accuracies = [other.val_accuracy or 0.0 for other in others]
-    return not accuracies or (trial.val_accuracy or 0.0) > max(accuracies)
+    scores = [score(other, goal.metric) or 0.0 for other in others]
+    return not scores or (score(trial, goal.metric) or 0.0) > max(scores)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.errors import ConfigError, RunFolderError
-from tascnet.run.files import read_jsonl
-from tascnet.run.records import Trial, append_record, from_json
+from tascnet.run.records import Trial, append_record, read_records
 from tascnet.tuning.goal import Goal, front, value_of, winner
 from tascnet.tuning.progression import layerwise_depths
 from tascnet.tuning.propose import propose
@@ -124,10 +123,13 @@ class Study:
         """Append the trial of a proposal to the journal.
 
         Raises:
-            ConfigError: the journal has this trial, or its configuration is not in the space.
+            ConfigError: the journal has this trial or lacks an earlier one, or its configuration is not in
+                the space.
         """
         if trial.trial in self._trials:
             raise ConfigError(f"trial {trial.trial} is already in the journal")
+        if trial.trial != len(self._trials):
+            raise ConfigError(f"trial {trial.trial} comes before trial {len(self._trials)}")
         if self.space.canonical(trial.config) != trial.config:
             raise ConfigError(f"the configuration of trial {trial.trial} is not canonical")
         append_record(self.path, trial)
@@ -138,10 +140,10 @@ class Study:
         """The `ok` trial of the highest value, the earliest of equals; None without one."""
         return max((t for t in self.trials if t.status == "ok"), key=value_of, default=None)
 
-    def winner(self, n_val: int, tolerance: float | None = None) -> Trial | None:
+    def winner(self, n_val: float, tolerance: float | None = None) -> Trial | None:
         """The smallest trial near the best, by params or by the cost of `pareto`; see `goal.winner`."""
         size = self.goal.pareto_cost if self.goal.objective == "pareto" else "params"
-        return winner(self.trials, n_val, tolerance, size)
+        return winner(self.trials, n_val, tolerance, size, self.goal.metric)
 
     def front(self) -> list[Trial]:
         """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""
@@ -199,9 +201,8 @@ def _read_trials(path: Path, space: Space) -> list[Trial]:
     """
     names = {FIRST_TRAINED, *(choice.name for choice in space.choices)}
     trials = []
-    for line, row in enumerate(read_jsonl(path), start=1):
+    for line, trial in enumerate(read_records(path, Trial), start=1):
         try:
-            trial = from_json(Trial, row)
             first = trial.config.get(FIRST_TRAINED)
             if isinstance(first, int) and first > space.depth:
                 raise ConfigError(
@@ -210,7 +211,7 @@ def _read_trials(path: Path, space: Space) -> list[Trial]:
             # If the space now has fewer units, choices of the deeper ones were neutral.
             own = {name: value for name, value in trial.config.items() if name in names}
             trials.append(replace(trial, config=space.canonical(own)))
-        except (ConfigError, ValueError) as error:
+        except ConfigError as error:
             raise RunFolderError(
                 f"line {line} of the journal {path} does not fit this search ({error})",
                 "give the options that it was made with, or another folder, or start over with `fresh=true`",

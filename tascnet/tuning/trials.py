@@ -1,6 +1,7 @@
 """The trials of a search: configurations are built, trained and judged one after the other."""
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -8,10 +9,10 @@ from typing import Any
 
 import torch
 
-from tascnet.errors import BudgetError, SurgeryError, TascnetError, TrainingDiverged, first_line
+from tascnet.errors import CacheLimitError, SurgeryError, TascnetError, TrainingDiverged, first_line
 from tascnet.measure import complexity
 from tascnet.run.console import progress
-from tascnet.run.records import EpochRecord, Trial
+from tascnet.run.records import EpochRecord, Trial, score
 from tascnet.tuning.problem import Builder, LatencyMeter
 from tascnet.tuning.progression import Limits, next_depth
 from tascnet.tuning.space import FIRST_TRAINED
@@ -42,12 +43,13 @@ def run_search(study: Study, limits: Limits, run: Callable[[Proposal], Trial], *
                 return advice.reason
             for proposal in study.ask(advice.depth, 1, initial_trials=initial_trials):
                 try:
-                    study.tell(run(proposal))
-                except BudgetError as error:
+                    trial = run(proposal)
+                except CacheLimitError as error:
                     if limits.every is None or study.best() is None:
                         raise
                     # The features at earlier cuts are even larger.
                     return f"the features before unit {proposal.config[FIRST_TRAINED]} do not fit ({error})"
+                study.tell(trial)
                 best = study.best()
                 bar.advance(1, best=0.0 if best is None else best.value, depth=advice.depth)
 
@@ -60,31 +62,39 @@ def run_trial(
     meter: LatencyMeter,
     *,
     early_stop: int | None,
+    max_seconds: float | None = None,
 ) -> Trial:
     """Build, train and judge one configuration; a failure is recorded as well.
 
-    From epoch `early_stop` on the trial may be stopped; None: never.
+    From epoch `early_stop` on the trial may be stopped; None: never. It is also stopped after the epoch in
+    which all trials together have taken `max_seconds`; it still is `ok` where no other trial is, for a search
+    hands over a network.
 
     Raises:
-        BudgetError: the features would take more than the cache's limit.
+        CacheLimitError: the features would take more than the cache's limit.
     """
     started = time.perf_counter()
     try:
-        found = _judged(proposal, study, tails, build, meter, early_stop)
+        spent = sum(trial.seconds for trial in study.trials)
+        deadline = math.inf if max_seconds is None else started + max_seconds - spent
+        found = _judged(proposal, study, tails, build, meter, early_stop, deadline)
     except (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError) as error:
         found = {"status": "failed", "reason": first_line(error)}
     if found["status"] == "failed" and tails.learner.device.type == "cuda":
         # Here the traceback, which held tensors, is gone.
         torch.cuda.empty_cache()
     trial = proposal.came(seconds=time.perf_counter() - started, **found)
-    if trial.val_accuracy is None:
+    metric = study.goal.metric
+    value = score(trial, metric)
+    if value is None:
         log.warning("trial %d %s: %s", trial.trial, trial.status, trial.reason)
     else:
         log.info(
-            "trial %d, depth %d%s: validation accuracy %.2f %%, %.3g M params, %.4g MFLOPs",
+            "trial %d, depth %d%s: validation %s %.2f %%, %.3g M params, %.4g MFLOPs",
             *(trial.trial, trial.depth),
-            f", stopped after {trial.epochs} epochs" if trial.status == "stopped" else "",
-            *(100 * trial.val_accuracy, (trial.params or 0) / 1e6, (trial.flops or 0) / 1e6),
+            f", stopped after {trial.epochs} epochs" if trial.reason else "",
+            *(metric.replace("_", " "), 100 * value),
+            *((trial.params or 0) / 1e6, (trial.flops or 0) / 1e6),
         )
     return trial
 
@@ -116,7 +126,7 @@ def median_stop(
     count as the worst value of all, which is too low.
 
     Args:
-        curve: validation accuracy after each epoch so far.
+        curve: the metric after each epoch so far.
         others: whole curves of the trials that were trained to their end.
         stop_epoch: no trial is stopped before this many epochs.
         stop_trials: no trial is stopped before this many others have reached its epoch.
@@ -138,6 +148,7 @@ def _judged(
     build: Builder,
     meter: LatencyMeter,
     early_stop: int | None,
+    deadline: float,
 ) -> dict[str, Any]:
     """The fields of a trial, from its status on."""
     goal = study.goal
@@ -151,28 +162,31 @@ def _judged(
             reason = f"latency of {took:.3g} ms, above the bound of {goal.max_latency_ms:.3g}"
             return {**found, "status": "infeasible", "reason": reason}
     others = study.curves()
-    stopped = False
+    stopped = is_late = False
 
-    def is_hopeless(epochs: Sequence[EpochRecord]) -> bool:
-        nonlocal stopped
+    def curve(epochs: Sequence[EpochRecord]) -> tuple[float, ...]:
+        return tuple(score(epoch, goal.metric) or 0.0 for epoch in epochs)
+
+    def ends(epochs: Sequence[EpochRecord]) -> bool:
+        nonlocal stopped, is_late
+        is_late = bool(epochs) and time.perf_counter() >= deadline
         stopped = early_stop is not None and median_stop(
-            _curve(epochs), others, stop_epoch=early_stop, stop_trials=STOP_TRIALS
+            curve(epochs), others, stop_epoch=early_stop, stop_trials=STOP_TRIALS
         )
-        return stopped
+        return stopped or is_late
 
-    _, training = tails.train(candidate, f"trial {proposal.trial}", stop=is_hopeless)
+    _, training = tails.train(candidate, f"trial {proposal.trial}", stop=ends)
     if stopped:
         found |= {"status": "stopped", "reason": "below the median of earlier trials at the same epoch"}
+    elif is_late:
+        status = "ok" if study.best() is None else "stopped"
+        found |= {"status": status, "reason": "the seconds of the search (`max_seconds`) were used up"}
     return {
         **found,
-        "value": goal.value(training.val_accuracy or 0.0, training.val_loss or 0.0),
+        "value": goal.value(score(training, goal.metric) or 0.0, training.val_loss or 0.0),
         "val_accuracy": training.val_accuracy,
+        "val_balanced_accuracy": training.val_balanced_accuracy,
         "val_loss": training.val_loss,
-        "curve": _curve(training.epochs),
+        "curve": curve(training.epochs),
         "epochs": len(training.epochs),
     }
-
-
-def _curve(epochs: Sequence[EpochRecord]) -> tuple[float, ...]:
-    """Validation accuracy after each epoch."""
-    return tuple(epoch.val_accuracy or 0.0 for epoch in epochs)

@@ -20,9 +20,11 @@ from torch import nn
 from tascnet.data import module_digest, open_samples
 from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
+from tascnet.measure import check_batch
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, classifier_of, head_start, replace_head
 from tascnet.models.info import info_of
+from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
 from tascnet.report import models_html, models_text, tune_report
@@ -34,11 +36,13 @@ from tascnet.run.records import (
     TuneMetrics,
     read_record,
     read_records,
+    score,
     to_json,
     write_record,
 )
 from tascnet.train import CHECKPOINT, Archive, Learner
-from tascnet.train.judge import judge, remeasured, stage_facts
+from tascnet.train.evaluate import check_metric
+from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
@@ -91,6 +95,7 @@ def tune(
     *,
     trainer: Trainer | None = None,
     measure: Measure = Measure(),
+    metric: str = "accuracy",
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -108,6 +113,8 @@ def tune(
         trainer: recipes, of which `head`, `trial` and `finetune` are used; None:
             `tascnet.presets.trainer_for(data)`.
         measure: how latency is measured.
+        metric: by which the best epoch, trial and network are chosen: `accuracy`, or `balanced_accuracy`, the
+            mean recall of the classes.
         seed: of splits, proposals, new weights, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
@@ -124,7 +131,9 @@ def tune(
         TascnetError: the search has no winner.
     """
     info = info_of(network)
+    check_weights(network)
     trainer = trainer or trainer_for(data)
+    check_metric(metric)
     check_options(options, trainer, network)
     _check_pick(options, run)
     with computing(device, threads) as where:
@@ -138,7 +147,7 @@ def tune(
         )
         network = with_words(network, samples, seed)
         warn_of_overlap(network, samples)
-        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed)
+        learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
         # The words of a vocabulary follow from the samples and the network.
         expected = {k: v for k, v in samples.preprocessing.to_dict().items() if k != "vocabulary"}
         own = identity(
@@ -152,7 +161,7 @@ def tune(
                 "trainer": {"class_weights": trainer.class_weights},
                 **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
             },
-        )
+        ) | {"metric": metric}
         with _folders(run, own, options.pick, cache=samples.cache, fresh=fresh) as (search, output):
             samples.write_splits(output / SPLITS)
             archive = Archive(
@@ -166,7 +175,7 @@ def tune(
                 ),
                 factory=getattr(network, "factory", None),
             )
-            if finished(output, budget(options)):
+            if finished(output, budget(options)) and _is_whole(archive, output):
                 log.info("tune is finished in %s; `fresh=true` starts it over", output)
                 _measure_again(learner, archive, output, measure)
             else:
@@ -177,10 +186,23 @@ def tune(
                 trials=tuple(read_records(search / JOURNAL, Trial)),
                 folder=None if run is None else output,
             )
+            warn_of_lost_classes(result.metrics)
             if run is not None and not (output / REPORT).exists():
                 result.report(output / REPORT)
                 log.info("report: %s", output / REPORT)
             return result
+
+
+def _is_whole(archive: Archive, output: Path) -> bool:
+    """Whether a finished stage still has all its trials and measured networks; damage is logged."""
+    metrics = read_record(output / METRICS, TuneMetrics)
+    journal = archive.folder / JOURNAL
+    found = len(read_records(journal, Trial))
+    if found < metrics.trials:
+        log.warning("%s has %d trials, expected %d: the search resumes", journal, found, metrics.trials)
+        return False
+    places = metrics.archives.values()
+    return all(map(archive.holds, [output / MODEL, *(archive.folder / place for place in places)]))
 
 
 def _check_pick(options: TuneBase, run: str | Path | None) -> None:
@@ -244,28 +266,41 @@ def _run(
     """All steps, from the baseline to the metrics."""
     blocks = nn.Sequential(OrderedDict(network.named_children()))
     pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
+    check_batch(
+        pretrained,
+        learner.samples.example,
+        batch=measure.batch,
+        batch_size=learner.batch_size("finetune"),
+        device=learner.device,
+    )
     check_network(pretrained, learner.samples)
     chain, baseline = _baseline(pretrained, learner, archive)
     assert baseline.training is not None
-    assert baseline.training.val_accuracy is not None
+    before = score(baseline.training, learner.metric)
+    assert before is not None
     folders = {"baseline": archive.path("baseline"), "after": output / MODEL}
     classifier = classifier_of(pretrained)
     tails = Tails(learner, chain, options.objective)
     meter = LatencyMeter(learner, chain, measure, archive.path("latency.json"))
     space = discover(chain, learner.samples.example, options)
     build = builder_of(options, space, tails, classifier, archive.path("magnitude.json"))
-    accuracy = baseline.training.val_accuracy
-    goal = goal_of(options, space, tails, classifier, meter, accuracy=accuracy, folder=folders["baseline"])
+    goal = goal_of(options, space, tails, classifier, meter, before=before, folder=folders["baseline"])
     limits = Limits.of(options)
     journal = archive.folder / JOURNAL
     study = Study(journal, space, learner.seed, goal, options.algorithm, limits.every or 1)
     if options.pick is None:
         log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
         trial = partial(
-            run_trial, study=study, tails=tails, build=build, meter=meter, early_stop=options.early_stop
+            run_trial,
+            study=study,
+            tails=tails,
+            build=build,
+            meter=meter,
+            early_stop=options.early_stop,
+            max_seconds=options.max_seconds,
         )
         stopped = run_search(study, limits, trial, initial_trials=options.initial_trials)
-        winner = study.winner(len(learner.samples.val), options.tolerance)
+        winner = study.winner(learner.val_samples(), options.tolerance)
         if winner is None:
             raise no_winner(study)
         log.info("the search ended (%s); trial %d wins", stopped, winner.trial)

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from dataclasses import replace
 from importlib import import_module
 
@@ -16,9 +17,9 @@ from tascnet.errors import ConfigError, RunFolderError
 from tascnet.options import Measure, Prune
 from tascnet.pruning import check_options
 from tascnet.pruning.iteration import apply_removal
-from tascnet.run.files import read_json
 from tascnet.run.records import StepRecord, read_record
 from tests.pruning.toy import CLASSES, DATA, SMALL, are_equal, network, state, untimed
+from tests.reading import read_json
 
 
 def test_a_network_becomes_smaller_and_nothing_else_changes(run, cache):
@@ -99,6 +100,48 @@ def test_a_run_that_was_interrupted_resumes(run, monkeypatch):
     assert are_equal(state(resumed.network), state(whole.network))
 
 
+def test_seconds_that_are_used_up_end_the_training_of_an_iteration(run, caplog):
+    caplog.set_level(logging.INFO, logger="tascnet")
+    endless = replace(Prune(**SMALL), max_iterations=2, epochs=100_000, final_epochs=100_000, max_seconds=0.5)
+    started = time.monotonic()
+    result = run(endless)
+    assert time.monotonic() - started < 15
+    assert result.metrics.stopped.startswith("0.5 seconds have passed")
+    assert len(result.iterations) == 2
+    said = [message for message in caplog.messages if "`max_seconds`" in message]
+    assert len(said) == 2
+    for message, name in zip(said, ("retrain", "final"), strict=True):
+        assert message.startswith(f"{name} ended after ")
+        assert message.endswith(" of 100000 epochs: the seconds of pruning (`max_seconds`) were used up")
+    folder = result.folder / "state" / result.iterations[1].state
+    epochs = read_record(folder / "record.json", StepRecord).training.epochs
+    assert said[0].split()[3] == str(len(epochs))
+    (result.folder / "metrics.json").unlink()
+    assert run(endless).iterations == result.iterations
+    more = run(replace(endless, max_seconds=1.0))
+    assert more.iterations[1] == result.iterations[1]
+    assert len(more.iterations) == 3
+
+
+def test_an_endless_training_that_was_interrupted_ends_with_the_seconds(run, monkeypatch):
+    options = replace(Prune(**SMALL), epochs=100_000, max_seconds=1.0)
+    fit = import_module("tascnet.train.fit")
+    finish, calls = fit._Run.finish_epoch, []
+
+    def failing(own, record):
+        finish(own, record)
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit._Run, "finish_epoch", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(options)
+    result = run(options)
+    folder = result.folder / "state" / result.iterations[1].state
+    assert len(read_record(folder / "record.json", StepRecord).training.epochs) == len(calls) < 100_000
+
+
 def test_other_tolerances_and_targets_lead_where_a_new_run_would(run):
     strict = replace(Prune(**SMALL), tolerance=0.0, retries=0, max_iterations=3)
     loose = replace(strict, tolerance=1.0, flops_target=0.6)
@@ -138,15 +181,18 @@ def test_a_latency_is_a_target_as_a_share_or_in_milliseconds(run):
     share = run(replace(Prune(**SMALL), latency_target=1.0), name="share")
     assert "latency reached 100.0% of the unpruned network's" in share.metrics.stopped
     assert len(share.iterations) == 1
-    slow = run(replace(Prune(**SMALL), latency_target_ms=1e9), name="slow")
+    slow = run(replace(Prune(**SMALL), latency_target_ms=1e6), name="slow")
     assert "ms for one sample" in slow.metrics.stopped
 
 
 def test_a_network_that_does_not_fit_the_data_is_refused_before_its_folder_is_made(run, tmp_path, caplog):
     with pytest.raises(ConfigError, match="the network's 2 classes are not the data set's 2"):
         run(start=network(class_names=("light", "dark")))
-    with pytest.raises(ConfigError, match="another split or version of the data and may have seen test"):
+    with pytest.raises(ConfigError, match="the samples are not those that the network was trained on"):
         run(start=network(held_out="0123"))
+    here = open_samples(DATA, network().preprocessing, seed=0, cache=tmp_path / "cache").fingerprint
+    with pytest.raises(ConfigError, match="trained on another split of the data and may have seen test"):
+        run(start=network(held_out=f"{here}-of-other-rows"))
     with pytest.raises(ConfigError, match="does not say which inputs and classes"):
         run(start=nn.Sequential(nn.Linear(2, 2)))
     assert not (tmp_path / "run").exists()
@@ -191,6 +237,13 @@ def test_options_are_checked_before_a_search():
     options = replace(Prune(**SMALL), criterion="bn_scale")
     with pytest.raises(ConfigError, match="no scores for any group"):
         check_options(options, silent, torch.zeros(1, 4), widens=False)
+
+
+def test_a_criterion_is_tried_on_the_same_noise_and_leaves_the_global_generator():
+    options = replace(Prune(**SMALL), criterion="torch_pruning.pruner.importance.TaylorImportance")
+    start, before = network(), torch.get_rng_state()
+    check_options(options, start, torch.zeros(1, 3, 8, 8), widens=False)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_tail_alone_is_pruned(run):

@@ -20,6 +20,7 @@ def runs(*accuracies: float) -> list[Iteration]:
             state=f"iteration-{i:03d}",
             landed=None,
             val_accuracy=accuracy,
+            val_balanced_accuracy=accuracy,
             val_loss=1.0,
             flops=100 - 10 * i,
             params=100 - 5 * i,
@@ -155,3 +156,14 @@ def test_a_replay_ends_where_another_run_would_leave_the_journal() -> None:
     landed = [*iterations[:2], replace(iterations[2], landed=fitted_targets(target))]
     assert replayed(landed, target)[0] == landed
     assert len(replayed(landed, loose)[0]) == 2
+
+
+def test_the_tolerance_is_one_of_the_metric() -> None:
+    first, second = runs(0.90, 0.90)
+    iterations = [first, replace(second, val_balanced_accuracy=0.80)]
+    options = Prune(tolerance=0.02, retries=0)
+    assert decide(iterations, options).inside == (True, True)
+    verdict = decide(iterations, options, "balanced_accuracy")
+    assert verdict.inside == (True, False)
+    assert verdict.reason == "validation balanced accuracy fell more than 0.02 below the best"
+    assert replayed(iterations, options, "balanced_accuracy")[1] == verdict

@@ -8,7 +8,8 @@ from torch import nn
 
 from tascnet.data.named import datasets
 from tascnet.models.blocks import Residual
-from tascnet.models.info import ModelInfo, Preprocessing, with_info
+from tascnet.models.info import ModelInfo, with_info
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Measure, Trainer
 
 CLASSES = ("dark", "light")

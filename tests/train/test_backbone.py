@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import tascnet
 from tascnet.data.samples import open_samples
 from tascnet.errors import ConfigError, SurgeryError, TascnetError
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.weights import write_weights
 from tascnet.options import CustomBackbone, ImageBackbone, TextBackbone
 from tascnet.train.backbone import SOURCE_RECIPE, digits_network
@@ -199,3 +200,18 @@ def test_other_source_digits_are_another_file(cache: Path, monkeypatch: pytest.M
     assert network.classifier.out_features == 3
     assert path != digits_network(["7", "8"], options, cache=cache)
     assert json.dumps(network.info.to_dict())
+
+
+def test_damaged_weights_in_the_cache_are_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
+    monkeypatch.setattr("tascnet.train.backbone.SOURCE_RECIPE", replace(SOURCE_RECIPE, epochs=1))
+    options = tascnet.preset("backbone", "digits_cnn")
+    path = digits_network(["0", "1"], options, cache=tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    logged.clear()
+    assert digits_network(["0", "1"], options, cache=tmp_path).read_bytes() == whole
+    assert logged[0] == (
+        f"WARNING: the weights {path} were changed or damaged after they were written; they are made again"
+    )

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import tascnet
 from tascnet.data.samples import open_samples
 from tascnet.errors import ConfigError
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.models.info import with_info
-from tascnet.train.evaluate import evaluate_source
+from tascnet.train.evaluate import balanced_accuracy, effective_samples, evaluate_source
 from tascnet.train.pretrain import PretrainResult
 from tests.train.texts import write_texts
 
@@ -65,3 +66,48 @@ def test_mistakes_are_one_sentence(trained, cache: Path) -> None:
     with pytest.raises(ConfigError, match="does not say which inputs"):
         tascnet.evaluate(bare, tascnet.digits(), cache=cache)
     assert tascnet.evaluate(with_info(bare, trained.network.info), tascnet.digits(), cache=cache).samples
+
+
+class Logits:
+    """Samples that are the logits of a network that passes them on."""
+
+    def __init__(self, logits: Tensor, labels: list[int]) -> None:
+        self.logits, self.labels, self.num_classes = logits, torch.tensor(labels), logits.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self.logits[rows]
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
+    # Three of four samples of class 0, none of two of class 1, one of one of class 3; class 2 has none.
+    named = [0, 0, 0, 1, 0, 2, 3]
+    source = Logits(torch.eye(4)[named], [0, 0, 0, 0, 1, 1, 3])
+    found = evaluate_source(nn.Identity(), source, batch_size=3)
+    assert found.accuracy == 4 / 7
+    assert found.balanced_accuracy == pytest.approx((3 / 4 + 0 + 1) / 3)
+    assert found.predictions.tolist() == named
+    assert found.top5_accuracy is None
+    assert balanced_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1])) == 1.0
+    # Classes of one size: it is the accuracy.
+    assert balanced_accuracy(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])) == 0.75
+
+
+def test_top5_accuracy_of_ten_classes() -> None:
+    # The classes in falling order are 0, 1, 2 and so on, so that the first five are among the likeliest.
+    logits = torch.arange(10, 0, -1).float().expand(4, 10)
+    assert evaluate_source(nn.Identity(), Logits(logits, [0, 4, 5, 9])).top5_accuracy == 0.5
+    assert evaluate_source(nn.Identity(), Logits(logits[:, :9], [0, 4, 5, 8])).top5_accuracy is None
+
+
+def test_the_samples_that_count_for_a_standard_error() -> None:
+    labels = torch.tensor([0] * 2 + [1] * 4 + [3] * 4)
+    assert effective_samples(labels, "accuracy") == 10
+    # Three classes: 3^2 / (1/2 + 1/4 + 1/4).
+    assert effective_samples(labels, "balanced_accuracy") == pytest.approx(9)
+    assert effective_samples(torch.arange(12) % 3, "balanced_accuracy") == pytest.approx(12)
+    # The standard error of the mean of two recalls of 0.5, of 2 and 8 samples.
+    n = effective_samples(torch.tensor([0] * 2 + [1] * 8), "balanced_accuracy")
+    assert (0.25 / n) ** 0.5 == pytest.approx((0.25 / 2 + 0.25 / 8) ** 0.5 / 2)

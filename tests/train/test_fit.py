@@ -1,6 +1,11 @@
 """Training: what is learnt, what stays, and that an interruption changes nothing."""
 
+import errno
+import importlib
 import math
+import os
+import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import TrainingDiverged
+from tascnet.errors import RunFolderError, TrainingDiverged
 from tascnet.options import Recipe
+from tascnet.run.records import TrainingRecord
 from tascnet.train import Distillation, evaluate_source, fit, freeze_before, learning_rate_factor
+from tascnet.train.evaluate import Evaluation
+
+# The package has the function under the name of its module.
+MODULE = importlib.import_module("tascnet.train.fit")
 
 
 class Points:
@@ -98,6 +108,101 @@ def test_finished_checkpoint_is_not_trained_again(tmp_path: Path) -> None:
     assert torch.equal(model[0].weight, again[0].weight)  # type: ignore[arg-type]
 
 
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def saved(path: Path, **changes: object) -> None:
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+
+
+def of_another_network(path: Path) -> None:
+    fit(nn.Sequential(nn.Linear(2, 2)), Points(), Points(), RECIPE, seed=0, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"null"),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:2000]),
+        # A weight of the network: the first value of the first tensor follows its name.
+        lambda path: flipped(path, path.read_bytes().index(struct.pack("<f", float(weight(path)))) + 2),
+        of_another_network,
+        lambda path: torch.save([], path),
+        lambda path: torch.save({}, path),
+        lambda path: saved(path, records=[]),
+        lambda path: saved(path, records=[{"epoch": 1}]),
+        lambda path: saved(path, records=torch.load(path, weights_only=True)["records"][1:]),
+        lambda path: saved(path, best=7),
+        lambda path: saved(path, best="1"),
+        lambda path: saved(path, best_state={}),
+        lambda path: saved(path, optimizer={}),
+        lambda path: saved(path, plateau=None),
+    ],
+)
+def test_a_damaged_checkpoint_starts_the_training_again(
+    damage: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, again, checkpoint = network(), network(), tmp_path / "fit.pt"
+    expected = fit(whole, Points(), Points(seed=1), RECIPE, seed=3, checkpoint=checkpoint)
+    damage(checkpoint)
+    caplog.clear()
+    result = fit(again, Points(), Points(seed=1), RECIPE, seed=3, checkpoint=checkpoint)
+    assert [replace(record, seconds=0) for record in result.epochs] == [
+        replace(record, seconds=0) for record in expected.epochs
+    ]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    (said,) = warnings
+    assert said.startswith(f"{checkpoint} cannot be used (")
+    assert said.endswith("): training starts again")
+    assert "weights_only" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (MemoryError(), MemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError),
+        (PermissionError(errno.EACCES, "Permission denied"), RunFolderError),
+        (OSError(errno.EIO, "Input/output error"), RunFolderError),
+    ],
+)
+def test_a_good_checkpoint_that_cannot_be_loaded_now_is_kept(
+    error: Exception, raised: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "fit.pt"
+    fit(network(), Points(), None, RECIPE, seed=0, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+
+    def fails(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(raised) as caught:
+        fit(network(), Points(), None, RECIPE, seed=0, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == content
+    if raised is RunFolderError:
+        assert str(caught.value).startswith(f"{checkpoint} ")
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fit.pt")
+    with pytest.raises(RunFolderError, match=r"fit\.pt cannot be read \(it is a pipe"):
+        fit(network(), Points(), None, RECIPE, seed=0, checkpoint=tmp_path / "fit.pt")
+
+
+def weight(path: Path) -> Tensor:
+    value: Tensor = torch.load(path, weights_only=True)["model"]["0.weight"][0, 0]
+    return value
+
+
 def test_frozen_prefix_stays_to_the_last_bit() -> None:
     model = network()
     freeze_before(model, 4)
@@ -118,7 +223,7 @@ def test_frozen_batchnorm_keeps_statistics_but_learns() -> None:
 
 def test_divergence_is_an_error_of_ours() -> None:
     with pytest.raises(TrainingDiverged, match="lower the learning rate"):
-        fit(network(), Points(), None, Recipe(epochs=30, lr=1e30, optimizer="sgd"), seed=0)
+        fit(network(), Points(), None, Recipe(epochs=30, lr=100, weight_decay=1, optimizer="sgd"), seed=0)
 
 
 def test_a_validation_loss_that_is_not_finite_is_divergence() -> None:
@@ -272,3 +377,32 @@ def test_training_ends_where_it_is_told_to() -> None:
         stop=lambda epochs: len(epochs) == 2,
     )
     assert len(result.epochs) == 2
+
+
+def test_the_metric_decides_which_epoch_is_kept_and_when_training_ends(monkeypatch) -> None:
+    """Of four epochs the second has the best accuracy, the third the best balanced accuracy."""
+    figures = [(0.5, 0.5), (0.9, 0.4), (0.8, 0.7), (0.8, 0.6), (0.8, 0.6)]
+
+    def trained(**options: object) -> TrainingRecord:
+        verdicts = iter(figures)
+
+        def judged(*_: object, **__: object) -> Evaluation:
+            accuracy, balanced = next(verdicts)
+            return Evaluation(
+                loss=1.0,
+                accuracy=accuracy,
+                balanced_accuracy=balanced,
+                top5_accuracy=None,
+                samples=10,
+                predictions=torch.zeros(10),
+            )
+
+        monkeypatch.setattr(MODULE, "evaluate_source", judged)
+        recipe = Recipe(epochs=5, batch_size=8, lr=0.02, patience=2)
+        return fit(network(), Points(), Points(seed=1), recipe, seed=0, **options)  # type: ignore[arg-type]
+
+    plain, balanced = trained(), trained(metric="balanced_accuracy")
+    assert (plain.best_epoch, len(plain.epochs)) == (2, 4)
+    assert (balanced.best_epoch, len(balanced.epochs)) == (3, 5)
+    assert (balanced.val_accuracy, balanced.val_balanced_accuracy) == (0.8, 0.7)
+    assert [epoch.val_balanced_accuracy for epoch in plain.epochs] == [0.5, 0.4, 0.7, 0.6]

@@ -1,6 +1,6 @@
 """The figures of finished networks."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from tascnet.measure import complexity, size_bytes
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.options import Measure
-from tascnet.run.records import StageMetrics, from_json, to_json
-from tascnet.train.judge import judge, remeasured, stage_facts
+from tascnet.run.records import ClassMetrics, StageMetrics, from_json, to_json
+from tascnet.run.verdict import class_warnings
+from tascnet.train.judge import class_metrics, confusion, judge, remeasured, stage_facts, warn_of_lost_classes
 from tascnet.train.learner import Learner
 
 FAST = Measure(batch=2, repeats=3)
@@ -55,7 +56,11 @@ def test_figures_are_those_of_the_networks(learner, networks, tmp_path: Path) ->
             cost.flops,
         )
         assert row.val_accuracy == learner.evaluate(network).accuracy
-        assert row.test_accuracy == learner.evaluate(network, learner.samples.test).accuracy
+        test = learner.evaluate(network, learner.samples.test)
+        assert (row.test_accuracy, row.test_balanced_accuracy) == (test.accuracy, test.balanced_accuracy)
+        assert [one.name for one in row.classes] == ["5", "6", "7", "8", "9"]
+        assert sum(count for *_, count in row.confusion) == test.samples
+        assert sum(n for true, named, n in row.confusion if true == named) == test.accuracy * test.samples
         assert row.size_bytes == size_bytes(tmp_path / name)
         assert (row.batch, row.device) == (2, "cpu")
         assert row.latency_ms_spread[0] <= row.latency_ms <= row.latency_ms_spread[1]
@@ -84,3 +89,47 @@ def test_only_latencies_are_measured_again(learner, networks, tmp_path: Path, lo
         kept = ("val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes")
         assert all(getattr(row, key) == getattr(found.models[name], key) for key in kept)
     assert (again.seconds, again.samples, again.seed) == (found.seconds, found.samples, found.seed)
+
+
+def test_recall_precision_and_f1_by_hand() -> None:
+    # Of four samples of "a" three are found, of "b" one of two; "c" has none, and "d" is never named.
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 3])
+    named = torch.tensor([0, 0, 0, 2, 1, 0, 0])
+    a, b, c, d = class_metrics(("a", "b", "c", "d"), labels, named)
+    assert (a.samples, a.recall, a.precision, a.f1) == (4, 0.75, 0.6, pytest.approx(2 / 3))
+    assert (b.samples, b.recall, b.precision, b.f1) == (2, 0.5, 1.0, pytest.approx(2 / 3))
+    assert c == ClassMetrics(name="c", samples=0, recall=0.0, precision=0.0, f1=0.0)
+    assert d == ClassMetrics(name="d", samples=1, recall=0.0, precision=0.0, f1=0.0)
+    assert confusion(labels, named) == ((0, 0, 3), (0, 2, 1), (1, 0, 1), (1, 1, 1), (3, 0, 1))
+
+
+def test_majority_accuracy_is_that_of_the_largest_class_in_training(learner, cache: Path) -> None:
+    samples = open_samples(tascnet.digits(), learner.samples.preprocessing, seed=0, cache=cache)
+    train = samples.train.labels.bincount()
+    largest = int(train.argmax())
+    found = samples.counts()
+    assert found.majority_accuracy == int((samples.test.labels == largest).sum()) / found.test
+    assert [one.train for one in found.by_class] == train.tolist()
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_a_network_that_names_one_class_is_warned_of(
+    learner, networks, tmp_path: Path, logged: list[str], weights: str
+) -> None:
+    trainer = replace(learner.trainer, class_weights=weights)
+    learner = Learner(samples=learner.samples, device=learner.device, trainer=trainer, seed=3)
+    constant = networks["one"]
+    with torch.no_grad():
+        constant.classifier.weight.zero_()
+        constant.classifier.bias.copy_(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
+    found = metrics_of(learner, {"after": constant}, tmp_path)
+    assert found.class_weights == weights
+    model = found.models["after"]
+    ((*_, sevens),) = [row for row in model.confusion if row[0] == row[1]]
+    assert model.test_accuracy == sevens / found.samples.test
+    blind = replace(found, samples=replace(found.samples, majority_accuracy=model.test_accuracy))
+    warn_of_lost_classes(blind)
+    assert logged[-1] == f"WARNING: {' '.join(class_warnings(blind))}"
+    assert "4 of 5 classes are never found in the test samples: 5, 6, 8, 9." in logged[-1]
+    total = found.samples.test
+    assert f"The result names 7 for {total} of {total} test samples." in logged[-1]

@@ -1,6 +1,7 @@
 """Pre-training: the weights that a later run takes, and samples that they must not have seen."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import DataError, RunFolderError
 from tascnet.models.weights import read_metadata, read_state
 from tascnet.options import Digits, Measure, TextBackbone
-from tascnet.run.files import digest_file, read_json
+from tascnet.run.files import digest_file
 from tascnet.run.records import PretrainMetrics, read_record
 from tascnet.train import pretrain as module
 from tascnet.train.learner import Learner
 from tascnet.train.transfer import warn_of_overlap
+from tests.damage import edit, flip
+from tests.reading import read_json
 from tests.train.texts import write_texts
 
 FILE = "weights.safetensors"
@@ -157,7 +160,9 @@ def test_a_finished_run_is_measured_again_without_training(
     assert digest_file(folder / FILE) == digest_file(stage / FILE)
 
 
-def test_weights_that_are_gone_are_written_again(
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-4])])
+def test_weights_that_are_gone_or_damaged_are_written_again(
+    damage: Callable[[Path], object],
     stage: Path,
     subjectivity: Path,
     splits: Path,
@@ -167,7 +172,7 @@ def test_weights_that_are_gone_are_written_again(
 ) -> None:
     folder = tmp_path / "pretrain"
     shutil.copytree(stage, folder)
-    (folder / FILE).unlink()
+    damage(folder / FILE)
     monkeypatch.setattr(Learner, "fit", lambda *_, **__: pytest.fail("trained again"))
     pretrained(subjectivity, cache, exclude=splits, run=folder)
     assert contents(folder) == contents(stage)
@@ -354,7 +359,7 @@ def test_movie_review_gets_no_sentence_of_its_validation_and_test_splits(
     data = tascnet.subjectivity(roots["subjectivity"])
     opened = open_samples(data, words, seed=0, cache=cache, grow_vocabulary=True, exclude=unseen.digests)
     parts = (opened.train, opened.val, opened.test)
-    seen = {digest for part in parts for digest in opened.dataset.digests(part.rows)}
+    seen = {opened.dataset.digests[row] for part in parts for row in part.rows}
     # An independent look: the words as they stand in the files, in which both are split already.
     held_out = {
         " ".join(target.dataset.texts[row].lower().split()) for row in (*target.val.rows, *target.test.rows)
@@ -365,3 +370,31 @@ def test_movie_review_gets_no_sentence_of_its_validation_and_test_splits(
     everything = {" ".join(text.lower().split()) for text in opened.dataset.texts}
     # Without the exclusion hundreds would be.
     assert len(everything & held_out) > 700
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "metrics.json").write_bytes(b"[]"),
+        lambda folder: edit(folder / "metrics.json", '"best_epoch": ', '"best_epoch": 1'),
+        lambda folder: flip(folder / "model" / "model.safetensors"),
+        lambda folder: edit(folder / "model" / "architecture.json", '"padding_idx"', '"padding"'),
+        lambda folder: flip(folder / FILE),
+    ],
+)
+def test_a_damaged_run_is_made_whole_again(
+    damage: Callable[[Path], None],
+    stage: Path,
+    subjectivity: Path,
+    splits: Path,
+    cache: Path,
+    tmp_path: Path,
+    logged: list[str],
+) -> None:
+    shutil.copytree(stage, tmp_path / "pretrain")
+    damage(tmp_path / "pretrain")
+    pretrained(subjectivity, cache, exclude=splits, run=tmp_path / "pretrain")
+    assert numbers(tmp_path / "pretrain") == numbers(stage)
+    before, after = contents(stage), contents(tmp_path / "pretrain")
+    assert {name for name in before if before[name] != after[name]} <= {"metrics.json"}
+    assert len([line for line in logged if line.startswith("WARNING") and "again" in line]) == 1

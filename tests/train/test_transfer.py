@@ -8,10 +8,11 @@ from torch import nn
 
 import tascnet
 from tascnet.data.samples import Samples, open_samples
-from tascnet.errors import ConfigError
+from tascnet.errors import ConfigError, WeightsError
+from tascnet.models.build import write_backbone
 from tascnet.models.text import SPECIAL
 from tascnet.options import TextBackbone, Texts
-from tascnet.train.transfer import check_network, warn_of_overlap, with_words
+from tascnet.train.transfer import PRETRAINED_ON, check_network, outputs_of, warn_of_overlap, with_words
 from tests.train.texts import write_texts
 
 
@@ -68,6 +69,20 @@ def test_a_file_of_vectors_comes_before_the_network(
     assert f"WARNING: vectors.txt has vectors for 0 of {len(words)} words" in logged
 
 
+@pytest.mark.parametrize(
+    "seen", [5, [], {}, {"dataset": "a", "fingerprint": "b", "held_out": "c", "excluded": 5}]
+)
+def test_metadata_that_pretrain_did_not_write_are_one_sentence(
+    seen: object, texts: Texts, cache: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    network = text_network()
+    write_backbone(path, network, {PRETRAINED_ON: seen})
+    network = text_network(weights=str(path))
+    with pytest.raises(WeightsError, match=rf"{path} do not say on which samples they were trained: give"):
+        warn_of_overlap(network, opened(texts, network, cache))
+
+
 def test_a_network_for_images_stays_as_it_is(cache: Path) -> None:
     network = tascnet.backbone("digits_cnn", weights="random")
     samples = open_samples(tascnet.digits(), network.preprocessing, seed=0, cache=cache)
@@ -84,6 +99,23 @@ def test_a_network_that_does_not_take_the_samples_is_one_sentence(cache: Path) -
     ) as caught:
         check_network(colour, samples)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_is_checked_without_a_pass_through_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    network = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
+    network[0].register_forward_hook(lambda *arguments: seen.append(arguments[2].is_meta))
+    assert outputs_of(network, torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+    assert seen == [True]
+
+
+def test_a_network_that_needs_values_is_still_checked() -> None:
+    class Own(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs + torch.zeros(inputs.shape) if float(inputs.sum()) == 0 else inputs[0]
+
+    network = nn.Sequential(Own(), nn.Flatten(), nn.Linear(12, 2))
+    assert outputs_of(network, torch.zeros(1, 3, 2, 2)).shape == (1, 2)
 
 
 def test_digits_that_digits_cnn_was_trained_on_are_refused(cache: Path) -> None:

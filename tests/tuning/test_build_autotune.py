@@ -9,7 +9,8 @@ from tascnet.measure import complexity
 from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.archive import load, save
 from tascnet.models.blocks import Concat, Residual
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Autotune
 from tascnet.surgery import activation_name, shape_after
 from tascnet.tuning import Space

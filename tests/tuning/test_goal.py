@@ -1,10 +1,11 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from tascnet.errors import ConfigError, SurgeryError
-from tascnet.tuning.goal import Goal, KnownCosts, Slim
+from tascnet.run.records import Trial
+from tascnet.tuning.goal import Goal, KnownCosts, Slim, winner
 from tests.tuning.spaces import small_space
 
 
@@ -90,3 +91,27 @@ def test_slim_proposals_have_their_turns_and_a_margin():
     assert [number for number in range(9) if slim.is_due(number)] == [2, 5, 8]
     assert slim.margin(0.8) == pytest.approx(0.02)
     assert Slim(every=1, n_val=400, tolerance=0.01).margin(0.8) == 0.01
+
+
+def test_the_metric_decides_which_trial_is_the_best_and_which_are_near():
+    figures = [(0.90, 0.50, 30), (0.80, 0.70, 20), (0.95, 0.69, 10), (0.70, 0.60, 5)]
+    trials = [
+        Trial(
+            trial=i,
+            depth=1,
+            config={},
+            status="ok",
+            value=balanced,
+            val_accuracy=accuracy,
+            val_balanced_accuracy=balanced,
+            params=params,
+        )
+        for i, (accuracy, balanced, params) in enumerate(figures)
+    ]
+    assert winner(trials, 100, 0.02, metric="balanced_accuracy").trial == 2
+    assert winner(trials, 100, 0.0, metric="balanced_accuracy").trial == 1
+    # One standard error of 0.7 on 21 samples is 0.1; on 84 it is half of that.
+    assert winner(trials, 20.9, metric="balanced_accuracy").trial == 3
+    assert winner(trials, 84, metric="balanced_accuracy").trial == 2
+    plain = [replace(trial, value=trial.val_accuracy) for trial in trials]
+    assert winner(plain, 100, 0.06).trial == 2

@@ -217,7 +217,9 @@ def test_a_failing_trial_is_journalled_and_the_search_continues(search, monkeypa
 
 def test_a_search_whose_first_trials_all_fail_ends(search, tmp_path):
     """Also when it is started again, and when the budget ends before."""
-    diverging = Trainer(epochs=1, batch_size=8, trial=RecipeChanges(lr=1e30, optimizer="sgd"))
+    diverging = Trainer(
+        epochs=1, batch_size=8, trial=RecipeChanges(lr=100, weight_decay=10, optimizer="sgd", epochs=9)
+    )
     for budget, failed in ((2, 2), (8, 5), (9, 5)):
         with pytest.raises(TascnetError, match=f"the first {failed} trials all failed"):
             search(max_trials=budget, trials_per_depth=9, initial_trials=9, trainer=diverging)
@@ -226,9 +228,10 @@ def test_a_search_whose_first_trials_all_fail_ends(search, tmp_path):
 
 
 def test_class_weights_change_what_is_learnt_from_unequal_classes(search):
+    generator = torch.Generator().manual_seed(0)
+
     def samples(count, light):
         labels = torch.tensor([1] * light + [0] * (count - light))
-        generator = torch.Generator().manual_seed(count)
         return torch.utils.data.TensorDataset(torch.randn(count, 3, 8, 8, generator=generator), labels)
 
     data = tascnet.datasets(samples(24, 6), samples(12, 6), samples(12, 6), class_names=("dark", "light"))

@@ -162,3 +162,23 @@ def test_layerwise_goes_from_the_head_to_the_deepest_whatever_the_accuracy():
     assert (done.depth, done.reason) == (None, "each of the 3 freezing depths was tried")
     assert next_depth(falling[1:], SPACE, limits(every=1, max_trials=2)).depth is None
     assert next_depth(falling[1:], SPACE, limits(every=1, max_seconds=20.0)).depth is None
+
+
+def test_the_metric_decides_whether_a_depth_is_better():
+    configs = [SPACE.sample(2, depth, 0)[0] for depth in (1, 2)]
+    made = [
+        Trial(
+            trial=i,
+            depth=i + 1,
+            config=config,
+            status="ok",
+            value=balanced,
+            val_accuracy=accuracy,
+            val_balanced_accuracy=balanced,
+        )
+        for i, (config, accuracy, balanced) in enumerate(zip(configs, (0.9, 0.8), (0.5, 0.6), strict=True))
+    ]
+    shallow = limits(trials_per_depth=1)
+    assert next_depth(made, SPACE, shallow).reason == "1 depth without a better validation accuracy"
+    by_balanced = next_depth(made, SPACE, shallow, Goal(metric="balanced_accuracy"))
+    assert by_balanced.reason == "depth 2 is the deepest allowed"

@@ -1,6 +1,7 @@
 """The search as one function: what it gives, keeps, resumes and leaves as it was."""
 
 import copy
+import errno
 import json
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from torch import nn
 
 import tascnet
-from tascnet.errors import ConfigError
+from tascnet.errors import BudgetError, CacheLimitError, ConfigError
 from tascnet.options import Measure, Tune
 from tascnet.run.records import Trial, TuneMetrics, read_record, read_records
 from tascnet.tuning import may_widen
+from tascnet.tuning.study import Study
+from tascnet.tuning.tails import Tails
 from tests.tuning.toy import CLASSES, MODULE, OPTIONS, own_data, own_network
 
 
@@ -161,6 +164,47 @@ def test_layerwise_goes_through_the_blocks(tmp_path):
     result = tuned(tmp_path, Tune(algorithm="layerwise"))
     assert [row.name for row in result.metrics.layerwise] == ["head", "conv2", "conv1"]
     assert result.metrics.surrogate is None
+
+
+def test_layerwise_ends_where_the_features_exceed_the_limit_of_the_cache(tmp_path, monkeypatch):
+    features = Tails.features
+
+    def limited(tails, cut):
+        if cut < 4:
+            raise CacheLimitError("the features would take 30 GB", "raise the limit")
+        return features(tails, cut)
+
+    monkeypatch.setattr(Tails, "features", limited)
+    metrics = tuned(tmp_path, Tune(algorithm="layerwise")).metrics
+    assert metrics.trials == 1
+    assert metrics.stopped.startswith("the features before unit 1 do not fit (the features would take 30 GB")
+
+
+@pytest.mark.parametrize("place", ["trials.jsonl", "features"])
+def test_layerwise_does_not_end_with_a_full_disk(place, tmp_path, monkeypatch):
+    """What is written with the second trial finds the disk full; the same command then resumes."""
+    with monkeypatch.context() as patch:
+        if place == "features":
+            features = Tails.features
+
+            def full(tails, cut):
+                if cut < 4:
+                    raise BudgetError("the disk is full")
+                return features(tails, cut)
+
+            patch.setattr(Tails, "features", full)
+        else:
+            tell = Study.tell
+
+            def torn(study, trial):
+                if trial.trial == 1:
+                    raise BudgetError("the disk is full") from OSError(errno.ENOSPC, "no space left")
+                tell(study, trial)
+
+            patch.setattr(Study, "tell", torn)
+        with pytest.raises(BudgetError, match="the disk is full"):
+            tuned(tmp_path, Tune(algorithm="layerwise"), run=tmp_path / "run")
+    assert tuned(tmp_path, Tune(algorithm="layerwise"), run=tmp_path / "run").metrics.trials == 3
 
 
 def test_autotune_makes_new_layers(tmp_path):
