@@ -5,11 +5,21 @@ A change is relative to the first model of a table; for accuracies it is in perc
 
 from tascnet.report.page import models_html
 from tascnet.report.plots import models_plot
-from tascnet.report.sentences import insight_lines, speed_lines
+from tascnet.report.sentences import class_lines, insight_lines, speed_lines
 from tascnet.report.stages import pretrain_report, prune_report, tune_report
-from tascnet.report.tables import front_table, layerwise_table, models_table, models_text, widths_table
+from tascnet.report.tables import (
+    classes_table,
+    front_table,
+    layerwise_table,
+    models_table,
+    models_text,
+    stage_tables,
+    widths_table,
+)
 
 __all__ = [
+    "class_lines",
+    "classes_table",
     "front_table",
     "insight_lines",
     "layerwise_table",
@@ -20,6 +30,7 @@ __all__ = [
     "pretrain_report",
     "prune_report",
     "speed_lines",
+    "stage_tables",
     "tune_report",
     "widths_table",
 ]

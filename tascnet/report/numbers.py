@@ -75,13 +75,18 @@ def gap(number: float | None, target: str, *, signed: bool = False) -> str:
     """A difference, error or deviation of `target`: `1.25 pp` of accuracies, three digits of losses."""
     if number is None:
         return MISSING
-    scaled, unit, digits = (100 * number, " pp", 2) if target == "val_accuracy" else (number, "", 3)
+    scaled, unit, digits = (100 * number, " pp", 2) if target.endswith("accuracy") else (number, "", 3)
     return (_signed(scaled, digits) if signed else f"{scaled:.{digits}f}") + unit
 
 
 def decimal(number: float | None) -> str:
     """A share or a correlation with two decimals: `0.75`, `−0.31`."""
     return MISSING if number is None else f"{number:.2f}".replace("-", _MINUS)
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it: `balanced accuracy`."""
+    return metric.replace("_", " ")
 
 
 def plain(value: object) -> str:

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
-from tascnet.report.numbers import decimal, gap
-from tascnet.run.records import Insight, ModelMetrics
+from tascnet.errors import by_ending, plural
+from tascnet.report.classes import FEW, pairs, reference_of
+from tascnet.report.numbers import decimal, gap, percent
+from tascnet.run.records import Insight, ModelMetrics, SampleCounts, StageMetrics
+from tascnet.run.verdict import class_name, class_warnings
 
 TOO_FEW = "Too few different results to judge what the search learnt."
 # Choices named on the terminal.
@@ -12,6 +15,8 @@ _MATTERED = 3
 _NOTHING = 0.02
 # Latency follows the FLOPs where it falls by at least this part of their fall.
 _AGREEMENT = 0.5
+# Pairs of classes that are named.
+_PAIRS = 3
 
 
 def insight_lines(insight: Insight | None) -> list[str]:
@@ -66,4 +71,67 @@ def speed_lines(models: Mapping[str, ModelMetrics], removable_blocks: int = 0) -
             f"Latency did not follow the FLOPs at {' and '.join(slow)}: calls and memory access take the "
             f"time, not arithmetic. {advice}"
         )
+    return lines
+
+
+def warnings(metrics: StageMetrics) -> list[str]:
+    """What the accuracy hides: lost classes, a network that knows only the largest one, leaked samples."""
+    samples, lines = metrics.samples, class_warnings(metrics)
+    if samples.leaked:
+        lines.append(
+            f"{samples.leaked:,} of {samples.val + samples.test:,} validation and test samples "
+            f"{'has' if samples.leaked == 1 else 'have'} a copy in another part of the split: accuracies may "
+            "be too high."
+        )
+    return lines
+
+
+def class_lines(metrics: StageMetrics) -> list[str]:
+    """How the result does over the classes, beside the model that it is compared with."""
+    name = reference_of(metrics)
+    result, reference = metrics.models["after"], metrics.models[name] if name else None
+    figures = {"balanced accuracy (mean recall)": "test_balanced_accuracy"}
+    figures |= {"top-5 accuracy": "test_top5_accuracy"} if result.test_top5_accuracy is not None else {}
+    parts = [
+        f"{word} {percent(getattr(result, key))}"
+        + (f" ({name}: {percent(getattr(reference, key))})" if reference else "")
+        for word, key in figures.items()
+    ]
+    samples = metrics.samples
+    lines = [
+        f"On the test samples: {', '.join(parts)}.",
+        f"Always naming the largest class, {class_name(samples.largest_class.name)}, has an accuracy of "
+        f"{percent(samples.majority_accuracy)}.",
+    ]
+    # Of few classes the tables hold all mistakes.
+    if len(result.classes) <= FEW:
+        return lines
+    mistakes = [
+        f"{class_name(pair.true)} taken for {class_name(pair.predicted)} ({pair.count})"
+        for pair in pairs(result)
+    ]
+    return [*lines, f"Most frequent mistakes: {', '.join(mistakes[:_PAIRS])}."] if mistakes else lines
+
+
+def sample_lines(samples: SampleCounts) -> list[str]:
+    """How many samples the classes have, and what is peculiar about the samples."""
+    totals = {row.name: row.train + row.val + row.test for row in samples.by_class}
+    most, least = max(totals, key=lambda name: totals[name]), min(totals, key=lambda name: totals[name])
+    if totals[most] == totals[least]:
+        lines = [f"Every class has {plural(totals[most], 'sample')}."]
+    else:
+        lines = [
+            f"The largest class, {class_name(most)}, has {plural(totals[most], 'sample')}, the smallest, "
+            f"{class_name(least)}, {totals[least]}."
+        ]
+    if samples.copies:
+        verb = "is a copy" if samples.copies == 1 else "are copies"
+        lines.append(f"{plural(samples.copies, 'sample')} {verb} of an earlier one.")
+    if samples.near_duplicates is not None:
+        near, verb = samples.near_duplicates, "looks" if samples.near_duplicates == 1 else "look"
+        of = plural(samples.val + samples.test, "validation and test sample")
+        lines.append(f"{near or 'None'} of {of} {verb} like a training sample.")
+    if samples.passed_over:
+        endings = by_ending(samples.passed_over)
+        lines.append(f"Files passed over, of no known image format, by ending: {endings}.")
     return lines

@@ -9,7 +9,15 @@ from tascnet.errors import plural
 from tascnet.report import numbers, plots
 from tascnet.report.page import stage_page, write_page
 from tascnet.report.sentences import TOO_FEW, insight_figures, speed_lines
-from tascnet.run.records import Insight, Iteration, PretrainMetrics, PruneMetrics, Trial, TuneMetrics
+from tascnet.run.records import (
+    Insight,
+    Iteration,
+    PretrainMetrics,
+    PruneMetrics,
+    StageMetrics,
+    Trial,
+    TuneMetrics,
+)
 
 _TUNED = {
     "baseline": "new softmax layer on the frozen network",
@@ -30,7 +38,12 @@ def pretrain_report(path: Path, metrics: PretrainMetrics) -> None:
         facts.append(f"{shared} in the validation and test split of {metrics.exclude} excluded")
     described = {"after": "trained from random weights"}
     content = stage_page("pretrain", metrics, facts=facts, described=described)
-    content |= {"weights": metrics.weights, "epochs": metrics.epochs, "best_epoch": metrics.best_epoch}
+    content |= {
+        "weights": metrics.weights,
+        **_columns(metrics),
+        "epochs": metrics.epochs,
+        "best_epoch": metrics.best_epoch,
+    }
     write_page(path, "pretrain.html", content)
 
 
@@ -57,12 +70,23 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
     neutral, best, insight = metrics.neutral_config, metrics.best_config, metrics.surrogate
     by_loss, has_latency = metrics.objective == "loss", any(trial.latency_ms is not None for trial in trials)
     differing = "settings that differ from the pre-trained network"
-    headings = ["trial", "depth", "val acc.", "params", "FLOPs", "time", differing]
+    balanced = _columns(metrics)
+    headings = [
+        "trial",
+        "depth",
+        "val acc.",
+        *balanced["extra_headings"],
+        "params",
+        "FLOPs",
+        "time",
+        differing,
+    ]
     if has_latency:
-        headings.insert(5, "latency")
+        headings.insert(-2, "latency")
     if by_loss:
         headings.insert(2, "val loss")
     content |= {
+        **balanced,
         "winner": metrics.winner,
         "plots": _search_plots(metrics, trials),
         "trials": trials,
@@ -73,9 +97,9 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         "layerwise": metrics.layerwise,
         "curve": metrics.layerwise
         and {
-            "title": "Accuracy against depth",
+            "title": f"{numbers.metric_name(metrics.metric).capitalize()} against depth",
             "caption": "Each trial trains the network from one block on; all blocks before it stay frozen.",
-            "svg": plots.layerwise_plot(metrics.layerwise, metrics.winner),
+            "svg": plots.layerwise_plot(metrics.layerwise, metrics.winner, metrics.metric),
         },
         "insight": insight,
         "too_few": TOO_FEW,
@@ -102,25 +126,29 @@ def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iterati
     sensitivity = metrics.sensitivity if metrics.sensitivity and metrics.sensitivity.groups else None
     parts = sensitivity.groups[0].shares if sensitivity else ()
     shares = [text for part in parts for text in (f"without {100 * part.share:g} %", "FLOPs saved")]
+    word = numbers.metric_name(metrics.metric)
     content |= {
+        **_columns(metrics),
         "iterations": iterations,
         "kept": metrics.kept_iteration,
         "plot": iterations
         and {
-            "title": "Accuracy and FLOPs against iteration",
+            "title": f"{word.capitalize()} and FLOPs against iteration",
             "caption": "Iteration 0 is the network before pruning; the ringed one is kept. "
             f"Tolerance: {100 * metrics.tolerance:g} percentage points below the best so far.",
-            "svg": plots.iterations_plot(iterations, metrics.tolerance, metrics.kept_iteration),
+            "svg": plots.iterations_plot(
+                iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric
+            ),
         },
         "speed": speed_lines(metrics.models, metrics.removable_blocks),
         "sensitivity": sensitivity,
         "sensitivity_headings": ["group", "width", *shares],
         "sensitivity_plot": sensitivity
         and {
-            "title": "Accuracy without a share of one group",
+            "title": f"{word.capitalize()} without a share of one group",
             "caption": f"Before pruning, without retraining, on {sensitivity.samples} validation samples. "
             "Groups in the order of the network, with their widths.",
-            "svg": plots.sensitivity_plot(sensitivity),
+            "svg": plots.sensitivity_plot(sensitivity, metrics.metric),
         },
         "widths": metrics.widths,
         "widths_plot": changed
@@ -134,10 +162,17 @@ def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iterati
     write_page(path, "prune.html", content)
 
 
+def _columns(metrics: StageMetrics) -> dict[str, Any]:
+    """The extra column of tables where balanced accuracy decides."""
+    is_balanced = metrics.metric == "balanced_accuracy"
+    return {"balanced": is_balanced, "extra_headings": ["balanced acc."] if is_balanced else []}
+
+
 def _search_plots(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[str, Any]]:
     if metrics.layerwise or not any(trial.is_trained for trial in trials):
         return []
-    value = "loss" if metrics.objective == "loss" else "accuracy"
+    word = numbers.metric_name(metrics.metric)
+    value = "loss" if metrics.objective == "loss" else word
     caption = "Depth: how many units from the output the search could change."
     values = {
         trial.trial: trial.value for trial in trials if trial.status == "ok" and trial.value is not None
@@ -148,7 +183,7 @@ def _search_plots(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[st
         {
             "title": f"Best {value} against trial",
             "caption": caption,
-            "svg": plots.best_value_plot(trials, metrics.winner, metrics.objective),
+            "svg": plots.best_value_plot(trials, metrics.winner, metrics.objective, metrics.metric),
         }
     ]
     # Costs that matter to the objective, else FLOPs.
@@ -156,13 +191,21 @@ def _search_plots(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[st
     caption = "Up and to the left is better. Open marks: the models above."
     if metrics.front:
         costs = [metrics.objective.removeprefix("pareto_")]
-        caption += " Line: the best accuracy at each cost."
+        caption += f" Line: the best {word} at each cost."
     for cost in costs:
         bound = metrics.bounds.get(cost)
         svg = plots.tradeoff_plot(
-            trials, metrics.models, metrics.winner, cost=cost, bound=bound, front=metrics.front
+            trials,
+            metrics.models,
+            metrics.winner,
+            cost=cost,
+            bound=bound,
+            front=metrics.front,
+            metric=metrics.metric,
         )
-        figures.append({"title": f"Accuracy against {_COSTS[cost]}", "caption": caption, "svg": svg})
+        figures.append(
+            {"title": f"{word.capitalize()} against {_COSTS[cost]}", "caption": caption, "svg": svg}
+        )
     return figures
 
 

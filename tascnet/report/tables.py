@@ -1,4 +1,4 @@
-"""Tables of models, widths and trials; the pages take headings and cells from here too."""
+"""Tables of models, classes, widths and trials; the pages take headings and cells from here too."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tascnet.errors import plural
+from tascnet.errors import plural, printable
 from tascnet.report import numbers
+from tascnet.report.classes import FEW, class_rows
 from tascnet.report.numbers import MISSING, count, duration, percent
-from tascnet.run.records import FreezingDepth, FrontPoint, LayerWidths, ModelMetrics
+from tascnet.run.records import FreezingDepth, FrontPoint, LayerWidths, ModelMetrics, StageMetrics, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +30,30 @@ class Column:
 COLUMNS = {
     "val_accuracy": Column(title="val acc.", show=percent, compare=numbers.points),
     "test_accuracy": Column(title="test acc.", show=percent, compare=numbers.points),
+    "test_balanced_accuracy": Column(title="balanced acc.", show=percent, compare=numbers.points),
     "params": Column(title="params", show=count, compare=numbers.change),
     "flops": Column(title="FLOPs", show=count, compare=numbers.change),
     "size_bytes": Column(title="size", show=numbers.size, compare=numbers.change),
     "latency_ms": Column(title="latency batch 1", show=numbers.milliseconds, compare=numbers.change),
     "latency_ms_batch": Column(title="latency batch", show=numbers.milliseconds, compare=numbers.change),
 }
-# Those that a summary shows.
+# Those that a summary shows, but for a balanced accuracy that says nothing new.
 KEY_FIGURES = {
     "test_accuracy": "test accuracy",
+    "test_balanced_accuracy": "balanced accuracy",
     "params": "parameters",
     "flops": "FLOPs",
     "latency_ms": "latency, batch 1",
 }
+# Of the metric on the validation samples.
+_HEADINGS = {"accuracy": "val acc.", "balanced_accuracy": "balanced acc."}
+# From this difference to the accuracy on, the balanced accuracy is worth a place where there are few.
+_IMBALANCE = 0.02
+# How many of many classes are shown on the terminal where none is lost; else as many as of few.
+_WORST = 5
+# Most characters of a class's name there.
+_NAME = 16
+NEVER_FOUND = "never found"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +73,45 @@ class Cell:
         return text
 
 
-def headings(batches: Iterable[int]) -> list[str]:
-    """The headings of `COLUMNS`; the last one names the batches of the latencies."""
-    *titles, last = (column.title for column in COLUMNS.values())
+def headings(batches: Iterable[int], keys: Iterable[str] = COLUMNS) -> list[str]:
+    """The headings of some columns; the last one names the batches of the latencies."""
+    *titles, last = (COLUMNS[key].title for key in keys)
     return [*titles, f"{last} {'/'.join(map(str, sorted(set(batches))))}".rstrip()]
 
 
-def model_cells(models: Mapping[str, ModelMetrics]) -> list[tuple[str, list[Cell]]]:
+def narrow_columns(accuracies: Iterable[tuple[float, float]], metric: str = "accuracy") -> list[str]:
+    """The columns that fit 80 characters: of size and balanced accuracy the one that says more.
+
+    Args:
+        accuracies: test accuracy and balanced accuracy of each model.
+        metric: what decided which network is the best.
+    """
+    is_shown = metric == "balanced_accuracy" or any(map(differ, accuracies))
+    left_out = "size_bytes" if is_shown else "test_balanced_accuracy"
+    return [key for key in COLUMNS if key != left_out]
+
+
+def differ(accuracies: tuple[float, float]) -> bool:
+    """Whether test accuracy and balanced accuracy are so different that both are worth showing."""
+    return abs(accuracies[0] - accuracies[1]) >= _IMBALANCE
+
+
+def key_figures(models: Mapping[str, ModelMetrics], metric: str = "accuracy") -> dict[str, str]:
+    """The titles of the figures that a summary of these models shows, by the keys of `COLUMNS`."""
+    keys = _narrow_keys(models, metric)
+    return {key: KEY_FIGURES[key] for key in keys if key in KEY_FIGURES}
+
+
+def model_cells(
+    models: Mapping[str, ModelMetrics], keys: Sequence[str] = tuple(COLUMNS)
+) -> list[tuple[str, list[Cell]]]:
     """For each model its name and a cell for each column, with the change from the first model."""
     first = next(iter(models.values()), None)
     rows = []
     for name, model in models.items():
         cells = []
-        for key, column in COLUMNS.items():
+        for key in keys:
+            column = COLUMNS[key]
             value = getattr(model, key)
             change = "" if model is first else column.compare(value, getattr(first, key))
             cells.append(Cell(value=column.show(value), change=change))
@@ -81,13 +119,19 @@ def model_cells(models: Mapping[str, ModelMetrics]) -> list[tuple[str, list[Cell
     return rows
 
 
-def models_table(models: Mapping[str, ModelMetrics], title: str | None = None) -> Table:
-    """Accuracies, parameters, FLOPs, size and latencies of named models, each compared with the first."""
+def models_table(
+    models: Mapping[str, ModelMetrics], title: str | None = None, metric: str = "accuracy"
+) -> Table:
+    """Accuracies, parameters, FLOPs, size and latencies of named models, each compared with the first.
+
+    Where the classes fare differently or it is the metric, the balanced accuracy takes the place of the size.
+    """
+    keys = _narrow_keys(models, metric)
     table = _table(title)
     table.add_column("model", style="bold")
-    for heading in headings(model.batch for model in models.values()):
+    for heading in headings((model.batch for model in models.values()), keys):
         table.add_column(heading.replace(" ", "\n", 1), justify="right")
-    for name, cells in model_cells(models):
+    for name, cells in model_cells(models, keys):
         table.add_row(Text(name), *(cell.stacked() for cell in cells))
     return table
 
@@ -98,6 +142,39 @@ def models_text(models: Mapping[str, ModelMetrics]) -> str:
     # In a notebook rich would show the table rather than write it.
     Console(file=text, width=80, color_system=None, force_jupyter=False).print(models_table(models))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def classes_table(metrics: StageMetrics) -> Table:
+    """How well the handed-over network finds each class, the worst first; of many classes the worst alone."""
+    rows = class_rows(metrics)
+    shown = rows[: FEW if len(rows) <= FEW or rows[0].result.is_lost else _WORST]
+    table = _table("after, by class, on the test samples")
+    table.add_column("class")
+    for heading in ("train", "test", "recall", "precision", "F1"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("most often\ntaken for")
+    for row in shown:
+        own, pair, taken = row.result, row.mistaken, ""
+        if pair:
+            times = f" ({pair.count})"
+            taken = printable(pair.predicted, most=_NAME - len(times)) + times
+        shares = [percent(share) if own.samples else MISSING for share in (own.recall, own.precision, own.f1)]
+        table.add_row(
+            Text(printable(own.name, most=_NAME)),
+            count(row.counts.train),
+            count(row.counts.test),
+            *([NEVER_FOUND, *shares[1:]] if own.is_lost else shares),
+            Text(taken),
+            style="bold red" if own.is_lost else None,
+        )
+    hidden = len(rows) - len(shown)
+    table.caption, table.caption_justify = f"and {plural(hidden, 'other')}" if hidden > 0 else None, "left"
+    return table
+
+
+def stage_tables(metrics: StageMetrics) -> list[Table]:
+    """What the terminal shows of every stage: the models and the classes."""
+    return [models_table(metrics.models, metric=metrics.metric), classes_table(metrics)]
 
 
 def widths_table(widths: Sequence[LayerWidths]) -> Table:
@@ -116,31 +193,36 @@ def widths_table(widths: Sequence[LayerWidths]) -> Table:
     return table
 
 
-def layerwise_table(rows: Sequence[FreezingDepth], chosen: int) -> Table:
-    """Accuracy by first trained block, from the output to the input; trial `chosen` is bold."""
+def layerwise_table(rows: Sequence[FreezingDepth], chosen: int, metric: str = "accuracy") -> Table:
+    """The metric by first trained block, from the output to the input; trial `chosen` is bold."""
     table = _table()
     table.add_column("first\ntrained", justify="right")
     table.add_column("block")
-    for heading in ("trainable\nparams", "val\nacc.", "time"):
+    for heading in ("trainable\nparams", _HEADINGS[metric].replace(" ", "\n"), "time"):
         table.add_column(heading, justify="right")
     for row in rows:
-        cells = (count(row.trainable_params), percent(row.val_accuracy), duration(row.seconds))
+        cells = (count(row.trainable_params), percent(score(row, metric)), duration(row.seconds))
         style = "bold" if row.trial == chosen else None
         table.add_row(str(row.block), Text(row.name), *cells, style=style)
     return table
 
 
-def front_table(rows: Sequence[FrontPoint], chosen: int) -> Table:
+def front_table(rows: Sequence[FrontPoint], chosen: int, metric: str = "accuracy") -> Table:
     """The trials that no other one dominates, with the option that fine-tunes each; `chosen` is bold."""
     table = _table()
-    for heading in ("trial", "val acc.", "params", "FLOPs"):
+    for heading in ("trial", _HEADINGS[metric], "params", "FLOPs"):
         table.add_column(heading, justify="right")
     table.add_column("to fine-tune it")
     for row in rows:
-        cells = (percent(row.val_accuracy), count(row.params), count(row.flops))
+        cells = (percent(row.value), count(row.params), count(row.flops))
         style = "bold" if row.trial == chosen else None
         table.add_row(str(row.trial), *cells, f"pick={row.trial}", style=style)
     return table
+
+
+def _narrow_keys(models: Mapping[str, ModelMetrics], metric: str) -> list[str]:
+    accuracies = ((model.test_accuracy, model.test_balanced_accuracy) for model in models.values())
+    return narrow_columns(accuracies, metric)
 
 
 def _table(title: str | None = None) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
+from warnings import catch_warnings, filterwarnings
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -48,19 +49,20 @@ def plotted(size: tuple[float, float], paint: Callable[Concatenate[Axes, P], Non
     return plot
 
 
-def draw(size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
+def draw(size: tuple[float, float], paint: Callable[[Figure], None], name: str = "") -> str:
     """A figure as an `<svg>` element of a page, coloured by the page's style sheet.
 
     Args:
         size: width and height in inches; the page scales the figure to its column.
         paint: draws on the empty figure.
+        name: of the figure, where a page may have two that are alike.
     """
     svg = _drawn(size, paint)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true">', svg, count=1)
     # No id occurs in two figures of a page.
-    own = f"f{digest_json(svg)[:8]}-"
+    own = f"f{digest_json([name, svg])[:8]}-"
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{own}", svg)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", svg)
     for variable, colour in _COLOURS.items():
@@ -78,7 +80,9 @@ def draw_file(size: tuple[float, float], paint: Callable[[Figure], None]) -> str
 
 
 def _drawn(size: tuple[float, float], paint: Callable[[Figure], None], background: str = "none") -> str:
-    with mpl.rc_context(rc=_SETTINGS):
+    with mpl.rc_context(rc=_SETTINGS), catch_warnings():
+        # The page's reader has the fonts; here a glyph is only measured.
+        filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size, layout="constrained", facecolor=background)
         paint(figure)
         text = StringIO()

@@ -1,9 +1,12 @@
 """Records by hand: the fields that a test is about, and the rest filled in."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from tascnet.run.records import (
+    ClassCounts,
+    ClassMetrics,
     FreezingDepth,
     FrontPoint,
     GroupSensitivity,
@@ -24,16 +27,39 @@ from tascnet.run.records import (
 )
 
 MACHINE = Machine(device="cpu", name="Chip", cpu="Chip", threads=2, torch="2")
+NAMES = ("iris", "rose", "tulip")
 SAMPLES = SampleCounts(
-    classes=102, train=2040, val=1020, test=5129, skipped=3, origin="the garden", licence="CC BY 4.0"
+    classes=3,
+    train=2040,
+    val=1020,
+    test=5130,
+    skipped=3,
+    origin="the garden",
+    licence="CC BY 4.0",
+    by_class=tuple(ClassCounts(name=name, train=680, val=340, test=1710) for name in NAMES),
+    majority_accuracy=1 / 3,
+    copies=0,
+    leaked=0,
+    near_duplicates=None,
+    passed_over={},
 )
 
 
 def model(**changes: Any) -> ModelMetrics:
-    """A network of round figures, but for the changes."""
+    """A network of round figures that takes one in four of each class for the next, but for the changes.
+
+    Its balanced accuracies are the plain ones, if no other are given.
+    """
     plain = ModelMetrics(
         val_accuracy=0.8,
         test_accuracy=0.75,
+        val_balanced_accuracy=0.8,
+        test_balanced_accuracy=0.75,
+        test_top5_accuracy=None,
+        classes=tuple(
+            ClassMetrics(name=name, samples=4, recall=0.75, precision=0.75, f1=0.75) for name in NAMES
+        ),
+        confusion=((0, 0, 3), (0, 1, 1), (1, 1, 3), (1, 2, 1), (2, 2, 3), (2, 0, 1)),
         params=1000,
         trainable_params=10,
         flops=4000,
@@ -47,7 +73,51 @@ def model(**changes: Any) -> ModelMetrics:
         threads=2,
         device="cpu",
     )
+    for split in ("val", "test"):
+        if f"{split}_accuracy" in changes:
+            changes.setdefault(f"{split}_balanced_accuracy", changes[f"{split}_accuracy"])
     return replace(plain, **changes)
+
+
+def confused(counts: Sequence[Sequence[int]], names: Sequence[str] = NAMES, **changes: Any) -> ModelMetrics:
+    """A network with this confusion matrix: a row for each true class, a column for each predicted one."""
+    classes = []
+    for i, (name, row) in enumerate(zip(names, counts, strict=True)):
+        named = sum(other[i] for other in counts)
+        recall, precision = row[i] / max(1, sum(row)), row[i] / max(1, named)
+        f1 = 2 * recall * precision / (recall + precision) if row[i] else 0.0
+        classes.append(ClassMetrics(name=name, samples=sum(row), recall=recall, precision=precision, f1=f1))
+    right, total = sum(row[i] for i, row in enumerate(counts)), sum(map(sum, counts))
+    recalls = [row.recall for row in classes if row.samples]
+    own: dict[str, Any] = {
+        "test_accuracy": right / total,
+        "test_balanced_accuracy": sum(recalls) / len(recalls),
+        "classes": tuple(classes),
+        "confusion": tuple(
+            (i, j, count) for i, row in enumerate(counts) for j, count in enumerate(row) if count
+        ),
+    }
+    return model(**{**own, **changes})
+
+
+def sampled(
+    counts: Sequence[tuple[int, int, int]], names: Sequence[str] = NAMES, **changes: Any
+) -> SampleCounts:
+    """Samples with so many of each class for training, validation and testing."""
+    train, val, test = (sum(part) for part in zip(*counts, strict=True))
+    largest = max(range(len(counts)), key=lambda i: counts[i][0])
+    own: dict[str, Any] = {
+        "classes": len(counts),
+        "train": train,
+        "val": val,
+        "test": test,
+        "by_class": tuple(
+            ClassCounts(name=name, train=row[0], val=row[1], test=row[2])
+            for name, row in zip(names, counts, strict=True)
+        ),
+        "majority_accuracy": counts[largest][2] / test,
+    }
+    return replace(SAMPLES, **{**own, **changes})
 
 
 _STAGE: dict[str, Any] = {
@@ -57,6 +127,8 @@ _STAGE: dict[str, Any] = {
     "machine": MACHINE,
     "measure": {"batch": 16, "repeats": 30},
     "budget": {},
+    "metric": "accuracy",
+    "class_weights": "none",
     "seconds": 245.0,
     "seed": 3,
     "versions": {"torch": "2.6.0"},
@@ -110,7 +182,12 @@ def trial(
     **more: Any,
 ) -> Trial:
     """A trial with this accuracy; one without a value failed, if no other status is given."""
-    known = {"config": {}, "val_accuracy": value, "reason": "no room" if value is None else None}
+    known = {
+        "config": {},
+        "val_accuracy": value,
+        "val_balanced_accuracy": value,
+        "reason": "no room" if value is None else None,
+    }
     return Trial(
         trial=number,
         depth=depth,
@@ -130,6 +207,7 @@ def iteration(
         "step": 1.0,
         "state": f"iteration-{number:03d}",
         "landed": None,
+        "val_balanced_accuracy": val_accuracy,
         "val_loss": 0.5,
         "params": 20,
         "size_bytes": 80,
@@ -158,7 +236,12 @@ def widths(layer: str, before: int | None, after: int | None) -> LayerWidths:
 
 def depth(number: int, block: int, name: str, val_accuracy: float, **more: Any) -> FreezingDepth:
     """A trial of algorithm layerwise."""
-    known = {"first_trained": number, "trainable_params": 10_000, "seconds": 2.0}
+    known: dict[str, Any] = {
+        "first_trained": number,
+        "trainable_params": 10_000,
+        "val_balanced_accuracy": val_accuracy,
+        "seconds": 2.0,
+    }
     return FreezingDepth(trial=number, block=block, name=name, val_accuracy=val_accuracy, **{**known, **more})
 
 
@@ -197,7 +280,8 @@ def _group(name: str, width: int, *accuracies: float) -> GroupSensitivity:
         group=name,
         width=width,
         shares=tuple(
-            GroupShare(share=s, val_accuracy=accuracy, flops_saved=s / 10) for s, accuracy in shares
+            GroupShare(share=s, val_accuracy=accuracy, val_balanced_accuracy=accuracy / 2, flops_saved=s / 10)
+            for s, accuracy in shares
         ),
     )
 
@@ -205,5 +289,6 @@ def _group(name: str, width: int, *accuracies: float) -> GroupSensitivity:
 SENSITIVITY = Sensitivity(
     samples=256,
     val_accuracy=0.8,
+    val_balanced_accuracy=0.4,
     groups=(_group("g1", 64, 0.79, 0.75, 0.6), _group("g2", 32, 0.7, 0.72, 0.75)),
 )

@@ -13,6 +13,7 @@ from tascnet.run import files
 from tascnet.run.records import EpochRecord
 from tests.report.records import (
     SENSITIVITY,
+    confused,
     depth,
     front_point,
     insight,
@@ -20,6 +21,7 @@ from tests.report.records import (
     model,
     pretrain_metrics,
     prune_metrics,
+    sampled,
     trial,
     tune_metrics,
     widths,
@@ -114,7 +116,9 @@ def pruned(folder: Path, **changes: Any) -> Page:
 
 def pretrained(folder: Path, **changes: Any) -> Page:
     epochs = tuple(
-        EpochRecord(epoch=i, train_loss=loss, val_loss=1.5, val_accuracy=0.4, seconds=3.0)
+        EpochRecord(
+            epoch=i, train_loss=loss, val_loss=1.5, val_accuracy=0.4, val_balanced_accuracy=0.3, seconds=3.0
+        )
         for i, loss in ((1, 1.25), (2, 1.0))
     )
     pretrain_report(folder / "report.html", pretrain_metrics(epochs=epochs, best_epoch=2, **changes))
@@ -141,8 +145,13 @@ def test_tune_says_what_was_found(tmp_path: Path) -> None:
     kind, cells = page.row("after")
     assert kind == "chosen"
     same = ["5.0 kB±0 %", "2.00 ms±0 %", "10.0 ms±0 %"]
-    assert cells[1:] == ["87.0 %+6.0 pp", "86.0 %+6.0 pp", "1.50 M−25 %", "78.0 M−25 %", *same]
-    samples = "102 classes; 2,040 training, 1,020 validation, 5,129 test samples"
+    assert cells[1:] == [
+        *("87.0 %+6.0 pp", "86.0 %+6.0 pp", "86.0 %+6.0 pp"),
+        "1.50 M−25 %",
+        "78.0 M−25 %",
+        *same,
+    ]
+    samples = "3 classes; 2,040 training, 1,020 validation, 5,130 test samples"
     data = (samples, "3 unreadable files skipped", "origin: the garden", "licence: CC BY 4.0")
     for fact in ("seed 3", "4 min 05 s", "3 trials, 1 failed", "torch 2.6.0", *data):
         assert fact in page.text
@@ -250,7 +259,7 @@ def test_statuses_and_the_loss_in_the_table_of_trials(tmp_path: Path) -> None:
 
 def test_prune_says_what_was_found(tmp_path: Path) -> None:
     page = pruned(tmp_path)
-    assert page.row("after")[1][3] == "1.50 M−25 %"
+    assert page.row("after")[1][4] == "1.50 M−25 %"
     assert page.row("1") == (
         "chosen",
         ["1", "86.0 %", "0.520", "15", "80", "24", "0.410 → 0.830", "9.0 s", "100 %", "within"],
@@ -306,8 +315,155 @@ def test_pages_of_runs_that_found_nothing(tmp_path: Path) -> None:
 
 def test_a_table_of_models_for_a_notebook() -> None:
     page = Page(models_html({"before": CONVENTIONAL, "<after>": AFTER}))
-    assert page.row("before")[1][:4] == ["before", "86.0 %", "85.0 %", "2.00 M"]
-    assert page.row("<after>")[1][:4] == ["<after>", "87.0 %+1.0 pp", "86.0 %+1.0 pp", "1.50 M−25 %"]
+    assert page.row("before")[1][:5] == ["before", "86.0 %", "85.0 %", "85.0 %", "2.00 M"]
+    assert page.row("<after>")[1][:5] == [
+        *("<after>", "87.0 %+1.0 pp", "86.0 %+1.0 pp", "86.0 %+1.0 pp", "1.50 M−25 %")
+    ]
+
+
+INSECTS = ("ant", "bee", "cat")
+UNEVEN = sampled([(3, 1, 2), (42, 12, 18), (6, 2, 2)], INSECTS)
+LOST = confused([[0, 2, 0], [0, 18, 0], [0, 2, 0]], INSECTS)
+KNOWN = confused([[1, 1, 0], [0, 18, 0], [0, 0, 2]], INSECTS)
+
+
+def test_lost_classes_are_marked_and_come_first(tmp_path: Path) -> None:
+    page = tuned(tmp_path, models={"baseline": LOST, "conventional": KNOWN, "after": LOST}, samples=UNEVEN)
+    # Samples, the three figures of `after`, what the class is taken for, and those of `conventional`.
+    assert page.row("ant") == (
+        "lost",
+        [
+            "ant never found",
+            "3",
+            "1",
+            "2",
+            "0.0 %",
+            "0.0 %",
+            "0.0 %",
+            "bee2 of 2",
+            "50.0 %",
+            "100.0 %",
+            "66.7 %",
+        ],
+    )
+    assert page.row("cat")[0] == "lost"
+    assert page.row("bee") == (
+        "",
+        ["bee", "42", "12", "18", "100.0 %", "81.8 %", "90.0 %", "", "100.0 %", "94.7 %", "97.3 %"],
+    )
+    classes = [
+        cells[0].split()[0] for _, cells in page.rows if cells[0].split()[:1] in (["ant"], ["bee"], ["cat"])
+    ]
+    assert classes == ["ant", "cat", "bee"]
+    assert {"Confusion matrix: after", "Confusion matrix: conventional"} <= set(headings(page))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    alert = html.index('class="alert"')
+    assert alert < html.index('class="tiles"'), "the warning stands on top"
+    text = " ".join(page.text.split())
+    assert "warning 2 of 3 classes are never found in the test samples: ant, cat." in text
+    assert "balanced accuracy (mean recall) 33.3 % (conventional: 83.3 %)" in text
+    assert "balanced accuracy 33.3 % −50.0 pp from 83.3 %" in text, "its tile"
+    for remedy in ("metric=balanced_accuracy", "class_weights=balanced"):
+        assert f"<code>{remedy}</code>" in html
+
+
+def test_a_page_without_lost_classes_has_no_warning(tmp_path: Path) -> None:
+    page = pruned(tmp_path)
+    assert 'class="alert"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.row("iris")[1] == [
+        *("iris", "680", "340", "1.71 k", "75.0 %", "75.0 %", "75.0 %", "rose1 of 4"),
+        *("75.0 %", "75.0 %", "75.0 %"),
+    ]
+    assert "balanced accuracy (mean recall)" in page.text
+    text = " ".join(page.text.split())
+    assert "Always naming the largest class, iris, has an accuracy of 33.3 %." in text
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "matrices", "pairs"), [(12, 12, 2, 0), (25, 25, 1, 15), (101, 116, 0, 15)]
+)
+def test_of_many_classes_the_worst_and_the_rest_folded(
+    tmp_path: Path, classes: int, rows: int, matrices: int, pairs: int
+) -> None:
+    names = [f"kind {i:03d}" for i in range(classes)]
+    # Class i is named twice as itself and once as the next one; the last one is always named as the first.
+    counts = [[2 * (i == j) + (j == i + 1) for j in range(classes)] for i in range(classes)]
+    counts[-1] = [3, *[0] * (classes - 1)]
+    result = confused(counts, names)
+    samples = sampled([(9, 3, 3)] * classes, names)
+    prune_report(tmp_path / "report.html", prune_metrics(models={"before": result, "after": result},
+                                                         samples=samples), [])  # fmt: skip
+    page = read(tmp_path / "report.html")
+    found = [cells for _, cells in page.rows if cells[0].startswith("kind")]
+    assert len([cells for cells in found if len(cells) == 11]) == rows
+    assert len([cells for cells in found if len(cells) == 4]) == pairs
+    assert found[0][0] == f"kind {classes - 1:03d} never found"
+    assert page.text.count("Confusion matrix") == matrices
+    assert ("All classes" in page.text) == (classes == 101)
+    if pairs:
+        assert next(cells for cells in found if len(cells) == 4) == [names[-1], names[0], "3", "100.0 %"]
+
+
+def test_names_of_classes_are_text_and_nothing_else(tmp_path: Path) -> None:
+    names = ("<script>alert(1)</script>", "\x1b[31mred\x07", "$x$ \udce9\u202eb")
+    model = confused([[0, 2, 0], [0, 2, 0], [1, 0, 1]], names)
+    page = tuned(tmp_path, models={"baseline": model, "conventional": model, "after": model},
+                 samples=sampled([(2, 2, 2)] * 3, names), dataset="\x1b[2J")  # fmt: skip
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", html)
+    assert "<script" not in html
+    assert "<script>alert(1)</script>" in page.text
+    assert r"\x1b[31mred\x07" in page.text
+    assert r"$x$ \udce9\u202eb" in page.text
+
+
+def test_a_class_without_test_samples_is_not_lost(tmp_path: Path) -> None:
+    model = confused([[2, 0, 0], [0, 0, 0], [0, 0, 2]])
+    page = pruned_of(tmp_path, model)
+    assert page.row("rose")[1][4:] == ["–", "–", "–", "", "–", "–", "–"]
+    assert "never found" not in page.text
+    assert [cells[0].split()[0] for _, cells in page.rows if len(cells) == 11][-1] == "roseno"
+
+
+def pruned_of(folder: Path, model: Any) -> Page:
+    samples = sampled([(2, 2, 2), (2, 2, 0), (2, 2, 2)])
+    metrics = prune_metrics(models={"before": model, "after": model}, samples=samples)
+    prune_report(folder / "report.html", metrics, [])
+    return read(folder / "report.html")
+
+
+def test_tables_and_figures_show_the_metric_that_decides(tmp_path: Path) -> None:
+    rows = [replace(row, val_balanced_accuracy=0.25) for row in TRIALS]
+    tune_report(tmp_path / "report.html", replace(METRICS, metric="balanced_accuracy"), rows)
+    page = read(tmp_path / "report.html")
+    assert page.row("0")[1][2:4] == ["70.0 %", "25.0 %"]
+    assert "metric: balanced accuracy" in page.text
+    assert {"Best balanced accuracy against trial", "Balanced accuracy against FLOPs"} <= set(headings(page))
+    assert "metric: accuracy" in pretrained(tmp_path).text
+
+
+def test_iterations_and_epochs_by_the_metric_that_decides(tmp_path: Path) -> None:
+    prune_report(tmp_path / "report.html", prune_metrics(metric="balanced_accuracy"),
+                 [iteration(0, 0.87, val_balanced_accuracy=0.5)])  # fmt: skip
+    page = read(tmp_path / "report.html")
+    assert page.row("0")[1][1:3] == ["87.0 %", "50.0 %"]
+    assert "Balanced accuracy and FLOPs against iteration" in headings(page)
+    page = pretrained(tmp_path, metric="balanced_accuracy")
+    assert page.row("1")[1][3:5] == ["40.0 %", "30.0 %"]
+
+
+def test_what_is_peculiar_about_the_samples(tmp_path: Path) -> None:
+    samples = replace(UNEVEN, copies=2, leaked=3, near_duplicates=12, passed_over={".psd": 3, ".heic": 12})
+    models = {"baseline": KNOWN, "conventional": KNOWN, "after": KNOWN}
+    text = " ".join(tuned(tmp_path, models=models, samples=samples).text.split())
+    assert "3 of 37 validation and test samples have a copy in another part of the split" in text
+    for sentence in (
+        "The largest class, bee, has 72 samples, the smallest, ant, 6.",
+        "2 samples are copies of an earlier one.",
+        "12 of 37 validation and test samples look like a training sample.",
+        "Files passed over, of no known image format, by ending: 12 .heic, 3 .psd.",
+    ):
+        assert sentence in text
 
 
 def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

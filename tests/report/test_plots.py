@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tascnet.report import plots
+from tascnet.report.plots.classes import paint_confusion
 from tascnet.report.plots.prune import paint_accuracy, paint_flops, paint_sensitivity, paint_widths
 from tascnet.report.plots.tune import (
     paint_best,
@@ -17,9 +18,11 @@ from tascnet.report.plots.tune import (
     paint_predictions,
     paint_tradeoff,
 )
+from tascnet.report.theme import BAD, INK
 from tascnet.run.records import Importance
 from tests.report.records import (
     SENSITIVITY,
+    confused,
     depth,
     front_point,
     insight,
@@ -225,9 +228,41 @@ def test_shares_of_each_group_around_the_whole_network() -> None:
     assert [label.get_text() for label in on.get_yticklabels()] == ["g1 (64)", "g2 (32)"]
 
 
+def test_who_is_taken_for_whom() -> None:
+    on = axes()
+    paint_confusion(on, confused([[0, 4, 0], [0, 3, 1], [0, 0, 2]], ("ant", "bee", "a\nb" * 20)))
+    assert [text.get_text() for text in on.texts] == ["4\n100 %", "3\n75 %", "1\n25 %", "2\n100 %"]
+    assert [text.get_position() for text in on.texts] == [(1, 0), (1, 1), (2, 1), (2, 2)]
+    names = [label.get_text() for label in on.get_yticklabels()]
+    assert names[:2] == ["ant", "bee"]
+    assert "\n" not in names[2]
+    assert len(names[2]) <= 24
+    assert on.get_yticklabels()[0].get_color() == BAD
+    assert {label.get_color() for label in on.get_yticklabels()[1:]} == {INK}
+    wrong, right, some, _ = on.patches
+    assert wrong.get_facecolor()[:3] == some.get_facecolor()[:3] != right.get_facecolor()[:3]
+    assert wrong.get_alpha() == 4 * some.get_alpha()
+
+
+def test_figures_of_the_metric_that_decides() -> None:
+    on = axes()
+    rows = [iteration(0, 0.8, val_balanced_accuracy=0.5), iteration(1, 0.9, val_balanced_accuracy=0.4)]
+    paint_accuracy(on, rows, 0.0, 0, "balanced_accuracy")
+    assert lines(on)["within tolerance"] == ([0, 1], [0.5, 0.4])
+    assert on.get_ylabel() == "validation balanced accuracy"
+    on = axes()
+    paint_sensitivity(on, SENSITIVITY, "balanced_accuracy")
+    assert lines(on)["whole network"][0] == [0.4, 0.4]
+    on = axes()
+    trials = [trial(0, 0.5, val_accuracy=0.9, val_balanced_accuracy=0.5)]
+    paint_tradeoff(on, trials, {"after": model(val_balanced_accuracy=0.3)}, 9, metric="balanced_accuracy")
+    assert lines(on) == {"trial": ([100], [0.5]), "after": ([4000], [0.3])}
+
+
 @pytest.mark.parametrize(
     "svg",
     [
+        plots.confusion_plot("after", confused([[0, 4, 0], [0, 3, 1], [0, 0, 2]])),
         plots.best_value_plot([trial(7, 0.5)], winner=7),
         plots.tradeoff_plot([trial(0, 0.5), trial(1, 0.5)], {}, winner=9),
         plots.layerwise_plot(LAYERWISE, chosen=9),
@@ -240,6 +275,7 @@ def test_shares_of_each_group_around_the_whole_network() -> None:
         plots.sensitivity_plot(SENSITIVITY),
     ],
     ids=[
+        "confusion",
         *("best", "tradeoff", "depths", "predicted", "loss", "importance", "none", "iterations", "widths"),
         "sensitivity",
     ],

@@ -1,12 +1,23 @@
 """What the tables say, read back from what the terminal shows."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
 
-from tascnet.report import front_table, layerwise_table, models_table, models_text, widths_table
-from tests.report.records import depth, front_point, model, widths
+from tascnet.report import (
+    class_lines,
+    classes_table,
+    front_table,
+    layerwise_table,
+    models_table,
+    models_text,
+    stage_tables,
+    widths_table,
+)
+from tascnet.run.records import TuneMetrics
+from tests.report.records import confused, depth, front_point, model, sampled, tune_metrics, widths
 
 CONVENTIONAL = model(
     val_accuracy=0.9,
@@ -29,7 +40,8 @@ PRUNED = model(
 MODELS = {"conventional": CONVENTIONAL, "pruned": PRUNED}
 
 
-def shown(table: RenderableType, width: int = 80) -> str:
+def shown(table: RenderableType | None, width: int = 80) -> str:
+    assert table is not None
     text = io.StringIO()
     Console(file=text, width=width, color_system=None).print(table)
     return text.getvalue()
@@ -95,3 +107,84 @@ def test_depths_by_first_trained_block() -> None:
     lines = [line.split() for line in shown(layerwise_table(rows, chosen=0)).splitlines()]
     assert lines[-2] == ["18", "[head]", "130", "k", "70.0", "%", "12.3", "s"]
     assert lines[-1] == ["17", "conv2", "2.00", "M", "65.0", "%", "1", "min", "05", "s"]
+
+
+LOST = confused([[0, 2, 0], [0, 18, 0], [0, 1, 1]], ("ant", "bee", "cat"))
+UNEVEN = sampled([(3, 1, 2), (42, 12, 18), (6, 2, 2)], ("ant", "bee", "cat"))
+
+
+def test_the_balanced_accuracy_takes_the_place_of_the_size_where_it_differs() -> None:
+    # 19 of 22, and the mean of 0, 1 and 1/2.
+    text = shown(models_table({"conventional": CONVENTIONAL, "after": LOST}))
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "balanced" in text
+    assert "size" not in text
+    assert [" ".join(line.split()) for line in text.splitlines()][-2].startswith("after 80.0 % 86.4 % 50.0 %")
+    assert "balanced" not in shown(models_table(MODELS))
+    # Where it is the metric it is always there.
+    assert "balanced" in shown(models_table(MODELS, metric="balanced_accuracy"))
+    by_recall = tune_metrics(metric="balanced_accuracy")
+    assert "balanced" in shown(stage_tables(by_recall)[0])
+
+
+def test_the_classes_with_the_lost_one_first() -> None:
+    metrics = tune_metrics(models={"conventional": LOST, "after": LOST}, samples=UNEVEN)
+    lines = [" ".join(line.split()) for line in shown(classes_table(metrics)).splitlines()]
+    assert lines[-3:] == [
+        "ant 3 2 never found 0.0 % 0.0 % bee (2)",
+        "cat 6 2 50.0 % 100.0 % 66.7 % bee (1)",
+        "bee 42 18 100.0 % 85.7 % 92.3 %",
+    ]
+
+
+def many(classes: int, lost: int) -> TuneMetrics:
+    """A search over so many classes of one test sample, of which the last `lost` are named as the first."""
+    names = [f"class {i} with a very long name" for i in range(classes)]
+    counts = [[int(j == (i if i < classes - lost else 0)) for j in range(classes)] for i in range(classes)]
+    samples = sampled([(5, 1, 1)] * classes, names)
+    return tune_metrics(models={"after": confused(counts, names)}, samples=samples)
+
+
+def test_of_many_classes_the_worst_are_shown_and_more_where_one_is_lost() -> None:
+    for classes, rows in ((10, 10), (11, 5)):
+        text = shown(classes_table(many(classes, lost=0)))
+        assert text.count("class ") - 1 == rows + text.count("by class ")
+        assert ("and 6 others" in text) == (classes == 11)
+    text = shown(classes_table(many(101, lost=12)))
+    assert text.count("never found") == 10
+    assert "and 91 others" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_names_of_classes_neither_escape_nor_colour() -> None:
+    names = ("\x1b[31mred\x07", "[bold]x", "a\nb")
+    metrics = tune_metrics(models={"after": confused([[0, 2, 0], [0, 2, 0], [0, 0, 2]], names)},
+                           samples=sampled([(2, 2, 2)] * 3, names))  # fmt: skip
+    text = shown(classes_table(metrics))
+    assert "\x1b" not in text
+    for name in (r"\x1b[31mred\x07", "[bold]x", r"a\nb"):
+        assert name in text
+
+
+def test_every_stage_shows_its_models_and_its_few_classes() -> None:
+    assert len(stage_tables(many(3, lost=0))) == 2
+    # The terminal stays calm, sentences with very long names included.
+    for classes, lost in ((10, 0), (11, 0), (101, 12)):
+        metrics = many(classes, lost)
+        after = metrics.models["after"]
+        models = {"baseline": after, "conventional": after, "after": after}
+        parts = [*stage_tables(replace(metrics, models=models)), *class_lines(metrics)]
+        assert sum(len(shown(part).splitlines()) for part in parts) <= 28
+
+
+def test_tables_by_balanced_accuracy() -> None:
+    rows = [depth(0, 18, "head", 0.7, val_balanced_accuracy=0.5)]
+    lines = [line.split() for line in shown(layerwise_table(rows, 0, "balanced_accuracy")).splitlines()]
+    assert lines[0][:2] == ["first", "trainable"]
+    assert "balanced" in lines[0]
+    assert "50.0" in lines[-1]
+    point = replace(front_point(7, 0.812, params=1, flops=2), value=0.4)
+    text = shown(front_table([point], 7, "balanced_accuracy"))
+    assert "balanced acc." in text
+    assert "40.0 %" in text

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tascnet.errors import RunFolderError, plural
 from tascnet.report.tables import COLUMNS
-from tascnet.run.files import read_json
+from tascnet.run.files import read_bytes, read_end
 from tascnet.run.folder import DEFAULT_PRUNE
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 
@@ -202,14 +202,9 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
     record = TuneMetrics if kind == "tune" else PruneMetrics
     try:
         metrics = read_record(folder / "metrics.json", record)
+        identity = read_record(folder / "identity.json", dict[str, Any])
     except RunFolderError as error:
         raise Unfit(error.message.replace(f"{folder}/", "")) from error
-    try:
-        identity = read_json(folder / "identity.json")
-    except (OSError, ValueError):
-        identity = None
-    if not isinstance(identity, dict):
-        raise Unfit("identity.json is damaged: it is no JSON object")
     for file, found in (("identity.json", identity.get("seed")), ("metrics.json", metrics.seed)):
         if found != seed:
             raise Unfit(f"seed is {found} in {file} and {seed} in the folder's name")
@@ -238,7 +233,8 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
         dataset=metrics.dataset,
         backbone=metrics.backbone,
         models=models,
-        options={key: value for key, value in options.items() if key not in ("stage", "seed")},
+        options={key: value for key, value in options.items() if key not in ("stage", "seed")}
+        | {"metric": metrics.metric},
         data=identity.get("input.data"),
     )
 
@@ -246,10 +242,20 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
 def _unfinished(folder: Path, stage: str) -> str:
     """The progress of a stage without metrics, and the error that ended it, where its log holds one."""
     name, word = JOURNALS[stage]
-    journal, log = folder / name, folder / "log.txt"
-    done = plural(journal.read_bytes().count(b"\n"), word) if journal.exists() else f"no {word}"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    ends = _content(folder / name).count(b"\n")
+    done = plural(ends, word) if ends else f"no {word}"
+    lines = _content(folder / "log.txt", read_end).decode("utf-8", errors="replace").splitlines()
     dated = [line for line in lines if re.match(r"\d{4}-\d\d-\d\d \S+ [A-Z]+ ", line)]
     _, _, level, message = dated[-1].split(" ", 3) if dated else ("", "", "", "")
     ending = f" ({message.strip()})" if level == "ERROR" else ""
     return f"unfinished, with {done} in {name}{ending}"
+
+
+def _content(path: Path, read: Callable[[Path], bytes] = read_bytes) -> bytes:
+    """The content of a file; a missing one has none."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise Unfit(f"{path.name} cannot be read ({error})") from error

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -13,12 +14,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tascnet.errors import plural
+from tascnet.errors import plural, printable
 from tascnet.report import numbers
 from tascnet.report.comparison.runs import Aside, Place
 from tascnet.report.comparison.summary import LATENCIES, Comparison, Statistic, TableRow
 from tascnet.report.page import write_page
-from tascnet.report.tables import COLUMNS, Cell, headings
+from tascnet.report.tables import COLUMNS, Cell, headings, narrow_columns
 from tascnet.run.files import write_json, write_text
 
 MIXED = "mixed"
@@ -26,21 +27,28 @@ MIXED = "mixed"
 USUAL, UNPRUNED = "conventional", "unpruned"
 # Of the terminal's first column: its longest usual word.
 _MODEL_WIDTH = len("reconstruction")
+# What makes a text a formula, as its first character.
+_FORMULAS = ("=", "+", "-", "@")
 
 
 def comparison_table(rows: Sequence[TableRow]) -> Table:
     """The table for the terminal: mean, deviation and change below each other."""
+    keys = narrow_columns(
+        (plain.mean, balanced.mean)
+        for row in rows
+        if (plain := row.figures["test_accuracy"]) and (balanced := row.figures["test_balanced_accuracy"])
+    )
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("n", justify="right")
-    for title in _headings(rows):
+    for title in _headings(rows, keys):
         table.add_column(title.replace(" ", "\n", 1), justify="right")
     for _, group in groupby(rows, key=_setting):
         members = list(group)
         first = members[0]
         table.add_section()
         table.add_row(Text(_folded(first.dataset, first.backbone, first.name), style="bold"))
-        for name, n, cells in _lines(members, _numbered(rows)):
+        for name, n, cells in _lines(members, _numbered(rows), keys):
             table.add_row(Text(_folded(*name.split(": ", 1))), n, *(cell.stacked() for cell in cells))
     return table
 
@@ -82,7 +90,7 @@ def as_csv(rows: Sequence[TableRow]) -> str:
                 record[f"{key}_from_{reference}"] = change and change.mean
         record["batch"] = " ".join(map(str, row.batches))
         record["latency_measured_on"] = "; ".join(map(_in_words, row.places))
-        records.append(record)
+        records.append({key: _harmless(cell) for key, cell in record.items()})
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -149,16 +157,20 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
     return lines
 
 
-def _lines(rows: Sequence[TableRow], places: Mapping[Place, str]) -> Iterator[tuple[str, str, list[Cell]]]:
+def _lines(
+    rows: Sequence[TableRow], places: Mapping[Place, str], keys: Sequence[str] = tuple(COLUMNS)
+) -> Iterator[tuple[str, str, list[Cell]]]:
     """Name, n and cells of each row, and the extra line of a pruned one.
 
     Args:
         rows: some of a table's.
         places: those of the whole table, by `_numbered`.
+        keys: of the columns.
     """
     for row in rows:
         cells = []
-        for key, column in COLUMNS.items():
+        for key in keys:
+            column = COLUMNS[key]
             mean, deviation, mark = MIXED, "", ""
             if statistic := row.figures[key]:
                 mean = column.show(statistic.mean)
@@ -169,7 +181,7 @@ def _lines(rows: Sequence[TableRow], places: Mapping[Place, str]) -> Iterator[tu
             cells.append(Cell(value=mean + mark, deviation=deviation, change=change))
         yield row.model, str(len(row.seeds)), cells
         if changes := row.changes.get(UNPRUNED):
-            yield "from unpruned", "", [Cell(change=_changed(key, changes[key])) for key in COLUMNS]
+            yield "from unpruned", "", [Cell(change=_changed(key, changes[key])) for key in keys]
 
 
 def _changed(key: str, change: Statistic | None) -> str:
@@ -179,13 +191,13 @@ def _changed(key: str, change: Statistic | None) -> str:
     return COLUMNS[key].compare(reference + change.mean, reference)
 
 
-def _headings(rows: Sequence[TableRow]) -> list[str]:
-    return headings(batch for row in rows for batch in row.batches)
+def _headings(rows: Sequence[TableRow], keys: Sequence[str] = tuple(COLUMNS)) -> list[str]:
+    return headings((batch for row in rows for batch in row.batches), keys)
 
 
 def _setting(row: TableRow) -> str:
     """Data set, backbone and name of a row."""
-    return f"{row.dataset}, {row.backbone}, {row.name}"
+    return printable(f"{row.dataset}, {row.backbone}, {row.name}")
 
 
 def _numbered(rows: Sequence[TableRow]) -> dict[Place, str]:
@@ -200,8 +212,19 @@ def _in_words(place: Place) -> str:
 
 def _folded(*parts: str) -> str:
     """Each part on lines of its own, so that a long name does not squeeze other columns."""
-    return "\n".join(line for part in parts for line in textwrap.wrap(part, _MODEL_WIDTH))
+    return "\n".join(line for part in parts for line in textwrap.wrap(printable(part), _MODEL_WIDTH))
 
 
 def _markdown(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    """A line of a table; in names neither `|` nor `<` has its meaning."""
+    escaped = (re.sub(r"([|<])", r"\\\1", printable(cell)) for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _harmless(cell: Any) -> Any:
+    """A cell of a CSV file; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if not isinstance(cell, str):
+        return cell
+    shown = printable(cell)
+    # Spreadsheets skip blanks before a formula.
+    return f"'{shown}" if shown.lstrip()[:1] in _FORMULAS else shown

@@ -1,5 +1,6 @@
 """The figures, each from records to SVG."""
 
+from tascnet.report.plots.classes import confusion_plot
 from tascnet.report.plots.models import models_plot
 from tascnet.report.plots.prune import iterations_plot, sensitivity_plot, widths_plot
 from tascnet.report.plots.tune import (
@@ -12,6 +13,7 @@ from tascnet.report.plots.tune import (
 
 __all__ = [
     "best_value_plot",
+    "confusion_plot",
     "importance_plot",
     "iterations_plot",
     "layerwise_plot",

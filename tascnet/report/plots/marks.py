@@ -8,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tascnet.report.numbers import count
+from tascnet.report.numbers import count, metric_name
 from tascnet.report.theme import ACCENT, GRID, INK, MUTED
 
 Points: TypeAlias = Sequence[tuple[float, float]]
@@ -46,12 +46,17 @@ def dashes(lines: Sequence[Line2D]) -> None:
 
 
 def accuracy_axis(
-    axes: Axes, values: Sequence[float], *, headroom: float = 0.08, footroom: float = 0.08
+    axes: Axes,
+    values: Sequence[float],
+    metric: str = "accuracy",
+    *,
+    headroom: float = 0.08,
+    footroom: float = 0.08,
 ) -> None:
-    """The vertical axis in per cent, around the values."""
+    """The vertical axis of a metric in per cent, around the values."""
     axes.set_ylim(limits(values, headroom=headroom, footroom=footroom))
     show_percent(axes.yaxis)
-    axes.set_ylabel("validation accuracy")
+    axes.set_ylabel(f"validation {metric_name(metric)}")
 
 
 def named_rows(axes: Axes, names: Sequence[str], rows: int | None = None) -> None:

@@ -5,20 +5,21 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from tascnet.report.plots.marks import named_rows, quiet_axes
-from tascnet.report.tables import COLUMNS, KEY_FIGURES
+from tascnet.report.tables import COLUMNS, key_figures
 from tascnet.report.theme import ACCENT, BAR, MUTED, draw_file
 from tascnet.run.records import ModelMetrics
 
 
-def models_plot(models: Mapping[str, ModelMetrics]) -> str:
+def models_plot(models: Mapping[str, ModelMetrics], metric: str = "accuracy") -> str:
     """Test accuracy, parameters, FLOPs and latency of named models, as the content of an SVG file.
 
-    The last model is drawn in colour.
+    The balanced accuracy is beside them where it differs or is the metric. The last model is drawn in colour.
     """
 
     def paint(figure: Figure) -> None:
         figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
-        for axes, (key, title) in zip(figure.subplots(1, len(KEY_FIGURES)), KEY_FIGURES.items(), strict=True):
+        figures = key_figures(models, metric)
+        for axes, (key, title) in zip(figure.subplots(1, len(figures)), figures.items(), strict=True):
             quiet_axes(axes, grid=None)
             values = [getattr(model, key) for model in models.values()]
             colours = [BAR] * (len(values) - 1) + [ACCENT]
@@ -29,6 +30,6 @@ def models_plot(models: Mapping[str, ModelMetrics]) -> str:
             axes.set_title(title, fontsize=10.0, loc="left")
             axes.set_xticks([])
             axes.set_xlim(0, 1.45 * max(values))
-            named_rows(axes, list(models) if key == next(iter(KEY_FIGURES)) else [""] * len(values))
+            named_rows(axes, list(models) if key == next(iter(figures)) else [""] * len(values))
 
     return draw_file((10.8, 0.8 + 0.28 * len(models)), paint)

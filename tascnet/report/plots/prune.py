@@ -6,7 +6,7 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tascnet.report.numbers import MISSING
+from tascnet.report.numbers import MISSING, metric_name
 from tascnet.report.plots.marks import (
     accuracy_axis,
     dashes,
@@ -20,24 +20,27 @@ from tascnet.report.plots.marks import (
     top_legend,
 )
 from tascnet.report.theme import ACCENT, BAD, BAR, MUTED, draw
-from tascnet.run.records import Iteration, LayerWidths, Sensitivity
+from tascnet.run.records import Iteration, LayerWidths, Sensitivity, score
 
 _WIDTH = 10.8
 
 
-def iterations_plot(iterations: Sequence[Iteration], tolerance: float, kept: int) -> str:
-    """Accuracy with the tolerance line, and FLOPs, against the iteration, the unpruned network first.
+def iterations_plot(
+    iterations: Sequence[Iteration], tolerance: float, kept: int, metric: str = "accuracy"
+) -> str:
+    """The metric with the tolerance line, and FLOPs, against the iteration, the unpruned network first.
 
     Args:
         iterations: all of them.
-        tolerance: largest fall of accuracy below the best so far.
+        tolerance: largest fall of the metric below the best so far.
         kept: the iteration whose network is the result.
+        metric: `accuracy` or `balanced_accuracy`.
     """
 
     def paint(figure: Figure) -> None:
         accuracy, flops = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         figure.set_layout_engine("constrained", h_pad=0.12)
-        paint_accuracy(accuracy, iterations, tolerance, kept)
+        paint_accuracy(accuracy, iterations, tolerance, kept, metric)
         paint_flops(flops, iterations, kept)
 
     return draw((_WIDTH, 4.8), paint)
@@ -56,17 +59,19 @@ def widths_plot(widths: Sequence[LayerWidths]) -> str:
     return draw((_WIDTH, 0.5 + 0.235 * rows), paint)
 
 
-def sensitivity_plot(sensitivity: Sensitivity) -> str:
+def sensitivity_plot(sensitivity: Sensitivity, metric: str = "accuracy") -> str:
     """Accuracy without shares of each group alone."""
     size = (_WIDTH, 1.0 + 0.26 * len(sensitivity.groups))
-    return draw(size, lambda figure: paint_sensitivity(figure.subplots(), sensitivity))
+    return draw(size, lambda figure: paint_sensitivity(figure.subplots(), sensitivity, metric))
 
 
-def paint_accuracy(axes: Axes, iterations: Sequence[Iteration], tolerance: float, kept: int) -> None:
-    """Accuracy of each iteration and the line that it must not fall below."""
+def paint_accuracy(
+    axes: Axes, iterations: Sequence[Iteration], tolerance: float, kept: int, metric: str = "accuracy"
+) -> None:
+    """The metric of each iteration and the line that it must not fall below."""
     quiet_axes(axes)
-    places = {row.iteration: (row.iteration, row.val_accuracy) for row in iterations}
-    values = [row.val_accuracy for row in iterations]
+    values = [score(row, metric) or 0.0 for row in iterations]
+    places = {row.iteration: (row.iteration, value) for row, value in zip(iterations, values, strict=True)}
     axes.plot(list(places), values, "-", color=ACCENT, linewidth=1.6)
     for label, color, inside in (("within tolerance", ACCENT, True), ("outside tolerance", BAD, False)):
         of_kind = [places[row.iteration] for row in iterations if row.inside == inside]
@@ -74,7 +79,7 @@ def paint_accuracy(axes: Axes, iterations: Sequence[Iteration], tolerance: float
     line = [best - tolerance for best in accumulate(values, max)]
     dashes(axes.step(list(places), line, where="mid", label="best − tolerance"))
     mark_winner(axes, [places[kept]] if kept in places else [], "kept")
-    accuracy_axis(axes, [*values, *line])
+    accuracy_axis(axes, [*values, *line], metric)
     top_legend(axes)
 
 
@@ -106,19 +111,19 @@ def paint_widths(axes: Axes, widths: Sequence[LayerWidths], longest: int, rows: 
     named_rows(axes, [row.layer for row in widths], rows)
 
 
-def paint_sensitivity(axes: Axes, sensitivity: Sensitivity) -> None:
-    """For each group a line from its best to its worst accuracy, with a mark for each share."""
+def paint_sensitivity(axes: Axes, sensitivity: Sensitivity, metric: str = "accuracy") -> None:
+    """For each group a line from its best to its worst value of the metric, with a mark for each share."""
     quiet_axes(axes, grid="x")
     groups = sensitivity.groups
     for place, group in enumerate(groups):
-        values = [part.val_accuracy for part in group.shares]
+        values = [score(part, metric) or 0.0 for part in group.shares]
         axes.plot([min(values), max(values)], [place, place], "-", color=BAR, linewidth=2.5)
     shares = [part.share for part in groups[0].shares]
     for number, (share, color) in enumerate(zip(shares, (MUTED, ACCENT, BAD), strict=True)):
-        places = [(group.shares[number].val_accuracy, place) for place, group in enumerate(groups)]
+        places = [(score(group.shares[number], metric) or 0.0, place) for place, group in enumerate(groups)]
         points(axes, places, f"without {100 * share:g} %", color=color, markersize=5.5)
-    dashes([axes.axvline(sensitivity.val_accuracy, label="whole network")])
+    dashes([axes.axvline(score(sensitivity, metric) or 0.0, label="whole network")])
     named_rows(axes, [f"{group.group} ({group.width})" for group in groups])
     show_percent(axes.xaxis)
-    axes.set_xlabel("validation accuracy")
+    axes.set_xlabel(f"validation {metric_name(metric)}")
     top_legend(axes)

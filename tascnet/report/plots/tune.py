@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from tascnet.report.numbers import gap
+from tascnet.report.numbers import gap, metric_name
 from tascnet.report.plots.marks import (
     Points,
     accuracy_axis,
@@ -23,7 +23,7 @@ from tascnet.report.plots.marks import (
     top_legend,
 )
 from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, SECOND, draw, plotted
-from tascnet.run.records import FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial
+from tascnet.run.records import FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial, score
 
 _COSTS = {"flops": "FLOPs, one sample", "params": "parameters", "latency_ms": "latency, batch 1, in ms"}
 _SIZE, _INSIGHT_SIZE = (5.4, 3.3), (5.4, 3.9)
@@ -41,7 +41,9 @@ _NAMES = 60
 _BARS = 12
 
 
-def paint_best(axes: Axes, trials: Sequence[Trial], winner: int, objective: str = "accuracy") -> None:
+def paint_best(
+    axes: Axes, trials: Sequence[Trial], winner: int, objective: str = "accuracy", metric: str = "accuracy"
+) -> None:
     """The value of each trial, the best so far, trials without a value at the foot, lines where depths begin.
 
     With objective `loss` it draws the loss, which is minus the value.
@@ -60,7 +62,7 @@ def paint_best(axes: Axes, trials: Sequence[Trial], winner: int, objective: str 
         _mark(axes, [(number, value) for number, value, kind in valued if kind == status], status)
     mark_winner(axes, [place for place in ok if place[0] == winner])
     footroom = 0.06 if len(valued) == len(trials) else 0.14
-    accuracy_axis(axes, [value for _, value, _ in valued], headroom=0.16, footroom=footroom)
+    accuracy_axis(axes, [value for _, value, _ in valued], metric, headroom=0.16, footroom=footroom)
     if objective == "loss":
         show_plain(axes.yaxis)
         axes.set_ylabel("validation loss (lower is better)")
@@ -81,6 +83,7 @@ def paint_tradeoff(
     cost: str = "flops",
     bound: float | None = None,
     front: Sequence[FrontPoint] = (),
+    metric: str = "accuracy",
 ) -> None:
     """Accuracy against a cost of all trials that have both, the winner ringed, and of named models.
 
@@ -92,27 +95,28 @@ def paint_tradeoff(
         cost: `flops`, `params` or `latency_ms`.
         bound: the largest allowed cost; None: no line.
         front: the trials that no other one dominates.
+        metric: `accuracy` or `balanced_accuracy`.
     """
     quiet_axes(axes)
     costs = {row.trial: getattr(row, cost) for row in trials if row.status != "failed"}
     costs = {number: value for number, value in costs.items() if value is not None}
     rows = [row for row in trials if row.trial in costs]
-    shown = [(row, (costs[row.trial], row.val_accuracy)) for row in rows if row.val_accuracy is not None]
+    shown = [(row, (costs[row.trial], value)) for row in rows if (value := score(row, metric)) is not None]
     for status in ("ok", "stopped"):
         _mark(axes, [place for row, place in shown if row.status == status], status)
     if front:
         # The best accuracy at each cost rises where a trial's cost is reached.
-        places = sorted((getattr(row, cost), row.val_accuracy) for row in front)
+        places = sorted((getattr(row, cost), row.value) for row in front)
         axes.step(*zip(*places, strict=True), where="post", color=ACCENT, linewidth=1.4)
         points(axes, places, "front", color=ACCENT, markersize=6)
     mark_winner(axes, [place for row, place in shown if row.trial == winner])
-    named = {name: (getattr(model, cost), model.val_accuracy) for name, model in models.items()}
+    named = {name: (getattr(model, cost), score(model, metric) or 0.0) for name, model in models.items()}
     for (name, place), marker in zip(named.items(), cycle("D^sv"), strict=False):
         points(axes, [place], name, color=SECOND, marker=marker, markersize=6, mfc="none", mew=1.6)
     if bound is not None:
         dashes([axes.axvline(bound, label="bound", zorder=1)])
     values = [y for _, (_, y) in shown] + [y for _, y in named.values()]
-    accuracy_axis(axes, values, footroom=0.08 if len(shown) == len(rows) else 0.14)
+    accuracy_axis(axes, values, metric, footroom=0.08 if len(shown) == len(rows) else 0.14)
     _mark_at_foot(axes, [costs[row.trial] for row in rows if row.status == "infeasible"], "infeasible")
     extent = [*costs.values(), *(x for x, _ in named.values()), *([bound] if bound else [])]
     axes.set_xlim(limits(extent, least=0.6 * max(extent, default=1.0)))
@@ -125,21 +129,21 @@ best_value_plot = plotted(_SIZE, paint_best)
 tradeoff_plot = plotted(_SIZE, paint_tradeoff)
 
 
-def layerwise_plot(rows: Sequence[FreezingDepth], chosen: int) -> str:
+def layerwise_plot(rows: Sequence[FreezingDepth], chosen: int, metric: str = "accuracy") -> str:
     """`paint_layerwise` with room for the names."""
     size = (10.8, 2.9 + 0.08 * max(len(row.name) for row in rows))
-    return draw(size, lambda figure: paint_layerwise(figure.add_subplot(), rows, chosen))
+    return draw(size, lambda figure: paint_layerwise(figure.add_subplot(), rows, chosen, metric))
 
 
-def paint_layerwise(axes: Axes, rows: Sequence[FreezingDepth], chosen: int) -> None:
+def paint_layerwise(axes: Axes, rows: Sequence[FreezingDepth], chosen: int, metric: str = "accuracy") -> None:
     """Accuracy against the first trained block, the chosen one ringed; of many names every n-th."""
     quiet_axes(axes)
     ordered = sorted(rows, key=lambda row: -row.block)
-    places = [(i, row.val_accuracy) for i, row in enumerate(ordered)]
+    places = [(i, score(row, metric) or 0.0) for i, row in enumerate(ordered)]
     axes.plot(*zip(*places, strict=True), "-", color=ACCENT, linewidth=1.6)
     points(axes, places, "trial", color=ACCENT, markersize=5.5)
     mark_winner(axes, [place for place in places if ordered[place[0]].trial == chosen], "chosen")
-    accuracy_axis(axes, [value for _, value in places])
+    accuracy_axis(axes, [value for _, value in places], metric)
     named = range(0, len(ordered), -(-len(ordered) // _NAMES))
     axes.set_xticks(list(named), [ordered[i].name for i in named], rotation=90, fontsize=8.5)
     axes.set_xlim(-0.7, len(ordered) - 0.3)
@@ -157,7 +161,7 @@ def paint_predictions(axes: Axes, insight: Insight) -> None:
         observed, predicted, deviations, fmt="none", ecolor=BAR, elinewidth=1.0, label="± one deviation"
     )
     points(axes, list(zip(observed, predicted, strict=True)), "trial", color=ACCENT, alpha=0.85)
-    is_accuracy = insight.target == "val_accuracy"
+    is_accuracy = insight.target.endswith("accuracy")
     least = 0.01 if is_accuracy else 0.0
     ends = limits(observed, least=least)
     dashes(axes.plot(ends, ends, label="predicted = observed"))
@@ -166,7 +170,7 @@ def paint_predictions(axes: Axes, insight: Insight) -> None:
     axes.set_ylim(limits([*reach, *ends], headroom=0.03, footroom=0.03, least=least))
     for axis in (axes.xaxis, axes.yaxis):
         (show_percent if is_accuracy else show_plain)(axis)
-    axes.set_xlabel(f"observed validation {'accuracy' if is_accuracy else 'loss'}")
+    axes.set_xlabel(f"observed validation {metric_name(insight.target.removeprefix('val_'))}")
     axes.set_ylabel("predicted without the trial")
     top_legend(axes)
 

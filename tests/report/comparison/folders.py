@@ -1,6 +1,5 @@
 """Run folders by hand: the figures of each network are what a test says, the rest is filled in."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ def write_run(
     budget: dict[str, Any] | None = None,
     data: str = "d",
     machine: dict[str, Any] | None = None,
+    metric: str = "accuracy",
 ) -> Path:
     """A run folder with a finished stage tune and, where `prune` is given, a pruning.
 
@@ -35,19 +35,21 @@ def write_run(
         budget: of tune.
         data: digest of the samples.
         machine: what differs from `MACHINE`.
+        metric: of both stages.
     """
     folder = outputs / dataset / backbone / f"{name}-seed{seed}"
     owner = {
         "seed": seed,
         "dataset": dataset,
         "backbone": backbone,
+        "metric": metric,
         "machine": replace(MACHINE, **(machine or {})),
     }
 
     def write(stage: str, place: str, metrics: Any, identity: dict[str, Any]) -> None:
         (folder / place).mkdir(parents=True, exist_ok=True)
         identity = {"stage": stage, "seed": seed, **identity, "input.data": data}
-        (folder / place / "identity.json").write_text(json.dumps(identity))
+        write_record(folder / place / "identity.json", identity)
         write_record(folder / place / "metrics.json", metrics)
 
     tuned = {key: model(**(tune or {}).get(key, {})) for key in ("baseline", "conventional", "after")}

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from tascnet.report.comparison import (
@@ -18,6 +20,7 @@ from tascnet.report.comparison import (
     summarise,
     write_comparison,
 )
+from tascnet.report.comparison.runs import Aside
 from tests.report.comparison.folders import write_run
 
 # 400 and 500 of 1000 parameters: 450 ± 71, 55 % fewer; 0.85 and 0.95: 90.0 % ± 7.1 %, 10 points more.
@@ -160,3 +163,50 @@ def test_all_four_files_are_written(tmp_path):
     assert content["runs"] == list(comparison.runs)
     assert content["rows"][0]["figures"]["params"] == {"mean": 1000, "deviation": 0, "n": 2}
     assert content["notes"] == notes(comparison.rows)
+
+
+EVIL = ("=1+1", "+cmd", "-2", "@SUM(A1)", "\t=1", " =1", "\x1b[2Jred", "a|b", "a\nb", "<script>")
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_names_are_neither_formulas_nor_escape_codes_nor_markup(tmp_path, name):
+    write_run(tmp_path)
+    rows = [replace(row, dataset=name, model="=2") for row in read(tmp_path)[0]]
+    (first, *_) = csv.DictReader(io.StringIO(as_csv(rows)))
+    assert first["dataset"].lstrip()[0] not in "=+-@"
+    assert first["model"] == "'=2"
+    assert float(first["params"]) == 1000
+    page = tmp_path / "page.html"
+    aside = Aside(folder=name, reason=name)
+    comparison_page(page, rows, [aside])
+    markdown = as_markdown(rows, [aside])
+    for text in (as_csv(rows), markdown, page.read_text(), terminal(rows)):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f]", text)
+    assert "<script>" not in page.read_text()
+    assert not re.search(r"(?<!\\)<script>", markdown)
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table[:-3]} == {14}
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path):
+    write_run(tmp_path)
+    comparison = compare(tmp_path)
+    asides = (Aside(folder="caf\udce9", reason="it is empty"),)
+    write_comparison(tmp_path / "out", replace(comparison, asides=asides))
+    assert "caf\\udce9" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_balanced_accuracies_are_averaged_and_shown_where_they_say_more(tmp_path):
+    for seed, balanced in enumerate((0.5, 0.6)):
+        after = {"test_accuracy": 0.8, "test_balanced_accuracy": balanced}
+        write_run(tmp_path / "uneven", seed, tune={"after": after})
+    assert markdown(tmp_path / "uneven")["tuned"]["balanced acc."] == "55.0 % ± 7.1 (−20.0 pp)"
+    rows, _ = read(tmp_path / "uneven")
+    text = terminal(rows)
+    assert "balanced" in text
+    assert "size" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    records = {row["model"]: row for row in csv.DictReader(io.StringIO(as_csv(rows)))}
+    assert float(records["tuned"]["test_balanced_accuracy"]) == pytest.approx(0.55)
+    write_run(tmp_path / "even")
+    assert "balanced" not in terminal(read(tmp_path / "even")[0])

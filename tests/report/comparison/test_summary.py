@@ -2,11 +2,13 @@
 
 import logging
 import math
+from typing import Any
 
 import pytest
 
 from tascnet.errors import RunFolderError
 from tascnet.report.comparison import Place, Statistic, compare, find_runs, summarise
+from tascnet.run.records import read_record, write_record
 from tests.report.comparison.folders import write_run
 
 
@@ -109,11 +111,20 @@ def test_runs_of_one_name_with_other_options_are_not_averaged(tmp_path):
     }
 
 
+def test_runs_by_another_metric_are_not_averaged(tmp_path):
+    write_run(tmp_path, 0)
+    write_run(tmp_path, 1, metric="balanced_accuracy")
+    assert {row.name: row.seeds for row in rows_of(tmp_path)} == {
+        "run (metric=accuracy)": (0,),
+        "run (metric=balanced_accuracy)": (1,),
+    }
+
+
 def test_prunings_of_one_preset_with_other_options_are_not_averaged(tmp_path):
     for seed, share in ((0, 0.5), (1, 0.25)):
         folder = write_run(tmp_path, seed, prune={})
         identity = folder / "prune" / "identity.json"
-        identity.write_text(identity.read_text().replace("{", f'{{"prune.pruning_ratio": {share}, ', 1))
+        write_record(identity, {**read_record(identity, dict[str, Any]), "prune.pruning_ratio": share})
     rows = {row.model: row.seeds for row in rows_of(tmp_path)}
     assert rows["tuned"] == (0, 1)
     assert rows["pruned: reconstruction (prune.pruning_ratio=0.5)"] == (0,)
