@@ -18,6 +18,7 @@ from tascnet.run.console import output
 from tascnet.run.files import write_text
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 from tascnet.train.setting import computing
+from tascnet.train.transfer import outputs_of
 from tascnet.tuning import may_widen
 
 from . import prune, tune
@@ -27,12 +28,14 @@ def run(config: Config) -> None:
     """Run stage `tune`, then stage `prune` on its network.
 
     Raises:
-        ConfigError: stage `prune` would refuse its options after the search.
+        ConfigError: the network does not take the data, or stage `prune` would refuse its options after the
+            search.
     """
     check_samples(config.dataset, cache_folder(config))
     with computing(config.device, config.threads):
         network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache_folder(config))
         example = _example(config, network)
+        outputs_of(network, example)
         with spelling("prune"):
             widens = may_widen(config.tune, config.prune.min_filters)
             check_options(config.prune, network, example, widens)
@@ -41,8 +44,9 @@ def run(config: Config) -> None:
     with spelling("prune", is_alone=False):
         prune.run(config)
     models = _models(config, network, example)
-    output().print(models_table(models, title="From the baseline to the pruned network"))
-    write_text(run_folder(config) / "models.svg", models_plot(models))
+    title = "From the baseline to the pruned network"
+    output().print(models_table(models, title=title, metric=config.metric))
+    write_text(run_folder(config) / "models.svg", models_plot(models, config.metric))
 
 
 def _example(config: Config, network: nn.Sequential) -> Tensor:

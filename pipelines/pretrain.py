@@ -4,7 +4,7 @@ import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
-from tascnet.report import models_table, pretrain_report
+from tascnet.report import class_lines, pretrain_report, stage_tables
 from tascnet.run.console import output
 
 
@@ -19,4 +19,5 @@ def run(config: Config) -> None:
         **stage_keywords(config, folder),
     )
     pretrain_report(folder / "report.html", result.metrics)
-    output().print(models_table(result.metrics.models))
+    for part in (*stage_tables(result.metrics), *class_lines(result.metrics)):
+        output().print(part)

@@ -8,12 +8,13 @@ import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
-from tascnet.errors import ConfigError, RunFolderError
+from tascnet.errors import ArchiveError, ConfigError, RunFolderError
 from tascnet.models.chains.custom import find_factory
-from tascnet.models.info import ModelInfo, Preprocessing
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import CustomBackbone, ImageBackbone, Texts
-from tascnet.report import models_table, speed_lines, widths_table
+from tascnet.report import class_lines, speed_lines, stage_tables, widths_table
 from tascnet.run.console import output
 from tascnet.run.folder import finished
 
@@ -28,7 +29,12 @@ def run(config: Config) -> None:
     factory = None
     if isinstance(backbone, CustomBackbone) and backbone.factory is not None:
         factory = find_factory(backbone.factory)
-    network = tascnet.load(saved, factory=factory)
+    try:
+        network = tascnet.load(saved, factory=factory)
+    except ArchiveError as error:
+        if config.prune_run.source is not None:
+            raise
+        raise ArchiveError(error.message, "run stage=tune again, which makes it again") from error
     _log_inputs(config, cast(ModelInfo, network.info).preprocessing)
     result = tascnet.prune(
         network,
@@ -37,8 +43,8 @@ def run(config: Config) -> None:
         **stage_keywords(config, stage_folder(config, "prune")),
     )
     metrics = result.metrics
-    output().print(widths_table(metrics.widths))
-    output().print(models_table(metrics.models))
+    for part in (widths_table(metrics.widths), *stage_tables(metrics), *class_lines(metrics)):
+        output().print(part)
     for line in speed_lines(metrics.models, metrics.removable_blocks):
         log.info(line)
 

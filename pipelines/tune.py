@@ -4,7 +4,7 @@ import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
-from tascnet.report import front_table, insight_lines, layerwise_table, models_table
+from tascnet.report import class_lines, front_table, insight_lines, layerwise_table, stage_tables
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
 from tascnet.train.setting import computing
@@ -31,7 +31,8 @@ def _print(metrics: TuneMetrics) -> None:
         for line in insight_lines(metrics.surrogate):
             output().print(line)
     if metrics.front:
-        output().print(front_table(metrics.front, chosen=metrics.winner))
+        output().print(front_table(metrics.front, metrics.winner, metrics.metric))
     if metrics.layerwise:
-        output().print(layerwise_table(metrics.layerwise, chosen=metrics.winner))
-    output().print(models_table(metrics.models))
+        output().print(layerwise_table(metrics.layerwise, metrics.winner, metrics.metric))
+    for part in (*stage_tables(metrics), *class_lines(metrics)):
+        output().print(part)

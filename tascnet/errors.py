@@ -1,7 +1,22 @@
 """The errors that users meet, and the words of their messages."""
 
-from collections.abc import Iterable
+import os
+import re
+import traceback
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
+
+# Control characters, escape codes among them, halves of characters, ends of lines and paragraphs, and what
+# turns the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# The packages whose errors are our own, the folder of templates among them, and where Python's and other
+# libraries' code lies.
+_OURS = ("tascnet", "tascnet_pipelines")
+_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_STDLIB = os.path.dirname(os.__file__)
+_PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
+# How many endings of files are shown.
+_ENDINGS = 6
 
 
 class TascnetError(Exception):
@@ -41,8 +56,16 @@ class RunFolderError(TascnetError):
     """A run folder belongs to another configuration, or lacks what a stage needs."""
 
 
+class DamagedFile(RunFolderError):
+    """A file of a run is not what was written."""
+
+
 class BudgetError(TascnetError):
-    """A job would need more disk or memory than the limit allows."""
+    """A job would need more disk or memory than there is, or than the limit allows."""
+
+
+class CacheLimitError(BudgetError):
+    """A file of the cache would take more than the limit of the cache."""
 
 
 def closest(name: str, valid: Iterable[str]) -> str | None:
@@ -70,6 +93,47 @@ def plural(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def escaped(text: str, kept: str = "\n\t") -> str:
+    r"""The text with control characters as `\x1b`, but for those `kept`."""
+
+    def visible(match: re.Match[str]) -> str:
+        return match[0] if match[0] in kept else match[0].encode("unicode_escape").decode()
+
+    return _UNPRINTABLE.sub(visible, text)
+
+
+def by_ending(counts: Mapping[str, int]) -> str:
+    """Numbers of files by ending in words, the most frequent first: `3 .txt, 2 .mov`."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    more = f" and {sum(number for _, number in ordered[_ENDINGS:])} others" if ordered[_ENDINGS:] else ""
+    return ", ".join(f"{number} {printable(ending)}" for ending, number in ordered[:_ENDINGS]) + more
+
+
+def printable(text: str, most: int | None = None) -> str:
+    r"""The text on one line, with control characters as `\x1b`, cut to `most` characters."""
+    shown = escaped(text, kept="")
+    return shown if most is None or len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class where there is none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, made printable; its class where there is none."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0], most=300)
+
+
+def users_place(error: BaseException) -> str | None:
+    """`/home/me/own.py, line 12`, where a user's own code failed; None where the error is another's."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in _OURS or file.startswith(_FOLDER):
+            return None
+        is_library = file.startswith(("<", _STDLIB)) or _PACKAGES.search(file)
+        if not is_library:
+            return printable(f"{os.path.abspath(file)}, line {line}")
+    return None
+
+
+def in_words(error: BaseException) -> str:
+    """An error of a user's own code on one line: `RuntimeError: no such layer (/home/me/own.py, line 12)`."""
+    text = printable(" ".join(str(error).split()), most=300)
+    place = users_place(error)
+    return ": ".join(filter(None, (type(error).__name__, text))) + (f" ({place})" if place else "")

@@ -1,5 +1,6 @@
 """Mistakes on the command line, found before torch is imported and answered with one sentence."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -19,6 +20,8 @@ BEYOND_PLAIN = re.compile(r"""\s*(['"\[{$]|\w+\()""")
 GROUPS = (*SECTIONS, "stage", "experiment")
 # Sweeps are composed value by value up to this many values an option.
 SWEEP_VALUES = 100
+# Jobs of one command: Hydra makes a list of them before the first one starts.
+MOST_JOBS = 10_000
 
 
 def check_overrides(
@@ -62,6 +65,7 @@ def check_names(overrides: Iterable[str], tree: Tree, *, multirun: bool) -> list
     for override in parsed:
         for value in _values(override, multirun, has_own_sweeper="hydra/sweeper" in keys):
             _check_one(override, value, groups)
+    _check_jobs(parsed)
     return list(_combinations(overrides, parsed))
 
 
@@ -72,6 +76,9 @@ def normalise(override: str) -> str:
     path of a run whose name holds its options, are quoted.
     """
     key, equals, value = override.partition("=")
+    if value.startswith("~/"):
+        # A shell does not see that a folder begins here.
+        value = os.path.expanduser(value)
     if "=" in value and not BEYOND_PLAIN.match(value):
         escaped = value.replace('"', '\\"')
         value = f'"{escaped}"'
@@ -98,6 +105,15 @@ def _values(override: Override, multirun: bool, has_own_sweeper: bool) -> list[A
     if not values:
         raise ConfigError(f"{given} gives no value at all", "list values such as seed=0,1")
     return [Override._convert_value(value) for value in values]
+
+
+def _check_jobs(parsed: list[Override]) -> None:
+    jobs = 1
+    for override in parsed:
+        if override.is_sweep_override() and override.is_discrete_sweep():
+            jobs *= sum(1 for _ in islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+        if jobs > MOST_JOBS:
+            raise ConfigError(f"this makes more than {MOST_JOBS} jobs", "sweep over fewer values at once")
 
 
 def _combinations(overrides: list[str], parsed: list[Override]) -> Iterator[list[str]]:

@@ -1,6 +1,7 @@
 """Composing the config: Hydra merges conf/ and the command line, the option classes check the result."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -17,11 +18,24 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tascnet.cli.config import STAGES, Config, build, changed_options
+from tascnet.cli.files import CarefulRepository
 from tascnet.cli.folders import safe_name
-from tascnet.errors import ConfigError
+from tascnet.errors import ConfigError, printable
 
 CONFIG_PATH = "pkg://tascnet_conf"
 CONFIG_NAME = "config"
+# The packages that bring Hydra's further launchers, sweepers and log formats, by how their choices begin.
+PLUGINS = {
+    "launcher/joblib": "hydra-joblib-launcher",
+    "launcher/submitit": "hydra-submitit-launcher",
+    "launcher/ray": "hydra-ray-launcher",
+    "launcher/rq": "hydra-rq-launcher",
+    "sweeper/optuna": "hydra-optuna-sweeper",
+    "sweeper/ax": "hydra-ax-sweeper",
+    "sweeper/nevergrad": "hydra-nevergrad-sweeper",
+    "job_logging/colorlog": "hydra-colorlog",
+    "hydra_logging/colorlog": "hydra-colorlog",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +61,11 @@ class Tree:
         if config_dir is not None:
             folder = os.path.abspath(config_dir)
             if not os.path.isdir(folder):
-                raise ConfigError(
-                    f"there is no folder {folder}", "--config-dir takes a folder of config files"
-                )
+                what = f"{folder} is a file" if os.path.exists(folder) else f"there is no folder {folder}"
+                raise ConfigError(what, "--config-dir takes a folder of config files")
             self.search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="hydra"))
         self.loader = ConfigLoaderImpl(self.search_path)
+        self.loader.repository = CarefulRepository(self.search_path)
 
     def groups(self) -> dict[str, list[str]]:
         """The groups of tascnet and the names that each of them offers."""
@@ -74,7 +88,9 @@ class Tree:
         try:
             return self.loader.load_configuration(config_name, list(overrides), RunMode.RUN)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(one_line(error)) from error
+            raise _missing_plugin(error) or ConfigError(one_line(error)) from error
+        except RecursionError as error:
+            raise ConfigError("an option is nested too deeply", "a list takes plain values") from error
 
     def compose(self, overrides: Iterable[str], config_name: str = CONFIG_NAME) -> Composed:
         """The typed config of one run.
@@ -152,13 +168,26 @@ def one_line(error: BaseException) -> str:
 def _parse_one(parser: OverridesParser, text: str) -> Override:
     given = text.removeprefix("++")
     hint = f"did you mean stage={given}?" if given in STAGES else "for instance seed=1 or tune.max_trials=12"
-    wrong = ConfigError(f"{given!r} is not of the form key=value", hint)
+    wrong = ConfigError(f"{printable(repr(given), most=200)} is not of the form key=value", hint)
     if not given.lstrip("+~").partition("=")[0].strip():
         raise wrong
     try:
         return parser.parse_overrides([text])[0]
-    except HydraException:
+    # A number of thousands of digits, or thousands of brackets.
+    except (HydraException, ValueError, RecursionError):
         raise wrong from None
+
+
+def _missing_plugin(error: BaseException) -> ConfigError | None:
+    """The error for a launcher or the like that is not installed."""
+    found = re.search(r"Could not find 'hydra/(\w+)/(\w+)'", str(error))
+    if found is None:
+        return None
+    choice = f"{found[1]}/{found[2]}"
+    package = next((name for begin, name in PLUGINS.items() if choice.startswith(begin)), None)
+    if package is None:
+        return None
+    return ConfigError(f"hydra/{found[1]}={found[2]} is not installed", f"pip install {package}")
 
 
 def _written(value: Any) -> str:

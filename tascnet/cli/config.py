@@ -13,6 +13,7 @@ from tascnet.errors import ConfigError, TascnetError, closest, listed
 from tascnet.options import (
     BACKBONES,
     DATASETS,
+    METRICS,
     Autotune,
     Backbone,
     Data,
@@ -31,6 +32,7 @@ from tascnet.options import (
     known_fields,
     make,
     option,
+    threads_rule,
 )
 from tascnet.run.console import log
 
@@ -45,13 +47,22 @@ class RunOptions(Options):
     name: str | None = option(
         None, "Last part of the run folder's name; null is the tune preset and its changed options."
     )
+    metric: str = option(
+        "accuracy",
+        "Decides the best epoch, trial and network: accuracy, or balanced_accuracy (the mean recall of the "
+        "classes).",
+        choices=METRICS,
+    )
     seed: int = option(0, "Seed of splits, search and training.", minimum=0, maximum=10**9)
     outputs: str = option("outputs", "Folder of all runs.")
     cache_dir: str | None = option(
         None, "Folder of decoded images, features and weights that runs share; null is <outputs>/cache."
     )
     cache_limit_gb: float = option(
-        20.0, "Gigabytes that decoded images, and as many that features may take in it.", minimum=0
+        20.0,
+        "Gigabytes that decoded images, and as many that features may take in it.",
+        minimum=0,
+        maximum=10**6,
     )
     device: str = option("auto", "cpu, cuda, cuda:<number>, or auto.")
     threads: int | None = option(None, "CPU threads; null is as torch chooses.", minimum=1)
@@ -68,6 +79,9 @@ class RunOptions(Options):
             f"there is no device {self.device!r}",
             "it is auto, cpu, cuda or cuda:<number>",
         )
+        for name in ("outputs", "cache_dir"):
+            yield getattr(self, name) == "", f"`{name}` is empty", "give a folder, or leave it out"
+        yield threads_rule(self.threads)
         yield (
             self.name is not None and not re.fullmatch(r"[\w=,+-][\w.=,+-]{0,119}", self.name),
             f"`name={self.name}` cannot name a folder",
@@ -115,6 +129,8 @@ SECTIONS: dict[str, dict[str, type[Options]]] = {
 }
 # How many choices that have an option are named in a message.
 HOMES_SHOWN = 3
+# Of groups that have no options of their own.
+GROUP_EXAMPLES = {"stage": "tune", "experiment": "caltech101_mobilenet_v2"}
 HELP = "python -m tascnet --help {} lists the options"
 
 
@@ -223,6 +239,10 @@ def unknown_option(key: str) -> ConfigError:
     pairs = [name.rpartition(".") for name in names]
     beside = {bare: f"{place}.{bare}" for place, _, bare in pairs if section and place == section}
     likely = closest(last, beside) if beside else closest(key, names)
+    if key.startswith(("stage.", "experiment.")):
+        group = key.partition(".")[0]
+        hint = f"{group} takes the name of one, as in {group}={GROUP_EXAMPLES[group]}"
+        return ConfigError(f"there is no option {key}", hint)
     hint = HELP.format(key.partition(".")[0] if key.partition(".")[0] in SECTIONS else "run")
     if key == "trainer.recover.epochs":
         hint = "prune.epochs says for how many epochs a pruned network is trained"

@@ -1,26 +1,65 @@
 """Where the runs of the command line lie: a function of the config, not of the clock."""
 
+import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tascnet.cli.config import Config
-from tascnet.run.files import digest_json
+from tascnet.errors import ConfigError
+from tascnet.run.files import digest_json, remove_leftovers, temporary_suffix
 from tascnet.run.folder import DEFAULT_PRUNE
 
 LONGEST_NAME = 120
+# Bytes of a name that file systems allow.
+LONGEST_PART = 255
+# How the folder begins that is made to try whether one can be.
+PROBE = ".tascnet-"
 
 
 def run_folder(config: Config) -> Path:
     """`outputs/<dataset>/<backbone>/<name>-seed<seed>`."""
     assert config.name is not None, "a run has a name before it starts"
     name = f"{safe_name(config.name)}-seed{config.seed}"
-    return Path(config.outputs) / config.dataset.name / config.backbone.name / name
+    return outputs_folder(config) / config.dataset.name / config.backbone.name / name
+
+
+def outputs_folder(config: Config) -> Path:
+    """Where all runs lie."""
+    return Path(config.outputs).expanduser()
 
 
 def cache_folder(config: Config) -> Path:
     """Where runs share what they have computed."""
-    return Path(config.cache_dir) if config.cache_dir else Path(config.outputs) / "cache"
+    return Path(config.cache_dir).expanduser() if config.cache_dir else outputs_folder(config) / "cache"
+
+
+def check_places(config: Config) -> None:
+    """Refuse folders in which nothing can be written, before anything is computed.
+
+    Raises:
+        ConfigError: it has too long a name, lies below a file, or cannot be written to.
+    """
+    places = [("outputs", outputs_folder(config)), ("cache_dir", cache_folder(config))]
+    for option, path in places if config.cache_dir else places[:1]:
+        if any(len(os.fsencode(part)) > LONGEST_PART for part in path.parts):
+            raise ConfigError(
+                f"{option} has a name of more than {LONGEST_PART} bytes in it", "give a shorter one"
+            )
+        whole = path.absolute()
+        there = next(folder for folder in (whole, *whole.parents) if folder.exists())
+        hint = f"give another one with {option}=<folder>"
+        if not there.is_dir():
+            raise ConfigError(f"{option}={path} cannot be a folder, for {there} is a file", hint)
+        try:
+            # Only to try is sure: permissions do not bind root, and some file systems take no folders.
+            remove_leftovers(there.glob(f"{PROBE}*.tmp"))
+            os.rmdir(tempfile.mkdtemp(prefix=PROBE, suffix=temporary_suffix(), dir=there))
+        except OSError as error:
+            raise ConfigError(
+                f"{option}={path} cannot be written to ({error.strerror or error})", hint
+            ) from error
 
 
 def stage_folder(config: Config, stage: str) -> Path:
@@ -44,6 +83,7 @@ def stage_keywords(config: Config, folder: Path) -> dict[str, Any]:
     return {
         "trainer": config.trainer,
         "measure": config.measure,
+        "metric": config.metric,
         "seed": config.seed,
         "device": config.device,
         "threads": config.threads,

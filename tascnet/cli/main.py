@@ -1,11 +1,9 @@
 """`python -m tascnet`: the Hydra entry, which hands the composed config to a stage's pipeline."""
 
 import argparse
-import errno
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -16,9 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from tascnet.cli.check import check_names, check_overrides, normalise
 from tascnet.cli.compose import (
@@ -26,71 +22,58 @@ from tascnet.cli.compose import (
     CONFIG_PATH,
     Composed,
     Tree,
-    one_line,
     plain,
     presets_of,
     typed,
     with_name,
 )
 from tascnet.cli.config import as_content, spelling
+from tascnet.cli.ending import BUG, MISTAKE, answer, signals_raise
+from tascnet.cli.folders import check_places
 from tascnet.cli.help import print_help, print_topic
 from tascnet.cli.rules import check_config
-from tascnet.errors import ConfigError, TascnetError
+from tascnet.errors import ConfigError
 from tascnet.run.console import log, output, set_up_logging
-
-MISTAKE, BUG, STOPPED = 2, 1, 130
-# Reasons why a file or folder cannot be used that need no traceback.
-PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit code: 0, 2 for a mistake, 1 for a bug, 130 when stopped."""
-    set_up_logging()
-    debug = False
+    """Run the command line and give its exit code.
+
+    It is 0, 2 for a mistake or a cause outside tascnet, 1 for a bug, 130 when stopped, 143 after SIGTERM.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parse(sys.argv[1:] if argv is None else argv)
-        debug = any(text.lstrip("+") in ("debug=true", "debug=True") for text in args.overrides)
-        asked = [text for text in args.overrides if "=" not in text] if args.help else []
-        args.overrides = [normalise(text) for text in args.overrides if text not in asked]
-        if args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
-            return _show(args)
-        if args.config_path is not None:
-            raise ConfigError(
-                "--config-path would replace tascnet's own options", "add yours with --config-dir"
-            )
-        tree, name = Tree(args.config_dir), args.config_name or CONFIG_NAME
-        if args.help:
-            return _help(args, tree, name, asked)
-        composed = check_overrides(args.overrides, tree, multirun=args.multirun, config_name=name)[0]
-        if args.cfg == "job":
-            return _print_config(composed, args.package)
-        return _show(args) if args.cfg else _start(args, tree, name)
-    except TascnetError as error:
-        return _mistake(error, debug)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _mistake(ConfigError(one_line(error)), debug)
-    except KeyboardInterrupt:
-        log.error("stopped: run the same command again to resume, without fresh=true if you gave it")
-        return STOPPED
+        with signals_raise():
+            return _main(given)
     except BrokenPipeError:
         # The reader, such as `head`, has closed its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        return _other(error, debug)
+    except (Exception, KeyboardInterrupt) as error:
+        return answer(error, debug=any(text.lstrip("+") in ("debug=true", "debug=True") for text in given))
 
 
-def script() -> int:
-    """The command `tascnet`, which finds a user's own modules where `python -m tascnet` does."""
-    if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())
-    return main()
+def _main(argv: Sequence[str]) -> int:
+    set_up_logging()
+    args = _parse(argv)
+    asked = [text for text in args.overrides if "=" not in text] if args.help else []
+    args.overrides = [normalise(text) for text in args.overrides if text not in asked]
+    if args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
+        return _show(args)
+    if args.config_path is not None:
+        raise ConfigError("--config-path would replace tascnet's own options", "add yours with --config-dir")
+    tree, name = Tree(args.config_dir), args.config_name or CONFIG_NAME
+    if args.help:
+        return _help(args, tree, name, asked)
+    composed = check_overrides(args.overrides, tree, multirun=args.multirun, config_name=name)[0]
+    if args.cfg == "job":
+        return _print_config(composed, args.package)
+    return _show(args) if args.cfg else _start(args, tree, name)
 
 
 def task(composed: DictConfig) -> int:
     """One job: hand the composed config to the pipeline of its stage; log a failure and return its code."""
     set_up_logging()
-    debug = bool(composed.get("debug"))
     settings = HydraConfig.get()
     # A single run has no number.
     if not OmegaConf.is_missing(settings.job, "num"):
@@ -98,10 +81,9 @@ def task(composed: DictConfig) -> int:
         log.info(f"job {settings.job.num}: {overrides or 'no overrides'}")
     try:
         run(composed, list(settings.overrides.task), _config_dir(), settings.job.config_name or CONFIG_NAME)
-    except TascnetError as error:
-        return _mistake(error, debug)
-    except Exception as error:
-        return _other(error, debug)
+    # Code of the user's own may exit.
+    except (Exception, SystemExit) as error:
+        return answer(error, debug=bool(composed.get("debug")), outputs=str(composed.get("outputs")))
     return 0
 
 
@@ -112,6 +94,7 @@ def run(composed: DictConfig, overrides: list[str], config_dir: str | None, conf
     config = with_name(found, Tree(config_dir), overrides, config_name)
     if config.debug:
         set_up_logging(logging.DEBUG)
+    check_places(config)
     stage = import_module(f"tascnet_pipelines.{config.stage}")
     with spelling(config.stage if config.stage in ("tune", "prune") else None):
         stage.run(config)
@@ -205,22 +188,3 @@ def _rebuilt(args: argparse.Namespace) -> list[str]:
 def _config_dir() -> str | None:
     sources = HydraConfig.get().runtime.config_sources
     return next((source.path for source in sources if source.provider == "command-line"), None)
-
-
-def _other(error: Exception, debug: bool) -> int:
-    """The code of an error that is not ours: a file that cannot be used is a mistake, the rest are bugs."""
-    if isinstance(error, OSError) and error.errno in PLACES and error.filename is not None:
-        mistake = ConfigError(
-            f"{error.filename} cannot be used ({error.strerror})",
-            "check its permissions and the free space, or choose other folders with outputs= and cache_dir=",
-        )
-        return _mistake(mistake, debug)
-    log.error("".join(traceback.format_exception(error)))
-    return BUG
-
-
-def _mistake(error: TascnetError, debug: bool) -> int:
-    if debug:
-        log.error("".join(traceback.format_exception(error)).rstrip())
-    log.error(" ".join(str(error).split()))
-    return MISTAKE

@@ -1,5 +1,6 @@
 """Rules between options of different sections, and files that must be there."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def _files(config: Config) -> Iterator[Rule]:
     if config.exclude is not None:
         path = Path(config.exclude).expanduser()
         yield (
-            not path.exists(),
+            not os.path.exists(path),
             f"exclude={config.exclude} does not exist",
             "give a run folder or its splits.json",
         )
@@ -111,6 +112,9 @@ def _missing(option: str, value: str | None, *, is_folder: bool, hint: str | Non
         return
     path = Path(value).expanduser()
     kind = "folder" if is_folder else "file"
-    wrong = not (path.is_dir() if is_folder else path.is_file())
-    problem = f"is not a {kind}" if path.exists() else "does not exist"
+    try:
+        wrong = not (path.is_dir() if is_folder else path.is_file())
+        problem = f"is not a {kind}" if path.exists() else "does not exist"
+    except OSError as error:
+        wrong, problem = True, f"cannot be read ({error.strerror})"
     yield wrong, f"{option}={value} {problem}", hint or f"give an existing {kind}"

@@ -1,6 +1,7 @@
 """What the command line composes and refuses, and in which words."""
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -221,6 +222,16 @@ def test_mistakes_are_named(tree, override, says):
         ("tune.widths=[0.5],[1.0]", "tune.widths=[0.5],[1.0] gives several values"),
         ("hydra.foo=1", "Could not override 'hydra.foo'"),
         ("hydra/launcher=nowhere", "Could not find 'hydra/launcher/nowhere'"),
+        (
+            "hydra/launcher=joblib",
+            "hydra/launcher=joblib is not installed: pip install hydra-joblib-launcher",
+        ),
+        ("hydra/launcher=submitit_slurm", "is not installed: pip install hydra-submitit-launcher"),
+        ("hydra/sweeper=optuna", "hydra/sweeper=optuna is not installed: pip install hydra-optuna-sweeper"),
+        ("stage.name=foo", "there is no option stage.name: stage takes the name of one, as in stage=tune"),
+        (f"tune.widths={'[' * 3000}", "[[[… is not of the form key=value"),
+        (f"tune.widths={'[' * 300}{']' * 300}", "an option is nested too deeply"),
+        (f"seed={'1' * 5000}", "is not of the form key=value"),
         ("+dataset@foo=digits", "+dataset@foo=digits names a package with @: write dataset=..."),
         ("dataset@foo=digits", "write dataset=..."),
     ],
@@ -364,6 +375,7 @@ def test_each_value_of_a_sweep_is_checked(tree):
         ("seed=range(3,3)", "seed=range(3,3) gives no value at all"),
         ("seed=interval(0,3)", "seed=interval(0,3) is a range without steps: list the values, or give range"),
         ("backbone=glob(x*)", "backbone=glob(x*) gives no value at all"),
+        ("seed=range(0,100000000)", "this makes more than 10000 jobs: sweep over fewer values at once"),
         ("sede=0,1", "there is no option sede: did you mean seed?"),
     ],
 )
@@ -426,6 +438,48 @@ def test_a_folder_of_the_users_own_adds_choices(tmp_path):
     assert "did you mean dataset=leaves?" in refused(tree, "dataset=leafs")
     with pytest.raises(ConfigError, match="there is no folder"):
         Tree(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("widths: [0.5", "line 1 of {} is not valid YAML (expected ',' or ']', but got '<stream end>')"),
+        ("widths:\n\t- 1\n", "line 2 of {} is not valid YAML (found character '\\t' that cannot start any"),
+        ("a: 1\nb: \xff\n", "line 2 of {} is not valid UTF-8: save the file as UTF-8"),
+        ("patience: 1\npatience: 2\n", "line 2 of {} is not valid YAML (found duplicate key patience)"),
+        ("a: \x01\n", "{} is not valid YAML (unacceptable character #x0001"),
+        ("a: !!python/object:os.system {}\n", "line 1 of {} is not valid YAML (could not determine a"),
+        ("a: &a [*a]\n", "the aliases of {} make more than 100000 values: write them out"),
+        (
+            "a0: &a0 [0,0]\n" + "".join(f"a{n}: &a{n} [*a{n - 1},*a{n - 1}]\n" for n in range(1, 40)),
+            "aliases",
+        ),
+        (f"a: {'[' * 5000}", "{} is nested too deeply"),
+        (f"patience: {'1' * 5000}\n", "{} is no config file (Exceeds the limit"),
+        ("# @package a b c\npatience: 1\n", "{} is no config file (Too many components"),
+        ("[]\n", "{} holds a list, expected options"),
+        ("patience: ${b\n", "{} is no config file (no viable alternative"),
+        ("a: 1\n" * 200_001, "{} has more than 1000000 bytes"),
+    ],
+)
+def test_a_broken_config_file_of_the_users_own_is_named_with_its_line(tmp_path, content, says):
+    path = tmp_path / "tune" / "own.yaml"
+    path.parent.mkdir()
+    path.write_bytes(content.encode("latin-1"))
+    for search in ([], [f"hydra.searchpath=[file://{tmp_path}]"]):
+        tree = Tree(None if search else str(tmp_path))
+        with pytest.raises(ConfigError) as caught:
+            composed(tree, *search, "tune=own")
+        assert says.format(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_config_folder_that_is_a_file_or_holds_a_pipe(tmp_path):
+    with pytest.raises(ConfigError, match="is a file: --config-dir takes a folder of config files"):
+        Tree(__file__)
+    (tmp_path / "tune").mkdir()
+    os.mkfifo(tmp_path / "tune" / "own.yaml")
+    assert "tune has no choice 'own'" in refused(Tree(str(tmp_path)), "tune=own")
 
 
 @given(st.text(min_size=1))

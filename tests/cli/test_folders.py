@@ -1,5 +1,6 @@
 """Where runs lie: a function of the config."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tascnet.cli.config import build
-from tascnet.cli.folders import DEFAULT_PRUNE, cache_folder, run_folder, safe_name, stage_folder
+from tascnet.cli.folders import (
+    DEFAULT_PRUNE,
+    cache_folder,
+    check_places,
+    run_folder,
+    safe_name,
+    stage_folder,
+)
+from tascnet.run.files import temporary_suffix
 
 CONFIG = build(
     {
@@ -69,3 +78,13 @@ def test_names_that_are_safe_stay_as_they_are(text):
 
 def test_long_names_that_differ_at_the_end_stay_different():
     assert safe_name("a" * 200 + "b") != safe_name("a" * 200 + "c")
+
+
+def test_what_a_killed_process_left_of_its_trial_is_removed(tmp_path):
+    # No process has this number.
+    suffix = temporary_suffix().replace(f"-{os.getpid()}.", f"-{2**22 + 1}.")
+    left, mine = tmp_path / f".tascnet-x{suffix}", tmp_path / ".tascnet-notes"
+    left.mkdir()
+    mine.mkdir()
+    check_places(replace(CONFIG, outputs=str(tmp_path / "outputs")))
+    assert os.listdir(tmp_path) == [mine.name]

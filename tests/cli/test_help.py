@@ -59,7 +59,7 @@ def test_options_have_their_value_meaning_type_and_bounds(helped):
         "    Choices for the share of channels that a group of layers keeps. Takes a list such as [0.5,1],\n"
         "    each above 0, at most 1.\n"
     )
-    assert "Takes a whole number or auto, at least 1." in one_line(helped("prune.round_to"))
+    assert "Takes a whole number or auto, at least 1, at most 65536." in one_line(helped("prune.round_to"))
     assert "Takes none, average, fold, fold_weights or refit." in one_line(helped("prune.merge"))
 
 

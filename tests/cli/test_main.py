@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
 import types
 from functools import partial
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tascnet import errors
 from tascnet.cli import main as entry
 from tascnet.cli.config import STAGES, spelling
 from tascnet.errors import DataError, RunFolderError
-from tascnet.run.console import log
+from tascnet.run.console import log, log_file
 
 # For processes that cannot see this test's objects: it puts stages where the entry imports them.
 LAUNCHER = """
@@ -37,6 +39,10 @@ def fail_on_one(config):
 def wait(config):
     print("waiting", flush=True)
     time.sleep(60)
+
+def print_sign(config):
+    from tascnet.run.console import output
+    output().print("\u00b10 %")
 
 def torch_loaded(config):
     print("torch" in sys.modules)
@@ -66,7 +72,9 @@ sys.modules[module.__name__] = module
 
 @pytest.fixture(autouse=True)
 def _logging_as_before(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     handlers, level = list(log.handlers), log.level
     yield
     log.handlers[:] = handlers
@@ -76,20 +84,27 @@ def _logging_as_before(tmp_path, monkeypatch):
 @pytest.fixture
 def ran(monkeypatch):
     """The configs that the pipelines got, in order; seed 1 fails with our error, seed 2 with a bug."""
-    configs = []
+    configs, bug = [], within_tascnet("raise ZeroDivisionError('a bug')")
 
     def run(config):
         configs.append(config)
         if config.seed == 1:
             raise DataError("seed one has no images", "choose another seed")
         if config.seed == 2:
-            raise ZeroDivisionError("a bug")
+            bug()
         if config.seed == 3:
             raise KeyboardInterrupt
 
     for name in STAGES:
         with_stage(monkeypatch, name, run)
     return configs
+
+
+def within_tascnet(body):
+    """A function of a pipeline."""
+    names = {"__name__": "tascnet_pipelines.full"}
+    exec(f"def run(config=None):\n    {body}", names)
+    return names["run"]
 
 
 def with_stage(monkeypatch, name, run):
@@ -121,7 +136,7 @@ def test_the_stage_gets_the_typed_config(ran, tmp_path, stage):
     assert config.stage == stage
     assert config.tune.round_to == 16
     assert config.name == "tascnet-round_to=16"
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["temporary"]
 
 
 def test_full_is_the_default(ran):
@@ -158,9 +173,154 @@ def test_debug_shows_the_traceback(ran, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_bug_shows_its_traceback_and_gives_code_1(ran, capsys):
+def test_a_bug_is_one_sentence_with_the_place_of_its_traceback_and_code_1(ran, capsys, tmp_path):
     assert entry.main(["seed=2"]) == 1
-    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    (file,) = tmp_path.glob("temporary/tascnet-error-*.txt")
+    assert said == (
+        "tascnet has a bug, or does not know this error of another library (ZeroDivisionError: a bug): "
+        f"the full traceback is in {file}; report it to the maintainers with that file and your command line"
+    )
+    assert file.read_text().startswith("Traceback (most recent call last):\n")
+    assert file.read_text().endswith("ZeroDivisionError: a bug\n")
+    # With a folder of runs it is there, and `debug` shows it.
+    (tmp_path / "out").mkdir()
+    assert entry.main(["seed=2", "outputs=out", "debug=true"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert [
+        f"the full traceback is in {path};" in err for path in tmp_path.glob("out/tascnet-error-*.txt")
+    ] == [True]
+
+
+def test_the_log_of_a_claimed_run_holds_the_traceback_of_a_bug(ran, monkeypatch, capsys, tmp_path):
+    bug = within_tascnet("raise ZeroDivisionError('a bug')")
+
+    def run(config):
+        with log_file(tmp_path / "log.txt"):
+            bug()
+
+    with_stage(monkeypatch, "full", run)
+    assert entry.main([]) == 1
+    assert f"the full traceback is in {tmp_path / 'log.txt'}; report it" in capsys.readouterr().err
+    assert "ZeroDivisionError: a bug" in (tmp_path / "log.txt").read_text()
+    assert not list(tmp_path.glob("temporary/*"))
+
+
+def test_code_of_the_users_own_that_fails_is_named_with_its_line(monkeypatch, capsys, tmp_path):
+    own = tmp_path / "own_network.py"
+    own.write_text("def chain(classes):\n    return [][classes]\n")
+    names = {"__name__": "own_network"}
+    exec(compile(own.read_text(), str(own), "exec"), names)
+    with_stage(monkeypatch, "full", lambda config: names["chain"](3))
+    assert entry.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"your own code failed with IndexError: list index out of range ({own}, line 2): correct it; "
+    )
+    # A file of tascnet that is no module, such as a template.
+    template = Path(errors.__file__).parent / "report" / "templates" / "page.html"
+    exec(compile("def chain(classes):\n    return [][classes]\n", str(template), "exec"), names)
+    assert entry.main([]) == 1
+    assert capsys.readouterr().err.startswith("tascnet has a bug")
+    # A module that exits ends no run without a word.
+    with_stage(monkeypatch, "full", lambda config: sys.exit(0))
+    assert entry.main([]) == 2
+    assert "SystemExit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("MemoryError()", "memory is too small (MemoryError): lower trainer.batch_size, measure.batch or"),
+        ("RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')", "memory is too small (CUDA out of"),
+        (
+            "RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory')",
+            "memory is too small",
+        ),
+        (
+            "RuntimeError('unable to open shared memory object </torch_1>')",
+            "enlarge /dev/shm, in a container",
+        ),
+        ("RuntimeError('PytorchStreamWriter failed writing file data/0')", "the disk is full (PytorchStream"),
+        ("ValueError('I/O error: No space left on device (os error 28)')", "the disk is full (I/O error"),
+        ("OSError(28, 'No space left on device')", "the disk is full (No space left on device): free space"),
+        ("OSError('No space left on device')", "the disk is full (No space left on device): free space"),
+        (
+            "OSError(28, 'No space left', 'x.pt')",
+            "the disk is full (No space left, x.pt): free space",
+        ),
+        (
+            "OSError(24, 'Too many open files')",
+            "a file cannot be used (Too many open files): raise the limit",
+        ),
+        ("OSError()", "the system refused an operation (OSError): check the disk, the folders and the"),
+        ("OSError(5, 'Input/output error', 'a.pt')", "a.pt cannot be used (Input/output error): check its"),
+        ("FileExistsError(17, 'File exists', 'a')", "a cannot be used (File exists): check its permissions"),
+        ("PermissionError('permission denied')", "a file cannot be used (permission denied): check its"),
+        (
+            "ConnectionResetError(104, 'Connection reset by peer')",
+            "a connection failed (Connection reset by peer): check the network",
+        ),
+        ("OSError(101, 'Network is unreachable')", "a connection failed (Network is unreachable): check"),
+        ("__import__('urllib.error').error.URLError('x')", "a connection failed (<urlopen error x>): check"),
+        ("__import__('socket').gaierror(-2, 'Name or service not known')", "a connection failed (Name or"),
+        ("TimeoutError('timed out')", "a connection failed (timed out): check the network"),
+        ('RuntimeError("can\'t start new thread")', "no further thread could be started"),
+    ],
+)
+def test_causes_outside_are_mistakes_with_what_to_do(monkeypatch, capsys, error, says):
+    with_stage(monkeypatch, "full", within_tascnet(f"raise {error}"))
+    assert entry.main([]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert says in said
+    assert "Traceback" not in said
+    assert "the full traceback is in " in said
+
+
+def test_a_file_that_tascnet_itself_misses_is_a_bug(monkeypatch, capsys):
+    with_stage(monkeypatch, "full", within_tascnet("open('missing.json')"))
+    assert entry.main([]) == 1
+    assert "tascnet has a bug" in (said := capsys.readouterr().err)
+    assert "FileNotFoundError: [Errno 2] No such file or directory: 'missing.json'" in said
+
+
+def test_a_file_that_the_users_own_code_misses_is_named_with_the_line(monkeypatch, capsys, tmp_path):
+    own = tmp_path / "own_network.py"
+    names = {"__name__": "own_network"}
+    exec(compile("def chain(classes):\n    open('weights.pt')\n", str(own), "exec"), names)
+    with_stage(monkeypatch, "full", lambda config: names["chain"](3))
+    assert entry.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("your own code failed with FileNotFoundError: [Errno 2] No such file")
+    assert f"({own}, line 2): correct it; the full traceback is in " in said
+
+
+def test_the_file_of_an_error_has_the_permissions_of_the_umask(ran, tmp_path):
+    before = os.umask(0o027)
+    try:
+        assert entry.main(["seed=2"]) == 1
+    finally:
+        os.umask(before)
+    (file,) = tmp_path.glob("temporary/tascnet-error-*.txt")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_escape_codes_reach_neither_terminal_nor_log(monkeypatch, capsys, tmp_path):
+    # Else pytest keeps the raw lines, which pytest-xdist cannot encode.
+    monkeypatch.setattr(log, "propagate", False)
+    evil = "\x1b[31m\x07\u202ea\x9b2J[bold]\udcff"
+
+    def run(config):
+        with log_file(tmp_path / "log.txt"):
+            log.info("decoded %s", evil)
+            raise DataError(f"{evil} is no image")
+
+    with_stage(monkeypatch, "full", run)
+    assert entry.main([]) == 2
+    seen = r"\x1b[31m\x07\u202ea\x9b2J[bold]\udcff"
+    assert capsys.readouterr().err.splitlines() == [f"decoded {seen}", f"{seen} is no image"]
+    assert (tmp_path / "log.txt").read_text().count(seen) == 2
 
 
 def test_stopping_says_how_to_resume(ran, capsys):
@@ -169,10 +329,8 @@ def test_stopping_says_how_to_resume(ran, capsys):
 
 
 def test_a_file_that_cannot_be_used_is_a_mistake(monkeypatch, capsys):
-    def run(config):
-        raise PermissionError(errno.EACCES, "Permission denied", "/outputs/log.txt")
-
-    with_stage(monkeypatch, "full", run)
+    denied = f"raise PermissionError({errno.EACCES}, 'Permission denied', '/outputs/log.txt')"
+    with_stage(monkeypatch, "full", within_tascnet(denied))
     assert entry.main([]) == 2
     assert capsys.readouterr().err.startswith("/outputs/log.txt cannot be used (Permission denied): check")
 
@@ -209,10 +367,7 @@ def test_options_in_log_lines_are_spelled_as_here_and_those_of_a_part_as_its_own
 
 
 def test_an_import_that_fails_within_a_stage_is_a_bug(monkeypatch, capsys):
-    def run(config):
-        import a_module_that_is_missing  # noqa: F401
-
-    with_stage(monkeypatch, "full", run)
+    with_stage(monkeypatch, "full", within_tascnet("import a_module_that_is_missing"))
     assert entry.main([]) == 1
     assert "a_module_that_is_missing" in capsys.readouterr().err
 
@@ -226,7 +381,7 @@ def test_in_a_multirun_one_failed_job_does_not_end_the_others(ran, capsys, tmp_p
     assert captured.err.count("seed one has no images") == 2
     assert captured.err.splitlines()[-1] == "2 of 6 jobs failed"
     assert "Traceback" not in captured.err
-    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(tmp_path)) == ["out", "temporary"]
     assert os.listdir(tmp_path / "out") == ["multirun"]
 
 
@@ -395,6 +550,46 @@ def test_ctrl_c_ends_with_130_and_one_sentence(tmp_path):
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "stopped: run the same command again to resume, without fresh=true if you gave it\n"
+
+
+def test_a_request_to_end_is_answered_as_an_interrupt_with_143(tmp_path):
+    for arguments in ((), ("-m", "seed=0,1")):
+        with launched(tmp_path, "wait", *arguments) as process:
+            assert process.stdout.readline() == "waiting\n"
+            process.terminate()
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 143
+        assert errors.splitlines()[-1].startswith("stopped: run the same command again to resume")
+        assert "Traceback" not in errors
+
+
+def test_signals_are_left_as_they_were(ran):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert entry.main(["seed=1"]) == 2
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_interrupt_while_libraries_are_imported_ends_without_a_word(tmp_path):
+    # A package of this name comes first, and waits in the place of Hydra.
+    (tmp_path / "hydra").mkdir()
+    (tmp_path / "hydra" / "__init__.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    )
+    hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "tascnet", "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=hear, **pipes) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (130, "", "")
+
+
+def test_an_encoding_without_our_signs_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with launched(tmp_path, "print_sign") as process:
+        output, errors = process.communicate()
+    assert (process.returncode, output, errors) == (0, "?0 %\n", "")
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
