@@ -3,26 +3,27 @@
 import argparse
 import ast
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from tascnet.errors import ConfigError, TascnetError, closest
+from tascnet.cli.ending import BUG, MISTAKE, STOPPED, answer
+from tascnet.errors import ConfigError, TascnetError, closest, users_place
 from tascnet.run.console import log, set_up_logging
 
 # A module each, with `add_arguments(parser)` and `run(args)`.
 BENCHMARKS = (
     *("trial_throughput", "search_quality", "suggest_time", "pareto", "methods"),
-    *("pruning", "pruning_cost", "loading", "make_table"),
+    *("pruning", "pruning_cost", "loading", "reliability", "checks", "make_table"),
 )
 # Has a command line of its own.
 EQUIVALENCE = "equivalence"
-MISTAKE, STOPPED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a benchmark and give the exit code: 0, 2 for a mistake, 130 when stopped."""
+    """Run a benchmark and give the exit code: 0, 2 for a mistake, 1 for a bug, 130 when stopped."""
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
         print(overview())
@@ -41,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.error("stopped: the same command resumes, without --fresh if that was given")
         return STOPPED
+    except Exception as error:
+        # The command line takes all code but tascnet's for the user's own.
+        if str(users_place(error)).startswith(f"{Path(__file__).parent}/"):
+            log.error("".join(traceback.format_exception(error)).rstrip())
+            return BUG
+        return answer(error)
     return 0
 
 

@@ -45,6 +45,28 @@ FLAGS = {
 SECTIONS = ("dataset", "backbone", "trainer", "tune", "prune", "measure")
 
 
+def count(text: str, least: int = 1, most: int = 100_000) -> int:
+    """A number of things, or of epochs, that a run can end with; a type of an argument.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is below {least}")
+    if number > most:
+        raise argparse.ArgumentTypeError(f"{text} is above {most}")
+    return number
+
+
+def seed(text: str) -> int:
+    """A seed; a type of an argument."""
+    return count(text, 0, 10**9)
+
+
 def add_arguments(
     parser: argparse.ArgumentParser, *, seeds: int | None = None, sections: Sequence[str] = ()
 ) -> None:
@@ -56,10 +78,10 @@ def add_arguments(
         sections: what the benchmark reads beside data and network; empty: it takes none of them.
     """
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"), help="folder of results")
-    parser.add_argument("--threads", type=_positive, help="CPU threads, as many as torch has if left out")
+    parser.add_argument("--threads", type=count, help="CPU threads, as many as torch has if left out")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rows and runs")
     if seeds is not None:
-        parser.add_argument("--seeds", type=_positive, default=seeds, help="number of repetitions")
+        parser.add_argument("--seeds", type=count, default=seeds, help="number of repetitions")
     if not sections:
         return
     parser.set_defaults(sections=("dataset", "backbone", *sections))
@@ -67,7 +89,7 @@ def add_arguments(
     parser.add_argument("--backbone", metavar="NAME", help="network: a name in conf/backbone/")
     for name, (section, text) in FLAGS.items():
         parser.add_argument(f"--{name}", help=f"{text} ({section}.{name})")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=seed, default=0, help="the first seed")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:<number> or auto")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of decoded samples and features")
     parser.add_argument(
@@ -272,13 +294,6 @@ def new_table(title: str, texts: Sequence[str], numbers: Sequence[str], caption:
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
 
 
 def _changes(args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -27,10 +27,9 @@ from benchmarks.published import image_files, when_read
 from benchmarks.torchvision_loader import torchvision_loader
 from tascnet.data import evenly, open_samples
 from tascnet.data.dataset import Dataset, ImageSource
-from tascnet.data.pixels import usable_cpus
 from tascnet.errors import ConfigError
 from tascnet.models import Preprocessing
-from tascnet.options import ImageBackbone, ImageFolder, Images, PublishedImages
+from tascnet.options import ImageBackbone, ImageFolder, Images, PublishedImages, usable_cpus
 from tascnet.train.setting import computing
 
 WAYS = ("cached", "uncached", "torchvision")
@@ -38,8 +37,8 @@ WAYS = ("cached", "uncached", "torchvision")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, seeds=3, sections=("trainer",))
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of a way, two at least")
-    parser.add_argument("--images", type=int, default=512, help="images whose pixels are compared")
+    parser.add_argument("--epochs", type=common.count, default=4, help="epochs of a way, two at least")
+    parser.add_argument("--images", type=common.count, default=512, help="images whose pixels are compared")
 
 
 def run(args: argparse.Namespace) -> None:

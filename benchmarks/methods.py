@@ -4,9 +4,10 @@ Every row but the conventional ones is a run of `tascnet.tune` with the options 
 of its own. `conventional` fine-tunes all layers by the recipe `finetune`, which is how every method ends;
 `conventional_long` does so for as many epochs as fit. What a method may spend on its search is the number
 of seconds less those of the softmax layer and of its fine-tunings, as long as `conventional` took for
-them; the conventional network counts where a method's fine-tuning begins at it. A trial that has begun is
-finished. Pixels, and the features before the units that are searched, are computed beforehand and shared:
-no method pays for them. Options of tune and trainer that are set hold for all methods.
+them; the conventional network counts where a method's fine-tuning begins at it. The trial in which
+these end is stopped after its epoch. Pixels, and the features before the units that are searched, are
+computed beforehand and shared: no method pays for them. Options of tune and trainer that are set hold for
+all methods.
 """
 
 import argparse

@@ -51,7 +51,9 @@ MARGIN = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, seeds=3, sections=("trainer", "prune", "measure"))
-    parser.add_argument("--epochs", type=int, default=8, help="epochs of a method, all phases together")
+    parser.add_argument(
+        "--epochs", type=common.count, default=8, help="epochs of a method, all phases together"
+    )
     parser.add_argument(
         "--budgets", nargs="+", type=float, default=[0.7, 0.5, 0.35], help="shares of the FLOPs"
     )

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tascnet.data import SampleSource, evenly
 from tascnet.data.arrays import DecodedWhenRead
 from tascnet.data.dataset import Dataset, ImageSource, SampleSet
-from tascnet.data.decode import decode_image
 from tascnet.models import Preprocessing
+from tascnet.models.preprocessing import read_upright, square_pixels
 
 
 class ThroughTrunk:
@@ -39,7 +41,7 @@ def from_files(samples: SampleSource, files: Sequence[Path] | None, count: int) 
     `files` has one for each row of the data set; without it the pixels are read from memory.
     """
     assert isinstance(samples, ImageSource), "the options allow images alone"
-    dataset, preprocessing = cast(Dataset, samples.dataset), cast(Preprocessing, samples.preprocessing)
+    dataset, preprocessing = cast(Dataset, samples.dataset), samples.preprocessing
     if files is not None:
         dataset = when_read(dataset, files, preprocessing, torch.get_num_threads())
     rows = samples.rows[evenly(len(samples), count)]
@@ -55,6 +57,10 @@ def image_files(dataset: SampleSet) -> list[Path] | None:
 
 def when_read(dataset: Dataset, files: Sequence[Path], preprocessing: Preprocessing, workers: int) -> Dataset:
     """The data set with images that are decoded from `files`, one for each row, whenever they are read."""
+
+    def decode(row: int) -> NDArray[np.uint8]:
+        return read_upright(files[row], lambda upright: square_pixels(upright, preprocessing))
+
     shape = (len(files), preprocessing.resize, preprocessing.resize, preprocessing.channels)
-    pixels = DecodedWhenRead(lambda row: decode_image(files[row], preprocessing), shape, workers)
+    pixels = DecodedWhenRead(decode, shape, workers)
     return replace(dataset, pixels=pixels)

@@ -36,7 +36,7 @@ STEP = 5
 
 def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str] = tuple(METHODS)) -> None:
     common.add_arguments(parser, seeds=30)
-    parser.add_argument("--trials", type=int, default=25, help="trials of a search")
+    parser.add_argument("--trials", type=common.count, default=25, help="trials of a search")
     parser.add_argument("--tables", nargs="+", default=table_names(), help="tables that are searched")
     parser.add_argument("--methods", nargs="+", default=list(methods), help="searches that are compared")
 

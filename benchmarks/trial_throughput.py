@@ -43,8 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, sections=("trainer",))
     known = ["vgg16", "resnet50", "densenet121", "mobilenet_v2"]
     parser.add_argument("--backbones", nargs="+", default=known, help="networks that are timed")
-    parser.add_argument("--depths", nargs="+", type=int, default=[1, 3], help="units that a trial trains")
-    parser.add_argument("--images", type=int, default=256, help="images of the published epoch that is timed")
+    parser.add_argument(
+        "--depths", nargs="+", type=common.count, default=[1, 3], help="units that a trial trains"
+    )
+    parser.add_argument(
+        "--images", type=common.count, default=256, help="images of the published epoch that is timed"
+    )
     parser.add_argument("--full", nargs="*", default=["mobilenet_v2"], help="networks of whole trials")
 
 

@@ -10,7 +10,8 @@ from tascnet.data import open_samples, pixels
 from tascnet.data.dataset import ImageSource
 from tascnet.models import Preprocessing
 from tascnet.options import ImageBackbone, ImageFolder
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
+from tests.reading import read_json
 
 SMALL = Preprocessing(size=24, resize=28, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
 
@@ -113,7 +114,7 @@ def test_rows_are_written_printed_and_not_computed_again(bench, photos, tmp_path
 
 def test_the_first_cached_epoch_alone_decodes(setup, tmp_path, monkeypatch):
     bench, decoded, known = loading.Bench(setup), [], pixels.decode_image
-    monkeypatch.setattr(pixels, "decode_image", lambda *a: decoded.append(a) or known(*a))
+    monkeypatch.setattr(pixels, "decode_image", lambda *a, **k: decoded.append(a) or known(*a, **k))
     assert len(bench.row("cached", tmp_path / "own", 3)["epoch_seconds"]) == 3
     assert len(decoded) == 24
 

@@ -40,7 +40,10 @@ def test_every_benchmark_stands_in_the_readme():
     [
         (["purning"], "there is no benchmark 'purning': did you mean pruning?"),
         (["pareto", "--trails", "3"], "unrecognized arguments: --trails 3"),
-        (["pareto", "--trials", "three"], "argument --trials: invalid int value: 'three'"),
+        (["pareto", "--trials", "three"], "argument --trials: 'three' is not a whole number"),
+        (["pruning", "--epochs", "1000000000"], "argument --epochs: 1000000000 is above 100000"),
+        (["methods", "--seed", "-1"], "argument --seed: -1 is below 0"),
+        (["methods", "--methods", "foo"], "there is no method 'foo': take some of tascnet, autotune"),
         (["pareto", "--seeds", "0"], "argument --seeds: 0 is below 1"),
         (["methods", "--data", "digit"], "there is no preset 'digit' of dataset: did you mean 'digits'?"),
         (["methods", "--set", "tun.patience=2"], "did you mean tune?"),
@@ -57,6 +60,18 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, says, bench, tmp_p
     assert len(lines) == 1
     assert says in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_of_a_benchmark_shows_its_traceback(monkeypatch, capsys):
+    names = {"__name__": "benchmarks.methods"}
+    file = ROOT / "benchmarks" / "methods.py"
+    exec(compile("def run(args):\n    open('missing')\n", str(file), "exec"), names)
+    monkeypatch.setattr(importlib.import_module("benchmarks.methods"), "run", names["run"])
+    assert main(["methods"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "FileNotFoundError" in said
+    assert "your own code" not in said
 
 
 def setup(monkeypatch, *arguments):

@@ -10,8 +10,9 @@ from benchmarks.common import Setup
 from benchmarks.conventional import fine_tune_all
 from tascnet import preset
 from tascnet.errors import ConfigError
-from tascnet.run.files import digest_file, read_json, read_jsonl
+from tascnet.run.files import digest_file, read_jsonl
 from tascnet.run.records import StepRecord, Trial, write_record
+from tests.reading import read_json
 
 USUAL = {"baseline_seconds": 10.0, "finetune_seconds": 20.0, "epochs": 8}
 TUNE = {"initial_trials": 2, "trials_per_depth": 2, "patience": 3, "max_trials": 4}

@@ -2,8 +2,9 @@ import pytest
 
 from benchmarks import pareto
 from benchmarks.pareto import hypervolume, search, summarise
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.benchmarks.tables import tiny_table
+from tests.reading import read_json
 
 
 @pytest.fixture(autouse=True)

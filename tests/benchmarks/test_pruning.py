@@ -5,8 +5,9 @@ import torch
 
 from benchmarks import pruning, stock
 from tascnet.measure import complexity
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.models.toys import EXAMPLE, TOYS
+from tests.reading import read_json
 
 OPTIONS = (
     *("--set", "trainer.head.epochs=3", "trainer.finetune.epochs=2", "prune.min_filters=8"),

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from tascnet.run.files import read_json
+from tests.reading import read_json
 
 
 def test_parts_are_timed_and_counts_agree(bench, images, cache, tmp_path, shown):

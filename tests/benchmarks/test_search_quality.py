@@ -3,8 +3,9 @@ import pytest
 from benchmarks import peers, search_quality
 from benchmarks.peers import is_installed
 from benchmarks.search_quality import METHODS, NEEDS, search, summarise
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.benchmarks.tables import tiny_table
+from tests.reading import read_json
 
 OURS = [name for name in METHODS if name not in NEEDS]
 

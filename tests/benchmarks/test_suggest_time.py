@@ -5,7 +5,8 @@ import pytest
 from benchmarks import suggest_time
 from benchmarks.peers import AxSearch, is_installed
 from benchmarks.suggest_time import SIZES, added_memory, made_space, made_trials, suggest, summarise
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
+from tests.reading import read_json
 
 
 @pytest.mark.parametrize("size", SIZES)

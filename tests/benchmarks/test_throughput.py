@@ -15,7 +15,8 @@ from tascnet.data import open_samples
 from tascnet.measure import complexity
 from tascnet.models import Preprocessing
 from tascnet.options import ImageFolder
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
+from tests.reading import read_json
 
 SMALL = Preprocessing(size=24, resize=28, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
 
