@@ -7,6 +7,8 @@ from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from typing import get_args
 
 import pytest
+import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +23,7 @@ from tascnet.options import (
     PUBLISHED_IMAGES,
     PUBLISHED_TEXTS,
     RECIPES,
+    SMALLEST_SIZES,
     Autotune,
     CustomBackbone,
     Digits,
@@ -90,6 +93,44 @@ def test_every_option_has_a_type_that_is_checked():
         assert set(kinds) <= plain or is_dataclass(entry.type), name
 
 
+def test_every_number_has_bounds_on_both_sides():
+    for name, entry in entries():
+        kinds = {entry.type, *get_args(entry.type)}
+        # The largest number of threads is the machine's.
+        if kinds & {int, float, tuple[int, ...], tuple[float, ...]} and not name.endswith(".threads"):
+            rule = entry.metadata
+            assert rule["minimum"] is not None or rule["above"] is not None, name
+            assert rule["maximum"] is not None or rule["below"] is not None, name
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e9, "1000000000"),
+        (1e9 + 1, "1000000001"),
+        (0.5, "0.5"),
+        (1.0000001, "1.0000001"),
+        (1e30, "1e+30"),
+        (1e-05, "1e-05"),
+        (math.inf, "inf"),
+        (-2.0, "-2"),
+    ],
+)
+def test_numbers_are_shown_whole_and_so_that_different_ones_differ(value, text):
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(("name", "size"), SMALLEST_SIZES.items())
+def test_the_smallest_size_of_a_network_leaves_a_pixel_and_one_less_does_not(name, size):
+    with torch.device("meta"):
+        network = getattr(torchvision.models, name)().eval()
+        assert network(torch.zeros(1, 3, size, size)).shape == (1, 1000)
+        with pytest.raises(RuntimeError, match="too small"):
+            network(torch.zeros(1, 3, size - 1, size - 1))
+    with pytest.raises(ConfigError, match=f"leaves no pixel at the end of {name}"):
+        ImageBackbone(name=name, size=size - 1)
+
+
 def test_every_default_is_one_of_the_choices():
     for name, entry in entries():
         choices, default = entry.metadata.get("choices"), default_of(entry)
@@ -104,7 +145,7 @@ def test_the_defaults_of_a_class_fit_each_other(cls):
 
 
 def test_there_are_few_options():
-    assert count_options() <= 130
+    assert count_options() <= 133
 
 
 def test_options_are_frozen_and_take_keywords_alone():
@@ -160,7 +201,7 @@ def test_options_are_frozen_and_take_keywords_alone():
         (Recipe, {"optimizer": "adam"}, "did you mean `optimizer=adamw`?"),
         (Recipe, {"lr": -1.0}, "`lr` must be at least 0, not -1"),
         (Measure, {"repeats": 2}, "`repeats` must be at least 3, not 2"),
-        (ImageBackbone, {"std": [0.0]}, "`std` must be above 0, not 0"),
+        (ImageBackbone, {"std": [0.0]}, "`std` must be at least 0.0001, not 0"),
         (ImageFolder, {"min_scale": 0.01}, "`min_scale` must be at least 0.05, not 0.01"),
         (Digits, {"name": True}, "`name` takes text, not true"),
     ],

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import tascnet
 import tascnet.pruning
 import tascnet.tuning
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.pipelines.commands import command
+from tests.reading import read_json
 
 CONTRACT = {
     *("val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes"),

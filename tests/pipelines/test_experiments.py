@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.pipelines.commands import command
+from tests.reading import read_json
 
 # Nothing that these leave out differs from the papers.
 MINIATURE = (

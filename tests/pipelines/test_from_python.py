@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 import tascnet
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tascnet.run.records import to_json
 from tests.pipelines.commands import command, without_times
+from tests.reading import read_json
 
 # What a user has: a network, and a data set that reads images from folders of classes.
 OWN = """

@@ -1,8 +1,11 @@
 """Mistakes: code 2, one sentence that names what is wrong, no traceback, nothing lost."""
 
 import io
+import json
 import re
 import shutil
+import sys
+import time
 from dataclasses import replace
 from importlib import import_module
 
@@ -11,11 +14,13 @@ from PIL import Image
 
 import tascnet
 from tascnet.data.catalogue import CATALOGUE
+from tascnet.errors import DataError
 from tascnet.models.archive import save
 from tascnet.models.weights import write_weights
 from tests.data.server import serve
 from tests.models.networks import original
 from tests.pipelines.commands import TINY, command, contents
+from tests.reading import read_json
 
 
 def photo(colour=0):
@@ -27,10 +32,10 @@ def photo(colour=0):
 @pytest.fixture
 def photos(tmp_path):
     """A folder of two classes, free to be spoilt."""
-    for name in ("cat", "dog"):
+    for label, name in enumerate(("cat", "dog")):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):
-            (tmp_path / "photos" / name / f"{number}.png").write_bytes(photo(20 * number))
+            (tmp_path / "photos" / name / f"{number}.png").write_bytes(photo(20 * number + label))
     return tmp_path / "photos"
 
 
@@ -71,19 +76,16 @@ def test_caltech101_that_is_absent_and_not_to_be_downloaded(refused, cache):
 
 
 def test_caltech101_is_downloaded_to_the_cache_where_no_folder_is_named(tmp_path, monkeypatch, capsys):
-    class Asked(Exception):
-        pass
-
     def fetch(_file, _folder):
-        raise Asked
+        raise DataError("asked")
 
     monkeypatch.setattr("tascnet.data.download.fetch", fetch)
     options = ["stage=tune", "dataset=caltech101", "dataset.download=true", "backbone=resnet20"]
     places = [f"outputs={tmp_path}/out", f"cache_dir={tmp_path}/cache", "backbone.weights=random"]
-    assert command(*options, *places) == 1
+    assert command(*options, *places) == 2
     said = capsys.readouterr().err
     assert f"to {tmp_path / 'cache' / 'datasets' / 'caltech101'}\n" in said
-    assert "Asked" in said
+    assert said.endswith("asked\n")
 
 
 def test_a_class_folder_without_images_is_named(refused, photos):
@@ -95,6 +97,28 @@ def test_a_class_folder_without_images_is_named(refused, photos):
 def test_a_class_too_small_for_the_split_is_named(refused, photos):
     said = refused(*folder_options(photos, "dataset.train=9", "dataset.val=9"))
     assert "cat" in said
+
+
+def test_the_same_files_as_train_validation_and_test_are_refused_with_examples(refused, photos, tmp_path):
+    for part in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "ready" / part)
+    said = refused(*folder_options(tmp_path / "ready"))
+    assert said.startswith("20 images are in more than one split of image_folder (")
+    assert "train/cat/0.png = val/cat/0.png = test/cat/0.png" in said
+    assert "dataset.duplicates=drop" in said
+    assert "dataset.duplicates=allow" in said
+    assert "0 distinct training" in refused(*folder_options(tmp_path / "ready", "dataset.duplicates=drop"))
+    said = refused(*folder_options(tmp_path / "ready", "dataset.duplicates=ignore"))
+    assert "takes refuse, drop or allow" in said
+    assert "dataset.duplicates" in refused("stage=tune", "dataset=digits", "dataset.duplicates=drop")
+
+
+def test_samples_that_changed_since_tuning_are_named_by_pruning(refused, finished, tmp_path):
+    network = tascnet.load(finished / "tune" / "model")
+    save(network, tmp_path / "old", replace(network.info, held_out="other-samples"))
+    said = refused(*TINY, "stage=prune", f"prune.source={tmp_path / 'old'}", "name=other")
+    assert said.startswith("the samples are not those that the network was trained on: some were changed")
+    assert "tune a network on the samples as they are" in said
 
 
 @pytest.mark.parametrize("content", [b"", photo()[:40], b"no image at all"])
@@ -207,8 +231,8 @@ def test_too_many_filters_asked_for_leave_the_finished_stage_alone(refused, fini
     ("spoil", "told"),
     [
         (lambda lines: [lines[0], lines[1][:40], *lines[2:]], "line 2 of"),
-        (lambda lines: [lines[0], "{}", *lines[2:]], "lacks 'iteration'"),
-        (lambda lines: [lines[0], *lines[2:]], "has iterations missing in its middle"),
+        (lambda lines: [lines[0], "{}", *lines[2:]], "it was changed or damaged after it was written"),
+        (lambda lines: [lines[0], *lines[2:]], "it is iteration 2, expected iteration 1"),
     ],
 )
 def test_a_corrupt_journal_is_named_with_its_line(refused, finished, tmp_path, spoil, told):
@@ -299,6 +323,104 @@ def test_what_pruning_refuses_is_refused_before_the_search(refused, photos, tmp_
     )
     assert says in refused(*TINY, *own, *options)
     assert not [*tmp_path.glob("out/**/trials.jsonl")]
+
+
+@pytest.mark.parametrize("stage", ["full", "prune"])
+@pytest.mark.parametrize(
+    ("criterion", "says"),
+    [
+        ("my_criteria.Fails", "cannot be used: it raised ValueError: no idea ({file}, line 3)"),
+        ("my_criteria.leaves", "cannot be used: it raised SystemExit: 3 ({file}, line 5)"),
+        ("my_criteria.counts", "cannot be used: the criterion gave int for"),
+        ("my_criteria.NUMBER", "is int, which cannot be called: give the path of"),
+        ("my_criteria.Missing", "could not be loaded (AttributeError: module 'my_criteria' has no attribute"),
+        ("no_such.Criterion", "could not be loaded (ModuleNotFoundError: No module named 'no_such')"),
+        ("os.path.join", "cannot be used: it raised TypeError"),
+    ],
+)
+def test_a_criterion_that_cannot_be_used_is_refused_before_anything_is_trained(
+    refused, finished, tmp_path, monkeypatch, stage, criterion, says
+):
+    own = tmp_path / "my_criteria.py"
+    own.write_text(
+        "class Fails:\n    def __call__(self, group):\n        raise ValueError('no idea')\n"
+        "def leaves(group):\n    raise SystemExit(3)\n"
+        "def counts(group):\n    return 3\nNUMBER = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_criteria", raising=False)
+    source = [f"prune.source={finished / 'tune' / 'model'}"] if stage == "prune" else []
+    said = refused(*TINY, f"stage={stage}", f"prune.criterion={criterion}", *source)
+    assert said.startswith(f"prune.criterion={criterion} {says.format(file=own)}")
+    assert not [*tmp_path.glob("out/**/*.jsonl")]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("backbone=vgg16", "backbone.size=31", "backbone.resize=31"), "backbone.size=31 leaves no pixel at"),
+        (
+            ("backbone=densenet121", "backbone.size=28", "backbone.resize=28"),
+            "give at least backbone.size=29",
+        ),
+        (("backbone.size=1",), "backbone.size must be at least 4, not 1"),
+        (("threads=99999",), "four for each CPU of this machine: give at most"),
+        (("trainer.lr=1e30",), "trainer.lr must be at most 100, not 1e+30"),
+        (("prune.flops_target=0",), "prune.flops_target must be above 0, not 0"),
+        (("tune.neurons=[1000000000000]",), "tune.neurons must be at most 65536, not 1000000000000"),
+        (("trainer.trial.epochs=1000000000",), "trainer.trial.epochs must be at most 100000, not 1000000000"),
+        (("measure.batch=100000000",), "measure.batch must be at most 4096, not 100000000"),
+        (("outputs=",), "outputs is empty: give a folder, or leave it out"),
+        (("outputs=/proc/x",), "outputs=/proc/x cannot be written to ("),
+        (("cache_dir=/proc/x",), "cache_dir=/proc/x cannot be written to ("),
+        ((f"outputs={'a' * 300}",), "outputs has a name of more than 255 bytes in it: give a shorter one"),
+        (
+            ("dataset=image_folder", f"dataset.root={'a' * 300}"),
+            f"dataset.root={'a' * 300} cannot be read (File name too long): give an existing folder",
+        ),
+    ],
+)
+def test_impossible_values_are_refused_at_once(refused, options, says):
+    assert says in refused(*options)
+
+
+def test_a_batch_that_fits_into_no_memory_is_refused_before_training(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr("tascnet.measure.models._memory", lambda device: 1_000_000)
+    said = refused("stage=tune", "measure.batch=4096")
+    assert re.match(
+        r"measure\.batch=4096 samples take at least [\d.]+ GB in one layer, and there are 0.001 GB", said
+    )
+    assert not [*tmp_path.glob("out/**/trials.jsonl")]
+
+
+def test_a_network_of_your_own_that_leaves_no_pixel_is_refused_before_the_search(
+    refused, tmp_path, monkeypatch
+):
+    (tmp_path / "vanishing.py").write_text(
+        "from torch import nn\n"
+        "def chain(classes):\n"
+        "    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 9), pool, nn.Linear(4, classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["backbone=custom", "backbone.factory=vanishing.chain", "backbone.size=8", "dataset=digits"]
+    for stage in ("full", "tune"):
+        said = refused(*own, f"stage={stage}", "backbone.mean=[0.5]", "backbone.std=[0.5]")
+        assert said.startswith("the network does not take images of 1 x 8 x 8")
+
+
+def test_a_trial_of_endless_epochs_ends_with_the_seconds_of_the_search(tmp_path, cache):
+    places = [f"outputs={tmp_path}", f"cache_dir={cache}", "name=run"]
+    own = ["stage=tune", "tune.max_seconds=0.2", "trainer.trial.epochs=100000", "tune.finetune_from=prefix"]
+    started = time.monotonic()
+    assert command(*TINY, *places, *own) == 0
+    assert time.monotonic() - started < 20
+    folder = tmp_path / "digits" / "digits_cnn" / "run-seed0" / "tune"
+    (trial,) = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    assert trial["status"] == "ok"
+    assert trial["reason"] == "the seconds of the search (`max_seconds`) were used up"
+    assert 1 <= trial["epochs"] < 100_000
+    assert read_json(folder / "metrics.json")["stopped"] == "the limit of 0.2 seconds is reached"
 
 
 def test_both_stages_at_once_take_no_other_model(refused, finished):

@@ -6,8 +6,9 @@ from collections import OrderedDict
 import pytest
 from torch import nn
 
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.pipelines.commands import TINY, command
+from tests.reading import read_json
 
 
 def test_several_runs_have_a_folder_each_and_one_that_fails_does_not_end_the_others(tmp_path, cache, capsys):

@@ -6,9 +6,9 @@ import pytest
 
 import tascnet
 from tascnet.models.weights import read_state
-from tascnet.run.files import read_json
 from tests.pipelines.commands import command, contents
 from tests.pipelines.texts import SMALL
+from tests.reading import read_json
 from tests.train.texts import write_texts
 
 FILE = "weights.safetensors"

@@ -5,9 +5,10 @@ import torch
 
 import tascnet
 from tascnet.measure import complexity
-from tascnet.run.files import read_json, read_jsonl
+from tascnet.run.files import read_jsonl
 from tests.pipelines.commands import are_equal, command, contents, metrics, states
 from tests.pipelines.texts import SMALL
+from tests.reading import read_json
 from tests.train.texts import write_texts
 
 
