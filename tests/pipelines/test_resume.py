@@ -185,11 +185,12 @@ def test_torn_journals_lose_their_last_line_alone(finished, copied, cache):
 
 
 def test_a_run_that_was_damaged_in_many_places_ends_with_the_same_numbers(finished, copied, cache, capsys):
-    unfinish(copied / "prune")
     (copied / "tune" / "metrics.json").write_text("null")
     flip(copied / "tune" / "model" / "model.safetensors")
-    for step in ("tune/state/taught-*", "prune/state/iteration-001-*"):
+    kept = metrics(copied / "prune")["kept_iteration"]
+    for step in ("tune/state/taught-*", f"prune/state/iteration-{kept:03d}-*"):
         flip(next(copied.glob(step)) / "model.safetensors")
+    unfinish(copied / "prune")
     for path in cache.rglob("*.npy"):
         flip(path)
     assert command(*options(copied, cache)) == 0
