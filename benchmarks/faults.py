@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from tascnet.run.files import temporary_suffix
+
 # What must follow a fault, beside an end without a traceback. EQUAL: the undisturbed results, a warning or a
 # refusal; REFUSED: a refusal; WARNED: a warning or a refusal; ANSWERED: anything, as the fault changes what
 # was asked for, or has no effect.
@@ -261,7 +263,8 @@ def full_disk(root: Path, draw: Random) -> Fault:
 def leftover(root: Path, draw: Random) -> str:
     """A temporary file of a process that was killed."""
     beside = pick(root, draw, "cache/**/*", "outputs/**/*")
-    path = beside.with_name(f".{beside.name}.{os.uname().nodename}-{NOBODY}.tmp")
+    suffix = f"{temporary_suffix().removesuffix(f'{os.getpid()}.tmp')}{NOBODY}.tmp"
+    path = beside.with_name(f".{beside.name}{suffix}")
     path.write_bytes(draw.choice([b"", beside.read_bytes()[:100]]))
     return str(path.relative_to(root))
 
