@@ -56,8 +56,6 @@ def run(args: argparse.Namespace) -> None:
     """Time both ways on every network and depth, one row each, and run both in full where asked for."""
     setup = Setup.of(args)
     check_names("network", {*args.backbones, *args.full} - {setup.backbone.name}, NAMES)
-    if min(args.depths) < 1:
-        raise ConfigError(f"--depths are {args.depths}, expected numbers from 1 on", "give such as 1 3")
     if not isinstance(setup.data, Images):
         raise ConfigError(f"{setup.data.name} holds texts, which are not decoded", "give images")
     folder = common.open_results(args)

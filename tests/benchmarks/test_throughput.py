@@ -197,7 +197,7 @@ def test_other_images_are_other_rows(bench, digits, tmp_path, monkeypatch):
     ("option", "says"),
     [
         (["--backbones", "vgg"], "there is no network 'vgg'"),
-        (["--depths", 0], "expected numbers from 1 on"),
+        (["--depths", 0], "0 is below 1"),
         (["--depths", 9], "but --depths asks for 9"),
     ],
 )
