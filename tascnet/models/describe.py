@@ -250,6 +250,10 @@ def _check(kind: str, args: Mapping[str, Any], path: str) -> None:
     for name, value in args.items():
         if not checks[name](value):
             raise _wrong(path, f"has an impossible {name} of a {kind}: {reprlib.repr(value)}")
+        # torch takes a tuple of any length and fails when the layer runs.
+        axes = 4 if kind.endswith("Pad2d") else {"1d": 1, "2d": 2}.get(kind[-2:])
+        if isinstance(value, tuple) and axes is not None and len(value) != axes:
+            raise _wrong(path, f"has {len(value)} values as {name} of a {kind}, expected {axes}")
     # torch checks it with an assertion, which Python may skip.
     padding = args.get("padding_idx")
     if padding is not None and padding >= args["num_embeddings"]:

@@ -241,6 +241,7 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: layer(c, "stem")["args"].update(out_channels=0), "impossible out_channels"),
     (lambda c: layer(c, "stem")["args"].update(out_channels=4.0), "impossible out_channels"),
     (lambda c: layer(c, "stem")["args"].update(kernel_size=[3, 10**6]), "impossible kernel_size"),
+    (lambda c: layer(c, "stem")["args"].update(stride=[1]), "has 1 values as stride of a Conv2d, expected 2"),
     (lambda c: layer(c, "stem")["args"].update(padding="full"), "impossible padding"),
     (lambda c: layer(c, "stem")["args"].update(groups=3), "cannot be made"),
     (lambda c: layer(c, "stem")["args"].update(device="cuda"), "exactly the arguments"),
