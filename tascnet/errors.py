@@ -82,10 +82,10 @@ def closest(name: str, valid: Iterable[str]) -> str | None:
     return best if best is not None and likeness(best) >= 0.55 else None
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str], word: str = "or") -> str:
     """`a, b or c`."""
     *rest, last = names
-    return f"{', '.join(rest)} or {last}" if rest else last
+    return f"{', '.join(rest)} {word} {last}" if rest else last
 
 
 def plural(number: int, word: str) -> str:

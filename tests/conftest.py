@@ -1,6 +1,10 @@
 """What all tests share: one thread, reproducible examples, and the folder of real data."""
 
+import logging
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,3 +34,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def shared() -> Path:
     """The folder of real data and weights; only for tests marked `realdata`."""
     return Path(os.environ["TASCNET_SHARED"])
+
+
+@pytest.fixture
+def whole(undisturbed, tmp_path: Path):
+    """A copy of the result `undisturbed` of a stage, in a folder that may be damaged."""
+    shutil.copytree(undisturbed.folder, tmp_path / "run")
+    return replace(undisturbed, folder=tmp_path / "run")
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Callable[[], list[str]]:
+    """Returns the warnings that name a file of the run."""
+    caplog.set_level(logging.WARNING, logger="tascnet")
+    return lambda: [message for message in caplog.messages if str(tmp_path) in message]

@@ -13,7 +13,7 @@ from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, plural
-from tascnet.measure import check_batch, compare_layers, complexity, latency
+from tascnet.measure import compare_layers, complexity, latency
 from tascnet.models.archive import save
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.tensors import check_weights
@@ -133,13 +133,7 @@ def prune(
         )
         _check_network(info, samples)
         learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
-        check_batch(
-            network,
-            samples.example,
-            batch=measure.batch,
-            batch_size=learner.batch_size("recover"),
-            device=learner.device,
-        )
+        learner.check_memory(network, "recover", measure)
         first_block(options, info)
         check_options(options, copy.deepcopy(network).eval(), samples.example, widens=False)
         recipe = asdict(trainer.recipe("recover"))

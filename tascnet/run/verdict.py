@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from tascnet.errors import printable
+from tascnet.errors import listed, printable
 from tascnet.run.records import StageMetrics
 
 # Most names in one sentence, and most characters of a name.
@@ -37,8 +37,9 @@ def class_warnings(metrics: StageMetrics) -> list[str]:
         ]
         verb = "is" if len(weak) == 1 else "are"
         lines.append(
-            f"By test {metrics.metric.replace('_', ' ')} {_joined(weak)} {verb} no better than always naming "
-            f"the largest class, {class_name(samples.largest_class.name)} ({100 * blind:.1f} %)."
+            f"By test {metrics.metric.replace('_', ' ')} {listed(weak, 'and')} {verb} no better than "
+            f"always naming the largest class, {class_name(samples.largest_class.name)} "
+            f"({100 * blind:.1f} %)."
             f"{_most_named(metrics)}"
         )
     return [*lines, _remedies(metrics)] if lines else []
@@ -81,9 +82,3 @@ def _named(names: Sequence[str]) -> str:
     shown = ", ".join(map(class_name, names[:_NAMED]))
     more = len(names) - _NAMED
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _joined(parts: Sequence[str]) -> str:
-    """`a, b and c`."""
-    *rest, last = parts
-    return f"{', '.join(rest)} and {last}" if rest else last

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tascnet.data import FeatureSource, SampleSource, class_weights
 from tascnet.data.samples import Samples
-from tascnet.options import Recipe, Trainer
+from tascnet.measure import check_batch
+from tascnet.options import Measure, Recipe, Trainer
 from tascnet.run.records import TrainingRecord
 from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_source
 from tascnet.train.fit import fit
@@ -80,9 +81,19 @@ class Learner:
             **options,
         )
 
-    def batch_size(self, recipe: str) -> int:
-        """Samples in a step of training by a recipe: no more than there are."""
-        return min(self.trainer.recipe(recipe).batch_size, len(self.samples.train))
+    def check_memory(self, network: nn.Module, recipe: str, measure: Measure) -> None:
+        """Refuse a network whose batches would fill the memory, in training or where latency is measured.
+
+        Raises:
+            ConfigError: they would.
+        """
+        check_batch(
+            network,
+            self.samples.example,
+            batch=measure.batch,
+            batch_size=min(self.trainer.recipe(recipe).batch_size, len(self.samples.train)),
+            device=self.device,
+        )
 
     def evaluate(self, network: nn.Module, source: SampleSource | None = None) -> Evaluation:
         """Loss and accuracy on `source`, or on the validation samples."""

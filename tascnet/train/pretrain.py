@@ -11,7 +11,6 @@ from torch import nn
 from tascnet.data.cache import module_digest
 from tascnet.data.heldout import SPLITS, HeldOut, read_splits
 from tascnet.data.samples import Samples, open_samples
-from tascnet.measure import check_batch
 from tascnet.models.archive import save
 from tascnet.models.build import build, write_backbone
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
@@ -120,13 +119,7 @@ def pretrain(
             )
         untrained = _untrained(network, samples, seed)
         learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
-        check_batch(
-            untrained,
-            samples.example,
-            batch=measure.batch,
-            batch_size=learner.batch_size("pretrain"),
-            device=learner.device,
-        )
+        learner.check_memory(untrained, "pretrain", measure)
         check_network(untrained, samples)
         own = identity(
             "pretrain",

@@ -20,7 +20,6 @@ from torch import nn
 from tascnet.data import module_digest, open_samples
 from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
-from tascnet.measure import check_batch
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, classifier_of, head_start, replace_head
 from tascnet.models.info import info_of
@@ -266,13 +265,7 @@ def _run(
     """All steps, from the baseline to the metrics."""
     blocks = nn.Sequential(OrderedDict(network.named_children()))
     pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
-    check_batch(
-        pretrained,
-        learner.samples.example,
-        batch=measure.batch,
-        batch_size=learner.batch_size("finetune"),
-        device=learner.device,
-    )
+    learner.check_memory(pretrained, "finetune", measure)
     check_network(pretrained, learner.samples)
     chain, baseline = _baseline(pretrained, learner, archive)
     assert baseline.training is not None

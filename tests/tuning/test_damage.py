@@ -1,6 +1,5 @@
 """Files of a search that were damaged: the results are the same, or a sentence names the file."""
 
-import logging
 import shutil
 from dataclasses import replace
 from itertools import count
@@ -39,20 +38,6 @@ def undisturbed(tmp_path_factory, cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MODULE, "tune_report", lambda *_: None)
         return tuned(tmp_path_factory.mktemp("whole"), cache)
-
-
-@pytest.fixture
-def whole(undisturbed, tmp_path):
-    """An undisturbed result, in a folder that may be damaged."""
-    shutil.copytree(undisturbed.folder, tmp_path / "run")
-    return replace(undisturbed, folder=tmp_path / "run")
-
-
-@pytest.fixture
-def said(caplog, tmp_path):
-    """Returns the warnings that name a file of the run."""
-    caplog.set_level(logging.WARNING, logger="tascnet")
-    return lambda: [message for message in caplog.messages if str(tmp_path) in message]
 
 
 def figures(result):
