@@ -3,7 +3,7 @@
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tascnet.errors import ArchiveError, ConfigError, first_line
-from tascnet.models.chains.custom import call_factory
-from tascnet.models.describe import MOST_LAYERS, construct, describe
+from tascnet.errors import ArchiveError, ConfigError, SurgeryError, first_line
+from tascnet.models.describe import MOST_LAYERS, check_size, construct, describe
+from tascnet.models.head import classifier_of
 from tascnet.models.info import ModelInfo, info_of, with_info
 from tascnet.models.tensors import READ_ERRORS, check_safetensors, unfit
 from tascnet.models.text import TextPreprocessing
@@ -23,10 +23,10 @@ from tascnet.run.files import check_regular, digest_file, parse_json, write_json
 _WEIGHTS = "model.safetensors"
 _ARCHITECTURE = "architecture.json"
 _FORMAT = "tascnet model"
-_VERSION = 2
+_VERSION = 3
 # Of architecture.json; the largest backbone takes 200 kB, the largest vocabulary some 8 MB.
 _LARGEST_TEXT = 1 << 24
-# Braces and brackets in it: two and at most four for each layer, the others in names of classes and words.
+# Braces and brackets in it: at most two and four for each layer or step, the others in names and words.
 _MOST_OBJECTS, _MOST_LISTS = 2 * MOST_LAYERS + 1000, 4 * MOST_LAYERS + 1000
 
 _STORABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
@@ -39,16 +39,18 @@ def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = No
     """Write a network to a folder, from which `load` restores it to the last bit.
 
     Args:
-        network: a chain. Blocks of classes outside torch.nn and tascnet need `factory=` to load.
+        network: a chain.
         folder: made if missing; `model.safetensors` and `architecture.json` in it are replaced.
         info: stored with the network; None: its attribute `info`.
 
     Raises:
-        ArchiveError: a layer has arguments or weights that cannot be stored, or the network is too large.
+        ArchiveError: a layer is of a class, or has arguments or weights, that cannot be stored, the network
+            is too large, or it is no classifier of what `info` says.
         ConfigError: the network has no `info`.
     """
     folder, info = Path(folder), info or info_of(network)
     tree = describe(network)
+    _made(tree, info)
     state = network.state_dict()
     for key, tensor in state.items():
         if tensor.dtype not in _STORABLE or unfit(tensor):
@@ -74,34 +76,20 @@ def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = No
     write_json(folder / _ARCHITECTURE, {"digest": _digest(content), **content})
 
 
-def load(
-    folder: str | Path,
-    *,
-    factory: Callable[..., nn.Sequential] | None = None,
-    device: str | torch.device = "cpu",
-) -> nn.Sequential:
-    """A saved network, in eval mode, with the attributes `preprocessing`, `class_names`, `info`, `factory`.
+def load(folder: str | Path, *, device: str | torch.device = "cpu") -> nn.Sequential:
+    """A saved network, in eval mode, with the attributes `preprocessing`, `class_names` and `info`.
 
     Args:
         folder: what `save` wrote; it may come from a stranger, and cannot run code.
-        factory: `factory(num_classes) -> nn.Sequential`, where blocks are of the user's own classes;
-            layers inside them take the widths of the saved network.
         device: of the weights.
 
     Raises:
         ArchiveError: a file is missing, truncated, corrupt or not one of ours.
-        ConfigError: the factory fails.
     """
     folder = Path(folder)
     content = _read_architecture(folder / _ARCHITECTURE)
     info: ModelInfo = content["info"]
-    original = call_factory(factory, len(info.class_names) or 1) if factory else None
-    # On meta: a wrong file must not take memory.
-    with torch.device("meta"):
-        model = construct(content.get("chain"), original)
-    if not isinstance(model, nn.Sequential):
-        raise ArchiveError(f"the saved model is a {type(model).__name__}, expected a chain", _HINT)
-    _check_input(model, info)
+    model = _made(content.get("chain"), info)
     state = _read_weights(folder / _WEIGHTS, model.state_dict(), content["weights_digest"])
     channels_last = frozenset(content["channels_last"])
     for key, tensor in state.items():
@@ -110,8 +98,24 @@ def load(
         # The file's own tensors are not aligned in memory, and kernels round by alignment.
         state[key] = tensor.clone(memory_format=memory_format)
     model.load_state_dict(state, assign=True)
-    model.to(device).eval()
-    return with_info(model, info, factory=factory)
+    model.to(device)
+    return with_info(model, info)
+
+
+def _made(tree: Any, info: ModelInfo) -> nn.Sequential:
+    """The network of a tree on the meta device, so that a wrong file takes no memory, in eval mode.
+
+    Raises:
+        ArchiveError: it is no classifier of the inputs that its preprocessing gives.
+    """
+    with torch.device("meta"):
+        model = construct(tree)
+    if not isinstance(model, nn.Sequential):
+        raise ArchiveError(f"the saved model is a {type(model).__name__}, expected a chain", _HINT)
+    check_size(model)
+    _check_input(model, info)
+    _check_run(model.float().eval(), info)
+    return model
 
 
 def _read_architecture(path: Path) -> dict[str, Any]:
@@ -176,6 +180,31 @@ def _check_input(model: nn.Module, info: ModelInfo) -> None:
         raise ArchiveError(
             f"the vocabulary of the saved model has {words} words, but its network has vectors for {vectors}",
             _HINT,
+        )
+
+
+def _check_run(model: nn.Sequential, info: ModelInfo) -> None:
+    """Raise unless a network on the meta device gives one row of outputs, one for each class."""
+    is_text = isinstance(info.preprocessing, TextPreprocessing)
+    dtype = torch.int64 if is_text else torch.float32
+    x = torch.empty(info.preprocessing.example_shape, dtype=dtype, device="meta")
+    try:
+        classes = classifier_of(model).out_features
+    except SurgeryError as error:
+        raise ArchiveError(error.message, _HINT) from error
+    for name, block in model._modules.items():
+        assert block is not None
+        try:
+            with torch.no_grad():
+                x = block(x)
+        # Whatever a stranger's layers do to one another.
+        except Exception as error:
+            raise ArchiveError(
+                f"the block {name!r} of the saved model does not run ({first_line(error)})", _HINT
+            ) from error
+    if x.shape != (1, classes):
+        raise ArchiveError(
+            f"the saved model gives {tuple(x.shape)} for one sample, expected {(1, classes)}", _HINT
         )
 
 

@@ -1,6 +1,6 @@
 """What a network needs to be used: the images or texts that it expects, and where it comes from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -80,27 +80,19 @@ class ModelInfo:
         return cls(**{**values, "preprocessing": kind(**_exactly_the_fields(kind, expected))})
 
 
-def with_info(
-    network: Chain,
-    info: ModelInfo,
-    *,
-    origin: Backbone | None = None,
-    factory: "Callable[..., nn.Sequential] | None" = None,
-) -> Chain:
+def with_info(network: Chain, info: ModelInfo, *, origin: Backbone | None = None) -> Chain:
     """`network` with the attributes that every network of tascnet has.
 
     Args:
         network: a chain.
         info: becomes the attributes `info`, `preprocessing` and `class_names`.
         origin: the options that it was made by, where it comes from `tascnet.backbone`.
-        factory: `factory(num_classes)` makes chains with blocks of the user's own classes, where it has any.
     """
     attributes = {
         "info": info,
         "preprocessing": info.preprocessing,
         "class_names": info.class_names,
         "origin": origin,
-        "factory": factory,
     }
     for name, value in attributes.items():
         setattr(network, name, value)

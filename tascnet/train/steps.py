@@ -29,13 +29,11 @@ class Archive:
     Args:
         folder: of the stage; each step has a folder below `state/`.
         info: saved with each network.
-        factory: makes chains with blocks of the user's own classes.
         done: names of the steps so far, in order.
     """
 
     folder: Path
     info: ModelInfo
-    factory: Callable[..., nn.Sequential] | None = None
     done: list[str] = field(default_factory=list, init=False)
 
     def path(self, name: str) -> Path:
@@ -44,7 +42,7 @@ class Archive:
 
     def read(self, folder: Path) -> nn.Sequential:
         """A saved network, in eval mode."""
-        return load(folder, factory=self.factory)
+        return load(folder)
 
     def once(
         self, name: str, work: Callable[[Path], tuple[nn.Sequential, StepRecord]]

@@ -6,7 +6,14 @@ from tascnet.errors import ConfigError
 from tascnet.models.info import ModelInfo
 from tascnet.models.preprocessing import Preprocessing
 
-FIELDS = {"size": 8, "resize": 9, "mean": (0.5,), "std": (0.25,), "interpolation": "bilinear"}
+FIELDS = {
+    "size": 8,
+    "resize": 9,
+    "mean": (0.5,),
+    "std": (0.25,),
+    "interpolation": "bilinear",
+    "crop": "center",
+}
 
 
 def test_channels_and_shape_follow_from_the_mean() -> None:
@@ -45,7 +52,8 @@ def test_round_trip_through_json_content() -> None:
         ({"mean": (float("nan"),)}, "mean"),
         ({"mean": (0.5, 0.5)}, "channels"),
         ({"std": (0.0,)}, "`std` .*above 0"),
-        ({"interpolation": "nearest"}, "bicubic"),
+        ({"interpolation": "cubic"}, "bicubic"),
+        ({"crop": "corner"}, "crop"),
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, object], word: str) -> None:
