@@ -32,6 +32,10 @@ class ConfigError(TascnetError):
     """An option is unknown, has the wrong type, or contradicts another one."""
 
 
+class ConversionError(ConfigError):
+    """A network cannot be turned into a chain of blocks that does the same."""
+
+
 class DataError(TascnetError):
     """A data set is missing, empty, unreadable or too small for the split asked for."""
 

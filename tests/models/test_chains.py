@@ -5,20 +5,19 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tascnet.models.blocks import Concat, Residual, SliceAndPad
-from tascnet.models.build import NAMES, build_chain
-from tests.models.networks import CIFAR, TORCHVISION, original
+from tascnet.models.blocks import Residual, SliceAndPad
+from tascnet.models.build import SMALL, build_chain
+from tests.models.networks import CIFAR, original
 
-ORIGINALS = (*TORCHVISION, *CIFAR)
 SIDE = {"resnet20": 32, "resnet56": 32, "digits_cnn": 8}
 
 
 def images(name: str, count: int = 2, channels: int = 3) -> torch.Tensor:
-    side = SIDE.get(name, 64)
+    side = SIDE[name]
     return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("name", ORIGINALS)
+@pytest.mark.parametrize("name", CIFAR)
 def test_outputs_equal_the_originals_to_the_last_bit(name: str, tmp_path: Path) -> None:
     model = original(name, 7)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
@@ -35,18 +34,12 @@ def test_outputs_equal_the_originals_to_the_last_bit(name: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "params"),
     [
-        ("vgg16", 138_357_544),
-        ("resnet18", 11_689_512),
-        ("resnet50", 25_557_032),
-        ("densenet121", 7_978_856),
-        ("mobilenet_v2", 3_504_872),
         ("resnet20", 269_722),
         ("resnet56", 853_018),
     ],
 )
 def test_params_are_the_published_ones(name: str, params: int) -> None:
-    with torch.device("meta"):
-        chain = build_chain(name, weights="random")
+    chain = build_chain(name)
     assert sum(parameter.numel() for parameter in chain.parameters()) == params
 
 
@@ -58,7 +51,7 @@ def test_params_of_digits_cnn_by_hand() -> None:
     assert sum(parameter.numel() for parameter in chain.parameters()) == convolutions + norms + classifier
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SMALL)
 def test_every_chain_is_flat_named_and_ends_in_the_classifier(name: str) -> None:
     channels = 1 if name == "digits_cnn" else 3
     chain = build_chain(name, channels=channels, num_classes=4)
@@ -78,35 +71,25 @@ def test_every_chain_is_flat_named_and_ends_in_the_classifier(name: str) -> None
     assert x.shape == (1, 4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SMALL)
 def test_chains_hold_layers_of_torch_and_our_blocks_alone(name: str) -> None:
-    with torch.device("meta"):
-        chain = build_chain(name, weights="random")
+    chain = build_chain(name)
     for module in chain.modules():
-        assert type(module) in (Concat, Residual, SliceAndPad) or type(module).__module__.startswith(
-            "torch.nn."
-        )
+        assert type(module) in (Residual, SliceAndPad) or type(module).__module__.startswith("torch.nn.")
 
 
 @pytest.mark.parametrize(
     ("name", "blocks"),
     [
-        # 13 convolutions with ReLU, 5 poolings, average pool, flatten, 2 dense layers, classifier.
-        ("vgg16", 13 * 2 + 5 + 2 + 6 + 1),
-        ("resnet18", 4 + 8 + 3),
-        ("resnet50", 4 + 16 + 3),
-        ("densenet121", 4 + (6 + 12 + 24 + 16) + 3 + 2 + 3),
-        ("mobilenet_v2", 3 + 17 + 3 + 4),
         ("resnet20", 3 + 9 + 3),
         ("resnet56", 3 + 27 + 3),
         ("digits_cnn", 15 + 2 + 3),
     ],
 )
 def test_block_counts_by_hand(name: str, blocks: int) -> None:
-    with torch.device("meta"):
-        assert len(build_chain(name, weights="random")) == blocks
+    assert len(build_chain(name)) == blocks
 
 
 def test_other_input_channels() -> None:
-    chain = build_chain("mobilenet_v2", weights="random", channels=1, num_classes=3)
+    chain = build_chain("resnet20", channels=1, num_classes=3)
     assert chain(torch.randn(1, 1, 32, 32)).shape == (1, 3)
