@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.blocks import Residual
+from tascnet.models.layers import Conv2dSame
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Layers that have filters.
@@ -113,6 +114,9 @@ def spatial_convs(chain: nn.Sequential) -> dict[int, list[str]]:
         height, width = layer.kernel_size
         if height != width or height == 1 or height % 2 == 0:
             return False
+        if isinstance(layer, Conv2dSame):
+            # With a larger stride the padding of another kernel would shift the pixels.
+            return max(layer.stride) <= height
         if isinstance(layer.padding, str):
             return layer.padding == "same"
         return all(p == (height - 1) // 2 * d for p, d in zip(layer.padding, layer.dilation, strict=True))
@@ -145,7 +149,8 @@ def set_kernel(conv: Conv, size: int) -> Conv:
         raise SurgeryError(f"kernel sizes must be odd, got {conv.kernel_size} to become {size}x{size}")
     kind = nn.Conv1d if isinstance(conv, nn.Conv1d) else nn.Conv2d
     padding = conv.padding
-    if not isinstance(padding, str):
+    is_same = isinstance(conv, Conv2dSame)
+    if not isinstance(padding, str) and not is_same:
         steps = zip(padding, conv.dilation, conv.kernel_size, strict=True)
         padding = tuple(p + d * (size - k) // 2 for p, d, k in steps)
         if min(padding) < 0:
@@ -154,17 +159,17 @@ def set_kernel(conv: Conv, size: int) -> Conv:
                 f"a {old} kernel with padding {tuple(conv.padding)} cannot become {wanted} without changing "
                 "the map's size"
             )
-    new = kind(
+    own: dict[str, Any] = {"padding": padding, "padding_mode": conv.padding_mode}
+    new: Conv = (Conv2dSame if is_same else kind)(
         conv.in_channels,
         conv.out_channels,
         size,
         stride=conv.stride,  # type: ignore[arg-type]
-        padding=padding,  # type: ignore[arg-type]
         dilation=conv.dilation,  # type: ignore[arg-type]
         groups=conv.groups,
         bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
         device="meta",
+        **({} if is_same else own),
     )
     new.weight = _like(_resized(conv.weight.detach(), size), conv.weight)
     if conv.bias is not None:

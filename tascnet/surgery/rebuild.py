@@ -26,6 +26,7 @@ from tascnet.models.activations import ACTIVATIONS
 from tascnet.models.blocks import Concat, Residual, SliceAndPad
 from tascnet.models.head import he_linear, he_normal
 from tascnet.models.inspect import input_for, meta_copy, meta_like
+from tascnet.models.layers import Conv2dSame, LayerNorm2d
 from tascnet.surgery.layers import children, is_depthwise
 
 Skip: TypeAlias = Literal["keep", "drop"]
@@ -94,7 +95,7 @@ def rebuild(
 def path_layers(chain: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The layers on the path with their dotted names, from the input to the output.
 
-    A module that is neither a sequence nor a block of `tascnet.models.blocks` counts as one layer.
+    A `Graph`, and every module that is neither a sequence nor a block, counts as one layer.
     """
     for name, child in children(chain):
         if isinstance(chain, Residual) and name == "shortcut":
@@ -127,7 +128,7 @@ def footprint(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int]
 
     A kernel of size `k` keeps the size of the layer's map if the map is padded by `k - footprint` pixels.
     """
-    if layer.padding == "same":
+    if isinstance(layer, Conv2dSame) or layer.padding == "same":
         return 1, 1
     padding = (0, 0) if layer.padding == "valid" else _pair(layer.padding)
     (height, width), (down, right) = _pair(layer.kernel_size), _pair(getattr(layer, "dilation", 1))
@@ -172,7 +173,10 @@ class _Walk:
         self.begun = self.begun or path in self.settings
         if not self.begun:
             self.frozen.append(path)
-        self.features = shape_after(new, self.features)
+        try:
+            self.features = shape_after(new, self.features)
+        except SurgeryError as error:
+            raise SurgeryError(f"in '{path}' {error.message}") from error
         return new
 
     def _residual(self, path: str, old: Residual) -> nn.Module:
@@ -314,24 +318,36 @@ class _Walk:
             return type(old)(self.width, old.eps, old.momentum, old.affine, old.track_running_stats)
         if isinstance(old, nn.GroupNorm) and old.num_channels != self.width:
             return nn.GroupNorm(math.gcd(old.num_groups, self.width), self.width, old.eps, old.affine)
-        if isinstance(old, nn.Linear) and old.in_features != self.features.shape[-1]:
-            inputs = int(self.features.shape[-1])
-            return he_linear(inputs, old.out_features, self.generator, bias=old.bias is not None)
+        if isinstance(old, LayerNorm2d) and old.num_channels != self.width:
+            return LayerNorm2d(self.width, old.eps, old.affine, old.bias is not None)
+        last = int(self.features.shape[-1])
+        if (
+            isinstance(old, nn.LayerNorm)
+            and old.normalized_shape[1:] == ()
+            and old.normalized_shape != (last,)
+        ):
+            return nn.LayerNorm(last, old.eps, old.elementwise_affine, old.bias is not None)
+        if isinstance(old, nn.PReLU) and old.num_parameters not in (1, self.width):
+            return nn.PReLU(self.width)
+        if isinstance(old, nn.Linear) and old.in_features != last:
+            return he_linear(last, old.out_features, self.generator, bias=old.bias is not None)
         if isinstance(old, nn.Conv2d) and old.in_channels != self.width:
             depthwise = is_depthwise(old)
+            is_same = isinstance(old, Conv2dSame)
+            padding = {} if is_same else {"padding": old.padding, "padding_mode": old.padding_mode}
             return self._conv(
                 *(self.width, self.width if depthwise else old.out_channels, old.kernel_size),
+                kind=Conv2dSame if is_same else nn.Conv2d,
                 stride=old.stride,
-                padding=old.padding,
                 dilation=old.dilation,
                 groups=self.width if depthwise else 1,
                 bias=old.bias is not None,
-                padding_mode=old.padding_mode,
+                **padding,
             )
         return copy.deepcopy(old).requires_grad_(True)
 
-    def _conv(self, *sizes: Any, **own: Any) -> nn.Module:
-        conv: nn.Module = he_normal(nn.utils.skip_init(nn.Conv2d, *sizes, **own), self.generator)
+    def _conv(self, *sizes: Any, kind: type[nn.Conv2d] = nn.Conv2d, **own: Any) -> nn.Module:
+        conv: nn.Module = he_normal(nn.utils.skip_init(kind, *sizes, **own), self.generator)
         return conv
 
 

@@ -9,8 +9,10 @@ from torch import nn
 
 from tascnet.errors import SurgeryError
 from tascnet.models.blocks import Concat, Residual, SliceAndPad
+from tascnet.models.layers import Conv2dSame, LayerNorm2d
 from tascnet.surgery import footprint, path_layers, rebuild, shape_after
 from tests.models.toys import TOYS, basic, body, conv, inverted, settle
+from tests.surgery.networks import excitation
 
 # The largest filter size.
 FIVE = 5
@@ -297,3 +299,43 @@ def test_a_layer_that_nothing_can_fit_is_named():
         remake(body(("relu", nn.ReLU())), (1, 4, 4, 4), {"relu": wanted(3, 8)})
     with pytest.raises(SurgeryError, match=r"input of shape \(1, 4, 4, 4\)"):
         shape_after(conv(3, 8), torch.zeros(1, 4, 4, 4))
+
+
+def test_a_graph_is_one_layer_and_is_copied_where_its_input_stays():
+    chain = excitation()
+    assert [name for name, _ in path_layers(chain)][:3] == ["stem", "se", "last"]
+    rebuilt = remake(chain, (1, 3, 8, 8), {"last": wanted(3, 4)})
+    assert rebuilt.frozen == ("stem", "se")
+    assert torch.equal(rebuilt.chain.se.fc1.weight, chain.se.fc1.weight)
+    assert not rebuilt.chain.se.fc1.weight.requires_grad
+    assert rebuilt.chain.classifier.in_features == 4
+
+
+def test_a_graph_whose_input_changes_is_named():
+    with pytest.raises(SurgeryError, match=r"in 'se' a layer does not take an input of shape \(1, 4, 8, 8\)"):
+        remake(excitation(), (1, 3, 8, 8), {"stem": wanted(3, 4)})
+
+
+def test_padding_that_follows_the_input_is_kept():
+    chain = settle(
+        body(
+            ("stem", conv(3, 8)),
+            ("norm", LayerNorm2d(8)),
+            ("same", Conv2dSame(8, 6, 3, stride=2)),
+            ("prelu", nn.PReLU(6)),
+            ("last", Conv2dSame(6, 6, 3, stride=2)),
+        )
+    )
+    rebuilt = remake(chain, (1, 3, 9, 9), {"stem": wanted(3, 4), "last": wanted(5, 7)})
+    assert rebuilt.chain.norm.num_channels == 4
+    assert isinstance(rebuilt.chain.same, Conv2dSame)
+    assert rebuilt.chain.same.in_channels == 4
+    assert rebuilt.chain.prelu.num_parameters == 6
+    # ceil(9 / 2) = 5 and ceil(5 / 2) = 3, as before.
+    assert tuple(rebuilt.features.shape) == (1, 7, 3, 3)
+
+
+@pytest.mark.parametrize("layer", [Conv2dSame(4, 4, 3, 2), Conv2dSame(4, 4, 5)])
+def test_the_footprint_of_layers_that_pad_as_they_need(layer):
+    # ceil(h / stride) rows, as a kernel of one pixel has.
+    assert footprint(layer) == (1, 1)

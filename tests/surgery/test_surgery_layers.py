@@ -8,6 +8,7 @@ from torch import nn
 
 from tascnet.errors import SurgeryError
 from tascnet.models.activations import ACTIVATIONS
+from tascnet.models.layers import Conv2dSame
 from tascnet.surgery import (
     CRITERIA,
     WidthGroup,
@@ -23,6 +24,7 @@ from tascnet.surgery import (
     width_groups,
 )
 from tests.models.toys import EXAMPLE, TOYS, body, conv, output, settle
+from tests.surgery.networks import NETWORKS
 
 
 @given(
@@ -70,6 +72,22 @@ def test_set_kernel_keeps_freeze_mode_and_format_and_shares_nothing() -> None:
         assert new.weight.is_contiguous(memory_format=torch.channels_last)
         assert new.weight.data_ptr() != layer.weight.data_ptr()
         assert new.bias.data_ptr() != layer.bias.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stride", "side"), [(3, 5, 1, 8), (3, 7, 2, 8), (3, 5, 2, 7), (5, 7, 3, 9)]
+)
+def test_padding_that_follows_the_input_stays_with_another_kernel(
+    old: int, new: int, stride: int, side: int
+) -> None:
+    layer = Conv2dSame(4, 6, old, stride, groups=2)
+    grown = set_kernel(layer, new)
+    assert type(grown) is Conv2dSame
+    x = torch.rand(2, 4, side, side)
+    torch.testing.assert_close(grown(x), layer(x))
+    assert torch.equal(set_kernel(grown, old).weight, layer.weight)
+    chain = nn.Sequential(layer, Conv2dSame(6, 6, 3, 4))
+    assert spatial_convs(chain) == {0: ["0"]}
 
 
 def test_impossible_kernels_are_refused() -> None:
@@ -150,6 +168,32 @@ def test_every_group_has_finite_scores(name: str, criterion: str) -> None:
             assert scores[group.name].shape == (group.width,)
             assert scores[group.name].dtype == torch.float32
             assert scores[group.name].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", ["grouped", "group_norms", "chunked", "read_twice", "ghost", "channels_last"]
+)
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_units_of_several_channels_have_one_score(name: str, criterion: str) -> None:
+    chain = NETWORKS[name].make()
+    groups = width_groups(chain, EXAMPLE)
+    chain(EXAMPLE).logsumexp(1).sum().backward()
+    scores = all_channel_scores(chain, EXAMPLE, groups, criterion)
+    assert criterion == "bn_scale" or set(scores) == {group.name for group in groups}
+    for group in groups:
+        if group.name in scores:
+            assert scores[group.name].shape == (group.width,)
+            assert scores[group.name].isfinite().all()
+
+
+def test_scores_of_a_units_channels_are_averaged() -> None:
+    chain = NETWORKS["grouped"].make()
+    (group,) = (g for g in width_groups(chain, EXAMPLE) if g.bundle == 2)
+    scores = all_channel_scores(chain, EXAMPLE, [group], lambda coupled: torch.arange(8.0))
+    assert scores[group.name].tolist() == [0.5, 2.5, 4.5, 6.5]
+    with torch.no_grad():
+        chain.block.body.conv2.weight[4:6] += 10
+    assert channel_scores(chain, EXAMPLE, group, "magnitude").argmax() == 2
 
 
 def test_a_criterion_of_ones_own_gives_one_score_a_channel() -> None:
