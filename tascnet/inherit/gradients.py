@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tascnet.inherit.moments import channels_second
 from tascnet.models.inspect import hooked
 
 
@@ -67,6 +68,7 @@ def output_gradients(
             loss = functional.cross_entropy(model(inputs), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(outputs.values()))
             for name, gradient in zip(outputs, gradients, strict=True):
+                gradient = channels_second(model.get_submodule(name), gradient)
                 squares = gradient.double().square().reshape(*gradient.shape[:2], -1).sum(2)
                 totals[name] = totals.get(name, 0.0) + squares.sum(0).cpu()
             samples += len(labels)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tascnet.inherit.cholesky import factorised
-from tascnet.inherit.moments import moved, varies
+from tascnet.inherit.moments import channels_second, moved, rows_at, varies
+from tascnet.models.layers import Conv2dSame, padded_same
 
 # Added to the diagonal of the correlations; the last keeps the weights and moves the mean alone.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, math.inf)
@@ -21,11 +22,12 @@ def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None) -> Tensor:
 
     Args:
         layer: a linear layer, a convolution without groups, or a depthwise one.
-        inputs: `b x c` for a linear layer, else `b x c x ...`.
-        places: `b x p` flat positions in a convolution's output map; None for a linear layer.
+        inputs: `b x c` or `b x ... x c` for a linear layer, else `b x c x ...`.
+        places: `b x p` flat positions in the layer's output map; None for features `b x c`.
     """
-    if places is None:
-        return inputs[None]
+    if isinstance(layer, nn.Linear):
+        return rows_at(channels_second(layer, inputs), places)[None]
+    assert places is not None
     conv: Any = layer
     grid: list[int] = []
     windows: Any = _padded(conv, inputs)
@@ -45,6 +47,8 @@ def patches(layer: nn.Module, inputs: Tensor, places: Tensor | None) -> Tensor:
 
 def _padded(conv: Any, inputs: Tensor) -> Tensor:
     """The inputs as the convolution pads them."""
+    if isinstance(conv, Conv2dSame):
+        return padded_same(inputs, conv.kernel_size, conv.stride, conv.dilation)
     if conv.padding == "valid":
         return inputs
     pairs = []

@@ -72,32 +72,35 @@ def input_moments(
 ) -> dict[str, dict[str, ChannelMoments]]:
     """By group and consumer, the moments over plain training samples on the model's device.
 
-    The model is in eval mode; the seed is that of the pixels that are drawn.
+    Args:
+        model: in eval mode.
+        inputs: by group and consumer, positions `n x v x r`: moments are those of `n * v` channels.
+        seed: of the pixels that are drawn.
 
     Raises:
         SurgeryError: a consumer reads values that are no finite numbers.
     """
     readers: dict[str, dict[str, Tensor]] = {}
     for group, consumers in inputs.items():
-        for consumer, indices in consumers.items():
-            readers.setdefault(consumer, {})[group] = indices
+        for consumer, positions in consumers.items():
+            readers.setdefault(consumer, {})[group] = positions.flatten(0, 1)
     moments = {
-        group: {consumer: ChannelMoments(len(indices)) for consumer, indices in consumers.items()}
+        group: {name: ChannelMoments(positions[..., 0].numel()) for name, positions in consumers.items()}
         for group, consumers in inputs.items()
     }
     generator = torch.Generator().manual_seed(seed)
 
-    def add(consumer: str, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        maps = arguments[0]
+    def add(consumer: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        maps = channels_second(module, arguments[0])
         pixels = rows_at(maps, drawn_places(maps, PIXELS, generator))
         if not pixels.isfinite().all():
             raise SurgeryError(
                 f"the inputs of '{consumer}' are no finite numbers, so that nothing can be folded into it",
                 "train the network first, or start from other weights",
             )
-        for group, indices in readers[consumer].items():
+        for group, places in readers[consumer].items():
             # Pixels of a flattened map are rows.
-            moments[group][consumer].add(pixels[:, indices.to(pixels.device)].transpose(1, 2).flatten(0, 1))
+            moments[group][consumer].add(pixels[:, places.to(pixels.device)].transpose(1, 2).flatten(0, 1))
 
     hooks = (model.get_submodule(name).register_forward_pre_hook(partial(add, name)) for name in readers)
     with hooked(hooks), torch.no_grad():
@@ -118,6 +121,11 @@ def correlations(moments: ChannelMoments) -> tuple[Tensor, Tensor, Tensor]:
     scale = variance.where(is_varied, torch.inf).sqrt()
     correlation.div_(scale[:, None]).div_(scale)
     return moments.mean, correlation, scale.where(is_varied, 0.0)
+
+
+def channels_second(layer: nn.Module, maps: Tensor) -> Tensor:
+    """What a layer reads or gives, `b x c` or `b x c x ...`; a linear layer has its channels last."""
+    return maps.movedim(-1, 1) if isinstance(layer, nn.Linear) else maps
 
 
 def drawn_places(maps: Tensor, count: int, generator: torch.Generator) -> Tensor | None:

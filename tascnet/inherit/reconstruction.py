@@ -1,4 +1,4 @@
-"""Ranking channels by how little the next layers lose when these channels are folded into the others."""
+"""Ranking units by how little the next layers lose when their channels are folded into the others."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.inherit.cholesky import factorised
-from tascnet.inherit.filters import gram, layer_weight
+from tascnet.inherit.filters import gram, input_positions, layer_weight, members_of
 from tascnet.inherit.fold import RIDGE, fold_into
 from tascnet.inherit.gradients import output_gradients
 from tascnet.inherit.moments import ChannelMoments, Moments, correlations, input_moments
 from tascnet.inherit.ranking import Ranking
-from tascnet.surgery import Trace, WidthGroup, consumer_inputs
+from tascnet.surgery import WidthGroup
 
-# Channels removed between two updates, as a share of the group: one at a time would be exact, and slow for
+# Units removed between two updates, as a share of the group: one at a time would be exact, and slow for
 # thousands of channels.
 _CHUNK = 1 / 64
 # Weights of each channel that are converted to float64 at a time, in outputs of a dense consumer.
@@ -27,7 +27,7 @@ def rank_all_by_reconstruction(
     counts: Mapping[str, int],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> dict[str, Ranking]:
-    """Rank `counts[group]` channels of each group, with errors weighted by their effect on the loss.
+    """Rank `counts[group]` units of each group, with errors weighted by their effect on the loss.
 
     See `rank_by_reconstruction`. The model is set to eval mode; `batches`: inputs, labels on its device.
     """
@@ -49,22 +49,23 @@ def rank_by_reconstruction(
     weights: Mapping[str, Tensor] | None = None,
     ridge: float = RIDGE,
 ) -> Ranking:
-    """Backward elimination of the channels that the remaining ones replace best.
+    """Backward elimination of the units whose channels the remaining ones replace best.
 
     With the channels' covariance `C` and a consumer's weights `w`, the expected squared error of its output
-    is `|w_j|^2 / (C^-1)_jj` when channel `j` is removed and folded into the others (see `fold_into`). The
-    cheapest channels (1/64 of the width at a time) are removed, weights and inverse updated, and so on.
+    is `|w_j|^2 / (C^-1)_jj` when channel `j` is removed and folded into the others (see `fold_into`); for the
+    channels `J` of a unit it is `tr(w_J w_J^T ((C^-1)_JJ)^-1)`. The cheapest units (1/64 of the width at a
+    time) are removed, weights and inverse updated, and so on.
 
     Args:
-        count: channels to rank, below the width.
-        inputs: by consumer, the indices of its input channels for each channel of the group.
-        moments: by consumer, the moments of these inputs.
+        count: units to rank, below the width.
+        inputs: by consumer, the positions `n x v x r` from `input_positions`.
+        moments: by consumer, those of its `n * v` channels.
         weights: by consumer, the cost of a squared error of each of its outputs, from `output_gradients`;
             None: the inverse of the consumer's output variance.
         ridge: added to the diagonal of the correlations, and raised where that leaves no solution.
 
     Returns:
-        Channels in the order of removal, and their costs, which never fall: the weighted error that a removal
+        Units in the order of removal, and their costs, which never fall: the weighted error that a removal
         leaves, summed over outputs and consumers. With gradients as weights it is the second-order change of
         the loss, else a share of output variance. Both can be compared between groups.
 
@@ -82,7 +83,7 @@ def rank_by_reconstruction(
     order: list[int] = []
     costs: list[float] = []
     while len(order) < count:
-        each = torch.stack([consumer.costs() for consumer in consumers]).sum(0).where(left, torch.inf)
+        each = torch.stack([consumer.costs(left) for consumer in consumers]).sum(0).where(left, torch.inf)
         cheapest = torch.sort(each, stable=True).indices[: min(chunk, count - len(order))]
         for at in cheapest.tolist():
             order.append(at)
@@ -94,27 +95,26 @@ def rank_by_reconstruction(
 
 
 def hand_over(
-    model: nn.Sequential,
-    example: Tensor | Trace,
+    model: nn.Module,
     groups: Sequence[WidthGroup],
     widths: Mapping[str, int],
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
     *,
     seed: int = 0,
 ) -> dict[str, list[int]]:
-    """Choose the channels to remove and fold them into the others, in place, before the cut.
+    """Choose the units to remove and fold their channels into the others, in place, before the cut.
 
     Args:
         model: the network or its tail; set to eval mode.
-        widths: by group, channels that are kept; fewer than there are.
+        widths: by group, units that are kept; fewer than there are.
         batches: gives inputs and labels on the network's device, the same ones at every call.
         seed: of the positions in feature maps that moments are taken from.
 
     Returns:
-        By group, the kept channels, sorted, for `narrow`.
+        By group, the kept units, sorted, for `narrow`.
     """
     model.eval()
-    inputs = consumer_inputs(model, example, groups)
+    inputs = input_positions(model, groups)
     moments = input_moments(model, inputs, (samples for samples, _ in batches()), seed=seed)
     counts = {group.name: group.width - widths[group.name] for group in groups}
     rankings = rank_all_by_reconstruction(model, inputs, moments, counts, batches())
@@ -127,14 +127,16 @@ def hand_over(
 
 
 class _Consumer:
-    """Products of a consumer's weights and inverse correlations of `n` channels; 0 for removed ones.
+    """Products of a consumer's weights and inverse correlations of `n * v` channels; 0 for removed ones.
 
     `costs` are those of a squared error of each output; None: the inverse of their variance.
     """
 
     def __init__(
-        self, weight: Tensor, indices: Tensor, moments: ChannelMoments, costs: Tensor | None, ridge: float
+        self, weight: Tensor, positions: Tensor, moments: ChannelMoments, costs: Tensor | None, ridge: float
     ) -> None:
+        self._size = positions.shape[1]
+        indices = positions.flatten(0, 1)
         _, correlation, scale = correlations(moments)
         # Inner products of the channels' weights, in units of their standard deviations.
         self._weights = _products(weight, indices, costs).mul_(scale[:, None]).mul_(scale)
@@ -145,12 +147,23 @@ class _Consumer:
         del correlation
         self._precision = torch.cholesky_inverse(factor)
 
-    def costs(self) -> Tensor:
-        """`n` errors of removing each channel alone; meaningless for removed ones."""
-        return self._weights.diagonal() / self._precision.diagonal() / self._variance
+    def costs(self, left: Tensor) -> Tensor:
+        """`n` errors of removing each unit alone; meaningless for those that are not `left`."""
+        if self._size == 1:
+            return self._weights.diagonal() / self._precision.diagonal() / self._variance
+        weights, precision = self._blocks(self._weights), self._blocks(self._precision)
+        precision = precision.where(left[:, None, None], torch.eye(self._size, dtype=precision.dtype))
+        solved = torch.cholesky_solve(weights, factorised(precision, 0.0))
+        return solved.diagonal(dim1=1, dim2=2).sum(1) / self._variance
 
-    def remove(self, channels: Tensor) -> None:
-        """Fold channels into the others."""
+    def _blocks(self, matrix: Tensor) -> Tensor:
+        """The parts `n x v x v` of a matrix that belong to one unit each."""
+        parts = matrix.unflatten(1, (-1, self._size)).unflatten(0, (-1, self._size))
+        return parts.diagonal(dim1=0, dim2=2).movedim(-1, 0)
+
+    def remove(self, units: Tensor) -> None:
+        """Fold the channels of units into the others."""
+        channels = members_of(units.tolist(), self._size)
         across = self._precision[channels]
         solved = torch.cholesky_solve(across, factorised(across[:, channels], 0.0))
         self._precision.addmm_(across.T, solved, alpha=-1)

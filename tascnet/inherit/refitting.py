@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.inherit.least_squares import Evidence, output_rows, patches
-from tascnet.inherit.moments import drawn_places, moved, rows_at
+from tascnet.inherit.moments import channels_second, drawn_places, moved, rows_at
 from tascnet.models.inspect import hooked
 from tascnet.run.console import track
-from tascnet.surgery.layers import CONVS, WEIGHTED, is_depthwise
+from tascnet.surgery.layers import WEIGHTED, is_depthwise
 
 log = logging.getLogger("tascnet")
 
@@ -56,8 +56,8 @@ def refit(
 ) -> None:
     """Fit every layer behind a cut to reproduce its outputs before the cut, by least squares, in place.
 
-    Unchanged are grouped layers (other than depthwise), linear layers of anything but `b x c`, layers that
-    run more than once, and those of more than `WIDEST` outputs with as many inputs each.
+    Unchanged are grouped layers (other than depthwise), layers that run more than once, and those of more
+    than `WIDEST` outputs with as many inputs each.
 
     Args:
         network: after the cut, with the names of `whole`; blocks may be missing. Set to eval mode.
@@ -157,10 +157,8 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
     norms: dict[str, str] = {}
     for name, output in outputs:
         layer = chain.get_submodule(name)
-        if isinstance(layer, nn.Linear):
-            can_be_solved = output.dim() == 2
-        else:
-            can_be_solved = isinstance(layer, CONVS) and (layer.groups == 1 or is_depthwise(layer))
+        groups = getattr(layer, "groups", 1)
+        can_be_solved = output.dim() >= 2 and (groups == 1 or is_depthwise(layer))
         if runs[name] > 1 or not can_be_solved:
             continue
         layers.setdefault(name.split(".")[0], []).append(name)
@@ -203,7 +201,8 @@ def _outputs(
     """The outputs of a block of the whole network for one batch, and the targets of its layers."""
     targets: dict[str, Target] = {}
 
-    def note(name: str, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(name: str, module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        output = channels_second(module, output)
         places = drawn_places(output, pixels, generator)
         rows = rows_at(output, places).unflatten(0, (len(output), -1))
         targets[name] = places, rows[:, :, list(kept[name])] if name in kept else rows.clone()

@@ -8,6 +8,7 @@ from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, co
 from tascnet.measure.latency import Latency, compare_latency, latency
 from tascnet.measure.machine import describe_device, versions
 from tascnet.measure.models import check_batch, measure_models, size_bytes
+from tascnet.measure.uncut import reach, reasons
 from tascnet.measure.widths import WidthCosts, costs_of_shapes
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "describe_device",
     "latency",
     "measure_models",
+    "reach",
+    "reasons",
     "size_bytes",
     "versions",
 ]

@@ -51,7 +51,7 @@ def latency(
 
 def compare_latency(
     models: Mapping[str, nn.Module],
-    example: Tensor,
+    example: Tensor | Mapping[str, Tensor],
     *,
     batch: int = 1,
     repeats: int = 30,
@@ -65,7 +65,7 @@ def compare_latency(
 
     Args:
         models: by name, each on its own device, in its own memory format.
-        example: one sample `1 x ...`.
+        example: one sample `1 x ...`; by model where they take different ones.
         batch: samples in a pass.
         repeats: rounds.
         warmup: rounds before them that are not timed.
@@ -77,7 +77,8 @@ def compare_latency(
         passes = {}
         for name, model in models.items():
             stack.enter_context(evaluating(model))
-            passes[name] = _timed(model, input_for(model, as_example(example), batch))
+            own = example[name] if isinstance(example, Mapping) else example
+            passes[name] = _timed(model, input_for(model, as_example(own), batch))
         _rounds(passes, warmup, 1, deadline)
         times = _rounds(passes, repeats, _FEWEST_REPEATS, deadline)
     levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)

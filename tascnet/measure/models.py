@@ -17,7 +17,7 @@ from tascnet.models.inspect import as_example, input_for, meta_copy, meta_like
 
 def measure_models(
     models: Mapping[str, nn.Module],
-    example: Tensor | Sequence[int],
+    example: Tensor | Sequence[int] | Mapping[str, Tensor],
     *,
     batch: int = 16,
     repeats: int = 30,
@@ -27,18 +27,18 @@ def measure_models(
     """Measure several models by name, their latencies side by side; the models are left as they were.
 
     Args:
-        example: one sample `1 x ...`, or its shape.
+        example: one sample `1 x ...`, or its shape; by model where they take different ones.
         batch: samples in a pass of `latency_ms_batch`; `latency_ms` takes one.
         repeats: timed passes of each model at each of the two.
         warmup: passes before them.
         max_seconds: time for the passes of all models at one batch size; None: no limit.
     """
-    sample = as_example(example)
+    samples = example if isinstance(example, Mapping) else dict.fromkeys(models, as_example(example))
     single, batched = (
-        compare_latency(models, sample, batch=n, repeats=repeats, warmup=warmup, max_seconds=max_seconds)
+        compare_latency(models, samples, batch=n, repeats=repeats, warmup=warmup, max_seconds=max_seconds)
         for n in (1, batch)
     )
-    costs = {name: complexity(model, sample) for name, model in models.items()}
+    costs = {name: complexity(model, samples[name]) for name, model in models.items()}
     return {
         name: {
             "params": cost.params,

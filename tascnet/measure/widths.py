@@ -1,7 +1,8 @@
 """Parameters and FLOPs of networks that are not built: as functions of widths and kernels, or of shapes.
 
-A layer has inputs x outputs x area of the kernel weights, each used once for every pixel of its output:
-what it costs in another size follows from what was counted in its own.
+A layer has inputs x outputs x area of the kernel weights, each used once for every pixel of its output; a
+grouped convolution has as many inputs for each output whatever its width. What a layer costs in another size
+follows from what was counted in its own.
 """
 
 import math
@@ -17,15 +18,12 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.measure.complexity import LayerCost, complexity
 from tascnet.models.inspect import hooked, input_for, meta_copy, meta_like
-from tascnet.surgery.inputs import channel_slots
-from tascnet.surgery.layers import BATCH_NORMS, WEIGHTED, is_depthwise
-from tascnet.surgery.trace import Trace
+from tascnet.models.layers import LayerNorm2d
+from tascnet.surgery.groups import WidthGroup
+from tascnet.surgery.layers import WEIGHTED
 
 # Inputs, outputs and area of the kernel of a layer.
 Size: TypeAlias = Sequence[int]
-
-# The dependency graph says how a cut changes these.
-_IN_GRAPH = (*WEIGHTED, *BATCH_NORMS, nn.PReLU)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ class SizedLayers:
         """Parameters and FLOPs that are added, negative where they are fewer.
 
         Args:
-            removed: by group, how many channels, and by layer the inputs and outputs removed with one.
+            removed: by group, how many units, and by layer the inputs and outputs removed with one.
             areas: new areas of kernels, by layer.
             without: blocks in which changes do not count.
         """
@@ -95,56 +93,59 @@ class SizedLayers:
 
 
 class WidthCosts:
-    """Parameters and FLOPs of a network as functions of the channels removed from its groups.
+    """Parameters and FLOPs of a network as functions of the units removed from its groups.
 
-    `params` and `flops` are those of the network as it is, the latter for one sample.
+    FLOPs that a layer or a step of a `Graph` needs for each channel without having filters for it (a linear
+    layer over the pixels of each map, a product of matrices) count as they are.
+
+    Attributes:
+        params, flops: of the network as it is, the latter for one sample.
+        layers: what each of its layers costs, by name.
 
     Raises:
-        SurgeryError: a group is not one of the chain's, or a layer's cost does not follow from its widths.
+        SurgeryError: a layer's cost does not follow from its widths.
     """
 
-    def __init__(self, chain: nn.Sequential, example: Tensor | Trace, groups: Iterable[str]) -> None:
-        measured = complexity(chain, example.example if isinstance(example, Trace) else example)
+    def __init__(self, chain: nn.Sequential, example: Tensor, groups: Iterable[WidthGroup]) -> None:
+        measured = complexity(chain, example)
         self.params, self.flops = measured.params, measured.flops
-        costs = {cost.name: cost for cost in measured.layers}
-        self._lost = lost_sizes(chain, example, groups, costs)
-        self._layers = SizedLayers(chain, costs, (name for layers in self._lost.values() for name in layers))
+        self.layers = {cost.name: cost for cost in measured.layers}
+        self._lost = lost_sizes(groups, self.layers)
+        names = (name for layers in self._lost.values() for name in layers)
+        self._layers = SizedLayers(chain, self.layers, names)
 
     def __call__(self, removed: Mapping[str, int]) -> tuple[int, int]:
-        """Parameters and FLOPs without the channels removed, as counts by group."""
+        """Parameters and FLOPs without the units removed, as counts by group."""
         params, flops = self._layers.change((count, self._lost[group]) for group, count in removed.items())
         return self.params + params, self.flops + flops
 
     def saved(self, group: str) -> tuple[int, int]:
-        """Parameters and FLOPs that one channel of a group costs."""
+        """Parameters and FLOPs that one unit of a group costs."""
         params, flops = self._layers.change([(1, self._lost[group])])
         return -params, -flops
 
 
 def lost_sizes(
-    chain: nn.Sequential, example: Tensor | Trace, groups: Iterable[str], costs: Mapping[str, LayerCost]
+    groups: Iterable[WidthGroup], costs: Mapping[str, LayerCost]
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """By group and layer, inputs and outputs of the layer's size that are removed with one channel.
+    """By group and layer, inputs and outputs of the layer's size that are removed with one unit.
 
-    `costs` are those of layers by name; layers of other chains may be among them.
-
-    Raises:
-        SurgeryError: a group is not one of the chain's.
+    `costs` are those of layers by name; layers that cost nothing are left out.
     """
-    modules = dict(chain.named_modules())
-    watched = [
-        name
-        for name, cost in costs.items()
-        if name in modules and cost.flops and not isinstance(modules[name], _IN_GRAPH)
-    ]
-    slots = channel_slots(chain, example, groups, watched)
+    free = {name for name, cost in costs.items() if not cost.params and not cost.flops}
 
-    def size(name: str, slot: tuple[int, int]) -> tuple[int, int]:
-        # An input counts by itself only where there is a weight for each input and output.
-        has_inputs = isinstance(modules[name], WEIGHTED) and not is_depthwise(modules[name])
-        return slot[0] if has_inputs else 0, slot[1]
+    def size(group: WidthGroup, name: str) -> tuple[int, int]:
+        given = group.outputs if name in group.outputs else group.passed
+        return tuple(at[name].shape[1] if name in at else 0 for at in (group.inputs, given))  # type: ignore[return-value]
 
-    return {group: {name: size(name, slot) for name, slot in by.items()} for group, by in slots.items()}
+    return {
+        group.name: {
+            name: size(group, name)
+            for name in {**group.outputs, **group.passed, **group.inputs}
+            if name not in free
+        }
+        for group in groups
+    }
 
 
 def sized_layer(module: nn.Module, cost: LayerCost) -> SizedLayer:
@@ -162,10 +163,8 @@ def sized_layer(module: nn.Module, cost: LayerCost) -> SizedLayer:
             flops_per_weight=cost.flops // math.prod(size),
             params_per_output=int(module.bias is not None),
         )
-    elif isinstance(module, BATCH_NORMS):
-        channels = module.num_features
-    elif isinstance(module, nn.PReLU):
-        channels = module.num_parameters
+    elif (own := _channels(module)) is not None:
+        channels = own
     elif cost.in_shape is not None:
         # A layer without parameters, where a channel alone costs a channel's share.
         with suppress(RuntimeError):
@@ -186,6 +185,17 @@ def sized_layer(module: nn.Module, cost: LayerCost) -> SizedLayer:
     return layer
 
 
+def _channels(module: nn.Module) -> int | None:
+    """Channels of a layer that keeps something for each of them; None: it is no such layer."""
+    for name in ("num_features", "num_channels", "num_parameters"):
+        if isinstance(found := getattr(module, name, None), int):
+            return found
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[0]
+    sizes = (size for parameter in module.parameters() for size in parameter.shape if size > 1)
+    return next(sizes, None)
+
+
 def costs_of_shapes(chain: nn.Sequential, example: Tensor) -> dict[str, tuple[int, int]]:
     """Parameters and FLOPs of each layer without children, by name, from the shapes of its input and output.
 
@@ -201,8 +211,8 @@ def costs_of_shapes(chain: nn.Sequential, example: Tensor) -> dict[str, tuple[in
             flops = output.numel() * layer.weight[0].numel()
         elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             flops = size * (2 if layer.affine else 1)
-        elif isinstance(layer, nn.GroupNorm):
-            flops = size * (5 if layer.affine else 4)
+        elif isinstance(layer, nn.GroupNorm | nn.LayerNorm | LayerNorm2d):
+            flops = size * (5 if layer.weight is not None else 4)
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             flops = size
         elif isinstance(layer, nn.Upsample):

@@ -1,17 +1,32 @@
 """Which layers may be pruned, and checks before anything is trained."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from tascnet.errors import ConfigError
 from tascnet.inherit.gradients import loss_gradients
+from tascnet.measure import reasons
 from tascnet.models.info import ModelInfo
 from tascnet.options import CRITERIA as NAMED_CRITERIA
 from tascnet.options import Prune
 from tascnet.pruning.ranks import find_importance, own_scores, refuse_silent
-from tascnet.surgery import CRITERIA, GRADIENTS, Trace, WidthGroup, all_channel_scores, is_removable
+from tascnet.report import uncut_words
+from tascnet.surgery import (
+    CRITERIA,
+    GRADIENTS,
+    Trace,
+    WidthGroup,
+    all_channel_scores,
+    check_ignored,
+    holds_ignored,
+    is_ignored,
+    is_removable,
+)
 
 log = logging.getLogger("tascnet")
 
@@ -32,16 +47,65 @@ def first_block(options: Prune, info: ModelInfo) -> int:
     return info.first_searched
 
 
+def spared(options: Prune, first: int, group: WidthGroup) -> str | None:
+    """Why a group may not be pruned; None: it may.
+
+    Args:
+        first: index of the first block that may change.
+    """
+    if any(is_ignored(name, options.ignore) for name in group.filters):
+        return "spared by `ignore`"
+    if group.first_block < first:
+        return "not searched by stage tune (`where=tail`)"
+    if group.channels < options.min_filters:
+        return f"fewer than {options.min_filters} filters (`min_filters`)"
+    return None
+
+
 def eligible_groups(options: Prune, info: ModelInfo, trace: Trace) -> list[WidthGroup]:
-    """The groups that may be pruned: wide enough, and of the layers that may change."""
+    """The groups that may be pruned: wide enough, not spared, and of the layers that may change."""
     first = first_block(options, info)
-    return [g for g in trace.groups if g.width >= options.min_filters and g.first_block >= first]
+    return [group for group in trace.groups if spared(options, first, group) is None]
+
+
+def why_none(options: Prune, first: int, trace: Trace) -> str:
+    """Why no filter can be removed from a network without eligible groups; `first` is that of `spared`."""
+    if widest := _widest(options, first, trace):
+        return f"no layer has `min_filters={options.min_filters}` filters, the widest has {widest}"
+    found = reasons(trace, partial(spared, options, first))
+    return f"no filters can be removed: {uncut_words(found.items())}"
+
+
+def _widest(options: Prune, first: int, trace: Trace) -> int:
+    """Filters of the widest group that could be pruned with a lower `min_filters`; 0: there is none."""
+    lower = replace(options, min_filters=2)
+    groups = [group for group in trace.groups if spared(lower, first, group) is None]
+    return max((group.channels for group in groups), default=0)
+
+
+def _nothing_to_remove(options: Prune, first: int, trace: Trace, blocks: Sequence[str]) -> ConfigError:
+    """The refusal of a network without eligible groups, of which `blocks` could be removed."""
+    if widest := _widest(options, first, trace):
+        hint = f"lower it, for example `min_filters={max(2, widest // 2)}`"
+    elif trace.groups:
+        hint = "spare fewer layers (`ignore`, `where`)"
+    else:
+        hint = "remove residual blocks: `blocks=true`" if blocks else "take another network"
+    return ConfigError(why_none(options, first, trace), hint)
 
 
 def removable_blocks(options: Prune, info: ModelInfo, network: nn.Sequential) -> list[str]:
     """Names of the blocks that may change and can be removed."""
-    blocks = list(network.named_children())[first_block(options, info) :]
-    return [name for name, block in blocks if is_removable(block)]
+    return _blocks_from(options, first_block(options, info), network)
+
+
+def _blocks_from(options: Prune, first: int, network: nn.Sequential) -> list[str]:
+    blocks = list(network.named_children())[first:]
+    return [
+        name
+        for name, block in blocks
+        if is_removable(block) and not holds_ignored(network, name, options.ignore)
+    ]
 
 
 def check_criterion(options: Prune) -> None:
@@ -63,7 +127,7 @@ def check_options(options: Prune, network: nn.Sequential, example: Tensor, widen
         widens: whether stage tune may still make layers wide enough.
 
     Raises:
-        ConfigError: the criterion could not be loaded, fails or has no scores, no layer is wide enough, or
+        ConfigError: the criterion could not be loaded, fails or has no scores, nothing can be removed, or
             blocks of a network of texts were to be removed.
     """
     if options.blocks and not example.is_floating_point():
@@ -72,24 +136,23 @@ def check_options(options: Prune, network: nn.Sequential, example: Tensor, widen
         )
     check_criterion(options)
     # Of a backbone no layer has been searched yet.
-    searched = getattr(getattr(network, "info", None), "first_searched", None) or 0
-    first = searched if options.where == "tail" else 0
+    searched = getattr(getattr(network, "info", None), "first_searched", None)
+    first = (searched or 0) if options.where == "tail" else 0
+    try:
+        check_ignored(network, options.ignore)
+    except ConfigError as error:
+        # The search may have removed the block that is meant.
+        if searched is None:
+            raise
+        log.warning("%s", error.message)
     trace = Trace(network, example)
-    groups = [group for group in trace.groups if group.first_block >= first]
-    wide = [group for group in groups if group.width >= options.min_filters]
-    has_blocks = options.blocks and any(is_removable(block) for block in list(network)[first:])
-    if not wide and not has_blocks:
+    wide = [group for group in trace.groups if spared(options, first, group) is None]
+    blocks = _blocks_from(options, first, network)
+    if not wide and not (options.blocks and blocks):
         if not widens:
-            widest = max((group.width for group in groups), default=0)
-            raise ConfigError(
-                f"no layer has `min_filters={options.min_filters}` filters, the widest has {widest}",
-                f"lower it, for example `min_filters={max(2, widest // 2)}`",
-            )
-        log.warning(
-            "no layer of the backbone has `min_filters=%d` filters: only layers that the search widens can be"
-            " pruned",
-            options.min_filters,
-        )
+            raise _nothing_to_remove(options, first, trace, blocks)
+        why = why_none(options, first, trace)
+        log.warning("%s: only layers that the search widens can be pruned", why)
     if wide and options.criterion not in NAMED_CRITERIA:
         # It is tried on noise: whatever it raises is found before anything is trained.
         generator = torch.Generator().manual_seed(0)

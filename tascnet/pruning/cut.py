@@ -8,7 +8,7 @@ from torch import nn
 
 from tascnet.inherit import average_into, fold_into, fold_pairs, nearest_kept, refit
 from tascnet.pruning.ranks import Ranks, read_inputs
-from tascnet.surgery import consumer_inputs, narrow
+from tascnet.surgery import layer_widths, narrow
 from tascnet.train import MEASURED, Learner, reestimate_batchnorm
 
 # Ways of merging that read activations.
@@ -21,7 +21,7 @@ WithKept: TypeAlias = tuple[nn.Sequential, Mapping[str, Sequence[int]]]
 def cut(
     learner: Learner, ranks: Ranks, counts: Mapping[str, int], merge: str, *, in_place: bool = False
 ) -> nn.Sequential:
-    """Remove the first filters of groups, `counts` by group, from the network of `ranks`.
+    """Remove the first units of groups, `counts` by group, from the network of `ranks`.
 
     With `in_place` the network and its history change, otherwise a copy is cut. `merge` is that of `Prune`.
     """
@@ -36,30 +36,34 @@ def cut(
             pairs = removed[group.name]
             average_into(network, group, pairs.partners or (), pairs.order, history.l1(group.name))
     elif merge in BY_ACTIVATIONS:
-        readings = ranks.readings or read_inputs(learner, network, ranks.trace, groups)
+        readings = ranks.readings or read_inputs(learner, network, groups)
         for name, ranking in removed.items():
             fold_into(network, readings.inputs[name], readings.moments[name], ranking.order)
     elif merge == "fold_weights":
-        inputs = consumer_inputs(network, ranks.trace, groups)
         for group in groups:
             ranking = removed[group.name]
             if ranking.partners is None:
                 partners = nearest_kept(network, group, ranking.order)
             else:
                 partners = dict(zip(ranking.order, ranking.partners, strict=True))
-            fold_pairs(network, group, inputs[group.name], partners)
+            fold_pairs(network, group, partners)
     keep = ranks.kept(counts)
     narrow(network, ranks.trace, keep)
     if history is not None:
-        for name, indices in keep.items():
-            history.keep(name, indices)
+        history.keep(keep)
     return learner.place(network)
 
 
 def kept_outputs(ranks: Ranks, counts: Mapping[str, int]) -> dict[str, list[int]]:
-    """By layer, the kept outputs of the groups in which filters are removed."""
-    keep = ranks.kept(counts)
-    return {layer: keep[g.name] for g in ranks.groups if g.name in keep for layer in g.filters}
+    """By layer, the kept outputs of the network of `ranks`, where some are removed."""
+    widths, first = layer_widths(ranks.network), ranks.first(counts)
+    removed: dict[str, set[int]] = {}
+    for group in ranks.groups:
+        if group.name in first:
+            units = list(first[group.name].order)
+            for layer, positions in group.outputs.items():
+                removed.setdefault(layer, set()).update(positions[units].flatten().tolist())
+    return {layer: sorted(set(range(widths[layer])) - gone) for layer, gone in removed.items()}
 
 
 def teacher_of(network: nn.Sequential, kept: Mapping[str, Sequence[int]], merge: str) -> WithKept | None:

@@ -19,7 +19,7 @@ _COLUMNS = 4096
 
 
 class FilterHistory:
-    """Inner products and L1 norms of the filters' trajectories.
+    """Inner products and L1 norms of the trajectories of units, each with filters of all layers of its group.
 
     The inner product of two trajectories is the sum over epochs `e` and the group's filter layers `l` of
     `<w_eli, w_elj>`, so that one `n x n` matrix a group holds all that cosine similarity needs. It is kept in
@@ -29,7 +29,8 @@ class FilterHistory:
     """
 
     def __init__(self, groups: Sequence[WidthGroup]) -> None:
-        self._groups = {group.name: group for group in groups}
+        # By group and layer, where the units' filters are now.
+        self._outputs = {group.name: dict(group.outputs) for group in groups}
         self._gram = {g.name: torch.zeros(g.width, g.width, dtype=torch.float64) for g in groups}
         self._l1 = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in groups}
         self.epochs = 0
@@ -39,11 +40,9 @@ class FilterHistory:
         """Add the filters as they are now.
 
         Raises:
-            SurgeryError: a layer has another number of filters than the history.
+            SurgeryError: a layer has fewer filters than the history.
         """
-        matrices = {
-            name: filter_matrices(model, group, len(self._l1[name])) for name, group in self._groups.items()
-        }
+        matrices = {name: filter_matrices(model, outputs) for name, outputs in self._outputs.items()}
         for name, layers in matrices.items():
             for matrix in layers:
                 self._gram[name] += gram(matrix.split(_COLUMNS, dim=1)).cpu()
@@ -62,16 +61,27 @@ class FilterHistory:
         """`n` L1 norms of a group's filters, summed over the epochs."""
         return self._l1[name].clone()
 
-    def keep(self, name: str, indices: Sequence[int]) -> None:
-        """Forget all filters of a group but `indices`."""
-        at = torch.as_tensor(list(indices), dtype=torch.long)
-        self._gram[name] = self._gram[name][at][:, at]
-        self._l1[name] = self._l1[name][at]
+    def keep(self, kept: Mapping[str, Sequence[int]]) -> None:
+        """Forget all units but the `kept` ones of these groups, which are cut together."""
+        removed: dict[str, list[Tensor]] = {}
+        for name, indices in kept.items():
+            at = torch.as_tensor(list(indices), dtype=torch.long)
+            gone = torch.ones(len(self._l1[name]), dtype=torch.bool)
+            gone[at] = False
+            for layer, positions in self._outputs[name].items():
+                removed.setdefault(layer, []).append(positions[gone].flatten())
+                self._outputs[name][layer] = positions[at]
+            self._gram[name] = self._gram[name][at][:, at]
+            self._l1[name] = self._l1[name][at]
+        below = {layer: torch.cat(parts).sort().values for layer, parts in removed.items()}
+        for outputs in self._outputs.values():
+            for layer in outputs.keys() & below.keys():
+                outputs[layer] = outputs[layer] - torch.searchsorted(below[layer], outputs[layer])
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy for `load_state_dict`."""
         state = {"epochs": torch.tensor(self.epochs)}
-        for name in self._groups:
+        for name in self._gram:
             state[f"{name}/gram"] = self._gram[name].clone()
             state[f"{name}/l1"] = self._l1[name].clone()
         return state
@@ -84,13 +94,13 @@ class FilterHistory:
         """
         if set(state) != set(self.state_dict()):
             raise SurgeryError("the recorded history belongs to other groups than the network's")
-        for name in self._groups:
+        for name in self._gram:
             gram, l1, width = state[f"{name}/gram"], state[f"{name}/l1"], len(self._l1[name])
             if gram.shape != (width, width) or l1.shape != (width,):
                 raise SurgeryError(
                     f"the recorded history of '{name}' has {len(l1)} filters, expected {width}"
                 )
-        for name in self._groups:
+        for name in self._gram:
             # A checkpoint is loaded on the device of the training.
             self._gram[name] = state[f"{name}/gram"].to("cpu", copy=True)
             self._l1[name] = state[f"{name}/l1"].to("cpu", copy=True)

@@ -16,12 +16,12 @@ from tascnet.inherit import Ranking
 from tascnet.measure import WidthCosts, complexity, latency, size_bytes
 from tascnet.models.info import ModelInfo
 from tascnet.options import HistoryPrune, Measure, Prune
-from tascnet.pruning.allocate import IterationPlan, allocate, landed, plan_iteration, share_of
+from tascnet.pruning.allocate import GroupSize, IterationPlan, allocate, landed, plan_iteration, share_of
 from tascnet.pruning.blocks import cheaper_block
-from tascnet.pruning.check import eligible_groups, removable_blocks
+from tascnet.pruning.check import eligible_groups, first_block, removable_blocks, why_none
 from tascnet.pruning.cut import cut, kept_outputs, settle, teacher_of
 from tascnet.pruning.history import FilterHistory, write_history
-from tascnet.pruning.ranks import Ranks, rank, train_all
+from tascnet.pruning.ranks import Ranks, rank, sizes_of, train_all
 from tascnet.pruning.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio
 from tascnet.pruning.schedule import Verdict, fitted_targets, reaches_fitted, size_without
 from tascnet.run.files import digest_json
@@ -42,6 +42,7 @@ class Decision:
     """What an iteration removes.
 
     Args:
+        plan: in units of the groups of `ranks`.
         start: the iteration whose network is pruned.
         step: share of the full step.
         state: name of the archived step.
@@ -84,26 +85,30 @@ def decide_removal(
         return reaches_fitted(costs, iterations[0], options)
 
     # No history is recorded where no filter can be removed.
-    widths = {group.name: group.width for group in groups}
+    sizes = sizes_of(groups)
     ratios = {"ratio": options.ratio, "group_ratio": options.group_ratio}
-    plan = replace(plan_iteration(widths, {}, round_to=round_to, **ratios), pending={})
+    plan = replace(plan_iteration(sizes, {}, round_to=round_to, **ratios), pending={})
     ranks = Ranks(network=network, trace=trace, rankings={})
     if plan.remove:
         ranks = rank(learner, archive, options, start, network, trace, groups, deadline)
-        costs = WidthCosts(ranks.network, trace, ranks.widths)
+        costs = WidthCosts(ranks.network, trace.example, ranks.groups)
+        pending = {name: start.pending.get(name, 0) // size.bundle for name, size in sizes.items()}
         failed = [iteration.removed for iteration in tried if not iteration.block]
         for halvings in range(HALVINGS):
             ratio = options.ratio * verdict.step / 2**halvings
-            plan = plan_removal(options, ranks, costs, start.pending, ratio, round_to, reaches)
-            if plan.remove not in failed:
+            plan = plan_removal(options, ranks, costs, pending, ratio, round_to, reaches)
+            if filters_of(plan.remove, sizes) not in failed:
                 break
         else:
-            least = plural(sum(plan.remove.values()), "filter")
+            least = plural(sum(filters_of(plan.remove, sizes).values()), "filter")
             why = f"the smallest step, {least}, costs more than `tolerance` allows"
             plan = IterationPlan(remove={}, pending={}, reason=why)
     blocks = removable_blocks(options, archive.info, network) if options.blocks else []
     blocks = [name for name in blocks if name not in failed_blocks]
-    removed, reason = sum(plan.remove.values()), plan.reason or "the criterion ranks no filter"
+    removed = sum(filters_of(plan.remove, sizes).values())
+    reason = plan.reason or "the criterion ranks no filter"
+    if not groups:
+        reason = why_none(options, first_block(options, archive.info), trace)
     if removed:
         counted = plural(removed, "filter"), plural(len(plan.remove), "group")
         log.info("iteration %d removes %s of %s", number, *counted)
@@ -136,28 +141,34 @@ def plan_removal(
     round_to: int,
     reaches: Callable[[int, int], bool],
 ) -> IterationPlan:
-    """Filters to remove from each group, no more than the fitted targets need.
+    """Units to remove from each group, no more than the fitted targets need.
 
     Args:
+        pending: by group, units asked for and not removed yet.
         ratio: share of the filters that is asked for.
         round_to: widths left are multiples of this.
         reaches: whether so many parameters and FLOPs reach a target.
     """
-    widths, worth, group_ratio = ranks.widths, None, options.group_ratio
+    sizes, worth, group_ratio = ranks.sizes, None, options.group_ratio
     if options.scope in ("global", "global_params"):
         at = 1 if options.scope == "global" else 0
-        worth = {name: float(costs.saved(name)[at]) for name in widths}
+        worth = {name: float(costs.saved(name)[at]) for name in sizes}
 
     def plan(ratio: float) -> IterationPlan:
         if options.scope == "group":
-            return plan_iteration(widths, pending, ratio=ratio, round_to=round_to, group_ratio=group_ratio)
-        count = max(1, share_of(sum(widths.values()), ratio))
+            return plan_iteration(sizes, pending, ratio=ratio, round_to=round_to, group_ratio=group_ratio)
+        count = max(1, share_of(sum(size.filters for size in sizes.values()), ratio))
         remove = allocate(
-            ranks.rankings, widths, count, round_to=round_to, group_ratio=group_ratio, worth=worth
+            ranks.rankings, sizes, count, round_to=round_to, group_ratio=group_ratio, worth=worth
         )
         return IterationPlan(remove=remove, pending={})
 
     return landed(plan, ratio, lambda removed: reaches(*costs(removed)))
+
+
+def filters_of(units: Mapping[str, int], sizes: Mapping[str, GroupSize]) -> dict[str, int]:
+    """By group, the filters of so many units."""
+    return {name: count * sizes[name].bundle for name, count in units.items()}
 
 
 def apply_removal(
@@ -320,6 +331,7 @@ def record_removal(
         costs["flops"] / 1e6,
         costs["params"] / 1e6,
     )
+    sizes = decision.ranks.sizes
     has_landed = plan.has_landed or reaches_fitted(costs, first, options)
     return Iteration(
         iteration=decision.number,
@@ -331,8 +343,8 @@ def record_removal(
         val_balanced_accuracy=training.val_balanced_accuracy,
         val_loss=training.val_loss,
         inside=True,
-        removed={} if step.block else plan.remove,
-        pending=start.pending if step.block else plan.pending,
+        removed={} if step.block else filters_of(plan.remove, sizes),
+        pending=start.pending if step.block else filters_of(plan.pending, sizes),
         seconds=0.0,
         val_accuracy_after_cut=step.val_accuracy_after_cut,
         val_balanced_accuracy_after_cut=step.val_balanced_accuracy_after_cut,

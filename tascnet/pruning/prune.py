@@ -13,23 +13,24 @@ from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, plural
-from tascnet.measure import compare_layers, complexity, latency
+from tascnet.measure import compare_layers, complexity, latency, reach
 from tascnet.models.archive import save
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, HistoryPrune, Measure, Prune, Trainer
 from tascnet.presets import trainer_for
-from tascnet.pruning.check import check_criterion, check_options, first_block, removable_blocks
+from tascnet.pruning.check import check_criterion, check_options, first_block, removable_blocks, spared
 from tascnet.pruning.iteration import apply_removal, costs_of, decide_removal, record_removal, recover
 from tascnet.pruning.rounding import rounding
 from tascnet.pruning.schedule import deadline_of, decide, missed_targets, replayed
 from tascnet.pruning.sensitivity import FILE as SENSITIVITY
 from tascnet.pruning.sensitivity import sensitivity
-from tascnet.report import models_html, models_text, prune_report
+from tascnet.report import models_html, models_text, prune_report, reach_lines
 from tascnet.run.folder import budget, cache_folder, finished, identity, open_folder
 from tascnet.run.records import (
     Iteration,
     PruneMetrics,
+    Reach,
     StepRecord,
     append_record,
     read_record,
@@ -38,6 +39,7 @@ from tascnet.run.records import (
     write_record,
     write_records,
 )
+from tascnet.surgery import Trace
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
@@ -152,7 +154,7 @@ def prune(
         ) | {"metric": metric}
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
             samples.write_splits(folder / SPLITS)
-            archive = Archive(folder=folder, info=info, factory=getattr(network, "factory", None))
+            archive = Archive(folder=folder, info=info)
             # A resumed run does not depend on where the network came from.
             copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
             unpruned = learner.place(copied)
@@ -204,6 +206,8 @@ def _iterate(
 ) -> tuple[list[Iteration], int, str]:
     """All iterations, the number of the kept one, and why pruning ended."""
     _log_estimate(learner, options, unpruned)
+    for line in reach_lines(_reach(archive, options, learner, unpruned)):
+        log.info("%s", line)
     if options.sensitivity:
         sensitivity(learner, archive, options, unpruned)
     journal, known = archive.folder / JOURNAL, read_records(archive.folder / JOURNAL, Iteration)
@@ -303,12 +307,18 @@ def _hand_over(
         removable_blocks=0 if options.blocks else len(removable_blocks(options, archive.info, pruned)),
         tolerance=options.tolerance,
         widths=widths,
+        reach=_reach(archive, options, learner, unpruned),
         budget=budget(options),
         seconds=seconds,
         sensitivity=found,
         **stage_facts(learner, archive.info.backbone, measure),
     )
     _finish(folder, metrics)
+
+
+def _reach(archive: Archive, options: Prune, learner: Learner, unpruned: nn.Sequential) -> Reach:
+    first = first_block(options, archive.info)
+    return reach(unpruned, Trace(unpruned, learner.samples.example), partial(spared, options, first))
 
 
 def _recovered(
@@ -352,7 +362,7 @@ def _add(
     folder = archive.folder
     known = read_record(folder / METRICS, PruneMetrics)
     networks = {"before": unpruned, "after": learner.place(archive.read(folder / MODEL))}
-    metrics = remeasured(known, networks, learner.samples, measure) or known
+    metrics = remeasured(known, networks, learner.samples.example, measure) or known
     if options.sensitivity:
         metrics = replace(metrics, sensitivity=sensitivity(learner, archive, options, unpruned))
     if metrics != known:

@@ -1,4 +1,4 @@
-"""In which order the filters of each group are removed, by the criterion of the options."""
+"""In which order the units of each group are removed, by the criterion of the options."""
 
 import importlib
 import inspect
@@ -16,13 +16,14 @@ from tascnet.inherit import (
     Moments,
     Ranking,
     input_moments,
+    input_positions,
     loss_gradients,
     rank_all_by_reconstruction,
     rank_pairs,
     rank_scores,
 )
 from tascnet.options import HistoryPrune, Prune
-from tascnet.pruning.allocate import share_of
+from tascnet.pruning.allocate import GroupSize, share_of
 from tascnet.pruning.history import FilterHistory, read_history, write_history
 from tascnet.run.records import EpochRecord, Iteration, StepRecord, TrainingRecord
 from tascnet.surgery import (
@@ -32,7 +33,6 @@ from tascnet.surgery import (
     Trace,
     WidthGroup,
     all_channel_scores,
-    consumer_inputs,
 )
 from tascnet.train import MEASURED, Archive, Learner
 
@@ -52,7 +52,7 @@ class Readings:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """In which order a criterion removes the filters of a network.
+    """In which order a criterion removes the units of a network's groups.
 
     Args:
         network: on the device; after the history phase, where there was one.
@@ -69,25 +69,29 @@ class Ranks:
     readings: Readings | None = None
 
     @property
-    def widths(self) -> dict[str, int]:
-        """By group, filters now."""
-        return {group.name: group.width for group in self.groups}
+    def sizes(self) -> dict[str, GroupSize]:
+        """By group, its size now."""
+        return sizes_of(self.groups)
 
     def first(self, counts: Mapping[str, int]) -> dict[str, Ranking]:
-        """By group, the rankings of the filters to remove, in the order of the groups."""
-        return {name: self.rankings[name].first(counts[name]) for name in self.widths if name in counts}
+        """By group, the rankings of the units to remove, in the order of the groups."""
+        return {g.name: self.rankings[g.name].first(counts[g.name]) for g in self.groups if g.name in counts}
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, list[int]]:
-        """By group, the other filters."""
-        widths, first = self.widths, self.first(counts)
+        """By group, the other units."""
+        widths = {group.name: group.width for group in self.groups}
+        first = self.first(counts)
         return {name: sorted(set(range(widths[name])) - set(one.order)) for name, one in first.items()}
 
 
-def read_inputs(
-    learner: Learner, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup]
-) -> Readings:
+def sizes_of(groups: Sequence[WidthGroup]) -> dict[str, GroupSize]:
+    """The sizes of groups by name."""
+    return {group.name: GroupSize.of(group) for group in groups}
+
+
+def read_inputs(learner: Learner, network: nn.Sequential, groups: Sequence[WidthGroup]) -> Readings:
     """What the consumers of groups read of plain training samples; the network is set to eval mode."""
-    inputs = consumer_inputs(network, trace, groups)
+    inputs = input_positions(network, groups)
     batches = (samples for samples, _ in learner.batches())
     moments = input_moments(network.eval(), inputs, batches, seed=learner.seed)
     return Readings(inputs=inputs, moments=moments)
@@ -129,7 +133,7 @@ def rank(
     groups: Sequence[WidthGroup],
     deadline: float,
 ) -> Ranks:
-    """The order in which filters of groups are removed from the network of the iteration `start`.
+    """The order in which units of groups are removed from the network of the iteration `start`.
 
     Where it is found by training, that ends in the epoch in which `deadline` has passed.
 
@@ -178,7 +182,7 @@ def rank_untrained(
         history.record(network)
         return _by_history(history, network, trace, groups, ratio)
     if criterion == "reconstruction":
-        readings = read_inputs(learner, network, trace, groups)
+        readings = read_inputs(learner, network, groups)
         counts = {group.name: max(1, share_of(group.width, ratio)) for group in groups}
         rankings = rank_all_by_reconstruction(
             network, readings.inputs, readings.moments, counts, learner.batches()

@@ -70,7 +70,7 @@ class PairRegulariser:
 
     def _values(self) -> dict[str, Tensor]:
         return {
-            name: pair_similarities(filter_matrices(self._model, group), self._pairs[name])
+            name: pair_similarities(filter_matrices(self._model, group.outputs), self._pairs[name])
             for name, group in self._groups.items()
         }
 

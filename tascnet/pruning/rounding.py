@@ -11,6 +11,7 @@ from tascnet.measure import WidthCosts, compare_latency
 from tascnet.options import Prune
 from tascnet.pruning.allocate import plan_iteration, removable
 from tascnet.pruning.check import eligible_groups
+from tascnet.pruning.ranks import sizes_of
 from tascnet.run.records import measured_once
 from tascnet.surgery import Trace, WidthGroup, narrow
 from tascnet.train import Archive, Learner
@@ -48,14 +49,14 @@ def _measured(
     All networks have about the FLOPs that they have without rounding: otherwise the coarsest multiple, which
     removes least, would look fastest.
     """
-    costs = WidthCosts(network, trace, [group.name for group in groups])
+    costs = WidthCosts(network, trace.example, groups)
     target = costs(_counts(groups, SHARE, 1))[1]
     networks, saved = {"whole": network}, {}
-    widths = {group.name: group.width for group in groups}
+    sizes = sizes_of(groups)
     for multiple in MULTIPLES:
         # A multiple at which no step can remove a filter is useless, however fast.
         first = plan_iteration(
-            widths, {}, ratio=options.ratio, round_to=multiple, group_ratio=options.group_ratio
+            sizes, {}, ratio=options.ratio, round_to=multiple, group_ratio=options.group_ratio
         )
         if not first.remove:
             continue
@@ -88,5 +89,8 @@ def _measured(
 
 
 def _counts(groups: Sequence[WidthGroup], share: float, multiple: int) -> dict[str, int]:
-    """Filters to remove from each group, its width left a multiple."""
-    return {g.name: removable(g.width, int(g.width * share), multiple) for g in groups}
+    """Units to remove from each group, the filters left a multiple."""
+    return {
+        name: removable(size.units, int(size.units * share), size.multiple(multiple))
+        for name, size in sizes_of(groups).items()
+    }

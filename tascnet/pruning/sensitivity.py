@@ -50,8 +50,8 @@ def _measured(
         return Sensitivity(samples=count, **whole, groups=())
     ranks = rank_untrained(learner, options, network, trace, groups, ratio=max(SHARES))
     if ranks.readings is None and options.merge in BY_ACTIVATIONS:
-        ranks = replace(ranks, readings=read_inputs(learner, network, trace, ranks.groups))
-    costs = WidthCosts(network, trace, ranks.widths)
+        ranks = replace(ranks, readings=read_inputs(learner, network, ranks.groups))
+    costs = WidthCosts(network, trace.example, ranks.groups)
     found = []
     for group in track(ranks.groups, "sensitivity"):
         shares = []
@@ -66,7 +66,7 @@ def _measured(
                     flops_saved=1 - costs(counts)[1] / costs.flops,
                 )
             )
-        found.append(GroupSensitivity(group=group.name, width=group.width, shares=tuple(shares)))
+        found.append(GroupSensitivity(group=group.name, width=group.channels, shares=tuple(shares)))
     return Sensitivity(samples=count, **whole, groups=tuple(found))
 
 

@@ -29,13 +29,22 @@ def test_filters_biases_and_normalisation_are_averaged() -> None:
         assert torch.equal(value[[0, 1, 3]], old[[0, 1, 3]])
 
 
-def test_normalisation_of_a_concatenation_stays() -> None:
+def test_normalisation_of_a_concatenation_is_averaged_where_it_reads_the_pair() -> None:
     chain = TOYS["dense"]()
     group = next(g for g in width_groups(chain, EXAMPLE) if g.name == "d0.body.conv2")
     before = {name: value.clone() for name, value in chain.state_dict().items()}
     average_into(chain, group, [0, 3], [1, 2], torch.ones(4))
-    changed = [name for name, value in chain.state_dict().items() if not torch.equal(value, before[name])]
-    assert changed == ["d0.body.conv2.weight"]
+    # The six channels of the stem come first.
+    read = before["d1.body.norm1.running_mean"]
+    after = chain.d1.body.norm1.running_mean
+    assert torch.equal(after[:6], read[:6])
+    torch.testing.assert_close(after[[6, 9]], (read[[6, 9]] + read[[7, 8]]) / 2)
+    layers = {
+        name.rpartition(".")[0]
+        for name, value in chain.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert layers == {"d0.body.conv2", "d1.body.norm1", "transition.norm"}
 
 
 def test_equal_twins_merge_without_loss_for_the_twin() -> None:

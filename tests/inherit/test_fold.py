@@ -6,8 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.inherit import ChannelMoments, fold_into, fold_pairs, input_moments, nearest_kept
-from tascnet.surgery import consumer_inputs, narrow, width_groups
+from tascnet.inherit import (
+    ChannelMoments,
+    fold_into,
+    fold_pairs,
+    input_moments,
+    input_positions,
+    nearest_kept,
+)
+from tascnet.surgery import narrow, width_groups
 from tascnet.surgery.layers import is_depthwise
 from tests.models.toys import EXAMPLE, TOYS, output
 
@@ -16,18 +23,15 @@ def make_dependent(chain: nn.Sequential, name: str, factor: float) -> int:
     """Make the last channel of a group `factor` times channel 1 before every activation."""
     group = next(g for g in width_groups(chain, EXAMPLE) if g.name == name)
     last = group.width - 1
-    places = consumer_inputs(chain, EXAMPLE, [group])[name]
     members = [member for member, _ in chain.named_modules() if member in group.members]
     with torch.no_grad():
-        for member, following in zip(members, [*members[1:], ""], strict=True):
+        for member in members:
             layer = chain.get_submodule(member)
             if member in group.consumers:
                 continue
             if isinstance(layer, nn.BatchNorm2d):
                 # Behind a concatenation the group's channels lie elsewhere.
-                to, of = (places[following][i, 0] if following in places else i for i in (last, 1))
-                if layer.num_features == group.width:
-                    to, of = last, 1
+                to, of = (int(group.passed[member][i, 0]) for i in (last, 1))
                 # Its input is that much larger, and so is what it gives.
                 layer.running_mean[to] = factor * layer.running_mean[of]  # type: ignore[index]
                 layer.running_var[to] = layer.running_var[of]  # type: ignore[index]
@@ -70,7 +74,7 @@ def test_a_dependent_channel_goes_without_loss(kind: str, name: str, factor: flo
     chain = below_the_clip(TOYS[kind]())
     last = make_dependent(chain, name, factor)
     group = next(g for g in width_groups(chain, EXAMPLE) if g.name == name)
-    inputs = consumer_inputs(chain, EXAMPLE, [group])
+    inputs = input_positions(chain, [group])
     expected = output(chain)
     moments = input_moments(chain, inputs, batches())
     fold_into(chain, inputs[name], moments[name], [last], ridge=0.0)
@@ -86,11 +90,10 @@ def test_a_proportional_channel_goes_without_loss_by_weights_alone(
     chain = below_the_clip(TOYS[kind]())
     last = make_dependent(chain, name, factor)
     group = next(g for g in width_groups(chain, EXAMPLE) if g.name == name)
-    inputs = consumer_inputs(chain, EXAMPLE, [group])
     expected = output(chain)
     partners = nearest_kept(chain, group, [last])
     assert partners == {last: 1}
-    fold_pairs(chain, group, inputs[name], partners)
+    fold_pairs(chain, group, partners)
     narrow(chain, EXAMPLE, {name: list(range(last))})
     torch.testing.assert_close(output(chain), expected, rtol=1e-3, atol=1e-4)
 
@@ -103,7 +106,7 @@ def test_two_channels_may_have_one_partner_and_opposite_ones_share_nothing() -> 
         chain.a.weight.copy_(torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [-1.0, 0.0]]))
         chain.b.weight.copy_(torch.tensor([[10.0, 20.0, 30.0, 40.0]]))
     (group,) = width_groups(chain, torch.zeros(1, 2))
-    fold_pairs(chain, group, {"b": torch.arange(4)[:, None]}, {1: 0, 2: 0, 3: 0})
+    fold_pairs(chain, group, {1: 0, 2: 0, 3: 0})
     # 10 + 2 x 20 + 3 x 30; the filter that points the other way adds nothing.
     assert chain.b.weight[0, 0].item() == 140.0
 
@@ -116,14 +119,14 @@ def test_factor_and_constant_by_hand() -> None:
     with torch.no_grad():
         chain[0].weight.copy_(torch.tensor([[10.0, 100.0]]))
         chain[0].bias.fill_(7.0)
-    fold_into(chain, {"0": torch.tensor([[0], [1]])}, {"0": moments}, [1], ridge=0.0)
+    fold_into(chain, {"0": torch.tensor([[[0]], [[1]]])}, {"0": moments}, [1], ridge=0.0)
     torch.testing.assert_close(chain[0].weight[0, 0].item(), 10.0 + 2 * 100.0)
     torch.testing.assert_close(chain[0].bias.item(), 7.0 + 3 * 100.0)
 
 
 def test_moments_are_those_of_the_consumers_input() -> None:
     chain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    inputs = {"0": {"2": torch.tensor([[0], [2]])}}
+    inputs = {"0": {"2": torch.tensor([[[0]], [[2]]])}}
     x = torch.randn(5, 3)
     batches = [x[:2], x[2:]]
     moments = input_moments(chain, inputs, batches)
@@ -140,7 +143,7 @@ def test_folding_loses_less_than_dropping() -> None:
     data = torch.cat(batches())
     expected = chain(data).detach()
     (group,) = (g for g in width_groups(chain, EXAMPLE) if g.name == "fc")
-    inputs = consumer_inputs(folded, EXAMPLE, [group])
+    inputs = input_positions(folded, [group])
     moments = input_moments(folded, inputs, batches())
     fold_into(folded, inputs["fc"], moments["fc"], [0, 5, 7])
     for network in (chain, folded):

@@ -40,7 +40,7 @@ def test_channels_that_others_repeat_go_without_a_trace():
     before = copy.deepcopy(model)(images)
     example = images[:1]
     group = next(group for group in width_groups(model, example) if group.name == "0")
-    keep = hand_over(model, example, [group], {"0": 4}, batches)
+    keep = hand_over(model, [group], {"0": 4}, batches)
     assert sorted(channel % 4 for channel in keep["0"]) == [0, 1, 2, 3]
     narrow(model, example, keep)
     assert model[0].out_channels == 4
@@ -54,7 +54,7 @@ def test_groups_in_series_lose_less_than_without_a_word():
     example = images[:1]
     groups = [group for group in width_groups(model, example) if group.name in ("0", "2")]
     spoken, silent = copy.deepcopy(model), copy.deepcopy(model)
-    keep = hand_over(spoken, example, groups, {"0": 5, "2": 4}, batches)
+    keep = hand_over(spoken, groups, {"0": 5, "2": 4}, batches)
     assert {name: len(channels) for name, channels in keep.items()} == {"0": 5, "2": 4}
     assert all(channels == sorted(channels) for channels in keep.values())
     for copied in (spoken, silent):
@@ -74,7 +74,7 @@ def test_channels_without_signal_cost_nothing(silent, level):
     images, _ = next(batches())
     before = copy.deepcopy(model)(images)
     group = next(group for group in width_groups(model, images[:1]) if group.name == "0")
-    keep = hand_over(model, images[:1], [group], {"0": 4}, batches)
+    keep = hand_over(model, [group], {"0": 4}, batches)
     if silent == 4:
         assert keep["0"] == [4, 5, 6, 7]
     narrow(model, images[:1], keep)
@@ -89,7 +89,7 @@ def test_dead_channels_cost_nothing():
     images, _ = next(batches())
     before = copy.deepcopy(model)(images)
     group = next(group for group in width_groups(model, images[:1]) if group.name == "0")
-    keep = hand_over(model, images[:1], [group], {"0": 4}, batches)
+    keep = hand_over(model, [group], {"0": 4}, batches)
     assert keep["0"] == [0, 1, 6, 7]
     narrow(model, images[:1], keep)
     assert torch.equal(model(images), before)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
-from tascnet.inherit import ChannelMoments, hand_over, input_moments, refit
+from tascnet.inherit import ChannelMoments, hand_over, input_moments, input_positions, refit
 from tascnet.inherit.cholesky import factorised
 from tascnet.inherit.refitting import _absorb
-from tascnet.surgery import consumer_inputs, narrow, width_groups
+from tascnet.surgery import narrow, width_groups
 
 
 def moments_of(rows: Tensor, *sizes: int) -> ChannelMoments:
@@ -87,7 +87,7 @@ def test_channels_that_hardly_vary_are_folded_into_one_another(deviation: float)
     example = batches()[0][0][:1]
     network = copy.deepcopy(whole)
     groups = [group for group in width_groups(network, example) if group.width > 8]
-    keep = hand_over(network, example, groups, {group.name: 8 for group in groups}, batches)
+    keep = hand_over(network, groups, {group.name: 8 for group in groups}, batches)
     narrow(network, example, keep)
     kept = {layer: keep[group.name] for group in groups for layer in group.filters}
     refit(network, whole, kept, lambda: (images for images, _ in batches()))
@@ -103,7 +103,7 @@ def test_inputs_that_are_no_finite_numbers_are_named() -> None:
         chain.conv1.weight[0, 0, 0, 0] = torch.nan
     images = batches()[0][0]
     groups = width_groups(near_constant(), images[:1])
-    inputs = consumer_inputs(near_constant(), images[:1], groups)
+    inputs = input_positions(near_constant(), groups)
     with pytest.raises(SurgeryError, match="the inputs of 'conv2' are no finite numbers"):
         input_moments(chain, inputs, [images])
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tascnet.inherit.least_squares import output_rows, patches
+from tascnet.models.layers import Conv2dSame
 
 LAYERS = {
     "1x1": nn.Conv2d(4, 6, 1),
@@ -39,3 +40,19 @@ def test_patches_of_a_convolution(kind: str) -> None:
 def test_patches_of_a_linear_layer() -> None:
     layer, inputs = nn.Linear(5, 2), torch.randn(3, 5)
     torch.testing.assert_close(output_rows(layer, patches(layer, inputs, None))[0], layer(inputs))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_patches_of_padding_that_depends_on_the_map(stride: int) -> None:
+    layer, inputs = Conv2dSame(4, 6, 3, stride=stride), torch.randn(2, 4, 8, 7)
+    expected = layer(inputs).flatten(2)
+    places = torch.arange(expected.shape[2]).expand(2, -1)
+    rows = output_rows(layer, patches(layer, inputs, places))[0]
+    torch.testing.assert_close(rows, expected.transpose(1, 2).flatten(0, 1))
+
+
+def test_patches_of_a_linear_layer_on_a_map() -> None:
+    layer, inputs = nn.Linear(5, 2), torch.randn(3, 4, 4, 5)
+    places = torch.tensor([[0, 15], [7, 7], [3, 1]])
+    expected = torch.stack([layer(inputs)[i].flatten(0, 1)[places[i]] for i in range(3)]).flatten(0, 1)
+    torch.testing.assert_close(output_rows(layer, patches(layer, inputs, places))[0], expected)

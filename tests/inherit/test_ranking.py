@@ -8,13 +8,14 @@ from tascnet.inherit import (
     ChannelMoments,
     fold_into,
     input_moments,
+    input_positions,
     loss_gradients,
     output_gradients,
     rank_by_reconstruction,
     rank_pairs,
     rank_scores,
 )
-from tascnet.surgery import consumer_inputs, width_groups
+from tascnet.surgery import width_groups
 from tests.models.toys import EXAMPLE, TOYS, body
 
 
@@ -60,7 +61,7 @@ def test_what_a_channel_costs_by_hand() -> None:
         chain.b.weight.copy_(torch.tensor([[3.0, 1.0, 1.0]]))
     signs = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     moments = moments_of(signs * torch.tensor([1.0, 2.0, 3.0]))
-    inputs = {"b": torch.arange(3)[:, None]}
+    inputs = {"b": torch.arange(3)[:, None, None]}
     ranking = rank_by_reconstruction(chain, inputs, {"b": moments}, 2, ridge=0.0)
     assert ranking.order[0] == 1
     assert ranking.costs == pytest.approx((4 / 22, 9 / 22))
@@ -77,7 +78,7 @@ def test_a_channel_that_others_make_up_for_costs_nothing_however_large() -> None
     chain = two_linear(3)
     with torch.no_grad():
         chain.b.weight.copy_(torch.tensor([[5.0, -3.0, 1.0]]))
-    inputs = {"b": torch.arange(3)[:, None]}
+    inputs = {"b": torch.arange(3)[:, None, None]}
     ranking = rank_by_reconstruction(chain, inputs, {"b": moments_of(rows)}, 2, ridge=1e-9)
     assert ranking.costs[0] < 1e-6
     assert ranking.costs[1] > 0.1
@@ -89,13 +90,13 @@ def test_costs_are_the_variance_that_folding_loses(name: str) -> None:
     chain = TOYS[name]()
     group = next(g for g in width_groups(chain, EXAMPLE) if len(g.consumers) == 1 and g.width >= 4)
     data = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    inputs = consumer_inputs(chain, EXAMPLE, [group])
+    inputs = input_positions(chain, [group])
     moments = input_moments(chain, inputs, [data])
     ranking = rank_by_reconstruction(chain, inputs[group.name], moments[group.name], 1)
     (consumer,) = group.consumers
     covariance = moments[group.name][consumer].covariance
     layer = chain.get_submodule(consumer)
-    places = inputs[group.name][consumer]
+    places = inputs[group.name][consumer].flatten(1)
 
     def weights() -> torch.Tensor:
         return layer.weight.detach()[:, places].double().transpose(0, 1).flatten(1)  # type: ignore[index, operator]

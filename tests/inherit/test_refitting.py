@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.inherit import fold_into, input_moments, refit, refitting
+from tascnet.inherit import fold_into, input_moments, input_positions, refit, refitting
 from tascnet.inherit.refitting import survey
-from tascnet.surgery import consumer_inputs, narrow, width_groups, without_blocks
+from tascnet.surgery import narrow, width_groups, without_blocks
 from tests.models.toys import EXAMPLE, TOYS
 
 
@@ -23,7 +23,7 @@ def cut(chain: nn.Sequential, share: float = 0.3) -> tuple[nn.Sequential, dict[s
     """The network without a share of every group, folded, and by layer the outputs that stayed."""
     network = copy.deepcopy(chain)
     groups = [group for group in width_groups(network, EXAMPLE) if group.width >= 4]
-    inputs = consumer_inputs(network, EXAMPLE, groups)
+    inputs = input_positions(network, groups)
     moments = input_moments(network, inputs, images())
     keep, kept = {}, {}
     for group in groups:

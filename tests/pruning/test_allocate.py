@@ -1,6 +1,7 @@
 """How many filters each group loses in one iteration."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from tascnet.inherit import Ranking
 from tascnet.pruning.allocate import (
+    GroupSize,
     IterationPlan,
     allocate,
     landed,
@@ -15,6 +17,12 @@ from tascnet.pruning.allocate import (
     plan_step,
     share_of,
 )
+
+
+def sizes_of(widths: Mapping[str, int]) -> dict[str, GroupSize]:
+    """Groups in which each unit is one filter."""
+    return {name: GroupSize(units=width) for name, width in widths.items()}
+
 
 options = {
     "ratio": st.floats(0.0001, 0.5),
@@ -99,7 +107,7 @@ def test_requests_lead_to_a_cut_wherever_one_is_possible(
 def test_an_iteration_removes_something_or_has_a_reason(
     widths: dict[str, int], ratio: float, round_to: int, group_ratio: float
 ) -> None:
-    plan = plan_iteration(widths, {}, ratio=ratio, round_to=round_to, group_ratio=group_ratio)
+    plan = plan_iteration(sizes_of(widths), {}, ratio=ratio, round_to=round_to, group_ratio=group_ratio)
     assert bool(plan.remove) == (plan.reason is None)
     assert set(plan.pending) == set(widths)
     assert all(remove > 0 for remove in plan.remove.values())
@@ -108,21 +116,21 @@ def test_an_iteration_removes_something_or_has_a_reason(
 def test_an_iteration_by_hand() -> None:
     widths, options = {"a": 128, "b": 32, "c": 24}, {"ratio": 0.05, "round_to": 8, "group_ratio": 0.25}
     # First requests: 6 and 1; nothing is removed; second: 12 and 2, of a 8 are. c can never lose 8.
-    plan = plan_iteration(widths, {}, **options)
+    plan = plan_iteration(sizes_of(widths), {}, **options)
     assert plan.remove == {"a": 8}
     assert plan.pending == {"a": 4, "b": 2, "c": 0}
     # Widths 120 and 32: a asks for 6 more and has 10; b has 3.
-    plan = plan_iteration(widths | {"a": 120}, plan.pending, **options)
+    plan = plan_iteration(sizes_of(widths | {"a": 120}), plan.pending, **options)
     assert plan.remove == {"a": 8}
     assert plan.pending == {"a": 2, "b": 3, "c": 0}
 
 
 def test_reasons_for_removing_nothing() -> None:
-    stuck = plan_iteration({"a": 16, "b": 24}, {}, ratio=0.05, round_to=8, group_ratio=0.25)
+    stuck = plan_iteration(sizes_of({"a": 16, "b": 24}), {}, ratio=0.05, round_to=8, group_ratio=0.25)
     assert "`max_pruning_ratio`" in str(stuck.reason)
     assert "24" in str(stuck.reason)
     nothing = plan_iteration({}, {}, ratio=0.05, round_to=8, group_ratio=0.25)
-    assert "`min_filters`" in str(nothing.reason)
+    assert nothing.reason == "no group of layers can be pruned"
 
 
 def test_the_last_step_is_as_small_as_the_target_allows() -> None:
@@ -149,16 +157,16 @@ def test_competition_keeps_every_bound(
     ranked = {name: Ranking(order=tuple(range(len(c))), costs=tuple(c)) for name, c in costs.items()}
     widths, limits = {name: len(c) for name, c in costs.items()}, (round_to, group_ratio)
     options = dict(zip(("round_to", "group_ratio"), limits, strict=True))
-    taken = allocate(ranked, widths, count, **options)
+    taken = allocate(ranked, sizes_of(widths), count, **options)
     for name, number in taken.items():
         left = widths[name] - number
         assert left % round_to == 0
         assert left >= 1
         assert number <= group_ratio * widths[name] + 1e-6
-    more = allocate(ranked, widths, count + 1, **options)
+    more = allocate(ranked, sizes_of(widths), count + 1, **options)
     assert all(more.get(name, 0) >= number for name, number in taken.items())
     if round_to == 1 and sum(taken.values()) < count:
-        assert allocate(ranked, widths, 10**6, **options) == taken
+        assert allocate(ranked, sizes_of(widths), 10**6, **options) == taken
 
 
 def test_the_cheapest_of_all_groups_are_removed_by_hand() -> None:
@@ -167,16 +175,55 @@ def test_the_cheapest_of_all_groups_are_removed_by_hand() -> None:
         "b": Ranking(order=(0, 1, 2, 3), costs=(3.0, 4.0, 6.0, 7.0)),
     }
     widths = {"a": 4, "b": 4}
-    assert allocate(ranked, widths, 3, group_ratio=0.9) == {"a": 2, "b": 1}
+    assert allocate(ranked, sizes_of(widths), 3, group_ratio=0.9) == {"a": 2, "b": 1}
     # A channel of b saves ten times as much.
-    assert allocate(ranked, widths, 3, group_ratio=0.9, worth={"a": 1.0, "b": 10.0}) == {"b": 3}
+    assert allocate(ranked, sizes_of(widths), 3, group_ratio=0.9, worth={"a": 1.0, "b": 10.0}) == {"b": 3}
     # Two by two: a's first two cost 1.5 each, b's 3.5.
-    assert allocate(ranked, widths, 1, round_to=2, group_ratio=0.9) == {"a": 2}
+    assert allocate(ranked, sizes_of(widths), 1, round_to=2, group_ratio=0.9) == {"a": 2}
 
 
 def test_negative_costs_keep_their_order_when_weighed() -> None:
     ranking = Ranking(order=(0, 1, 2, 3), costs=(-4.0, -3.0, -2.0, -1.0))
     other = Ranking(order=(0, 1, 2, 3), costs=(-3.5, -3.0, -2.0, -1.0))
-    taken = allocate({"a": ranking, "b": other}, {"a": 8, "b": 8}, 3, worth={"a": 1.0, "b": 1000.0})
+    taken = allocate({"a": ranking, "b": other}, sizes_of({"a": 8, "b": 8}), 3, worth={"a": 1.0, "b": 1000.0})
     # The lowest of all costs nothing; of the others those that save a thousand times as much.
     assert taken == {"a": 1, "b": 2}
+
+
+def test_round_to_counts_filters_where_units_have_several() -> None:
+    # Eight filters are two units of four, four of two (or of six), one of eight or sixteen, eight of three.
+    multiples = {bundle: GroupSize(units=9, bundle=bundle).multiple(8) for bundle in (1, 2, 3, 4, 6, 8, 16)}
+    assert multiples == {1: 8, 2: 4, 3: 8, 4: 2, 6: 4, 8: 1, 16: 1}
+    options = {"ratio": 0.25, "round_to": 8, "group_ratio": 0.5}
+    # A quarter of 10 units is 2: four filters each, 40 become 32.
+    plan = plan_iteration({"a": GroupSize(units=10, bundle=4)}, {}, **options)
+    assert plan.remove == {"a": 2}
+
+
+def test_groups_that_are_not_exact_wait_until_the_others_can_lose_no_more() -> None:
+    exact, other = GroupSize(units=16), GroupSize(units=16, is_exact=False)
+    options = {"round_to": 1, "group_ratio": 0.25}
+    plan = plan_iteration({"a": other, "b": exact}, {}, ratio=0.125, **options)
+    assert (plan.remove, plan.pending) == ({"b": 2}, {"a": 0, "b": 0})
+    # A quarter is the most of one step: so the others lose theirs too.
+    plan = plan_iteration({"a": other, "b": exact}, {}, ratio=0.5, **options)
+    assert plan.remove == {"a": 4, "b": 4}
+    plan = plan_iteration({"a": other}, {}, ratio=0.125, **options)
+    assert plan.remove == {"a": 2}
+    # Cheap filters of a group that is not exact come after all dear ones.
+    ranked = {
+        "a": Ranking(order=tuple(range(16)), costs=(0.0,) * 16),
+        "b": Ranking(order=tuple(range(16)), costs=(9.0,) * 16),
+    }
+    assert allocate(ranked, {"a": other, "b": exact}, 3, group_ratio=0.25) == {"b": 3}
+    assert allocate(ranked, {"a": other, "b": exact}, 6, group_ratio=0.25) == {"a": 2, "b": 4}
+
+
+def test_filters_are_counted_and_priced_where_units_have_several() -> None:
+    ranked = {
+        "a": Ranking(order=(0, 1, 2, 3), costs=(3.0, 3.0, 3.0, 3.0)),
+        "b": Ranking(order=(0, 1, 2, 3), costs=(2.0, 2.0, 2.0, 2.0)),
+    }
+    sizes = {"a": GroupSize(units=4, bundle=4), "b": GroupSize(units=4, bundle=1)}
+    # A filter of a costs 3 / 4, one of b 2; six filters are two units of a.
+    assert allocate(ranked, sizes, 6, group_ratio=0.75) == {"a": 2}

@@ -10,6 +10,7 @@ from tascnet.errors import SurgeryError
 from tascnet.pruning.history import FilterHistory
 from tascnet.surgery import WidthGroup, narrow, width_groups
 from tests.models.toys import EXAMPLE, TOYS, settle
+from tests.surgery.networks import NETWORKS
 
 GROUPS = {name: width_groups(make(), EXAMPLE) for name, make in TOYS.items()}
 
@@ -103,14 +104,40 @@ def test_kept_filters_go_on_after_a_cut() -> None:
         either.record(chain)
     keep = [0, 2, 5]
     narrow(chain, EXAMPLE, {"a0.body.conv1": keep})
-    narrowed.keep("a0.body.conv1", keep)
+    narrowed.keep({"a0.body.conv1": keep})
     assert torch.equal(
         narrowed.similarity("a0.body.conv1"), history.similarity("a0.body.conv1")[keep][:, keep]
     )
     assert torch.equal(narrowed.l1("a0.body.conv1"), history.l1("a0.body.conv1")[keep])
     narrowed.record(chain)
-    with pytest.raises(SurgeryError, match=r"'a0\.body\.conv1' has 3 filters, expected 8"):
+    with pytest.raises(SurgeryError, match=r"'a0\.body\.conv1' has 3 filters, expected at least 8"):
         history.record(chain)
+
+
+@pytest.mark.parametrize("name", ["partial", "chunked", "grouped"])
+def test_parts_of_one_layer_are_found_again_after_a_cut(name: str) -> None:
+    chain = NETWORKS[name].make()
+    groups = width_groups(chain, EXAMPLE)
+    history = FilterHistory(groups)
+    keep = {group.name: list(range(1, group.width)) for group in groups}
+    narrow(chain, EXAMPLE, keep)
+    history.keep(keep)
+    history.record(chain)
+    fresh = FilterHistory(width_groups(chain, EXAMPLE))
+    fresh.record(chain)
+    for group in width_groups(chain, EXAMPLE):
+        assert torch.equal(history.l1(group.name), fresh.l1(group.name))
+        assert torch.equal(history.similarity(group.name), fresh.similarity(group.name))
+
+
+def test_the_filters_of_a_unit_count_together() -> None:
+    chain = NETWORKS["grouped"].make()
+    group = next(g for g in width_groups(chain, EXAMPLE) if g.bundle == 2)
+    history = FilterHistory([group])
+    history.record(chain)
+    weights = [chain.block.body.conv1.weight, chain.block.body.conv2.weight]
+    expected = sum(weight.detach().reshape(4, -1).double().abs().sum(1) for weight in weights)
+    torch.testing.assert_close(history.l1(group.name), expected)
 
 
 def test_a_state_of_other_groups_is_refused() -> None:

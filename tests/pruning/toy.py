@@ -9,6 +9,7 @@ from torch import nn
 from tascnet.data.named import datasets
 from tascnet.models.blocks import Residual
 from tascnet.models.info import ModelInfo, with_info
+from tascnet.models.layers import LayerNorm2d
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Measure, Trainer
 
@@ -46,7 +47,7 @@ DATA = datasets(train=images(24, 0), val=images(12, 1), test=images(12, 2), clas
 def network(**info):
     torch.manual_seed(0)
     layers = OrderedDict(conv=nn.Conv2d(16, 16, 3, padding=1, bias=False), bn=nn.BatchNorm2d(16))
-    chain = nn.Sequential(
+    return described(
         OrderedDict(
             conv1=nn.Conv2d(3, 16, 3, padding=1),
             relu1=nn.ReLU(),
@@ -56,8 +57,33 @@ def network(**info):
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
             classifier=nn.Linear(20, 2),
+        ),
+        **info,
+    )
+
+
+def grouped():
+    """Groups of four channels in a convolution, a layer normalisation, and a plain layer."""
+    torch.manual_seed(0)
+    return described(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 12, 3, padding=1),
+            norm=LayerNorm2d(12),
+            conv2=nn.Conv2d(12, 32, 1),
+            conv3=nn.Conv2d(32, 32, 3, padding=1, groups=8),
+            relu3=nn.ReLU(),
+            conv4=nn.Conv2d(32, 16, 1),
+            relu4=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classifier=nn.Linear(16, 2),
         )
-    ).eval()
+    )
+
+
+def described(blocks, **info):
+    """A chain with the attributes of every network."""
+    chain = nn.Sequential(blocks).eval()
     values = {
         "backbone": "toy",
         "preprocessing": Preprocessing(size=8, resize=8, mean=(0.5,) * 3, std=(0.5,) * 3),
