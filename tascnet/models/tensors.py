@@ -33,9 +33,31 @@ READ_ERRORS = (
     ),
 )
 
+# How zip files and pickles, which torch.save writes, begin.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 # A zip file ends in a record of 22 bytes; a record of 56 and its locator of 20 bytes may stand before it.
 _END, _END_64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _TAIL = 56 + 20 + 22
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as a `.safetensors` file does; False: it begins as one of torch.save.
+
+    Raises:
+        OSError: it is no regular file, or may not be read.
+        ValueError: it is neither.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        start = file.read(20)
+    # A length of eight bytes stands before a header in JSON.
+    if start[8:9] == b"{" and not start.startswith(_ZIP):
+        return True
+    if start.startswith((_ZIP, _PICKLE)):
+        return False
+    if start.startswith(b"version https://git"):
+        raise ValueError("it only points to a file of Git LFS, which `git lfs pull` fetches")
+    raise ValueError("it is no file of safetensors or torch.save" if start else "it is empty")
 
 
 def check_safetensors(path: Path) -> None:
@@ -64,14 +86,12 @@ def check_pickled(path: Path) -> None:
 
     Raises:
         OSError: it is no regular file, or may not be read.
-        ValueError: it is empty or damaged, or a bound is exceeded.
+        ValueError: it is damaged or a program of TorchScript, or a bound is exceeded.
     """
     check_regular(path)
     size = path.stat().st_size
-    if not size:
-        raise ValueError("it is empty")
     with open(path, "rb") as file:
-        if file.read(4) == b"PK\x03\x04":
+        if file.read(len(_ZIP)) == _ZIP:
             _check_zip(file, size)
         # torch.load makes one of any length that the file asks for.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -125,6 +145,8 @@ def _check_zip(file: IO[bytes], size: int) -> None:
         raise ValueError("it is damaged") from error
     if len(parts) > _MOST_NAMES:
         raise ValueError(f"it holds more than {_MOST_NAMES} parts")
+    if any(part.filename.endswith("/constants.pkl") for part in parts):
+        raise ValueError("it is a program of TorchScript")
     # torch.save does not compress.
     unpacked = sum(part.file_size for part in parts)
     if unpacked > size:

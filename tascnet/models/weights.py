@@ -2,62 +2,75 @@
 
 import hashlib
 import json
-import re
 import sys
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import torchvision
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from tascnet.errors import WeightsError, first_line, printable
-from tascnet.models.tensors import READ_ERRORS, check_pickled, check_safetensors, not_finite, unfit
+from tascnet.errors import WeightsError, first_line, listed, plural, printable
+from tascnet.models.checkpoints import flattened, read_pickled
+from tascnet.models.prefixes import beside, is_averaged, is_counter, likeliest, located
+from tascnet.models.tensors import (
+    READ_ERRORS,
+    check_pickled,
+    check_safetensors,
+    is_safetensors,
+    not_finite,
+    unfit,
+)
 from tascnet.run.console import log
 from tascnet.run.files import check_regular, write_whole
 
-# The weights of the published papers, and of the common preprocessing (256, 224).
-PUBLISHED = "IMAGENET1K_V1"
 # Our own entry in the metadata of a file, and the key in it of a digest of all else in the file.
 _METADATA, _DIGEST = "tascnet", "digest"
 _SHOWN_KEYS = 2
 # Tensors of one file may share memory, as tied weights do; they have at most so many times the file's bytes.
 _MOST_SHARED = 4
-# torchvision's first names of DenseNet's layers: `norm.1` is `norm1` today.
-_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
-# How torch.load names what it refuses to call.
-_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict on the CPU, floating-point tensors as float32 and finite.
+    """All tensors of a file on the CPU, by their names; nested ones as `state_dict.conv1.weight`.
+
+    Args:
+        path: of a file of safetensors or torch.save, whatever it is called.
 
     Raises:
-        WeightsError: the file is missing, unreadable, damaged, or holds more than tensors.
+        WeightsError: the file is missing, unreadable, damaged, or holds no tensors or other objects.
     """
-    if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
-    elif path.suffix in (".pth", ".pt"):
-        content = _read_pickled(path)
-    else:
-        raise _unreadable(path, "its name ends neither in .safetensors nor in .pth")
-    return _cleaned(content, path)
+    with _reading(path):
+        if is_safetensors(path):
+            content: Any = _read_safetensors(path)
+        else:
+            check_pickled(path)
+            content = read_pickled(path)
+        state = flattened(content)
+        if not state:
+            raise ValueError("it holds no tensors with names")
+        # A tensor may repeat its values, and would take their memory when it is read.
+        sizes = (tensor.nbytes for tensor in state.values() if tensor.layout is torch.strided)
+        if sum(sizes) > _MOST_SHARED * path.stat().st_size:
+            raise ValueError("its tensors are larger than the file")
+    return state
 
 
-def published_state(name: str) -> dict[str, Tensor]:
-    """The ImageNet weights of a network of torchvision, downloaded once.
+def published_state(url: str, name: str) -> dict[str, Tensor]:
+    """The weights at an address of torchvision's, downloaded once.
+
+    Args:
+        url: of the file, whose name ends in the first digits of its SHA-256.
+        name: of the network, for messages.
 
     Raises:
         WeightsError: they could not be loaded.
     """
-    url = published_url(name)
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    # torchvision names a file by the first digits of its SHA-256.
     digest = path.stem.rpartition("-")[2]
     is_there = path.exists()
     try:
@@ -68,7 +81,7 @@ def published_state(name: str) -> dict[str, Tensor]:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), digest, progress=sys.stderr.isatty())
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
-        why, hint = _reason(error), f"download {url} elsewhere and give the path of the file"
+        why, hint = first_line(error).rstrip("."), f"download {url} elsewhere and give the path of the file"
         if is_there:
             raise WeightsError(
                 f"{path} is damaged or unreadable, and could not be replaced ({why})", f"delete it, or {hint}"
@@ -77,21 +90,15 @@ def published_state(name: str) -> dict[str, Tensor]:
     return read_state(path)
 
 
-def published_url(name: str) -> str:
-    """Where torchvision's weights of a network are published."""
-    return str(torchvision.models.get_model_weights(name)[PUBLISHED].url)
-
-
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata that `write_weights` stored with the tensors; empty for other files.
 
     Raises:
         WeightsError: the file is unreadable.
     """
-    if path.suffix != ".safetensors":
-        _check(check_regular, path)
-        return {}
-    return {key: value for key, value in _entry(path).items() if key != _DIGEST}
+    with _reading(path):
+        entry = _entry(path) if is_safetensors(path) else {}
+    return {key: value for key, value in entry.items() if key != _DIGEST}
 
 
 def is_whole(path: Path) -> bool:
@@ -110,6 +117,7 @@ def write_weights(
     module: nn.Module,
     keys: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Write a module's state dict as a `.safetensors` file, whole or not at all.
 
@@ -118,10 +126,11 @@ def write_weights(
         module: the network.
         keys: the name in the file of each entry of the state dict; None or absent: the same.
         metadata: JSON content for `read_metadata`.
+        shapes: the shape in the file of each entry of the state dict; None or absent: the same.
     """
-    names = keys or {}
+    names, forms = keys or {}, shapes or {}
     state = {
-        names.get(key, key): tensor.detach().cpu().contiguous().clone()
+        names.get(key, key): tensor.detach().cpu().contiguous().clone().reshape(forms.get(key, tensor.shape))
         for key, tensor in module.state_dict().items()
     }
     # One entry: the order of several would differ from run to run.
@@ -130,56 +139,97 @@ def write_weights(
     write_whole(path, lambda temporary: safetensors.torch.save_file(state, temporary, beside))
 
 
-def fill(
-    chain: nn.Sequential, keys: Mapping[str, str], state: dict[str, Tensor], name: str, weights: str | Path
-) -> None:
-    """Load a state dict of the original layout into a chain, which may be on the meta device.
+def fitted(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str, weights: str | Path
+) -> dict[str, Tensor]:
+    """The tensors that a network wants, under its names; floating-point ones as float32 and finite.
+
+    In a file they may lie below other names (`state_dict.model.conv1.weight`), beside averaged ones (EMA) and
+    beside what the network does not read.
 
     Args:
-        chain: changed in place.
-        keys: the name in `state` of each entry of the chain's state dict; absent: the same.
-        state: all of the chain's tensors; batch counters that it lacks are added.
-        name: of the network, for the message.
-        weights: which, for the message.
+        state: of a file, as `read_state` gives it.
+        wanted: the network's own tensors, which may be on the meta device. Only their names and types count:
+            the number of classes may differ. Batch counters may be missing in `state`.
+        name: of the network, for messages.
+        weights: which, for messages.
 
     Raises:
-        WeightsError: keys, shapes or types differ.
+        WeightsError: a wanted tensor is missing, there twice, no ordinary one, or has numbers that are not
+            finite; or the network lacks layers of the file.
     """
-    own = {keys.get(key, key): (key, tensor) for key, tensor in chain.state_dict().items()}
-    for original in own:
-        # Old files lack this counter, which nothing in eval mode reads.
-        if original.endswith("num_batches_tracked"):
-            state.setdefault(original, torch.zeros((), dtype=torch.int64))
-    differences = {
-        "missing": [original for original in own if original not in state],
-        "unexpected": [original for original in state if original not in own],
-        "of another shape": [
-            f"{original} {tuple(state[original].shape)} for {tuple(tensor.shape)}"
-            for original, (_, tensor) in own.items()
-            if original in state and state[original].shape != tensor.shape
-        ],
-        "of another type": [
-            f"{original} {state[original].dtype} for {tensor.dtype}"
-            for original, (_, tensor) in own.items()
-            if original in state and tensor.is_floating_point() and not state[original].is_floating_point()
-        ],
-    }
-    shown = []
-    for word, found in differences.items():
-        more = f" and {len(found) - _SHOWN_KEYS} more" if len(found) > _SHOWN_KEYS else ""
-        if found:
-            shown.append(f"{word}: {', '.join(printable(text, 200) for text in found[:_SHOWN_KEYS])}{more}")
-    if shown:
-        raise not_those_of(name, weights, "; ".join(shown))
-    # Some files keep their counters as floats.
-    filled = {
-        key: state[original] if tensor.is_floating_point() else state[original].to(tensor.dtype)
-        for original, (key, tensor) in own.items()
-    }
-    chain.load_state_dict(filled, assign=True)
+    return _matched(state, wanted, name, weights)[0]
 
 
-def not_those_of(name: str, weights: str | Path, why: str) -> WeightsError:
+def fill(
+    network: nn.Module, keys: Mapping[str, str], state: Mapping[str, Tensor], name: str, weights: str | Path
+) -> None:
+    """Load a state dict of the original layout into a network, which may be on the meta device.
+
+    What else the file holds is logged.
+
+    Args:
+        network: changed in place.
+        keys: the name in `state` of each entry of the network's state dict; absent: the same.
+        state: of a file; see `fitted`.
+        name: of the network, for messages.
+        weights: which, for messages.
+
+    Raises:
+        WeightsError: as for `fitted`, or shapes differ.
+    """
+    own = network.state_dict()
+    wanted = {keys.get(key, key): tensor for key, tensor in own.items()}
+    found, note = _matched(state, wanted, name, weights)
+    if wrong := [
+        f"{key} {tuple(found[key].shape)} for {tuple(tensor.shape)}"
+        for key, tensor in wanted.items()
+        if found[key].shape != tensor.shape
+    ]:
+        raise _not_those_of(name, weights, f"of another shape: {_some(wrong)}")
+    if note:
+        log.info("the weights of %s are %s", name, note)
+    network.load_state_dict({key: found[keys.get(key, key)] for key in own}, assign=True)
+
+
+def _matched(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str, weights: str | Path
+) -> tuple[dict[str, Tensor], str | None]:
+    """What `fitted` returns, and in words what else the file holds; None: nothing."""
+    needed = {key: tensor for key, tensor in wanted.items() if not is_counter(key)}
+    try:
+        state, counts = located(state, needed)
+    except ValueError as error:
+        raise _unreadable(weights, str(error)) from error
+    places = [prefix for prefix, number in counts.items() if number == len(needed)]
+    if places:
+        prefix = _only(likeliest(places, state, needed), weights)
+    else:
+        prefix = max(counts, key=lambda place: counts[place], default="")
+    parts, unexpected = beside(state, prefix, wanted)
+    missing = [key for key in needed if prefix + key not in state]
+    found = {key: state.get(prefix + key, torch.zeros((), dtype=torch.int64)) for key in wanted}
+    for key, tensor in found.items():
+        if word := unfit(tensor):
+            raise _unreadable(weights, f"{printable(key, 200)} is {word}, expected ordinary tensors")
+    mistyped = [
+        f"{key} {found[key].dtype} for {tensor.dtype}"
+        for key, tensor in needed.items()
+        if key not in missing and tensor.is_floating_point() and not found[key].is_floating_point()
+    ]
+    differences = {"missing": missing, "unexpected": unexpected, "of another type": mistyped}
+    if why := "; ".join(f"{word}: {_some(keys)}" for word, keys in differences.items() if keys):
+        raise _not_those_of(name, weights, why)
+    cast = {key: _as(tensor.detach(), wanted[key]) for key, tensor in found.items()}
+    if (bad := not_finite(cast)) is not None:
+        raise WeightsError(
+            f"the weights {weights} hold numbers that are not finite, in {printable(bad, 200)}",
+            "give those of a training that did not diverge",
+        )
+    return cast, _note(parts, prefix, weights)
+
+
+def _not_those_of(name: str, weights: str | Path, why: str) -> WeightsError:
     """Weights that belong to another network."""
     return WeightsError(
         f"the weights {weights} are not those of {name} ({why})",
@@ -187,12 +237,61 @@ def not_those_of(name: str, weights: str | Path, why: str) -> WeightsError:
     )
 
 
+def _only(places: Sequence[str], weights: str | Path) -> str:
+    """The prefix of the only weights that a file holds for a network."""
+    if len(places) > 1:
+        shown = (f"`{printable(place.rstrip('.'), 80)}`" if place else "the top" for place in places)
+        raise WeightsError(
+            f"the weights {weights} hold different ones for the network, at {listed(shown, 'and')}",
+            "save those that you mean alone",
+        )
+    return places[0]
+
+
+def _note(parts: Mapping[str, int], prefix: str, weights: str | Path) -> str | None:
+    """Which weights of a file are taken and what is ignored; None: all of it is taken."""
+    if not parts and not is_averaged(prefix):
+        return None
+    shown = [
+        f"{printable(part, 80)} ({'averaged, ' if is_averaged(part) else ''}{plural(number, 'tensor')})"
+        for part, number in parts.items()
+    ]
+    kind = " (averaged)" if is_averaged(prefix) else ""
+    place = f"`{printable(prefix.rstrip('.'), 80)}`{kind}" if prefix else "a part"
+    return f"{place} of {weights}" + (f"; ignored: {_some(shown, 6)}" if shown else "")
+
+
+def _as(tensor: Tensor, own: Tensor) -> Tensor:
+    """A tensor of a file in the type of the network's own one; floating-point ones as float32."""
+    if own.is_floating_point():
+        return tensor.float()
+    # Files in half precision have such counters, which may have overflowed, as floats.
+    whole = tensor.nan_to_num(0.0, 0.0, 0.0) if tensor.is_floating_point() else tensor
+    return whole.to(own.dtype)
+
+
+def _some(texts: Sequence[str], most: int = _SHOWN_KEYS) -> str:
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(printable(text, 200) for text in texts[:most]) + more
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a missing, unreadable or damaged file raises into one sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"`weights={path}` is no file", "give `pretrained`, `random`, or a path that exists"
+        ) from error
+    # Metadata may be nested more deeply than Python's parser goes.
+    except (*READ_ERRORS, RecursionError) as error:
+        raise _unreadable(path, first_line(error).rstrip(".")) from error
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     entry = _entry(path)
-    try:
-        state = safetensors.torch.load_file(path)
-    except READ_ERRORS as error:
-        raise _unreadable(path, _reason(error)) from error
+    state = safetensors.torch.load_file(path)
     digest = entry.pop(_DIGEST, None)
     if digest is not None and digest != _digest(state, entry):
         raise WeightsError(
@@ -204,75 +303,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _entry(path: Path) -> dict[str, Any]:
     """Our entry in the metadata of a `.safetensors` file, which may be empty."""
-    _check(check_safetensors, path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
-    # Metadata may be nested more deeply than Python's parser goes.
-    except (*READ_ERRORS, RecursionError) as error:
-        raise _unreadable(path, _reason(error)) from error
+    check_safetensors(path)
+    with safe_open(path, framework="pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
 
 
-def _read_pickled(path: Path) -> Any:
-    _check(check_pickled, path)
-    try:
-        # torch warns of kinds of tensors that are refused below.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    # There is no list of what a damaged file raises.
-    except Exception as error:
-        # Not torch's own words, which recommend to run the file's code.
-        forbidden = _FORBIDDEN.search(str(error))
-        holds = f"it holds {forbidden[1][:80]}, which is no tensor" if forbidden else None
-        raise _unreadable(path, holds or "it is damaged, or no file of torch.save") from error
-
-
-def _check(check: Callable[[Path], None], path: Path) -> None:
-    try:
-        check(path)
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"`weights={path}` is no file", "give `pretrained`, `random`, or a path that exists"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, _reason(error)) from error
-
-
-def _unreadable(path: Path, why: str) -> WeightsError:
+def _unreadable(weights: str | Path, why: str) -> WeightsError:
     return WeightsError(
-        f"the weights {path} cannot be read ({why})",
-        "give a whole .safetensors file, or a .pth file of names and tensors alone",
+        f"the weights {weights} cannot be read ({why})",
+        'give a file of names and tensors, as `torch.save(model.state_dict(), "weights.pth")` writes it',
     )
-
-
-def _cleaned(content: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, also of one inside a training checkpoint."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise WeightsError(f"{path} is no state dict", "give a file that holds names and tensors alone")
-    for key, tensor in content.items():
-        if word := unfit(tensor):
-            raise _unreadable(path, f"{printable(key, 200)} is {word}, expected ordinary tensors")
-    # A tensor may repeat its values, and would take their memory when it is read.
-    if sum(tensor.nbytes for tensor in content.values()) > _MOST_SHARED * path.stat().st_size:
-        raise _unreadable(path, "its tensors are larger than the file")
-    cleaned: dict[str, Tensor] = {}
-    for key, tensor in content.items():
-        # Data-parallel training puts a prefix before each name.
-        name = _OLD_DENSENET.sub(r"\1\2.", key.removeprefix("module."))
-        if name in cleaned:
-            raise _unreadable(path, f"it holds {printable(name, 200)} twice")
-        cleaned[name] = tensor.float() if tensor.is_floating_point() else tensor
-    if (bad := not_finite(cleaned)) is not None:
-        raise WeightsError(
-            f"the weights {path} hold numbers that are not finite, in {printable(bad, 200)}",
-            "give those of a training that did not diverge",
-        )
-    return cleaned
 
 
 def _digest(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
@@ -288,7 +328,3 @@ def _digest(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    return first_line(error).rstrip(".")
