@@ -34,6 +34,7 @@ from tascnet.surgery import (
     rebuild,
     shape_after,
 )
+from tascnet.surgery.layers import WEIGHTED
 from tascnet.tuning.build import Candidate, check_output
 from tascnet.tuning.cost import Cost, sum_of
 from tascnet.tuning.head import HIDDEN_LAYERS
@@ -51,12 +52,11 @@ def discover_autotune(
 ) -> tuple[Unit, ...]:
     """Unit 0, the dense head, and one unit for each layer before it; the units do not nest.
 
-    An activation is searched if it is the block right after its layer, as in VGG-16. Paddings are searched
-    in the strided stem alone, where no other layer of the chain depends on the map's size. With
-    `skip="keep"` the kernel sizes of a layer are those that padding can fit to its map. With
-    `dense="replace"` the head replaces the dense layers before the classifier and reads the flattened
-    features: in VGG-16 these are 512 maps of 7x7, so that a first dense layer of 64 to 1024 neurons has 1.6
-    to 25.7 million weights; the replaced layers have 119.5 million. The units end before the first layer
+    An activation is searched if it comes right after its layer. Paddings are searched in the strided stem
+    alone, where no other layer of the chain depends on the map's size. With `skip="keep"` the kernel sizes of
+    a layer are those that padding can fit to its map. With `dense="replace"` the head replaces the dense
+    layers before the classifier and reads the flattened features: where these are 512 maps of 7x7, a first
+    dense layer of 64 to 1024 neurons has 1.6 to 25.7 million weights. The units end before the first layer
     that cannot be made new. Arguments are those of `discover_units`.
 
     Raises:
@@ -65,15 +65,26 @@ def discover_autotune(
     start = head_begin(chain, options.dense)
     shape_after(chain, example)
     units = [Unit(index=0, block=start, choices=tuple(_head_choices(options)))]
+    flat = list(_flat(chain))
+    places = {name: place for place, (name, _) in enumerate(flat)}
     for name, layer in reversed(list(path_layers(chain[:start]))):
         can_be_new = isinstance(layer, _REMADE) or not any(True for _ in layer.parameters())
         if (max_units is not None and len(units) > max_units) or not can_be_new:
             break
-        block = block_of(chain, name)
-        after = list(chain.named_children())[block + 1 :] if "." not in name else []
+        after = flat[places[name] + 1 :] if name in places else None
         if choices := tuple(_layer_choices(name, layer, after, len(units), options)):
-            units.append(Unit(index=len(units), block=block, choices=choices))
+            units.append(Unit(index=len(units), block=block_of(chain, name), choices=choices))
     return tuple(units)
+
+
+def _flat(chain: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
+    """The blocks by name; in place of a sequence with one layer that has filters, the layers in it."""
+    for name, block in chain.named_children():
+        with_filters = sum(isinstance(layer, WEIGHTED) for layer in block.modules())
+        if isinstance(block, nn.Sequential) and with_filters == 1:
+            yield from ((f"{name}.{inner}", layer) for inner, layer in block.named_children())
+        else:
+            yield name, block
 
 
 def head_begin(chain: nn.Sequential, dense: str) -> int:
@@ -114,11 +125,11 @@ def _head_choices(options: Autotune) -> Iterator[Choice]:
 
 
 def _layer_choices(
-    name: str, layer: nn.Module, after: Sequence[tuple[str, nn.Module]], unit: int, options: Autotune
+    name: str, layer: nn.Module, after: Sequence[tuple[str, nn.Module]] | None, unit: int, options: Autotune
 ) -> Iterator[Choice]:
     """The choices of a layer; none if it is not searched.
 
-    `after` are the blocks of the chain that follow the layer, if it is a block itself.
+    `after` are the blocks that follow the layer; None: it is part of a block.
     """
 
     def choice(what: str, values: Sequence[Value], own: Any, acts_on: str = name) -> Choice:
@@ -148,16 +159,15 @@ def _layer_choices(
     elif isinstance(layer, nn.Linear):
         yield choice("neurons", options.neurons, layer.out_features)
     if isinstance(layer, _Kernel):
-        # Inside a block a map of another size would not fit the shortcut. Source: the layers conv1_pad and
-        # pool1_pad of the Keras networks.
+        # Inside a block a map of another size would not fit the shortcut.
         padding = _first(layer.padding)
-        if "." not in name and padding > 0 and _first(layer.stride) > 1:
+        if after is not None and isinstance(padding, int) and padding > 0 and _first(layer.stride) > 1:
             yield choice("padding", options.paddings, padding)
     if isinstance(layer, nn.Conv2d | nn.Linear) and after and (own := activation_name(after[0][1])):
         yield choice("activation", options.activations, own, after[0][0])
     if isinstance(layer, nn.Linear):
         behind, block = next(
-            dropwhile(lambda block: activation_name(block[1]) is not None, after), ("", None)
+            dropwhile(lambda block: activation_name(block[1]) is not None, after or ()), ("", None)
         )
         if isinstance(block, nn.Dropout):
             yield choice("dropout", options.dropouts, block.p, behind)

@@ -51,21 +51,20 @@ class Candidate:
 
 
 class HandOver(Protocol):
-    """Chooses the kept channels of a tail, and may fold the removed ones into them."""
+    """Chooses the kept units of a tail's groups, and may fold the removed ones into them."""
 
     def __call__(
         self,
         tail: nn.Sequential,
         cut: int,
-        example: Tensor,
         groups: Sequence[WidthGroup],
         widths: Mapping[str, int],
         first_changed: int | None,
     ) -> Mapping[str, list[int]]:
-        """Change the consumers of the groups in place, and return the kept channels by group.
+        """Change the consumers of the groups in place, and return the kept units by group.
 
         The tail, which begins at block `cut` of the chain, has the configuration's blocks, kernels and
-        activations; its `first_changed` is that so far. `widths` are numbers of kept channels by group.
+        activations; its `first_changed` is that so far. `widths` are numbers of kept units by group.
         """
 
 
@@ -83,7 +82,7 @@ class CandidateBuilder:
         classifier: the pre-trained classification layer, if the head may grow on it.
         magnitude: root-mean-square of that layer's outputs on the training data.
         seed: of the weights of new layers, and of random importance.
-        hand_over: chooses the kept channels in place of `importance`.
+        hand_over: chooses what is kept in place of `importance`.
     """
 
     def __init__(
@@ -174,14 +173,15 @@ class CandidateBuilder:
         if missing := widths.keys() - by_name.keys():
             raise SurgeryError(f"the group '{min(missing)}' cannot be made narrower in the trained tail")
         groups = [by_name[name] for name in widths]
+        units = {group.name: widths[group.name] // group.bundle for group in groups}
         if self._hand_over is not None:
-            keep = self._hand_over(tail, start[0], trace.example, groups, widths, first_changed)
+            keep = self._hand_over(tail, start[0], groups, units, first_changed)
         else:
             scores = self._scores.setdefault(start, {})
             if new := [group for group in groups if group.name not in scores]:
                 scores |= all_channel_scores(tail, trace, new, self._importance, self._seed)
             ranked = {name: torch.argsort(scores[name], descending=True, stable=True) for name in widths}
-            keep = {name: sorted(ranked[name][:count].tolist()) for name, count in widths.items()}
+            keep = {name: sorted(ranked[name][:count].tolist()) for name, count in units.items()}
         narrow(tail, trace, keep)
         return [group.first_block for group in groups]
 

@@ -4,6 +4,7 @@ A new kind is one more class here, listed in `KINDS`; one that changes something
 `Changes`.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -16,6 +17,8 @@ from tascnet.surgery import (
     WidthGroup,
     activation_name,
     activations,
+    holds_ignored,
+    is_ignored,
     is_removable,
     spatial_convs,
     width_groups,
@@ -30,7 +33,7 @@ class Changes:
 
     Args:
         removed: names of removed blocks.
-        widths: numbers of kept channels, by group.
+        widths: numbers of kept channels, by group (outputs of its first layer).
         kernels: sides of kernels, by layer.
         activations: names of activations, by layer.
     """
@@ -73,8 +76,9 @@ class Part:
         return list(self.chain._modules)[self.blocks.start]
 
     def layers(self, by_block: Mapping[int, Iterable[str]]) -> list[str]:
-        """The layers of this part, from those of all blocks."""
-        return [name for block in self.blocks for name in by_block.get(block, ())]
+        """The layers of this part that are not spared, from those of all blocks."""
+        names = (name for block in self.blocks for name in by_block.get(block, ()))
+        return [name for name in names if not is_ignored(name, self.options.ignore)]
 
 
 class LayerChoice(Choice):
@@ -101,14 +105,18 @@ class WidthChoice(LayerChoice):
 
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
-        """One for each group whose first filter layer is in the part."""
-        multiple = part.options.round_to
-        for group in part.groups:
-            if group.first_block in part.blocks:
-                rounded = (int(share * group.width / multiple + 0.5) for share in part.options.widths)
-                counts = {max(count, 1) * multiple for count in rounded}
-                if smaller := {count for count in counts if count < group.width}:
-                    yield cls.ordinal(f"{group.name}.width", smaller, group.width, part.unit, (group.name,))
+        """One for each group whose first filter layer is in the part, those that are cut exactly first."""
+        groups = [group for group in part.groups if group.first_block in part.blocks]
+        for group in sorted(groups, key=lambda group: not group.is_exact):
+            if any(is_ignored(name, part.options.ignore) for name in group.filters):
+                continue
+            multiple = math.lcm(part.options.round_to, group.bundle)
+            if multiple >= group.channels > group.bundle > 1:
+                multiple = group.bundle
+            rounded = (int(share * group.channels / multiple + 0.5) for share in part.options.widths)
+            counts = {max(count, 1) * multiple for count in rounded}
+            if smaller := {count for count in counts if count < group.channels}:
+                yield cls.ordinal(f"{group.name}.width", smaller, group.channels, part.unit, (group.name,))
 
     def touched(self, part: Part) -> tuple[str, ...]:
         return next(group.members for group in part.groups if group.name == self.layers[0])
@@ -170,7 +178,8 @@ class BlockChoice(LayerChoice):
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
         """One if the part begins with such a block."""
-        if part.options.remove_blocks and is_removable(part.chain[part.blocks.start]):
+        may_be_removed = part.options.remove_blocks and is_removable(part.chain[part.blocks.start])
+        if may_be_removed and not holds_ignored(part.chain, part.name, part.options.ignore):
             yield cls.ordinal(f"{part.name}.kept", (0,), 1, part.unit, (part.name,))
 
     def change(self, changes: Changes, value: Any) -> None:

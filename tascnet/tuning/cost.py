@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tascnet.measure import complexity
 from tascnet.measure.widths import SizedLayers, lost_sizes
 from tascnet.models.head import HeadSpec, classifier_of, head_start
-from tascnet.surgery import shape_after
+from tascnet.surgery import shape_after, width_groups
 from tascnet.tuning.choices import Changes, LayerChoice
 from tascnet.tuning.head import SearchedHead
 from tascnet.tuning.space import Space
@@ -67,7 +67,9 @@ class CostModel:
             choice.change(every, choice.neutral)
         cut = space.units[-1].block
         entry = shape_after(chain[:cut], example)
-        lost = lost_sizes(chain[cut:], entry, every.widths, costs) if every.widths else {}
+        groups = [group for group in width_groups(chain[cut:], entry) if group.name in every.widths]
+        lost = lost_sizes(groups, costs)
+        self._bundles = {group.name: group.bundle for group in groups}
         # The only layer outside `costs` is the head's first one.
         self._slots = {
             g: {name: slot for name, slot in by.items() if name in costs} for g, by in lost.items()
@@ -87,7 +89,11 @@ class CostModel:
     def __call__(self, config: Mapping[str, Any]) -> Cost:
         """The cost of a canonical configuration's whole network, trunk and tail."""
         changes = Changes.of(self._choices, config)
-        lost = {group: self._widths[group] - width for group, width in changes.widths.items()}
+        # In units of the groups.
+        lost = {
+            group: (self._widths[group] - width) // self._bundles[group]
+            for group, width in changes.widths.items()
+        }
         added = self._layers.change(
             ((count, self._slots[group]) for group, count in lost.items()),
             {name: side ** self._dimensions[name] for name, side in changes.kernels.items()},

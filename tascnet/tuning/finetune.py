@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tascnet.data import module_digest
 from tascnet.inherit import hand_over
-from tascnet.models.head import head_start
+from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.options import Tune, TuneBase
 from tascnet.run.files import digest_json
 from tascnet.run.records import StepRecord, Trial, score
@@ -79,6 +79,36 @@ def fine_tune(
     work = partial(_fit, learner, start, description="fine-tune from conventional", distillation=teacher)
     network, _ = archive.once(f"taught-{key}", work)
     return FineTuned(network=network, first_trained=0, frozen=(), origin=origin)
+
+
+def baseline(
+    pretrained: nn.Sequential, learner: Learner, archive: Archive
+) -> tuple[nn.Sequential, StepRecord]:
+    """The pre-trained network with a new softmax layer, the only trained one, and its training.
+
+    A text network keeps its dropout: without it the few filters overfit the training texts.
+    """
+    dropped = [block.p for block in pretrained[head_start(pretrained) :] if isinstance(block, nn.Dropout)]
+    dropout = float(dropped[-1]) if dropped and learner.samples.is_text else 0.0
+    chain = learner.place(
+        replace_head(pretrained, HeadSpec(dropout=dropout), learner.samples.num_classes, seed=learner.seed)
+    )
+
+    def train(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        cut = head_start(chain)
+        tail = chain[cut:].requires_grad_(True)
+        training = learner.fit(
+            tail,
+            "head",
+            features=Tails(learner, chain).features(cut),
+            checkpoint=folder / CHECKPOINT,
+            description="softmax layer",
+        )
+        step = StepRecord(seconds=training.seconds, training=training, first_trained=cut)
+        return join(chain[:cut], tail), step
+
+    trained, step = archive.once("baseline", train)
+    return learner.place(trained), step
 
 
 def conventional(
@@ -148,7 +178,6 @@ def _narrowed(
     def keep(
         tail: nn.Sequential,
         cut: int,
-        example: Tensor,
         groups: Sequence[WidthGroup],
         widths: Mapping[str, int],
         first_changed: int | None,
@@ -160,7 +189,7 @@ def _narrowed(
                 yield features, labels
 
         measure_norms(join(usual[:cut], tail), cut, first_changed)
-        return hand_over(tail, example, groups, widths, batches, seed=learner.seed)
+        return hand_over(tail, groups, widths, batches, seed=learner.seed)
 
     build = CandidateBuilder(usual, space, learner.samples.example, seed=learner.seed, hand_over=keep)
     candidate = build(winner.config)

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tascnet.errors import ConfigError
-from tascnet.measure import compare_latency, complexity, latency, size_bytes
+from tascnet.errors import ConfigError, SurgeryError
+from tascnet.measure import compare_latency, complexity, latency, reach, size_bytes
 from tascnet.models.grow import output_magnitude
 from tascnet.models.head import head_start
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import Autotune, Measure, Trainer, Tune, TuneBase
-from tascnet.run.records import made_once, measured_once
+from tascnet.run.records import Reach, made_once, measured_once
+from tascnet.surgery import Trace, WidthGroup, check_ignored, is_ignored
 from tascnet.train import Learner
 from tascnet.tuning.autotune import AutotuneBuilder, AutotuneCost, discover_autotune
 from tascnet.tuning.build import Candidate, CandidateBuilder
@@ -41,6 +42,8 @@ def check_options(options: TuneBase, trainer: Trainer, network: nn.Sequential) -
             f"`early_stop={options.early_stop}` stops no trial of {epochs} epochs",
             "lower it, or raise the epochs of the recipe `trial`",
         )
+    if isinstance(options, Tune):
+        check_ignored(network, options.ignore)
     if isinstance(options, Autotune) and isinstance(network.preprocessing, TextPreprocessing):
         raise ConfigError(
             "the space `autotune` makes layers for images and has none for texts", "take the space `tascnet`"
@@ -70,6 +73,21 @@ def discover(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> 
         return Space(discover_autotune(chain, example, options, deepest), nested=False)
     assert isinstance(options, Tune)
     return Space(discover_units(chain, example, options, deepest))
+
+
+def reach_of(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> Reach | None:
+    """How far narrower layers can go; None where no widths are searched, or costs do not follow from them."""
+    if not isinstance(options, Tune) or options.is_layerwise:
+        return None
+
+    def spared(group: WidthGroup) -> str | None:
+        ignored = any(is_ignored(name, options.ignore) for name in group.filters)
+        return "spared by `ignore`" if ignored else None
+
+    try:
+        return reach(chain, Trace(chain, example), spared)
+    except SurgeryError:
+        return None
 
 
 def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Linear, path: Path) -> Builder:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from torch import nn
 from tascnet.data import module_digest, open_samples
 from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
+from tascnet.measure import describe_device
 from tascnet.models.archive import save
-from tascnet.models.head import HeadSpec, classifier_of, head_start, replace_head
+from tascnet.models.head import classifier_of, head_start
 from tascnet.models.info import info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
-from tascnet.report import models_html, models_text, tune_report
+from tascnet.report import models_html, models_text, reach_lines, tune_report
 from tascnet.run.files import digest_json
 from tascnet.run.folder import budget, cache_folder, claim, finished, identity, open_folder
 from tascnet.run.records import (
@@ -39,7 +40,7 @@ from tascnet.run.records import (
     to_json,
     write_record,
 )
-from tascnet.train import CHECKPOINT, Archive, Learner
+from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
 from tascnet.train.setting import computing
@@ -47,12 +48,19 @@ from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
-from tascnet.tuning.finetune import conventional, fine_tune, freeze
-from tascnet.tuning.problem import LatencyMeter, builder_of, check_options, discover, goal_of
+from tascnet.tuning.finetune import baseline, conventional, fine_tune, freeze
+from tascnet.tuning.problem import LatencyMeter, builder_of, check_options, discover, goal_of, reach_of
 from tascnet.tuning.progression import Limits
+from tascnet.tuning.rivals import (
+    examples_of,
+    fine_tune_rival,
+    learner_for,
+    load_rivals,
+    rival_key,
+)
 from tascnet.tuning.space import FIRST_TRAINED
 from tascnet.tuning.study import Study
-from tascnet.tuning.tails import Tails, join
+from tascnet.tuning.tails import Tails
 from tascnet.tuning.trials import no_winner, run_search, run_trial
 
 log = logging.getLogger("tascnet")
@@ -66,7 +74,7 @@ class TuneResult:
 
     Args:
         network: the tuned network, in eval mode, with the attributes that every network of tascnet has.
-        metrics: of the networks `baseline`, `conventional` and `after`.
+        metrics: of the networks `baseline`, `conventional`, rivals and `after`.
         trials: all trials of the search.
         folder: of the tuned network; None without a run folder.
     """
@@ -108,7 +116,8 @@ def tune(
     Args:
         network: a pre-trained network from `tascnet.backbone`.
         data: the data set.
-        options: `Tune` or `Autotune`: the search space, its budget and the fine-tuning of the winner.
+        options: `Tune` or `Autotune`: the search space, its budget, the fine-tuning of the winner, and its
+            rivals.
         trainer: recipes, of which `head`, `trial` and `finetune` are used; None:
             `tascnet.presets.trainer_for(data)`.
         measure: how latency is measured.
@@ -172,13 +181,12 @@ def tune(
                     held_out=samples.held_out,
                     first_searched=None,
                 ),
-                factory=getattr(network, "factory", None),
             )
             if finished(output, budget(options)) and _is_whole(archive, output):
                 log.info("tune is finished in %s; `fresh=true` starts it over", output)
-                _measure_again(learner, archive, output, measure)
+                _add(learner, data, archive, output, options, measure)
             else:
-                _run(network, learner, archive, output, options, measure)
+                _run(network, learner, data, archive, output, options, measure)
             result = TuneResult(
                 network=archive.read(output / MODEL),
                 metrics=read_record(output / METRICS, TuneMetrics),
@@ -242,21 +250,58 @@ def _folders(
         yield search, output
 
 
-def _measure_again(learner: Learner, archive: Archive, output: Path, measure: Measure) -> None:
-    """Measure the latencies of a finished stage again if `measure` has changed."""
+def _add(
+    learner: Learner, data: Data, archive: Archive, output: Path, options: TuneBase, measure: Measure
+) -> None:
+    """Add the rivals that a finished stage lacks; measure latencies again if they or `measure` are new."""
     before = read_record(output / METRICS, TuneMetrics)
-    folders = {name: archive.folder / place for name, place in before.archives.items()}
-    folders["after"] = output / MODEL
-    networks = {name: learner.place(archive.read(folder)) for name, folder in folders.items()}
-    metrics = remeasured(before, networks, learner.samples, measure)
+    keys = {record.key for record in before.rivals}
+    size = getattr(learner.samples.preprocessing, "size", 0)
+    lacking = [name for name in options.rival_names if rival_key(name, size) not in keys]
+    rivals = [
+        fine_tune_rival(rival, learner, data, archive.folder)
+        for rival in load_rivals(lacking, learner, measure)
+    ]
+    # Of a rival with other weights than before the old row goes.
+    kept = [record for record in before.rivals if record.row not in {name.row for name in lacking}]
+    rows = ["baseline", "conventional", *(record.row for record in kept)]
+    folders = {row: archive.folder / before.archives[row] for row in rows}
+    folders |= {rival.record.row: rival.folder for rival in rivals} | {"after": output / MODEL}
+    networks = {row: learner.place(archive.read(folder)) for row, folder in folders.items()}
+    metrics: TuneMetrics | None
+    if rivals:
+        learners = {record.row: learner_for(networks[record.row], learner, data) for record in kept}
+        learners |= {rival.record.row: rival.learner for rival in rivals}
+        networks |= {rival.record.row: rival.network for rival in rivals}
+        known = {row: before.models[row] for row in (*rows, "after")}
+        metrics = replace(
+            before,
+            models=judge(learner, networks, folders, measure, learners=learners, known=known),
+            archives=_places(folders, archive),
+            rivals=(*kept, *(rival.record for rival in rivals)),
+            machine=describe_device(learner.device),
+            measure=asdict(measure),
+            seconds=before.seconds + sum(rival.record.seconds for rival in rivals),
+        )
+    else:
+        examples = examples_of(networks, before.rivals, learner.samples.example)
+        metrics = remeasured(before, networks, examples, measure)
     if metrics is not None:
         (output / REPORT).unlink(missing_ok=True)
         write_record(output / METRICS, metrics)
 
 
+def _places(folders: Mapping[str, Path], archive: Archive) -> dict[str, str]:
+    """Where the networks beside the tuned one are, below the folder of the search."""
+    return {
+        name: str(folder.relative_to(archive.folder)) for name, folder in folders.items() if name != "after"
+    }
+
+
 def _run(
     network: nn.Sequential,
     learner: Learner,
+    data: Data,
     archive: Archive,
     output: Path,
     options: TuneBase,
@@ -267,21 +312,25 @@ def _run(
     pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
     learner.check_memory(pretrained, "finetune", measure)
     check_network(pretrained, learner.samples)
-    chain, baseline = _baseline(pretrained, learner, archive)
-    assert baseline.training is not None
-    before = score(baseline.training, learner.metric)
+    rivals = load_rivals(options.rival_names, learner, measure)
+    chain, first = baseline(pretrained, learner, archive)
+    assert first.training is not None
+    before = score(first.training, learner.metric)
     assert before is not None
     folders = {"baseline": archive.path("baseline"), "after": output / MODEL}
     classifier = classifier_of(pretrained)
     tails = Tails(learner, chain, options.objective)
     meter = LatencyMeter(learner, chain, measure, archive.path("latency.json"))
     space = discover(chain, learner.samples.example, options)
+    found_reach = reach_of(chain, learner.samples.example, options)
     build = builder_of(options, space, tails, classifier, archive.path("magnitude.json"))
     goal = goal_of(options, space, tails, classifier, meter, before=before, folder=folders["baseline"])
     limits = Limits.of(options)
     journal = archive.folder / JOURNAL
     study = Study(journal, space, learner.seed, goal, options.algorithm, limits.every or 1)
     if options.pick is None:
+        for line in reach_lines(found_reach) if found_reach else ():
+            log.info("%s", line)
         log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
         trial = partial(
             run_trial,
@@ -304,6 +353,7 @@ def _run(
     first_searched = space.units[unit].block
     tuned = fine_tune(options, winner, space, tails, build, archive)
     usual, folders["conventional"] = conventional(learner, archive, chain, tuned.first_trained)
+    others = [fine_tune_rival(rival, learner, data, archive.folder) for rival in rivals]
     # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (output / METRICS).unlink(missing_ok=True)
     (output / REPORT).unlink(missing_ok=True)
@@ -312,11 +362,18 @@ def _run(
     freeze(usual, tuned.first_trained)
     freeze(tuned.network, tuned.first_trained, tuned.frozen)
     started = time.perf_counter()
-    networks = {"baseline": chain, "conventional": usual, "after": tuned.network}
-    models = judge(learner, networks, folders, measure)
+    networks = {"baseline": chain, "conventional": usual}
+    networks |= {rival.record.row: rival.network for rival in others} | {"after": tuned.network}
+    folders |= {rival.record.row: rival.folder for rival in others}
+    learners = {rival.record.row: rival.learner for rival in others}
+    models = judge(learner, networks, folders, measure, learners=learners)
     found = findings(options, study, chain, build)
     steps = [read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done]
-    work = [*(trial.seconds for trial in study.trials), *(step.seconds for step in steps)]
+    work = [
+        *(trial.seconds for trial in study.trials),
+        *(step.seconds for step in steps),
+        *(rival.record.seconds for rival in others),
+    ]
     metrics = TuneMetrics(
         models=models,
         best_config=winner.config,
@@ -325,43 +382,13 @@ def _run(
         finetuned_from=tuned.origin,
         first_searched_block=first_searched,
         stopped=stopped,
-        archives={
-            name: str(folders[name].relative_to(archive.folder)) for name in ("baseline", "conventional")
-        },
+        archives=_places(folders, archive),
         trials=len(study.trials),
+        reach=found_reach,
+        rivals=tuple(rival.record for rival in others),
         budget=budget(options),
         seconds=sum(work) + time.perf_counter() - started,
         **found,
         **stage_facts(learner, archive.info.backbone, measure),
     )
     write_record(output / METRICS, metrics)
-
-
-def _baseline(
-    pretrained: nn.Sequential, learner: Learner, archive: Archive
-) -> tuple[nn.Sequential, StepRecord]:
-    """The pre-trained network with a new softmax layer, the only trained one.
-
-    A text network keeps its dropout: without it the few filters overfit the training texts.
-    """
-    dropped = [block.p for block in pretrained[head_start(pretrained) :] if isinstance(block, nn.Dropout)]
-    dropout = float(dropped[-1]) if dropped and learner.samples.is_text else 0.0
-    chain = learner.place(
-        replace_head(pretrained, HeadSpec(dropout=dropout), learner.samples.num_classes, seed=learner.seed)
-    )
-
-    def train(folder: Path) -> tuple[nn.Sequential, StepRecord]:
-        cut = head_start(chain)
-        tail = chain[cut:].requires_grad_(True)
-        training = learner.fit(
-            tail,
-            "head",
-            features=Tails(learner, chain).features(cut),
-            checkpoint=folder / CHECKPOINT,
-            description="softmax layer",
-        )
-        step = StepRecord(seconds=training.seconds, training=training, first_trained=cut)
-        return join(chain[:cut], tail), step
-
-    trained, step = archive.once("baseline", train)
-    return learner.place(trained), step

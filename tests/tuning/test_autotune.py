@@ -79,10 +79,17 @@ def test_dense_layers_before_the_classifier_can_be_units():
         ("resnet20", 32, "replace", 19, ["layer3_2.body.conv2", "layer3_2.body.conv1"], []),
         ("resnet18", 64, "replace", 17 + 1, ["layer4_1.body.conv2"], ["maxpool", "conv1"]),
         ("resnet50", 64, "replace", 49 + 1, ["layer4_2.body.conv3"], ["maxpool", "conv1"]),
-        ("densenet121", 64, "replace", 120 + 4, ["dense4_16.body.conv2"], ["pool0", "conv0"]),
-        ("mobilenet_v2", 64, "replace", 52, ["last", "block17.project"], ["stem"]),
-        ("vgg16", 32, "keep", 13 + 5 + 2, ["fc7", "fc6", "pool5", "conv5_3"], []),
-        ("vgg16", 32, "replace", 13 + 5, ["pool5", "conv5_3", "conv5_2"], []),
+        (
+            "densenet121",
+            64,
+            "replace",
+            120 + 4,
+            ["features_denseblock4_denselayer16.body.conv2"],
+            ["features_pool0", "features_conv0"],
+        ),
+        ("mobilenet_v2", 64, "replace", 52, ["features_18.0", "features_17.conv_2"], ["features_0.0"]),
+        ("vgg16", 32, "keep", 13 + 5 + 2, ["classifier_3", "classifier_0", "features_30"], []),
+        ("vgg16", 32, "replace", 13 + 5, ["features_30", "features_28", "features_26"], []),
     ],
 )
 def test_units_of_the_backbones(name, side, dense, count, first, padded):

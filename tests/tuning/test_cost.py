@@ -6,17 +6,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tascnet.errors import SurgeryError
 from tascnet.measure import complexity
+from tascnet.measure.widths import lost_sizes
 from tascnet.models.build import build_chain
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
+from tascnet.models.layers import BlurPool2d
 from tascnet.options import Tune
-from tascnet.surgery import channel_slots
+from tascnet.surgery import width_groups
 from tascnet.tuning.build import CandidateBuilder
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.cost import Cost, CostModel
 from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS, body, conv
+from tests.surgery.networks import NETWORKS
 from tests.tuning.spaces import canonical_configs
 
 # Every kind of choice, with widths that are no multiples of anything.
@@ -31,6 +33,8 @@ OPTIONS = {
     "head": "search",
 }
 # Backbone, pixels, and how many units: all, or as many as keep the test short.
+# Units of several channels, layers that read and write a group, parts of layers.
+UNITS = ("excitation", "reparametrised", "grouped", "group_norms", "channels_last", "partial", "chunked")
 BACKBONES = {"digits_cnn": (8, None), "resnet20": (16, None), "mobilenet_v2": (32, 8), "resnet18": (32, None)}
 
 
@@ -60,7 +64,7 @@ def backbone(name, pixels, units):
 
 @functools.cache
 def toy(name):
-    chain = TOYS[name]()
+    chain = TOYS[name]() if name in TOYS else NETWORKS[name].make()
     return Case(chain, nn.Linear(chain.classifier.in_features, 11), EXAMPLE)
 
 
@@ -68,7 +72,7 @@ few = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthC
 
 
 @few
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", [*TOYS, *UNITS])
 @given(data=st.data())
 def test_costs_of_small_chains_are_those_of_the_built_networks(name, data):
     case = toy(name)
@@ -130,61 +134,43 @@ def test_a_space_of_the_head_alone():
         assert case.cost(config) == case.measured(config)
 
 
-class Pool(nn.Module):
-    """Counted as the layer of torch.nn, but unknown."""
-
-    def forward(self, x):
-        return nn.functional.adaptive_avg_pool2d(x, 1)
-
-
-class GatedPool(Pool):
-    """Beside the channels it counts their mean."""
-
-    def forward(self, x):
-        return super().forward(x) * super().forward(x.mean(1, keepdim=True))
-
-
-def pooled(pool):
-    return body(
+def test_a_layer_without_weights_is_counted_by_channels():
+    chain = body(
         ("conv1", conv(3, 8)),
         ("conv2", conv(8, 8)),
-        ("pool", pool),
+        ("blur", BlurPool2d()),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
         ("flatten", nn.Flatten()),
         ("classifier", nn.Linear(8, 5)),
     ).eval()
-
-
-def test_an_unknown_layer_without_weights_is_counted_by_channels():
-    case = Case(pooled(Pool()), None, EXAMPLE, head="new")
+    case = Case(chain, None, EXAMPLE, head="new")
     config = {**case.space.neutral(2), "conv2.width": 4}
-    # 4 of 8 channels less: their weights, their values in the pool and the features of the classifier.
+    # 4 of 8 channels less: their weights, nine for each of the 16 pixels of the smoothed map, the 16 values
+    # that are averaged, and the features of the classifier.
     assert case.cost(config) == Cost(
         params=case.cost.neutral.params - 4 * 72 - 4 * 5,
-        flops=case.cost.neutral.flops - 4 * 72 * 64 - 4 * 64 - 4 * 5,
+        flops=case.cost.neutral.flops - 4 * 72 * 64 - 4 * 9 * 16 - 4 * 16 - 4 * 5,
     )
     assert case.cost(config) == case.measured(config)
 
 
-def test_a_layer_whose_cost_does_not_follow_from_its_widths_is_refused():
-    with pytest.raises(SurgeryError, match=r"cost of layer 'pool' \(GatedPool\) does not follow"):
-        Case(pooled(GatedPool()), None, EXAMPLE, head="new")
-
-
 def test_slots_by_hand():
-    slots = channel_slots(TOYS["plain"](), EXAMPLE, ["conv1", "conv2", "fc"])
-    assert slots == {
+    def slots(name):
+        chain = TOYS[name]()
+        costs = {cost.name: cost for cost in complexity(chain, EXAMPLE).layers}
+        return lost_sizes(width_groups(chain, EXAMPLE), costs)
+
+    assert slots("plain") == {
         "conv1": {"conv1": (0, 1), "conv2": (1, 0)},
         # Each channel is a map of 4 x 4 when it is flattened.
-        "conv2": {"conv2": (0, 1), "bn2": (1, 1), "fc": (16, 0)},
+        "conv2": {"conv2": (0, 1), "bn2": (0, 1), "fc": (16, 0)},
         "fc": {"fc": (0, 1), "classifier": (1, 0)},
     }
-    dense = channel_slots(TOYS["dense"](), EXAMPLE, ["d2.body.conv2", "stem"], watched=["pool", "pool0"])
+    dense = slots("dense")
     assert dense["d2.body.conv2"] == {
         "d2.body.conv2": (0, 1),
-        "norm": (1, 1),
-        "pool": (1, 1),
+        "norm": (0, 1),
+        "pool": (0, 1),
         "classifier": (1, 0),
     }
     assert "pool" not in dense["stem"]
-    with pytest.raises(SurgeryError, match="'conv9' is no layer"):
-        channel_slots(TOYS["plain"](), EXAMPLE, ["conv9"])

@@ -2,11 +2,13 @@ import pytest
 from torch import nn
 
 from tascnet.models.blocks import Residual
+from tascnet.models.layers import LayerNorm2d
 from tascnet.options import Tune
 from tascnet.surgery import width_groups
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS, basic, body, conv
+from tests.surgery.networks import NETWORKS
 
 OPTIONS = {
     "widths": (0.25, 0.5, 1.0),
@@ -62,6 +64,48 @@ def test_the_residual_stream_comes_with_the_first_block_of_its_stage():
     assert kernel.layers == ("b1.body.conv1", "b1.body.conv2")
     (activation,) = [c for c in units[1].choices if c.what == "activation"]
     assert activation.layers == ("b1.body.relu1", "b1.activation")
+
+
+def widths_of(name, **changes):
+    units = discover_units(NETWORKS[name].make(), EXAMPLE, options(**changes))
+    return {c.name: c.values for unit in units for c in unit.choices if c.what == "width"}
+
+
+def test_widths_are_channels_in_whole_units():
+    # Two channels in each of four units: a quarter and a half of eight are 2 and 4, not 8 / 4.
+    assert widths_of("grouped", round_to=1)["block.body.conv1.width"] == (2, 4, 8)
+    assert widths_of("grouped", round_to=4)["block.body.conv1.width"] == (4, 8)
+    # No smaller width is a multiple of eight: any number of units will do.
+    assert widths_of("grouped", round_to=8)["block.body.conv1.width"] == (2, 4, 8)
+    # Without units of several channels multiples come first.
+    assert "stem.width" not in widths_of("grouped", round_to=8)
+
+
+def test_widths_whose_cut_is_exact_come_first():
+    chain = body(
+        ("stem", conv(3, 8)),
+        ("norm", LayerNorm2d(8)),
+        ("block", body(("a", conv(8, 8)), ("ln", LayerNorm2d(8)), ("b", conv(8, 12)), ("c", conv(12, 8)))),
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("classifier", nn.Linear(8, 5)),
+    ).eval()
+    (unit,) = [unit for unit in discover_units(chain, EXAMPLE, options()) if unit.block == 2]
+    offered = [choice.name for choice in unit.choices if choice.what == "width"]
+    assert offered == ["block.b.width", "block.c.width", "block.a.width"]
+
+
+def test_ignored_layers_are_not_searched():
+    everything = {c.name for unit in discover("residual") for c in unit.choices}
+    units = discover("residual", ignore=("b1", "*.conv1", "stem"))
+    left = {c.name for unit in units for c in unit.choices}
+    assert everything - left == {
+        *("b1.kept", "b1.body.conv1.width", "b1.kernel", "b1.activation", "b0.body.conv2.width"),
+        *("b0.body.conv1.width", "a0.body.conv1.width", "a0.kept", "stem.width", "stem.kernel"),
+    }
+    # The first convolution of a0 is spared, the second is not.
+    (kernel,) = [c for unit in units for c in unit.choices if c.name == "a0.kernel"]
+    assert kernel.layers == ("a0.body.conv2",)
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -152,6 +152,24 @@ def test_the_tighter_of_two_latency_targets_holds(tmp_path, monkeypatch):
     assert all(trial.latency_ms is not None for trial in result.trials)
 
 
+def test_what_cannot_be_made_narrower_is_recorded_and_ignored_layers_stay(tmp_path):
+    options = Tune(**OPTIONS | {"max_units": 2, "ignore": ("conv2",), "widths": (0.5,)})
+    found = tuned(tmp_path, options)
+    reach = found.metrics.reach
+    assert {one.reason: one.layers for one in reach.uncut} == {
+        "feeds the output": ("classifier",),
+        "spared by `ignore`": ("conv2",),
+    }
+    assert 0 < reach.flops_left < 1
+    assert not {"conv2.width", "conv2.kernel"} & found.metrics.best_config.keys()
+    assert "conv1.width" in found.metrics.best_config
+
+
+def test_a_pattern_that_matches_no_layer_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"`ignore` has `conv9`.*did you mean `conv\d`"):
+        tuned(tmp_path, Tune(**OPTIONS, ignore=("conv9",)))
+
+
 @pytest.mark.parametrize("objective", ["pareto_flops", "pareto_params"])
 def test_a_front_against_a_cost(tmp_path, objective):
     result = tuned(tmp_path, Tune(**OPTIONS, objective=objective))
