@@ -20,6 +20,7 @@ from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_re
 from tascnet.train.setting import computing
 from tascnet.train.transfer import outputs_of
 from tascnet.tuning import may_widen
+from tascnet.tuning.rivals import examples_of
 
 from . import prune, tune
 
@@ -43,7 +44,7 @@ def run(config: Config) -> None:
         tune.run(config)
     with spelling("prune", is_alone=False):
         prune.run(config)
-    models = _models(config, network, example)
+    models = _models(config, example)
     title = "From the baseline to the pruned network"
     output().print(models_table(models, title=title, metric=config.metric))
     write_text(run_folder(config) / "models.svg", models_plot(models, config.metric))
@@ -56,7 +57,7 @@ def _example(config: Config, network: nn.Sequential) -> Tensor:
     return torch.zeros(info_of(network).preprocessing.example_shape)
 
 
-def _models(config: Config, network: nn.Sequential, example: Tensor) -> dict[str, ModelMetrics]:
+def _models(config: Config, example: Tensor) -> dict[str, ModelMetrics]:
     """What both stages measured, but for latency, which compares only where it is measured side by side."""
     tuned, pruned, search = (stage_folder(config, stage) for stage in ("tune", "prune", "search"))
     metrics = read_record(tuned / "metrics.json", TuneMetrics)
@@ -64,16 +65,17 @@ def _models(config: Config, network: nn.Sequential, example: Tensor) -> dict[str
     records = {
         "baseline": metrics.models["baseline"],
         "conventional": metrics.models["conventional"],
+        **{rival.row: metrics.models[rival.row] for rival in metrics.rivals},
         "tuned": metrics.models["after"],
         "pruned": after,
     }
     folders = {name: search / place for name, place in metrics.archives.items()}
     folders |= {"tuned": tuned / "model", "pruned": pruned / "model"}
-    factory = getattr(network, "factory", None)
     with computing(config.device, config.threads) as device:
-        networks = {name: tascnet.load(folders[name], factory=factory, device=device) for name in records}
+        networks = {name: tascnet.load(folders[name], device=device) for name in records}
         measure = config.measure
-        costs = measure_models(networks, example, batch=measure.batch, repeats=measure.repeats)
+        examples = examples_of(networks, metrics.rivals, example)
+        costs = measure_models(networks, examples, batch=measure.batch, repeats=measure.repeats)
     latencies = {
         name: {key: value for key, value in cost.items() if key.startswith("latency")}
         for name, cost in costs.items()

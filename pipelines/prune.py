@@ -9,11 +9,10 @@ from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
 from tascnet.errors import ArchiveError, ConfigError, RunFolderError
-from tascnet.models.chains.custom import find_factory
 from tascnet.models.info import ModelInfo
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
-from tascnet.options import CustomBackbone, ImageBackbone, Texts
+from tascnet.options import ImageBackbone, Texts
 from tascnet.report import class_lines, speed_lines, stage_tables, widths_table
 from tascnet.run.console import output
 from tascnet.run.folder import finished
@@ -25,12 +24,9 @@ def run(config: Config) -> None:
     """Run stage `prune`, resume it, or show what it found."""
     cache = cache_folder(config)
     check_samples(config.dataset, cache)
-    saved, backbone = _saved_network(config), config.backbone
-    factory = None
-    if isinstance(backbone, CustomBackbone) and backbone.factory is not None:
-        factory = find_factory(backbone.factory)
+    saved = _saved_network(config)
     try:
-        network = tascnet.load(saved, factory=factory)
+        network = tascnet.load(saved)
     except ArchiveError as error:
         if config.prune_run.source is not None:
             raise
@@ -80,6 +76,6 @@ def _log_inputs(config: Config, saved: Preprocessing | TextPreprocessing) -> Non
         asked = config.dataset.max_tokens if isinstance(config.dataset, Texts) else own
     else:
         own, option = saved.size, "backbone.size"
-        asked = config.backbone.size if isinstance(config.backbone, ImageBackbone) else own
+        asked = (config.backbone.size if isinstance(config.backbone, ImageBackbone) else None) or own
     if asked != own:
         log.info("the saved network keeps the inputs that it was made for: %s=%d, not %d", option, own, asked)

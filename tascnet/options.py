@@ -19,11 +19,11 @@ PUBLISHED_IMAGES = ("caltech101", "caltech256", "stanford_dogs", "cifar10", "oxf
 OFFICIAL_TESTS = ("stanford_dogs", "cifar10", "oxford_flowers102")
 PUBLISHED_TEXTS = ("movie_review", "subjectivity")
 
-IMAGE_BACKBONES = (
-    *("vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2"),
-    *("resnet20", "resnet56", "digits_cnn", "custom"),
-)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# How the name of a network of timm begins.
+TIMM = "timm/"
+# Pillow's filters, and what is cut from an image: its centre, or the centre of the whole image made square.
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+CROPS = ("center", "squash")
 
 ACTIVATIONS = (
     *("relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "hardswish", "tanh", "sigmoid"),
@@ -41,9 +41,6 @@ CRITERIA = (
 MOST_EPOCHS, MOST_TRIALS, MOST_FILTERS = 100_000, 100_000, 65_536
 # Threads for each CPU: more of them only wait for each other, and far more end the process.
 THREADS_PER_CPU = 4
-
-# Of smaller images these networks leave nothing.
-SMALLEST_SIZES = {"vgg16": 32, "densenet121": 29}
 
 BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
     ("minimum", operator.lt, "at least"),
@@ -390,62 +387,63 @@ class Backbone(Options):
     """The pre-trained network."""
 
     name: str = option("", "Name of the network.")
-    weights: str = option("pretrained", "pretrained, random, or a file (.safetensors, or .pth without code).")
+    weights: str = option("pretrained", "pretrained, random, or a file of weights.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBackbone(Backbone):
-    """A network for images, and the images that it expects."""
+    """A network for images, and the images that it expects; null: those of its weights."""
 
-    name: str = option("mobilenet_v2", "Name of the network.", choices=IMAGE_BACKBONES)
-    size: int = option(224, "Side of the square that the network sees, in pixels.", minimum=4, maximum=4096)
+    name: str = option(
+        "", "A classifier of torchvision, timm/<model>, or the dotted path of a network of your own."
+    )
+    weights: str = option(
+        "pretrained", "pretrained, random, the name of published ones such as IMAGENET1K_V1, or a file."
+    )
+    size: int | None = option(
+        None, "Side of the square that the network sees, in pixels.", minimum=4, maximum=4096
+    )
     resize: int | None = option(
-        None, "Shorter side after resizing; null is 8/7 of the size.", minimum=4, maximum=8192
+        None, "Side after resizing; null: in proportion to the size.", minimum=4, maximum=8192
     )
-    mean: tuple[float, ...] = option(
-        IMAGENET_MEAN, "Channel means, for pixels in [0, 1].", minimum=-1000, maximum=1000, unique=False
+    mean: tuple[float, ...] | None = option(
+        None, "Channel means, for pixels in [0, 1].", minimum=-1000, maximum=1000, unique=False
     )
-    std: tuple[float, ...] = option(
-        IMAGENET_STD, "Channels' deviations.", minimum=1e-4, maximum=1000, unique=False
+    std: tuple[float, ...] | None = option(
+        None, "Channels' deviations.", minimum=1e-4, maximum=1000, unique=False
     )
-    interpolation: str = option("bilinear", "How images are resized.", choices=("bilinear", "bicubic"))
+    interpolation: str | None = option(None, "How images are resized.", choices=INTERPOLATIONS)
+    crop: str | None = option(
+        None,
+        "center: the shorter side is resized and the centre cut; squash: both sides are resized.",
+        choices=CROPS,
+    )
 
     def rules(self) -> Iterator[Rule]:
         yield (
-            len(self.mean) != len(self.std) or len(self.mean) not in (1, 3),
-            f"`mean` and `std` have {len(self.mean)} and {len(self.std)} values",
+            self.name != "" and not re.fullmatch(r"\w[\w.:/-]*", self.name),
+            f"`name={self.name}` cannot be the name of a network",
+            "it has letters, digits and ._-/ such as timm/resnet18",
+        )
+        counts = {len(values) for values in (self.mean, self.std) if values is not None}
+        numbers = " and ".join(map(str, (len(v) for v in (self.mean, self.std) if v is not None)))
+        yield (
+            len(counts) > 1 or not counts <= {1, 3},
+            f"`mean` and `std` have {numbers} values",
             "give one value for grey images or three for colour, the same number for both",
         )
-        smallest = SMALLEST_SIZES.get(self.name, 0)
         yield (
-            self.size < smallest,
-            f"`size={self.size}` leaves no pixel at the end of {self.name}",
-            f"give at least `size={smallest}`, or another network",
-        )
-        yield (
-            self.resize is not None and self.resize < self.size,
+            None not in (self.size, self.resize) and self.resize < self.size,  # type: ignore[operator]
             f"`resize={self.resize}` is smaller than `size={self.size}`",
             "images are resized first, then cropped: give at least the size",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomBackbone(ImageBackbone):
-    """Your own network."""
+class DigitsBackbone(ImageBackbone):
+    """A small network for the embedded digits."""
 
-    name: str = option("custom", "Name of the network.")
-    weights: str = option("random", "random, or a file of weights for the network.")
-    factory: str | None = option(
-        None, "Dotted path of `factory(num_classes)`, which returns an nn.Sequential."
-    )
-
-    def rules(self) -> Iterator[Rule]:
-        yield from super().rules()
-        yield (
-            self.factory is None,
-            "the function that builds the network is missing",
-            "give its dotted path as `factory=<module>.<function>`",
-        )
+    name: str = option("digits_cnn", "Name of the network.", choices=("digits_cnn",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,7 +457,8 @@ class TextBackbone(Backbone):
     vectors: str | None = option(None, "File of word vectors in GloVe's format to initialise the embedding.")
 
 
-BACKBONES: dict[str, type[Backbone]] = {"textcnn": TextBackbone, "custom": CustomBackbone}
+# Networks with options of their own; all others have those of `ImageBackbone`.
+BACKBONES: dict[str, type[Backbone]] = {"textcnn": TextBackbone, "digits_cnn": DigitsBackbone}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -600,6 +599,38 @@ class Targets(Options):
         return self.latency_target is not None or self.latency_target_ms is not None
 
 
+_RIVAL = re.compile(r"([\w./-]+)(?:@(\d+))?(?::(.+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalName:
+    """A rival as the option `rivals` names it: `<network>`, `<network>@<size>:<weights>`.
+
+    Args:
+        network: its name.
+        size: side of its images, in pixels; None: as the tuned network's.
+        weights: as the option of a backbone; None: its default ones.
+    """
+
+    network: str
+    size: int | None
+    weights: str | None
+
+    @staticmethod
+    def of(text: str) -> "RivalName | None":
+        """What a text means; None: it is none of these forms."""
+        match = _RIVAL.fullmatch(text)
+        if match is None:
+            return None
+        size = int(match[2]) if match[2] else None
+        return RivalName(network=match[1], size=size, weights=match[3])
+
+    @property
+    def row(self) -> str:
+        """What its row in tables is called."""
+        return f"rival {self.network}" + (f"@{self.size}" if self.size else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuneBase(Targets):
     """Stage one: what its search spaces share."""
@@ -679,6 +710,19 @@ class TuneBase(Targets):
         choices=("auto", "conventional", "best", "all", "prefix"),
     )
 
+    rivals: tuple[str, ...] = option(
+        (),
+        "Networks that are fine-tuned conventionally for comparison: <name>, <name>@<size> with the side of "
+        "their images, <name>@<size>:<weights> with a file or the name of published weights.",
+        empty=True,
+        cosmetic=True,
+    )
+
+    @property
+    def rival_names(self) -> tuple[RivalName, ...]:
+        """The rivals, read."""
+        return tuple(name for text in self.rivals if (name := RivalName.of(text)))
+
     @property
     def is_layerwise(self) -> bool:
         """Whether each trial is the pre-trained network, trained from one block on."""
@@ -697,6 +741,18 @@ class TuneBase(Targets):
         idle = self.is_layerwise and self.max_units is not None
         hint = "leave it out; `max_trials` and `max_seconds` limit the number of depths"
         yield _no_effect(idle, "max_units", "algorithm=layerwise", hint)
+        for text in self.rivals:
+            yield (
+                RivalName.of(text) is None,
+                f"`rivals` cannot read {printable(repr(text), 200)}",
+                "give names such as resnet18, resnet18@128 or resnet18@128:<weights>",
+            )
+        rows = [name.row for name in self.rival_names]
+        yield (
+            len(set(rows)) < len(rows),
+            f"`rivals` names a network of one size twice: {shown(self.rivals)}",
+            "give each once, with the weights that you mean",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -725,6 +781,9 @@ class Tune(TuneBase):
         ("relu", "elu"), "Choices besides the pre-trained activation.", choices=ACTIVATIONS, empty=True
     )
     remove_blocks: bool = option(True, "Whether residual blocks with an identity shortcut may be removed.")
+    ignore: tuple[str, ...] = option(
+        (), "Layers and blocks that are not searched: names, or patterns such as `layer1_*`.", empty=True
+    )
     lr_factors: tuple[float, ...] = option(
         (1.0,), "Choices for a trial's learning rate, as multiples of its recipe's.", above=0, maximum=1000
     )
@@ -837,6 +896,9 @@ class Prune(Targets):
     )
     where: str = option(
         "all", "Pruned layers: all, or those that stage tune searched (tail).", choices=("all", "tail")
+    )
+    ignore: tuple[str, ...] = option(
+        (), "Layers and blocks that are not pruned: names, or patterns such as `layer1_*`.", empty=True
     )
     min_filters: int = option(
         16, "Groups with fewer filters are not pruned.", minimum=2, maximum=MOST_FILTERS

@@ -13,6 +13,7 @@ from tascnet.errors import ConfigError, closest, listed
 from tascnet.options import (
     BACKBONES,
     DATASETS,
+    TIMM,
     Autotune,
     Data,
     Digits,
@@ -28,6 +29,8 @@ from tascnet.options import (
 )
 
 GROUPS = ("dataset", "backbone", "trainer", "tune", "prune", "measure")
+# What suits networks of a library: their narrower layers are a small part of their FLOPs.
+LIBRARY_SUITS: dict[str, dict[str, Any]] = {"prune": {"min_filters": 96}}
 
 
 def preset(group: str, name: str, *, backbone: str | None = None, **changes: Any) -> Any:
@@ -35,7 +38,8 @@ def preset(group: str, name: str, *, backbone: str | None = None, **changes: Any
 
     Args:
         group: `dataset`, `backbone`, `trainer`, `tune`, `prune` or `measure`.
-        name: of a file in that group of conf/. A trainer may also be that of a tune preset.
+        name: of a file in that group of conf/. A trainer may also be that of a tune preset, and
+            a backbone the name of any network.
         backbone: name of the network, whose options replace defaults that the preset does not set.
         changes: options in place of the preset's; a mapping changes a nested section in part.
 
@@ -46,9 +50,17 @@ def preset(group: str, name: str, *, backbone: str | None = None, **changes: Any
         raise ConfigError(f"there is no group of presets {group!r}", f"take {listed(GROUPS)}")
     values = _merged(_section(group, name), changes)
     cls = _option_class(group, name, values)
-    suits = {} if backbone is None else _values("backbone", backbone, "suits").get(group, {})
+    suits = {} if backbone is None else what_suits(backbone).get(group, {})
     known = {entry.name for entry in fields(cls)}
     return make(cls, _merged({key: value for key, value in suits.items() if key in known}, values))
+
+
+def what_suits(backbone: str) -> dict[str, Any]:
+    """By section, options that suit a network, in place of defaults."""
+    if backbone in preset_names("backbone"):
+        return _values("backbone", backbone, "suits")
+    is_of_library = "." not in backbone or backbone.startswith(TIMM)
+    return LIBRARY_SUITS if is_of_library else {}
 
 
 def trainer_for(data: object) -> Trainer:
@@ -70,12 +82,16 @@ def _option_class(group: str, name: str, values: Mapping[str, Any]) -> type[Opti
 
 
 def _section(group: str, name: str) -> dict[str, Any]:
-    if name in _names(group):
+    if name in preset_names(group):
         return _values(group, name, group)
-    trainers = [other for other in _names("tune") if group == "trainer" and _values("tune", other, "trainer")]
+    if group == "backbone":
+        return {"name": name}
+    trainers = [
+        other for other in preset_names("tune") if group == "trainer" and _values("tune", other, "trainer")
+    ]
     if name in trainers:
         return _merged(_values("trainer", "default", "trainer"), _values("tune", name, "trainer"))
-    offered = sorted([*_names(group), *trainers])
+    offered = sorted([*preset_names(group), *trainers])
     likely = closest(name, offered)
     raise ConfigError(
         f"there is no preset {name!r} of {group}",
@@ -89,7 +105,7 @@ def _values(group: str, name: str, section: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(text) or {}
     before: dict[str, Any] = {}
     for entry in content.pop("defaults", []):
-        if isinstance(entry, str) and entry in _names(group):
+        if isinstance(entry, str) and entry in preset_names(group):
             before = _merged(before, _values(group, entry, section))
     is_global = re.search(r"^# *@package +_global_", text, re.MULTILINE)
     own = content.get(section, {}) if is_global else content if section == group else {}
@@ -97,7 +113,8 @@ def _values(group: str, name: str, section: str) -> dict[str, Any]:
 
 
 @cache
-def _names(group: str) -> tuple[str, ...]:
+def preset_names(group: str) -> tuple[str, ...]:
+    """The names of the files in a group of conf/."""
     files = (resources.files("tascnet_conf") / group).iterdir()
     return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
 

@@ -37,6 +37,7 @@ PLACES = {
     "hydra": ("cli/",),
     "omegaconf": ("cli/",),
     "torch_pruning": ("surgery/", "pruning/importance"),
+    "timm": ("models/library.py",),
     "tokenizers": ("models/text.py",),
     "imagehash": ("models/preprocessing.py",),
     "pillow_heif": ("models/preprocessing.py",),

@@ -18,7 +18,6 @@ FILES = [
 NEEDED = {
     "image_folder": {"root": "photos"},
     "text_lines": {"root": "texts"},
-    "custom": {"factory": "module.function"},
 }
 BASES = {
     "dataset": options.Data,
@@ -55,6 +54,11 @@ def test_a_preset_starts_from_another_one_of_its_group() -> None:
     assert (dense.neurons, dense.max_trials) == (base.neurons, base.max_trials)
 
 
+def test_a_backbone_without_a_file_has_its_name_alone() -> None:
+    for name in ("resnet34", "timm/resnet18.a1_in1k", "my_nets.Net"):
+        assert preset("backbone", name, size=64) == options.ImageBackbone(name=name, size=64)
+
+
 def test_changes_take_the_place_of_the_presets_options() -> None:
     plain, changed = preset("trainer", "digits"), preset("trainer", "digits", lr=0.5, head={"epochs": 3})
     assert changed.lr == 0.5
@@ -76,7 +80,10 @@ def test_what_suits_a_network_takes_the_place_of_defaults_alone() -> None:
     assert preset("tune", "tascnet", backbone="digits_cnn", neurons=[8]).neurons == (8,)
     # A preset's own value wins, and what the class does not have is left out.
     assert preset("prune", "reconstruction", backbone="mobilenet_v2").min_filters == 16
-    assert preset("prune", "magnitude", backbone="mobilenet_v2").min_filters == 96
+    for name in ("mobilenet_v2", "timm/resnet18.a1_in1k"):
+        assert preset("prune", "magnitude", backbone=name).min_filters == 96
+    # A network of one's own may be narrow.
+    assert preset("prune", "magnitude", backbone="my_nets.Net").min_filters == 16
     assert preset("tune", "autotune", backbone="digits_cnn") == preset("tune", "autotune")
 
 
@@ -95,7 +102,7 @@ def test_trainers_suit_the_data() -> None:
         (("trainer", "zzzz"), {}, "take autotune, autotune_dense, default, digits or text"),
         (("tune", "tascnet"), {"max_trial": 3}, "no option `max_trial`: did you mean `max_trials`"),
         (("tune", "tascnet"), {"max_trials": "3"}, "`max_trials` takes a whole number or null"),
-        (("backbone", "custom"), {}, "the function that builds the network is missing"),
+        (("backbone", "resnet34"), {"crop": "middle"}, "`crop` has no choice 'middle'"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, changes, says) -> None:

@@ -157,7 +157,8 @@ def _check_choice(group: str, value: Any, groups: Mapping[str, list[str]] | None
         raise ConfigError(
             f"{group} has no choice {shown(value)}", f"python -m tascnet --help lists those of {group}"
         )
-    if groups is not None and value not in groups[group]:
+    # The libraries that know further networks are asked when all else is right.
+    if groups is not None and value not in groups[group] and group != "backbone":
         likely = closest(value, groups[group])
         hint = f"did you mean {group}={likely}?" if likely else f"it takes {listed(groups[group])}"
         raise ConfigError(f"{group} has no choice {value!r}", hint)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tascnet.cli.config import STAGES, Config, build, changed_options
 from tascnet.cli.files import CarefulRepository
 from tascnet.cli.folders import safe_name
+from tascnet.cli.networks import register
 from tascnet.errors import ConfigError, printable
 
 CONFIG_PATH = "pkg://tascnet_conf"
@@ -57,6 +58,8 @@ class Tree:
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
+        # Each time: launchers make Hydra forget it in their processes.
+        register()
         self.search_path = create_config_search_path(CONFIG_PATH)
         if config_dir is not None:
             folder = os.path.abspath(config_dir)
@@ -146,7 +149,7 @@ def with_name(composed: Composed, tree: Tree, overrides: list[str], config_name:
         text
         for text, override in zip(overrides, parsed, strict=True)
         if override.key_or_group in groups
-        or override.key_or_group in ("hydra.searchpath", "dataset.root", "dataset.csv", "backbone.factory")
+        or override.key_or_group in ("hydra.searchpath", "dataset.root", "dataset.csv")
     ]
     preset = tree.compose(chosen, config_name)
     changes = [

@@ -119,8 +119,8 @@ class Config(RunOptions):
 SECTIONS: dict[str, dict[str, type[Options]]] = {
     "dataset": {f"dataset={name}": cls for name, cls in DATASETS.items()},
     "backbone": {
-        f"backbone={name}": BACKBONES.get(name, ImageBackbone)
-        for name in (*ImageBackbone.__dataclass_fields__["name"].metadata["choices"], "textcnn")
+        "networks for images": ImageBackbone,
+        "backbone=textcnn": BACKBONES["textcnn"],
     },
     "trainer": {"trainer=default": Trainer},
     "tune": {"tune=tascnet": Tune, "tune=autotune": Autotune},
@@ -177,6 +177,16 @@ def build(content: Mapping[str, Any], presets: Mapping[str, str] | None = None) 
         return Config(**rest, **sections)
     except ConfigError as error:
         raise spelled(error, None) from None
+
+
+def section_options(section: str, content: Mapping[str, Any]) -> Any:
+    """The options of one section of composed content.
+
+    Raises:
+        ConfigError: an option is unknown, or a value does not fit.
+    """
+    values = section_values(content, section)
+    return _made(section, section_class(section, values), values)
 
 
 def section_values(content: Mapping[str, Any], section: str) -> dict[str, Any]:

@@ -19,10 +19,11 @@ PROBE = ".tascnet-"
 
 
 def run_folder(config: Config) -> Path:
-    """`outputs/<dataset>/<backbone>/<name>-seed<seed>`."""
+    """`outputs/<dataset>/<backbone>/<name>-seed<seed>`; `/` and `:` in the name of the network become `-`."""
     assert config.name is not None, "a run has a name before it starts"
     name = f"{safe_name(config.name)}-seed{config.seed}"
-    return outputs_folder(config) / config.dataset.name / config.backbone.name / name
+    network = safe_name(re.sub("[/:]", "-", config.backbone.name))
+    return outputs_folder(config) / config.dataset.name / network / name
 
 
 def outputs_folder(config: Config) -> Path:

@@ -25,8 +25,8 @@ tascnet: small, fast networks for your own images or texts, from a large pre-tra
   python -m tascnet stage=pretrain dataset=<name> ...    a file of weights for backbone.weights=
   python -m tascnet stage=compare                        one table of all finished runs
 
-Flags: --help [section or option], -m (--multirun), --cfg job (shows the composed config),
---config-dir (a folder with presets of your own), --hydra-help.
+Flags: --help [section, option, backbones or backbone=<name>], -m (--multirun), --cfg job (shows the
+composed config), --config-dir (a folder with presets of your own), --hydra-help.
 """
 WIDTH = 100
 
@@ -46,7 +46,8 @@ def print_help(groups: Mapping[str, list[str]]) -> None:
     _print(USAGE)
     table = _table("group=name", "choices")
     for name, choices in groups.items():
-        table.add_row(name, ", ".join(choices))
+        more = ["any network (--help backbones)"] if name == "backbone" else []
+        table.add_row(name, ", ".join([*choices, *more]))
     output().print(table)
     _print(
         f"{count_options()} options. --help <section> prints those of run, {listed(SECTIONS)}; "

@@ -27,10 +27,12 @@ from tascnet.cli.compose import (
     typed,
     with_name,
 )
-from tascnet.cli.config import as_content, spelling
+from tascnet.cli.config import as_content, section_options, spelling
 from tascnet.cli.ending import BUG, MISTAKE, answer, signals_raise
 from tascnet.cli.folders import check_places
 from tascnet.cli.help import print_help, print_topic
+from tascnet.cli.network_help import print_network, print_networks
+from tascnet.cli.networks import register
 from tascnet.cli.rules import check_config
 from tascnet.errors import ConfigError
 from tascnet.run.console import log, output, set_up_logging
@@ -116,10 +118,16 @@ class _Parser(argparse.ArgumentParser):
 def _help(args: argparse.Namespace, tree: Tree, config_name: str, topics: list[str]) -> int:
     """Help in general, or on some topics, with the values that the overrides give."""
     texts = check_names(args.overrides, tree, multirun=args.multirun)[0]
-    content = plain(tree.load(texts, config_name))
+    composed = tree.load(texts, config_name)
+    content = plain(composed)
     for topic in topics:
-        print_topic(content, topic)
-    if not topics:
+        if topic == "backbones":
+            print_networks()
+        else:
+            print_topic(content, topic)
+    if not topics and any(override.key_or_group == "backbone" for override in tree.parse(texts)):
+        print_network(section_options("backbone", content))
+    elif not topics:
         print_help(tree.groups())
     return 0
 
@@ -159,6 +167,7 @@ def _codes(result: Any) -> Iterator[int]:
 
 def _show(args: argparse.Namespace) -> int:
     """Let Hydra show its help or the config, without a run; errors are raised as they are."""
+    register()
     entry = hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(task)
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"

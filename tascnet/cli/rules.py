@@ -2,11 +2,21 @@
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from tascnet.cli.config import Config, spell
-from tascnet.errors import ConfigError, closest
-from tascnet.options import Autotune, Digits, Texts, Tune, shown
+from tascnet.errors import ConfigError, WeightsError, closest
+from tascnet.options import (
+    Autotune,
+    Digits,
+    DigitsBackbone,
+    TextBackbone,
+    Texts,
+    Tune,
+    shown,
+)
+from tascnet.presets import preset_names
 
 # Whether a rule is broken, what is wrong, and what to do.
 Rule = tuple[bool, str, str | None]
@@ -18,14 +28,16 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: a rule is broken, or a file is missing.
     """
-    for wrong, message, hint in (*_together(config), *_by_stage(config), *_files(config)):
+    for wrong, message, hint in chain(
+        _together(config), _by_stage(config), _files(config), _network(config), _rivals(config)
+    ):
         if wrong:
             raise ConfigError(spell(message, None), None if hint is None else spell(hint, None))
 
 
 def _together(config: Config) -> Iterator[Rule]:
     data, backbone, tune = config.dataset, config.backbone, config.tune
-    is_text, reads_text = isinstance(data, Texts), backbone.name == "textcnn"
+    is_text, reads_text = isinstance(data, Texts), isinstance(backbone, TextBackbone)
     yield (
         is_text != reads_text,
         f"backbone={backbone.name} takes {'texts' if reads_text else 'images'}, but dataset={data.name} "
@@ -54,18 +66,19 @@ def _together(config: Config) -> Iterator[Rule]:
         "lower it, or raise trainer.trial.epochs",
     )
     yield (
-        backbone.name == "digits_cnn" and not isinstance(data, Digits),
-        f"backbone=digits_cnn is for digits of 8 x 8 pixels, not for dataset={data.name}",
+        isinstance(backbone, DigitsBackbone) and not isinstance(data, Digits),
+        f"backbone={backbone.name} is for digits of 8 x 8 pixels, not for dataset={data.name}",
         "choose a backbone for images, such as backbone=mobilenet_v2",
     )
     chosen = set("0123456789" if not isinstance(data, Digits) or data.classes is None else data.classes)
     shared = sorted(chosen & set("01234"))
     yield (
-        backbone.name == "digits_cnn"
+        isinstance(backbone, DigitsBackbone)
         and backbone.weights == "pretrained"
         and config.stage != "pretrain"
         and bool(shared),
-        f"backbone=digits_cnn is pre-trained on the digits 0 to 4, but dataset.classes holds {shown(shared)}",
+        f"backbone={backbone.name} is pre-trained on the digits 0 to 4, but dataset.classes holds "
+        f"{shown(shared)}",
         "take other digits, or backbone.weights=random",
     )
 
@@ -92,10 +105,9 @@ def _files(config: Config) -> Iterator[Rule]:
     if not getattr(data, "download", False):
         yield from _missing("dataset.root", root, is_folder=True)
     yield from _missing("dataset.csv", csv, is_folder=False)
-    if backbone.weights not in ("pretrained", "random") and config.stage != "prune":
-        likely = closest(backbone.weights, ("pretrained", "random"))
-        hint = f"did you mean backbone.weights={likely}?" if likely else "give a file, pretrained or random"
-        yield from _missing("backbone.weights", backbone.weights, is_folder=False, hint=hint)
+    # What is no file may be the name of published weights.
+    if config.stage != "prune" and backbone.name in preset_names("backbone"):
+        yield from _weights(backbone.weights)
     yield from _missing("backbone.vectors", getattr(backbone, "vectors", None), is_folder=False)
     yield from _missing("prune.source", config.prune_run.source, is_folder=True)
     if config.exclude is not None:
@@ -105,6 +117,58 @@ def _files(config: Config) -> Iterator[Rule]:
             f"exclude={config.exclude} does not exist",
             "give a run folder or its splits.json",
         )
+
+
+def _network(config: Config) -> Iterator[Rule]:
+    """A network without a file in conf/ is one of a library, or its module is there."""
+    backbone, files = config.backbone, preset_names("backbone")
+    if config.stage == "compare" or backbone.name in files:
+        return
+    # Takes seconds: it imports the library.
+    from tascnet.models.library import check_name, find, is_dotted
+
+    is_loaded = config.stage in ("tune", "full")
+    try:
+        check_name(backbone.name, files)
+        if is_loaded and not is_dotted(backbone.name):
+            find(backbone.name).check_weights(backbone.weights)
+    except (ConfigError, WeightsError) as error:
+        hint = error.hint and error.hint.replace("did you mean ", "did you mean backbone=")
+        yield True, error.message, hint
+    if is_loaded and is_dotted(backbone.name):
+        yield from _weights(backbone.weights)
+
+
+def _rivals(config: Config) -> Iterator[Rule]:
+    """Rivals are networks for images, of a library or one's own, and their weights are known."""
+    if config.stage not in ("tune", "full") or not config.tune.rivals:
+        return
+    yield (
+        isinstance(config.dataset, Texts),
+        f"tune.rivals are networks for images, but dataset={config.dataset.name} holds texts",
+        "leave it out",
+    )
+    # Takes seconds: it imports the library.
+    from tascnet.models.library import check_name, find, is_dotted
+
+    files = preset_names("backbone")
+    for rival in config.tune.rival_names:
+        name, given = rival.network, rival.weights or "pretrained"
+        try:
+            if name not in files:
+                check_name(name, files)
+                if not is_dotted(name):
+                    find(name).check_weights(given)
+        except (ConfigError, WeightsError) as error:
+            yield True, f"tune.rivals: {error.message}", error.hint
+
+
+def _weights(given: str) -> Iterator[Rule]:
+    if given in ("pretrained", "random"):
+        return
+    likely = closest(given, ("pretrained", "random"))
+    hint = f"did you mean backbone.weights={likely}?" if likely else "give a file, pretrained or random"
+    yield from _missing("backbone.weights", given, is_folder=False, hint=hint)
 
 
 def _missing(option: str, value: str | None, *, is_folder: bool, hint: str | None = None) -> Iterator[Rule]:

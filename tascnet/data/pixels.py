@@ -132,7 +132,8 @@ class _Decoded:
 def _decoded(
     listing: Listing, preprocessing: Preprocessing, cache: Path, limit_gb: float | None, extra_channels: str
 ) -> _Decoded:
-    parts = [preprocessing.resize, preprocessing.interpolation, preprocessing.channels, extra_channels]
+    parts = [preprocessing.resize, preprocessing.interpolation, preprocessing.crop]
+    parts += [preprocessing.channels, extra_channels]
     key = digest_json([FORMAT, PIL.__version__, os.fspath(listing.root.resolve()), *parts])
     store = _Store(cache / "pixels" / key)
     job = _DecodingJob(listing, preprocessing, store, extra_channels)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from tascnet.errors import ConfigError, DataError, TascnetError, first_line
-from tascnet.options import ImageBackbone, Options, option
+from tascnet.options import CROPS, INTERPOLATIONS, ImageBackbone, Options, option
 from tascnet.run.files import check_regular
 from tascnet.run.records import to_json
 
@@ -66,10 +66,11 @@ class Preprocessing(Options):
 
     Args:
         size: side of the square that the network sees, in pixels.
-        resize: shorter side of the image before the square is cropped, in pixels.
+        resize: side of the image before the square is cropped, in pixels: the shorter one, or both (`crop`).
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1].
-        interpolation: `bilinear` or `bicubic`.
+        interpolation: name of Pillow's filter, such as `bilinear`.
+        crop: `center`: the shorter side is resized; `squash`: both sides are, to a square.
 
     Raises:
         ConfigError: a value has the wrong type or lies outside its bounds.
@@ -79,7 +80,8 @@ class Preprocessing(Options):
     resize: int = option(MISSING, "", minimum=1, maximum=_LARGEST_SIDE)
     mean: tuple[float, ...] = option(MISSING, "", unique=False)
     std: tuple[float, ...] = option(MISSING, "", unique=False, above=0)
-    interpolation: str = option("bilinear", "", choices=("bilinear", "bicubic"))
+    interpolation: str = option("bilinear", "", choices=INTERPOLATIONS)
+    crop: str = option("center", "", choices=CROPS)
 
     def rules(self) -> Iterator[tuple[bool, str, str | None]]:
         yield (
@@ -132,15 +134,34 @@ class Preprocessing(Options):
         return dict(to_json(self))
 
     @classmethod
-    def of(cls, options: ImageBackbone) -> Self:
-        """The input of a network with these options."""
+    def of(cls, options: ImageBackbone, usual: "ExpectedImages | None" = None) -> Self:
+        """The input of a network with these options; what they leave open is as `usual`, or as with ImageNet.
+
+        Raises:
+            ConfigError: images cannot be prepared so.
+        """
+        usual = usual or ExpectedImages()
+        size = options.size or usual.size
         return cls(
-            size=options.size,
-            resize=options.resize or round(options.size * 8 / 7),
-            mean=options.mean,
-            std=options.std,
-            interpolation=options.interpolation,
+            size=size,
+            resize=options.resize or round(size * usual.resize / usual.size),
+            mean=options.mean or usual.mean,
+            std=options.std or usual.std,
+            interpolation=options.interpolation or usual.interpolation,
+            crop=options.crop or usual.crop,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedImages:
+    """The images that weights were trained for, as their publisher states it; fields of `Preprocessing`."""
+
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    crop: str = "center"
 
 
 class UnreadableImage(Exception):
@@ -253,13 +274,16 @@ def upright_rgb(image: Image.Image, extra_channels: str = "refuse") -> Image.Ima
 
 
 def square_pixels(upright: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """The central square of an upright RGB image whose shorter side is resized: `R x R x c`, uint8."""
+    """The central square of an upright RGB image after resizing, or all of it: `R x R x c`, uint8."""
     side, mode = preprocessing.resize, channel_mode(preprocessing.channels)
     # Converting to the same mode would copy it.
-    picture = _without_strip(upright if mode == upright.mode else upright.convert(mode))
-    short = min(picture.size)
-    # As torchvision's Resize counts: the longer side is truncated.
-    width, height = (side if edge == short else int(side * edge / short) for edge in picture.size)
+    picture = upright if mode == upright.mode else upright.convert(mode)
+    width = height = side
+    if preprocessing.crop == "center":
+        picture = _without_strip(picture)
+        short = min(picture.size)
+        # As torchvision's Resize counts: the longer side is truncated.
+        width, height = (side if edge == short else int(side * edge / short) for edge in picture.size)
     if picture.size != (width, height):
         picture = picture.resize((width, height), resampling(preprocessing.interpolation))
     left, top = round((width - side) / 2.0), round((height - side) / 2.0)

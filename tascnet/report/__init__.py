@@ -5,7 +5,7 @@ A change is relative to the first model of a table; for accuracies it is in perc
 
 from tascnet.report.page import models_html
 from tascnet.report.plots import models_plot
-from tascnet.report.sentences import class_lines, insight_lines, speed_lines
+from tascnet.report.sentences import class_lines, insight_lines, reach_lines, speed_lines, uncut_words
 from tascnet.report.stages import pretrain_report, prune_report, tune_report
 from tascnet.report.tables import (
     classes_table,
@@ -29,8 +29,10 @@ __all__ = [
     "models_text",
     "pretrain_report",
     "prune_report",
+    "reach_lines",
     "speed_lines",
     "stage_tables",
     "tune_report",
+    "uncut_words",
     "widths_table",
 ]

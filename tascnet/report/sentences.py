@@ -1,11 +1,11 @@
 """The results of a stage in sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tascnet.errors import by_ending, plural
 from tascnet.report.classes import FEW, pairs, reference_of
 from tascnet.report.numbers import decimal, gap, percent
-from tascnet.run.records import Insight, ModelMetrics, SampleCounts, StageMetrics
+from tascnet.run.records import Insight, ModelMetrics, Reach, SampleCounts, StageMetrics
 from tascnet.run.verdict import class_name, class_warnings
 
 TOO_FEW = "Too few different results to judge what the search learnt."
@@ -17,6 +17,8 @@ _NOTHING = 0.02
 _AGREEMENT = 0.5
 # Pairs of classes that are named.
 _PAIRS = 3
+# Reasons that are named where layers keep their width.
+_REASONS = 3
 
 
 def insight_lines(insight: Insight | None) -> list[str]:
@@ -72,6 +74,41 @@ def speed_lines(models: Mapping[str, ModelMetrics], removable_blocks: int = 0) -
             f"time, not arithmetic. {advice}"
         )
     return lines
+
+
+def reach_lines(reach: Reach) -> list[str]:
+    """How far the removal of filters can go, and why not further."""
+    reached = percent(1 - reach.flops_left), percent(1 - reach.params_left)
+    lines = [f"Removing filters can reach {reached[0]} of the FLOPs and {reached[1]} of the parameters."]
+    # The classes are the outputs of the last layer of every network.
+    kept = [(one.reason, one.layers) for one in reach.uncut if one.layers != ("classifier",)]
+    if kept:
+        lines.append(f"Layers that keep filters: {uncut_words(kept)}.")
+    if reach.inexact:
+        lines.append(
+            "Not exact, and therefore last, are cuts of channels that share statistics, as behind a layer "
+            f"normalisation: {some(reach.inexact)}."
+        )
+    return lines
+
+
+def uncut_words(reasons: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Reasons why layers keep their width, those of most layers first, in one line.
+
+    What happens in several blocks is one reason, and the blocks are left out.
+    """
+    merged: dict[str, list[str]] = {}
+    for reason, layers in reasons:
+        merged.setdefault(reason.partition(" in block '")[0], []).extend(layers)
+    ordered = sorted(merged.items(), key=lambda one: -len(one[1]))
+    parts = [f"{reason} ({some(layers)})" for reason, layers in ordered[:_REASONS]]
+    rest = len(ordered) - _REASONS
+    return "; ".join([*parts, *([plural(rest, "other reason")] if rest > 0 else [])])
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many others there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {plural(len(names) - 1, 'other')}"
 
 
 def warnings(metrics: StageMetrics) -> list[str]:

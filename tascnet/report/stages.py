@@ -8,7 +8,7 @@ from typing import Any
 from tascnet.errors import plural
 from tascnet.report import numbers, plots
 from tascnet.report.page import stage_page, write_page
-from tascnet.report.sentences import TOO_FEW, insight_figures, speed_lines
+from tascnet.report.sentences import TOO_FEW, insight_figures, reach_lines, speed_lines
 from tascnet.run.records import (
     Insight,
     Iteration,
@@ -66,6 +66,10 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         facts.append(", ".join([f"objective: {metrics.objective}", *bounds]))
     facts.append(f"stopped: {metrics.stopped}")
     described = _TUNED | ({"after": _DISTILLED} if metrics.finetuned_from == "conventional" else {})
+    described |= {
+        rival.row: f"another network, fine-tuned at {rival.size} px from {rival.weights}"
+        for rival in metrics.rivals
+    }
     content = stage_page("tune", metrics, facts=facts, described=described, against="conventional")
     neutral, best, insight = metrics.neutral_config, metrics.best_config, metrics.surrogate
     by_loss, has_latency = metrics.objective == "loss", any(trial.latency_ms is not None for trial in trials)
@@ -94,6 +98,8 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         "loss": by_loss,
         "latency": has_latency,
         "front": metrics.front,
+        "reach": metrics.reach,
+        "reach_lines": reach_lines(metrics.reach) if metrics.reach else [],
         "layerwise": metrics.layerwise,
         "curve": metrics.layerwise
         and {
@@ -140,6 +146,8 @@ def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iterati
                 iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric
             ),
         },
+        "reach": metrics.reach,
+        "reach_lines": reach_lines(metrics.reach),
         "speed": speed_lines(metrics.models, metrics.removable_blocks),
         "sensitivity": sensitivity,
         "sensitivity_headings": ["group", "width", *shares],

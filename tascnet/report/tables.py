@@ -1,5 +1,6 @@
 """Tables of models, classes, widths and trials; the pages take headings and cells from here too."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -53,6 +54,8 @@ _IMBALANCE = 0.02
 _WORST = 5
 # Most characters of a class's name there.
 _NAME = 16
+# Of the column of models there: the longest usual word.
+_MODEL_WIDTH = len("reconstruction")
 NEVER_FOUND = "never found"
 
 
@@ -77,6 +80,11 @@ def headings(batches: Iterable[int], keys: Iterable[str] = COLUMNS) -> list[str]
     """The headings of some columns; the last one names the batches of the latencies."""
     *titles, last = (COLUMNS[key].title for key in keys)
     return [*titles, f"{last} {'/'.join(map(str, sorted(set(batches))))}".rstrip()]
+
+
+def folded(*parts: str) -> str:
+    """Each part on lines of its own, so that a long name does not squeeze other columns."""
+    return "\n".join(line for part in parts for line in textwrap.wrap(printable(part), _MODEL_WIDTH))
 
 
 def narrow_columns(accuracies: Iterable[tuple[float, float]], metric: str = "accuracy") -> list[str]:
@@ -132,7 +140,7 @@ def models_table(
     for heading in headings((model.batch for model in models.values()), keys):
         table.add_column(heading.replace(" ", "\n", 1), justify="right")
     for name, cells in model_cells(models, keys):
-        table.add_row(Text(name), *(cell.stacked() for cell in cells))
+        table.add_row(Text(folded(name)), *(cell.stacked() for cell in cells))
     return table
 
 

@@ -28,7 +28,7 @@ from tascnet.run.files import (
 log = logging.getLogger("tascnet")
 
 # The version of all records; other ones are refused.
-SCHEMA = 3
+SCHEMA = 4
 
 Record = TypeVar("Record")
 Value = TypeVar("Value")
@@ -465,8 +465,62 @@ class Insight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UncutLayers:
+    """Layers with filters that cannot be removed, for one reason.
+
+    Args:
+        reason: a short phrase, such as "feeds the output".
+        layers: their names.
+        params, flops: share of the network's that these layers have.
+    """
+
+    reason: str
+    layers: tuple[str, ...]
+    params: float
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How far the removal of filters can go in a network.
+
+    Args:
+        params_left, flops_left: share of the network's that is left where every group of coupled layers that
+            may be cut has one unit.
+        inexact: names of those groups whose channels share statistics, as those behind a layer normalisation.
+        uncut: the layers that keep their width.
+    """
+
+    params_left: float
+    flops_left: float
+    inexact: tuple[str, ...]
+    uncut: tuple[UncutLayers, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalRecord:
+    """A network that was fine-tuned conventionally for comparison with the tuned one.
+
+    Args:
+        row: its name among the models.
+        key: digest of its name, size and weights.
+        size: side of its images, in pixels.
+        weights: the weights that it started from.
+        licence: of those weights.
+        seconds: of its training.
+    """
+
+    row: str
+    key: str
+    size: int
+    weights: str
+    licence: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneMetrics(StageMetrics):
-    """`metrics.json` of stage tune: the models `baseline`, `conventional` and `after`.
+    """`metrics.json` of stage tune: the models `baseline`, `conventional`, rivals and `after`.
 
     Args:
         best_config: configuration of the winner.
@@ -475,13 +529,15 @@ class TuneMetrics(StageMetrics):
         finetuned_from: where its fine-tuning began: `conventional`, `prefix` or `all`.
         first_searched_block: index of the first block that the winner's search could change.
         stopped: why the search ended.
-        archives: folders of `baseline` and `conventional`, below that of the search.
+        archives: folders of `baseline`, `conventional` and rivals, below that of the search.
         trials: how many there were.
         objective: what trials were judged by.
         bounds: largest `flops`, `params` and `latency_ms`, where there are any.
         layerwise: one row for each freezing depth, with algorithm layerwise.
         front: with a pareto objective.
         surrogate: what the surrogate learnt; None where there were too few different results.
+        reach: of the widths that the space `tascnet` searches; None for other spaces.
+        rivals: in the order of their rows.
     """
 
     best_config: dict[str, Any]
@@ -497,6 +553,8 @@ class TuneMetrics(StageMetrics):
     layerwise: tuple[FreezingDepth, ...] = ()
     front: tuple[FrontPoint, ...] = ()
     surrogate: Insight | None = None
+    reach: Reach | None = None
+    rivals: tuple[RivalRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -579,6 +637,7 @@ class PruneMetrics(StageMetrics):
         removable_blocks: residual blocks that the option `blocks` could still remove.
         tolerance: largest fall of the metric on the validation samples.
         widths: one row a layer.
+        reach: of the unpruned network.
         sensitivity: where the option `sensitivity` is set.
     """
 
@@ -588,6 +647,7 @@ class PruneMetrics(StageMetrics):
     removable_blocks: int
     tolerance: float
     widths: tuple[LayerWidths, ...]
+    reach: Reach
     sensitivity: Sensitivity | None = None
 
 

@@ -1,8 +1,6 @@
 """Networks to start from: by name, from the folder of a saved model, or the user's own."""
 
-import copy
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.data.samples import open_samples
-from tascnet.errors import ConfigError, closest, listed
+from tascnet.errors import ConfigError
 from tascnet.models.archive import load
-from tascnet.models.build import NAMES, build, write_backbone
-from tascnet.models.describe import describe, has_own_classes
-from tascnet.models.head import classifier_of
+from tascnet.models.build import OWN, build, write_backbone
+from tascnet.models.conversion import convert
 from tascnet.models.info import ModelInfo, with_info
+from tascnet.models.library import check_name
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.tensors import check_weights
 from tascnet.models.weights import is_whole
-from tascnet.options import BACKBONES, Backbone, Digits, ImageBackbone, Recipe, Trainer, make
-from tascnet.presets import preset
+from tascnet.options import Backbone, Digits, DigitsBackbone, ImageBackbone, Recipe, Trainer, make
+from tascnet.presets import preset, preset_names
 from tascnet.run.files import digest_json
 from tascnet.run.folder import cache_folder
 from tascnet.train.learner import Learner
@@ -37,7 +35,7 @@ SOURCE_SEED = 0
 
 
 def backbone(
-    network: str | Path | Backbone | nn.Module = "mobilenet_v2",
+    network: str | Path | Backbone | nn.Module,
     example: Tensor | None = None,
     *,
     num_classes: int | None = None,
@@ -47,21 +45,22 @@ def backbone(
 ) -> nn.Sequential:
     """A network to tune, prune or pre-train, in eval mode.
 
-    It has the attributes `info`, `preprocessing`, `class_names`, `origin` and `factory`.
+    It has the attributes `info`, `preprocessing`, `class_names` and `origin`.
 
     Args:
-        network: a name (`mobilenet_v2`, `resnet50`, `textcnn`, ...) or its options; the folder of a saved
-            model; or your own `nn.Sequential`, which is copied. Each of its blocks takes one tensor and
-            returns one, and the last block is an `nn.Linear`.
+        network: the name of a classifier of torchvision, `timm/<model>`, the dotted path of a network of your
+            own, a preset such as `resnet20` or `textcnn`, or the options of a network; the folder of a saved
+            model; or your own `nn.Module`, which stays as it is.
         example: `1 x c x h x h`, an input of your own network; None: zeros.
         num_classes: outputs of a network with random weights; None: as published.
         seed: of random weights.
         cache: folder for the weights of `digits_cnn`; None: `outputs/cache`.
-        options: of `ImageBackbone` or `TextBackbone`, in place of the preset's; for your own network `size`,
-            `resize`, `mean`, `std` and `interpolation`.
+        options: of `ImageBackbone` or `TextBackbone`, in place of the preset's; for your own `nn.Module`
+            `size`, `resize`, `mean`, `std`, `interpolation` and `crop`.
 
     Raises:
-        ConfigError: there is no such network or option, or your own network is no chain for such images.
+        ConfigError: there is no such network or option, or the network does not take such images.
+        ConversionError: the network cannot become a chain.
         WeightsError: the weights are missing, unreadable or those of another network.
         ArchiveError: the folder holds no saved model.
     """
@@ -71,19 +70,22 @@ def backbone(
         raise ConfigError("`example` has no effect without a network of your own", "leave it out")
     if isinstance(network, Backbone):
         chosen = replace(network, **options)
-    elif network in (names := (*NAMES, *BACKBONES)):
-        chosen = preset("backbone", str(network), **options)
-    elif (folder := Path(network).expanduser()).exists():
-        if options.keys() - {"factory"}:
-            raise ConfigError(f"`{min(options)}` has no effect with a saved model", "leave it out")
-        return load(folder, **options)
     else:
-        likely = closest(str(network), names)
-        offered = f"take {listed(names)}, or the folder of a saved model"
-        hint = f"did you mean {likely!r}?" if likely else offered
-        raise ConfigError(f"there is no network {str(network)!r}, and no folder of that name", hint)
+        name = str(network)
+        try:
+            if name not in preset_names("backbone"):
+                check_name(name, preset_names("backbone"))
+        except ConfigError as error:
+            if not (folder := Path(name).expanduser()).exists():
+                raise ConfigError(f"{error.message}, and no folder of that name", error.hint) from error
+            if options:
+                raise ConfigError(
+                    f"`{min(options)}` has no effect with a saved model", "leave it out"
+                ) from error
+            return load(folder)
+        chosen = preset("backbone", name, **options)
     weights: str | Path = chosen.weights
-    if isinstance(chosen, ImageBackbone) and chosen.name == "digits_cnn" and weights == "pretrained":
+    if isinstance(chosen, DigitsBackbone) and weights == "pretrained":
         weights = digits_network(SOURCE_DIGITS, chosen, cache=cache)
     return build(chosen, weights=weights, num_classes=num_classes, seed=seed)
 
@@ -113,34 +115,20 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
     if isinstance(getattr(module, "info", None), ModelInfo) and not options:
         assert isinstance(module, nn.Sequential)
         return module
-    is_chain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    if not is_chain or not len(module):  # type: ignore[arg-type]
-        raise ConfigError(
-            f"{type(module).__name__} is not yet a chain",
-            "give an nn.Sequential of blocks that each take one tensor and return one",
-        )
-    chain = nn.Sequential(OrderedDict(copy.deepcopy(module).named_children())).eval()
-    classes = classifier_of(chain).out_features
     if example is not None:
         options = {"size": example.shape[-1], **options}
-    chosen: ImageBackbone = make(ImageBackbone, {"name": "custom", "weights": "random", **options})
+    chosen: ImageBackbone = make(ImageBackbone, {"name": type(module).__name__, **options})
     preprocessing = Preprocessing.of(chosen)
-    outputs = outputs_of(chain, torch.zeros(preprocessing.example_shape) if example is None else example)
-    if outputs.shape != (1, classes):
-        raise ConfigError(
-            f"the network returns {tuple(outputs.shape)} for one image, expected {(1, classes)}",
-            "put an nn.Flatten before its last block",
-        )
-    check_weights(chain)
-    # A network that cannot be saved fails now, rather than after hours.
-    has_own = has_own_classes(describe(chain))
-    blocks = copy.deepcopy(chain)
-    factory = (lambda num_classes: copy.deepcopy(blocks)) if has_own else None
+    inputs = torch.zeros(preprocessing.example_shape) if example is None else example
+    # What it does not take is said before it is looked at more closely.
+    check_weights(module)
+    outputs_of(module, inputs)
+    chain = convert(module, inputs).chain.eval()
     info = ModelInfo(
         backbone=chosen.name,
         preprocessing=preprocessing,
         class_names=(),
-        weights="as the network was given",
-        licence="as the network's author states",
+        weights=OWN[0],
+        licence=OWN[1],
     )
-    return with_info(chain, info, origin=chosen, factory=factory)
+    return with_info(chain, info)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tascnet.data.samples import Samples
 from tascnet.measure import describe_device, measure_models, size_bytes, versions
 from tascnet.options import Measure
 from tascnet.run.records import ClassMetrics, ModelMetrics, StageMetrics
@@ -29,7 +28,13 @@ _LATENCIES = (
 
 
 def judge(
-    learner: Learner, networks: Mapping[str, nn.Sequential], folders: Mapping[str, Path], measure: Measure
+    learner: Learner,
+    networks: Mapping[str, nn.Sequential],
+    folders: Mapping[str, Path],
+    measure: Measure,
+    *,
+    learners: Mapping[str, Learner] | None = None,
+    known: Mapping[str, ModelMetrics] | None = None,
 ) -> dict[str, ModelMetrics]:
     """Accuracy and cost of networks, latencies side by side; the test samples are read here.
 
@@ -38,15 +43,25 @@ def judge(
         networks: by name, frozen as they were trained.
         folders: of each saved network.
         measure: how latency is measured.
+        learners: of networks that take other samples than `learner` has.
+        known: figures of networks that were judged before; only their latencies are measured.
     """
+    own, known = dict.fromkeys(networks, learner) | dict(learners or {}), known or {}
     placed = {name: learner.place(network) for name, network in networks.items()}
-    costs = measure_models(placed, learner.samples.example, **asdict(measure))
+    examples = {name: own[name].samples.example for name in networks}
+    costs = measure_models(placed, examples, **asdict(measure))
     return {
-        name: ModelMetrics(
-            **_accuracies(learner, network), size_bytes=size_bytes(folders[name]), **costs[name]
+        name: _with_latencies(known[name], costs[name])
+        if name in known
+        else ModelMetrics(
+            **_accuracies(own[name], network), size_bytes=size_bytes(folders[name]), **costs[name]
         )
         for name, network in placed.items()
     }
+
+
+def _with_latencies(model: ModelMetrics, costs: Mapping[str, Any]) -> ModelMetrics:
+    return replace(model, **{key: costs[key] for key in _LATENCIES})
 
 
 def _accuracies(learner: Learner, network: nn.Sequential) -> dict[str, Any]:
@@ -95,14 +110,17 @@ def warn_of_lost_classes(metrics: StageMetrics) -> None:
 
 
 def remeasured(
-    metrics: Metrics, networks: Mapping[str, nn.Sequential], samples: Samples, measure: Measure
+    metrics: Metrics,
+    networks: Mapping[str, nn.Sequential],
+    example: Tensor | Mapping[str, Tensor],
+    measure: Measure,
 ) -> Metrics | None:
     """The metrics of a finished stage with latencies by `measure`; None if they have the same options.
 
     Args:
         metrics: of the stage; only latencies are measured again.
         networks: all of its models, on the device.
-        samples: of the stage.
+        example: one sample `1 x ...`; by model where they take different ones.
         measure: how latency is measured.
     """
     wanted = asdict(measure)
@@ -114,11 +132,8 @@ def remeasured(
     if not changed:
         return None
     log.info("latencies are measured again: %s", ", ".join(changed))
-    costs = measure_models(networks, samples.example, **wanted)
-    models = {
-        name: replace(model, **{key: costs[name][key] for key in _LATENCIES})
-        for name, model in metrics.models.items()
-    }
+    costs = measure_models(networks, example, **wanted)
+    models = {name: _with_latencies(model, costs[name]) for name, model in metrics.models.items()}
     device = next(next(iter(networks.values())).parameters()).device
     return replace(metrics, models=models, machine=describe_device(device), measure=wanted)
 

@@ -81,15 +81,23 @@ class Learner:
             **options,
         )
 
-    def check_memory(self, network: nn.Module, recipe: str, measure: Measure) -> None:
+    def check_memory(
+        self, network: nn.Module, recipe: str, measure: Measure, example: Tensor | None = None
+    ) -> None:
         """Refuse a network whose batches would fill the memory, in training or where latency is measured.
+
+        Args:
+            network: to be trained.
+            recipe: by which.
+            measure: how latency is measured.
+            example: one sample that it takes, `1 x ...`; None: as the samples are.
 
         Raises:
             ConfigError: they would.
         """
         check_batch(
             network,
-            self.samples.example,
+            self.samples.example if example is None else example,
             batch=measure.batch,
             batch_size=min(self.trainer.recipe(recipe).batch_size, len(self.samples.train)),
             device=self.device,

@@ -17,7 +17,7 @@ from tascnet.models.head import HeadSpec, classifier_of, replace_head
 from tascnet.models.info import info_of, with_info
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.weights import is_whole
-from tascnet.options import Backbone, CustomBackbone, Data, Measure, Trainer
+from tascnet.options import Backbone, Data, Measure, Trainer
 from tascnet.presets import trainer_for
 from tascnet.run.folder import cache_folder, finished, identity, open_folder
 from tascnet.run.records import PretrainMetrics, StepRecord, read_record, write_record
@@ -143,7 +143,7 @@ def pretrain(
                 class_names=samples.class_names,
                 held_out=samples.held_out,
             )
-            archive = Archive(folder=folder, info=info, factory=getattr(untrained, "factory", None))
+            archive = Archive(folder=folder, info=info)
             is_finished = finished(folder) and archive.holds(folder / MODEL)
             work = _read_back if is_finished else _pretrain
             metrics = work(learner, archive, untrained, measure, unseen)
@@ -155,14 +155,14 @@ def pretrain(
 def _untrained(network: nn.Sequential, samples: Samples, seed: int) -> nn.Sequential:
     """A network with the same options for the classes and words of the samples."""
     origin: Backbone | None = getattr(network, "origin", None)
-    if origin is not None and (origin.name != "custom" or isinstance(origin, CustomBackbone)):
-        drawn = build(replace(origin, weights="random"), num_classes=samples.num_classes, seed=seed)
-        return with_words(drawn, samples, seed)
     own = copy.deepcopy(network)
+    if origin is not None:
+        drawn = build(replace(origin, weights="random"), num_classes=samples.num_classes, seed=seed)
+        own = with_words(drawn, samples, seed)
     if classifier_of(own).out_features == samples.num_classes:
         return own
     headed = replace_head(own, HeadSpec(), samples.num_classes, seed=seed)
-    return with_info(headed, info_of(network), origin=origin, factory=getattr(network, "factory", None))
+    return with_info(headed, info_of(network), origin=origin)
 
 
 def _pretrain(
@@ -207,7 +207,7 @@ def _read_back(
     if not is_whole(folder / WEIGHTS):
         _write_weights(folder / WEIGHTS, trained, learner.samples, unseen)
     metrics = read_record(folder / METRICS, PretrainMetrics)
-    again = remeasured(metrics, {"after": learner.place(trained)}, learner.samples, measure)
+    again = remeasured(metrics, {"after": learner.place(trained)}, learner.samples.example, measure)
     if again is not None:
         write_record(folder / METRICS, again)
     return again or metrics

@@ -130,7 +130,7 @@ def check_network(network: nn.Sequential, samples: Samples) -> None:
     outputs_of(network, samples.example)
 
 
-def outputs_of(network: nn.Sequential, example: Tensor) -> Tensor:
+def outputs_of(network: nn.Module, example: Tensor) -> Tensor:
     """The outputs of a network for one sample `1 x ...`, in eval mode, on the meta device.
 
     A network that needs values, as one of the user's own may, runs on its own device.

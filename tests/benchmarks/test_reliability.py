@@ -10,6 +10,11 @@ from benchmarks import faults, reliability
 from benchmarks.faults import ANSWERED, EQUAL, REFUSED, WARNED, Kind
 from benchmarks.forked import Ending
 from benchmarks.reliability import KINDS, MEMORY, command, judge, results_of, summarise
+from tascnet.errors import ArchiveError
+from tascnet.models.archive import load, save
+from tascnet.models.chains.small import digits_cnn_chain
+from tascnet.models.info import ModelInfo
+from tascnet.models.preprocessing import Preprocessing
 from tests.reading import read_json
 
 
@@ -68,6 +73,28 @@ def test_the_same_seed_damages_a_file_alike(tmp_path):
             results.append((damage(path, Random(seed)), path.read_bytes() if path.exists() else None))
         assert results[:20] == results[20:]
         assert len(set(results)) > 8
+
+
+def test_steps_of_a_stranger_are_refused_in_one_sentence(tmp_path):
+    info = ModelInfo(
+        backbone="digits_cnn",
+        preprocessing=Preprocessing(size=8, resize=8, mean=(0.5,), std=(0.5,)),
+        class_names=(),
+        weights="random",
+        licence="none",
+    )
+    folder = tmp_path / "outputs" / "digits" / "digits_cnn" / "run-seed0" / "tune" / "model"
+    save(digits_cnn_chain(4), folder, info)
+    whole, texts = (folder / "architecture.json").read_text(), set()
+    for seed in range(80):
+        (folder / "architecture.json").write_text(whole)
+        fault = faults.rewired(tmp_path, Random(seed))
+        assert fault.options == ("prune.source=outputs/digits/digits_cnn/run-seed0/tune/model",)
+        with pytest.raises(ArchiveError, match=r"of the saved model|the network has") as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+        texts.add(fault.text.partition(": ")[2])
+    assert texts == {text for text, _ in faults.STEPS}
 
 
 def test_an_option_is_given_once():

@@ -1,6 +1,6 @@
 """The papers' experiments: the settings that they compose to, as the papers and their code have them."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ import pytest
 import tascnet_conf
 from tascnet.cli.check import check_overrides, normalise
 from tascnet.cli.compose import Tree
-from tascnet.options import RECIPES, Autotune, HistoryPrune, Prune, Recipe, Tune
+from tascnet.options import RECIPES, Autotune, HistoryPrune, ImageBackbone, Prune, Recipe, Tune
 
 EXPERIMENTS = Path(tascnet_conf.__file__).parent / "experiment"
 # A folder that is there, and no samples.
@@ -173,3 +173,22 @@ def test_the_experiment_on_text_has_the_published_settings():
     assert (tune.objective, tune.initial_trials, tune.trials_per_depth) == ("loss", 5, 20)
     assert (tune.tolerance, tune.max_trials, tune.slim_every) == (0.0, 80, 0)
     assert tune.finetune_from == "prefix"
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_says_how_images_are_prepared(path):
+    """A later version of a library may prepare them in another way."""
+    backbone = composed(f"experiment={path.stem}", ROOT).backbone
+    if isinstance(backbone, ImageBackbone):
+        assert None not in asdict(backbone).values()
+
+
+def test_the_experiments_on_the_small_caltech_differ_in_their_network_alone():
+    one, other = (
+        composed(f"experiment=caltech101_{name}", ROOT) for name in ("mobilenet_v2", "efficientnet_lite0")
+    )
+    assert other.backbone == ImageBackbone(
+        **{"name": "timm/tf_efficientnet_lite0", "size": 128, "resize": 146, "interpolation": "bicubic"},
+        **{"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop": "center"},
+    )
+    assert replace(one, backbone=other.backbone) == other

@@ -16,6 +16,7 @@ from tascnet.cli.folders import (
     safe_name,
     stage_folder,
 )
+from tascnet.options import ImageBackbone
 from tascnet.run.files import temporary_suffix
 
 CONFIG = build(
@@ -27,6 +28,19 @@ CONFIG = build(
         "backbone": {"name": "digits_cnn"},
     }
 )
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("resnet34", "resnet34"),
+        ("timm/resnet18.a1_in1k", "timm-resnet18.a1_in1k"),
+        ("my_nets:Net", "my_nets-Net"),
+    ],
+)
+def test_every_network_names_one_folder(name, folder):
+    config = replace(CONFIG, backbone=ImageBackbone(name=name))
+    assert str(run_folder(config)) == f"/out/digits/{folder}/mine-seed3"
 
 
 def with_prune_and_pick(name, pick):

@@ -129,3 +129,27 @@ def test_mistakes_in_topics_are_named(helped, topics, says):
     text = helped(*topics, code=2)
     assert says in text
     assert len(text.splitlines()) == 1
+
+
+def test_a_network_is_shown_with_its_cost_its_images_and_its_weights(helped):
+    text = helped("backbone=resnet18", "backbone.size=64")
+    # As published; FLOPs of one image of 64 x 64.
+    assert text.startswith("resnet18: 11,689,512 parameters, 148,")
+    assert "input: 3x64x64, resized to 73 (bilinear, center), mean [0.485,0.456,0.406]" in text
+    assert (
+        "backbone.weights=IMAGENET1K_V1 (pretrained): 224 px, resized to 256, 1000 classes, licence" in text
+    )
+    assert "15 blocks: conv1, bn1, relu, maxpool, layer1_0, layer1_1 and 9 more" in text
+    assert "not cut, feeds the output: classifier" in text
+    assert "weights: pretrained (on the digits), a file, or random" in helped("backbone=digits_cnn")
+    assert "weights: a file, or random" in helped("backbone=textcnn")
+    assert "weights: as its code gives them" in helped("backbone=tests.my_nets.Net", "backbone.size=32")
+    assert "did you mean resnet34?" in helped("backbone=resnt34", code=2)
+
+
+def test_all_networks_are_listed(helped):
+    text = one_line(helped("backbones"))
+    assert "digits_cnn, resnet20, resnet56, textcnn" in text
+    assert "shufflenet_v2_x0_5" in text
+    pytest.importorskip("timm")
+    assert "tf_efficientnet_lite0" in text

@@ -390,9 +390,14 @@ def test_overrides_may_stand_before_and_after_flags(ran):
     assert [config.seed for config in ran] == [0, 4]
 
 
-def test_the_factory_of_a_custom_network_reaches_the_job(ran):
-    assert entry.main(["backbone=custom", "backbone.factory=a.b", "backbone.size=8"]) == 0
-    assert (ran[0].backbone.factory, ran[0].backbone.size) == ("a.b", 8)
+def test_a_network_without_a_file_reaches_the_job(ran, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_nets.py").write_text("raise SystemExit('imported')\n")
+    images = ["dataset=image_folder", f"dataset.root={tmp_path}"]
+    assert entry.main([*images, "-m", "backbone=my_nets.Net,resnet34", "backbone.size=32"]) == 0
+    assert [config.backbone.name for config in ran] == ["my_nets.Net", "resnet34"]
+    assert entry.main([*images, "backbone=resnt34"]) == 2
+    assert "did you mean backbone=resnet34?" in capsys.readouterr().err
 
 
 def test_a_config_folder_of_the_users_own_reaches_the_job(ran, tmp_path):

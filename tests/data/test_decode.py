@@ -17,6 +17,7 @@ from torchvision import transforms
 from tascnet.errors import ConfigError, DataError
 from tascnet.models import preprocessing as preprocessing_module
 from tascnet.models.preprocessing import Preprocessing, UnreadableImage, decode_image, decode_picture
+from tascnet.options import INTERPOLATIONS
 from tests.data.misbehaving import fourth_band
 
 
@@ -36,7 +37,7 @@ def noise(height, width, seed=0):
 
 
 @pytest.mark.parametrize("size", [(20, 13), (13, 20), (16, 16), (5, 7), (9, 36)])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_equals_torchvisions_resize_and_centre_crop(size, interpolation, tmp_path):
     image = Image.fromarray(noise(*size))
     reference = transforms.Compose(
@@ -48,6 +49,21 @@ def test_equals_torchvisions_resize_and_centre_crop(size, interpolation, tmp_pat
     pixels = decode_image(saved(tmp_path, image), preprocessing(interpolation=interpolation)).pixels
     assert pixels.dtype == np.uint8
     assert (pixels == np.asarray(reference(image))).all()
+
+
+@pytest.mark.parametrize(
+    ("crop", "width", "height"), [("center", 90, 40), ("squash", 90, 30), ("squash", 30, 400)]
+)
+def test_equals_the_evaluation_of_timm(crop, width, height):
+    data = pytest.importorskip("timm.data")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    own = Preprocessing(size=28, resize=32, mean=mean, std=std, interpolation="bicubic", crop=crop)
+    theirs = data.create_transform(
+        (3, 28, 28), crop_pct=28 / 32, crop_mode=crop, interpolation="bicubic", mean=mean, std=std
+    )
+    # Normalised in another order.
+    torch.testing.assert_close(own(image), theirs(image), rtol=0, atol=1e-6)
 
 
 def flat(mode, colour):

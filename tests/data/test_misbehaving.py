@@ -142,7 +142,7 @@ def test_names_of_classes_are_as_they_were_written(root):
     assert samples.dataset.class_names == ("dog", "grüne Katze 猫")
     chain = nn.Sequential(OrderedDict(flatten=nn.Flatten(), classifier=nn.Linear(3 * 8 * 8, 2)))
     info = ModelInfo(
-        backbone="custom",
+        backbone="own",
         preprocessing=samples.preprocessing,
         class_names=samples.class_names,
         weights="random",

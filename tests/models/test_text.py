@@ -170,7 +170,7 @@ def embedding_of(content):
     return content["chain"]["children"]["embedding"]["args"]
 
 
-IMAGES = {"size": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+IMAGES = {"size": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": "bilinear", "crop": "center"}
 
 
 @pytest.mark.parametrize(

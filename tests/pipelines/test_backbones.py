@@ -2,8 +2,8 @@
 
 import copy
 import math
+import shutil
 import sys
-from collections import OrderedDict
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ import tascnet
 import tascnet.pruning
 import tascnet.tuning
 from tascnet.run.files import read_jsonl
+from tests import my_nets
 from tests.pipelines.commands import command
 from tests.reading import read_json
 
@@ -52,38 +53,6 @@ MIN_FILTERS = {
 }
 
 
-class Gate(nn.Module):
-    """A block of a user's own: a convolution that is weighed by a second one."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.value = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.gate = nn.Conv2d(inputs, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.value(x) * torch.sigmoid(self.gate(x))
-
-
-def plain_chain(num_classes: int, width: int = 24) -> nn.Sequential:
-    blocks = OrderedDict(
-        conv1=nn.Conv2d(3, width, 3, stride=4, padding=1),
-        norm1=nn.BatchNorm2d(width),
-        relu1=nn.ReLU(),
-        conv2=nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-        relu2=nn.ReLU(),
-        pool=nn.AdaptiveAvgPool2d(1),
-        flatten=nn.Flatten(),
-        classifier=nn.Linear(2 * width, num_classes),
-    )
-    return nn.Sequential(blocks)
-
-
-def gated_chain(num_classes: int, width: int = 24) -> nn.Sequential:
-    chain = plain_chain(num_classes, width)
-    chain.conv2 = Gate(width, 2 * width)
-    return chain
-
-
 @pytest.fixture
 def archived(monkeypatch):
     """What each network gave for one input when it was archived, by folder."""
@@ -114,7 +83,7 @@ def widths(model: nn.Module) -> dict[str, int]:
     return {name: len(p) for name, p in model.named_parameters() if name.endswith("weight")}
 
 
-def through_both_stages(run, archived, *options, factory=None):
+def through_both_stages(run, archived, *options):
     """Tune, prune, and check what both left behind."""
     assert command("stage=tune", *options) == 0
     assert command("stage=prune", *options) == 0
@@ -129,8 +98,8 @@ def through_both_stages(run, archived, *options, factory=None):
     assert tuned["trials"] == 2
     assert (run / "prune" / "model") in archived
     for folder, expected in archived.items():
-        assert torch.equal(answer(tascnet.load(folder, factory=factory)), expected), folder
-    before, after = (tascnet.load(run / stage / "model", factory=factory) for stage in ("tune", "prune"))
+        assert torch.equal(answer(tascnet.load(folder)), expected), folder
+    before, after = (tascnet.load(run / stage / "model") for stage in ("tune", "prune"))
     narrower = {name for name, width in widths(after).items() if width < widths(before)[name]}
     removed = read_jsonl(run / "prune" / "iterations.jsonl")[1]["removed"]
     assert removed
@@ -164,13 +133,18 @@ def test_the_digits_network_too(cache, tmp_path, archived):
     through_both_stages(tmp_path / "digits" / "digits_cnn" / "run-seed0", archived, *options)
 
 
-@pytest.mark.parametrize("factory", [plain_chain, gated_chain])
-def test_a_network_of_the_users_own_too(factory, images, cache, tmp_path, archived):
+def test_a_network_of_the_users_own_in_a_file_of_the_working_folder_too(
+    images, cache, tmp_path, archived, monkeypatch
+):
+    shutil.copy(my_nets.__file__, tmp_path / "nets_of_mine.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     options = [
         *SHORT,
-        *("dataset=image_folder", f"dataset.root={images}", "backbone=custom"),
-        *(f"backbone.factory={__name__}.{factory.__name__}", "prune.min_filters=16"),
-        *(f"outputs={tmp_path}", f"cache_dir={cache}"),
+        *("dataset=image_folder", f"dataset.root={images}", "backbone=nets_of_mine.Net"),
+        *("prune.min_filters=12", "tune.remove_blocks=false", f"outputs={tmp_path}", f"cache_dir={cache}"),
     ]
-    run = tmp_path / "image_folder" / "custom" / "run-seed0"
-    through_both_stages(run, archived, *options, factory=factory)
+    run = tmp_path / "image_folder" / "nets_of_mine.Net" / "run-seed0"
+    through_both_stages(run, archived, *options)
+    # The model names the network that it comes from, and nothing else of its code.
+    assert (run / "prune" / "model" / "architecture.json").read_text().count("nets_of_mine") == 1

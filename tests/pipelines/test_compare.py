@@ -25,7 +25,8 @@ SHORT = (
 )
 SEEDS = (0, 1)
 # Their networks; on the digits stage tune alone ran.
-SETTINGS = {("digits", "custom"): 3, ("image_folder", "custom"): 4, ("image_folder", "resnet20"): 4}
+CHAIN = f"{__name__}.small_chain"
+SETTINGS = {("digits", CHAIN): 3, ("image_folder", "resnet20"): 4, ("image_folder", CHAIN): 4}
 # What the table calls a network: its stage's folder and its name there.
 NETWORKS = {
     "baseline": ("tune", "baseline"),
@@ -53,11 +54,10 @@ def outputs(tmp_path_factory, images):
     """What six runs left."""
     folder = tmp_path_factory.mktemp("multirun")
     own = [f"outputs={folder}", "seed=0,1", *SHORT]
-    factory = f"backbone.factory={__name__}.small_chain"
     photos = ["dataset=image_folder", f"dataset.root={images}"]
-    assert command("--multirun", "stage=full", *photos, "backbone=custom", factory, *own) == 0
+    assert command("--multirun", "stage=full", *photos, f"backbone={CHAIN}", *own) == 0
     assert command("--multirun", "stage=full", *photos, "backbone=resnet20", *own) == 0
-    digits = ["dataset=digits", "dataset.classes=[5,6]", "backbone=custom", factory]
+    digits = ["dataset=digits", "dataset.classes=[5,6]", f"backbone={CHAIN}"]
     assert command("--multirun", "stage=tune", *digits, *own) == 0
     return folder
 

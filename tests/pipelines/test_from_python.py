@@ -132,8 +132,7 @@ def test_a_network_and_a_data_set_of_ones_own_give_the_same_numbers(own):
     assert len([line for line in SCRIPT.splitlines() if line]) <= 15
     made = {}
     exec(compile(SCRIPT, "script.py", "exec"), made)
-    custom = ["backbone=custom", "backbone.factory=mine.chain"]
     folders = ["dataset=image_folder", "dataset.root=photos", "name=run"]
-    assert command("stage=full", *custom, *folders, *LIKE_SCRIPT) == 0
+    assert command("stage=full", "backbone=mine.chain", *folders, *LIKE_SCRIPT) == 0
     assert len(made["small"].iterations) > 1
-    assert_equal(made["tuned"], made["small"], own / "outputs" / "image_folder" / "custom" / "run-seed4")
+    assert_equal(made["tuned"], made["small"], own / "outputs" / "image_folder" / "mine.chain" / "run-seed4")

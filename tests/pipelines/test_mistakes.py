@@ -186,29 +186,34 @@ def test_prune_without_tune_says_how_to_get_a_model(refused, tmp_path):
     assert str(tmp_path / "nothing") in refused("stage=prune", f"prune.source={tmp_path}/nothing")
 
 
-def test_a_custom_backbone_without_its_factory(refused):
-    said = refused("stage=tune", "backbone=custom")
-    assert "backbone.factory" in said
-    said = refused("stage=tune", "backbone=custom", "backbone.factory=tests.pipelines.no_such.chain")
-    assert "tests.pipelines.no_such" in said
+def test_a_network_of_your_own_that_is_none(refused):
+    assert refused("stage=tune", "backbone=no_such.Net").startswith("there is no module 'no_such' for the ne")
+    said = refused("stage=tune", "backbone=tests.pipelines.no_such.chain")
+    assert said.startswith(
+        "network 'tests.pipelines.no_such.chain' cannot be imported (ModuleNotFoundError: No"
+    )
+    said = refused("stage=tune", "backbone=builtins.int")
+    assert said.startswith("builtins.int returned int, expected an nn.Module")
 
 
-def test_a_factory_that_fails(refused):
-    said = refused("stage=tune", "backbone=custom", "backbone.factory=builtins.int")
-    assert "nn.Sequential" in said
-
-
-def test_a_factory_whose_file_is_wrong(refused, tmp_path, monkeypatch, capsys):
+def test_a_network_of_your_own_whose_file_is_wrong(refused, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_network.py").write_text("def chain(num_classes)\n    return None\n")
     monkeypatch.syspath_prepend(tmp_path)
-    options = ["stage=tune", "backbone=custom", "backbone.factory=my_network.chain", "dataset=digits"]
+    options = ["stage=tune", "backbone=my_network.chain", "dataset=digits"]
     said = refused(*options)
     assert (
-        "factory 'my_network.chain' cannot be imported (SyntaxError: expected ':' (my_network.py, line 1))"
+        "network 'my_network.chain' cannot be imported (SyntaxError: expected ':' (my_network.py, line 1))"
         in said
     )
     assert command(*options, f"outputs={tmp_path}/out", "debug=true") == 2
     assert 'my_network.py", line 1\n' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["tune", "full"])
+def test_weights_that_a_network_lacks_are_found_before_anything_runs(refused, photos, stage):
+    own = ["dataset=image_folder", f"dataset.root={photos}", f"stage={stage}", "backbone=resnet50"]
+    said = refused(*own, "backbone.weights=IMAGENET1K_V3")
+    assert "is no file and no weights of resnet50: take IMAGENET1K_V" in said
 
 
 @pytest.mark.parametrize("stage", ["tune", "full", "pretrain"])
@@ -358,11 +363,6 @@ def test_a_criterion_that_cannot_be_used_is_refused_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("backbone=vgg16", "backbone.size=31", "backbone.resize=31"), "backbone.size=31 leaves no pixel at"),
-        (
-            ("backbone=densenet121", "backbone.size=28", "backbone.resize=28"),
-            "give at least backbone.size=29",
-        ),
         (("backbone.size=1",), "backbone.size must be at least 4, not 1"),
         (("threads=99999",), "four for each CPU of this machine: give at most"),
         (("trainer.lr=1e30",), "trainer.lr must be at most 100, not 1e+30"),
@@ -398,15 +398,15 @@ def test_a_network_of_your_own_that_leaves_no_pixel_is_refused_before_the_search
 ):
     (tmp_path / "vanishing.py").write_text(
         "from torch import nn\n"
-        "def chain(classes):\n"
+        "def chain(num_classes):\n"
         "    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
-        "    return nn.Sequential(nn.Conv2d(1, 4, 9), pool, nn.Linear(4, classes))\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 9), pool, nn.Linear(4, num_classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = ["backbone=custom", "backbone.factory=vanishing.chain", "backbone.size=8", "dataset=digits"]
+    own = ["backbone=vanishing.chain", "backbone.size=8", "dataset=digits"]
     for stage in ("full", "tune"):
         said = refused(*own, f"stage={stage}", "backbone.mean=[0.5]", "backbone.std=[0.5]")
-        assert said.startswith("the network does not take images of 1 x 8 x 8")
+        assert said.startswith("backbone.size=8 is too small for vanishing.chain (")
 
 
 def test_a_trial_of_endless_epochs_ends_with_the_seconds_of_the_search(tmp_path, cache):

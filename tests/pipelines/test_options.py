@@ -87,7 +87,7 @@ def not_for_digits(num_classes: int) -> nn.Sequential:
 
 
 def test_a_network_that_does_not_take_the_images_is_refused_before_training(tmp_path, cache, capsys):
-    own = ["backbone=custom", f"backbone.factory={__name__}.not_for_digits", "backbone.weights=random"]
+    own = [f"backbone={__name__}.not_for_digits", "backbone.weights=random"]
     options = [*TINY, f"outputs={tmp_path}", f"cache_dir={cache}", "stage=tune", "backbone.size=8"]
     assert command(*options, *own) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -15,7 +15,7 @@ from tests.reading import read_json
 SIZES = {"blue": 3, "green": 60, "red": 6}
 # By how much one channel of the noise is brighter.
 HUES = {"blue": (2, 45), "green": (1, 15), "red": (0, 15)}
-FACTORY = """
+NETWORK = """
 import torch
 from torch import nn
 
@@ -32,7 +32,7 @@ def chain(num_classes):
 """
 RECIPE = ("epochs=8", "lr=0.01", "batch_size=8", "warmup=0", "label_smoothing=0")
 SHORT = (
-    *("backbone=custom", "backbone.factory=few.chain", "backbone.size=16", "backbone.resize=16", "threads=1"),
+    *("backbone=few.chain", "backbone.size=16", "backbone.resize=16", "threads=1"),
     *("tune.max_trials=2", "tune.max_units=1", "tune.round_to=4", "tune.kernels=[3]"),
     *(f"trainer.{name}.{text}" for name in ("head", "trial", "finetune") for text in RECIPE),
     *("prune.epochs=2", "prune.min_filters=8", "prune.round_to=4", "prune.max_iterations=1"),
@@ -46,7 +46,7 @@ BALANCED = (METRIC, "trainer.class_weights=balanced")
 def folder(tmp_path_factory):
     """Where the runs of this module lie, with the module of the network."""
     folder = tmp_path_factory.mktemp("unbalanced")
-    (folder / "few.py").write_text(FACTORY)
+    (folder / "few.py").write_text(NETWORK)
     return folder
 
 
@@ -78,7 +78,7 @@ def run(folder, images):
 @pytest.fixture(scope="module")
 def place(folder):
     """The folder of a run."""
-    return lambda name: folder / "outputs" / "image_folder" / "custom" / f"{name}-seed0"
+    return lambda name: folder / "outputs" / "image_folder" / "few.chain" / f"{name}-seed0"
 
 
 @pytest.fixture(scope="module")

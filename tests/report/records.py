@@ -20,13 +20,27 @@ from tascnet.run.records import (
     Prediction,
     PretrainMetrics,
     PruneMetrics,
+    Reach,
     SampleCounts,
     Sensitivity,
     Trial,
     TuneMetrics,
+    UncutLayers,
 )
 
 MACHINE = Machine(device="cpu", name="Chip", cpu="Chip", threads=2, torch="2")
+REACH = Reach(
+    params_left=0.125,
+    flops_left=0.25,
+    inexact=("stem", "stage1"),
+    uncut=(
+        UncutLayers(reason="feeds the output", layers=("classifier",), params=0.01, flops=0.001),
+        UncutLayers(
+            reason="coupled to the network's input", layers=("a<b>", "c", "d"), params=0.02, flops=0.03
+        ),
+        UncutLayers(reason="spared by `ignore`", layers=("e",), params=0.04, flops=0.05),
+    ),
+)
 NAMES = ("iris", "rose", "tulip")
 SAMPLES = SampleCounts(
     classes=3,
@@ -162,6 +176,7 @@ def prune_metrics(**changes: Any) -> PruneMetrics:
         "removable_blocks": 0,
         "tolerance": 0.02,
         "widths": (),
+        "reach": REACH,
     }
     return PruneMetrics(**{"models": {"before": model(), "after": model()}, **_STAGE, **own, **changes})
 

@@ -12,6 +12,7 @@ from tascnet.report import models_html, pretrain_report, prune_report, tune_repo
 from tascnet.run import files
 from tascnet.run.records import EpochRecord
 from tests.report.records import (
+    REACH,
     SENSITIVITY,
     confused,
     depth,
@@ -275,6 +276,20 @@ def test_prune_says_what_was_found(tmp_path: Path) -> None:
         "Of the unpruned network's FLOPs 75 % remain",
     ):
         assert fact in page.text
+
+
+@pytest.mark.parametrize("write", [tuned, pruned])
+def test_what_cannot_be_removed_and_why(tmp_path: Path, write: Any) -> None:
+    page = write(tmp_path, reach=REACH)
+    assert "Removing filters can reach 75.0 % of the FLOPs and 87.5 % of the parameters." in page.text
+    assert page.row("coupled") == (
+        "",
+        ["coupled to the network's input", "a<b>, c, d", "2.0 %", "3.0 %"],
+    )
+    assert page.row("spared by ignore")[1][1:] == ["e", "4.0 %", "5.0 %"]
+    assert page.row("feeds the output")[1][1] == "classifier"
+    if write is tuned:
+        assert "What can be removed" not in headings(tuned(tmp_path))
 
 
 def test_the_sensitivity_of_each_group(tmp_path: Path) -> None:

@@ -4,10 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from tascnet.report import insight_lines, speed_lines
+from tascnet.report import insight_lines, reach_lines, speed_lines, uncut_words
 from tascnet.report.sentences import class_lines, sample_lines, warnings
 from tascnet.run.records import Importance, ModelMetrics, SampleCounts
-from tests.report.records import SAMPLES, confused, insight, model, prune_metrics, sampled, tune_metrics
+from tests.report.records import (
+    REACH,
+    SAMPLES,
+    confused,
+    insight,
+    model,
+    prune_metrics,
+    sampled,
+    tune_metrics,
+)
 
 
 def pruned(flops: int, single: float, batch: float) -> dict[str, ModelMetrics]:
@@ -42,6 +51,31 @@ IMPORTANCE = (
     Importance(choice="head.dropout", rise=0.00001, lengthscale=2.0),
     Importance(choice="a.kernel", rise=-0.001, lengthscale=2.0),
 )
+
+
+def test_how_far_pruning_can_go_and_why_not_further() -> None:
+    assert reach_lines(REACH) == [
+        "Removing filters can reach 75.0 % of the FLOPs and 87.5 % of the parameters.",
+        "Layers that keep filters: coupled to the network's input (a<b> and 2 others); "
+        "spared by `ignore` (e).",
+        "Not exact, and therefore last, are cuts of channels that share statistics, as behind a layer "
+        "normalisation: stem and 1 other.",
+    ]
+    # The classes are the outputs of every network.
+    plain = replace(REACH, inexact=(), uncut=REACH.uncut[:1])
+    assert reach_lines(plain) == reach_lines(REACH)[:1]
+
+
+def test_of_many_reasons_those_of_most_layers_are_named() -> None:
+    reasons = [(f"reason {n}", ["x"] * n) for n in (1, 4, 2, 3)]
+    assert uncut_words(reasons) == (
+        "reason 4 (x and 3 others); reason 3 (x and 2 others); reason 2 (x and 1 other); 1 other reason"
+    )
+
+
+def test_the_same_reason_in_several_blocks_is_one() -> None:
+    reasons = [(f"shuffled in block '{block}'", [f"{block}.a", f"{block}.b"]) for block in ("x", "y")]
+    assert uncut_words(reasons) == "shuffled (x.a and 3 others)"
 
 
 def test_what_the_search_learnt_in_sentences() -> None:

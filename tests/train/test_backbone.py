@@ -1,44 +1,30 @@
 """Networks by name, from a folder, and of the user's own."""
 
 import json
-from collections import OrderedDict
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import tascnet
 from tascnet.data.samples import open_samples
-from tascnet.errors import ConfigError, SurgeryError, TascnetError
+from tascnet.errors import ConfigError, TascnetError
 from tascnet.models.info import ModelInfo
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.weights import write_weights
-from tascnet.options import CustomBackbone, ImageBackbone, TextBackbone
+from tascnet.options import ImageBackbone, TextBackbone
 from tascnet.train.backbone import SOURCE_RECIPE, digits_network
 from tascnet.train.evaluate import evaluate_source
+from tests.my_nets import Net
 
 
 def plain(classes: int = 4) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
     )
-
-
-class Gate(nn.Module):
-    """A block of a user's own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.conv(x))
-
-
-def gated(classes: int = 4) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(gate=Gate(), rest=plain(classes)[:4], output=nn.Linear(8, classes)))
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -49,7 +35,8 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 def test_a_name_takes_the_presets_options_and_ones_own() -> None:
     network = tascnet.backbone("resnet20", weights="random", size=16, resize=20, num_classes=3, seed=2)
     assert not network.training
-    assert network.origin == tascnet.preset("backbone", "resnet20", weights="random", size=16, resize=20)
+    asked = tascnet.preset("backbone", "resnet20", weights="random", size=16, resize=20)
+    assert network.origin == replace(asked, interpolation="bilinear", crop="center")
     assert network.preprocessing == Preprocessing(
         size=16, resize=20, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
     )
@@ -60,7 +47,7 @@ def test_a_name_takes_the_presets_options_and_ones_own() -> None:
         weights="random",
         licence="none",
     )
-    assert (network.class_names, network.factory) == ((), None)
+    assert network.class_names == ()
     assert network.classifier.out_features == 3
     again = tascnet.backbone(network.origin, num_classes=3, seed=2)
     assert same(network, again)
@@ -78,26 +65,86 @@ def test_a_text_network_has_the_words_of_its_weights() -> None:
     assert network.embedding.embedding_dim == 4
 
 
-def test_a_custom_backbone_keeps_its_factory() -> None:
-    network = tascnet.backbone("custom", factory=f"{__name__}.gated", size=8)
-    assert isinstance(network.origin, CustomBackbone)
-    assert network.factory is gated
-    assert network.output.out_features == 10
+def test_a_network_of_a_library_takes_the_images_of_its_weights(logged: list[str]) -> None:
+    network = tascnet.backbone("mobilenet_v2", weights="random", size=64, num_classes=3)
+    assert network.preprocessing == Preprocessing(
+        size=64, resize=73, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    assert logged == [
+        "INFO: mobilenet_v2: the images are prepared as for its weights IMAGENET1K_V1 where no option says "
+        "otherwise: resize 73, mean [0.485,0.456,0.406], std [0.229,0.224,0.225], interpolation bilinear, "
+        "crop center"
+    ]
+    assert network.origin == ImageBackbone(
+        name="mobilenet_v2", weights="random", **network.preprocessing.to_dict()
+    )
+    assert network.classifier.out_features == 3
+    logged.clear()
+    again = tascnet.backbone(network.origin, num_classes=3)
+    # Nothing is left open.
+    assert logged == []
+    assert same(network, again)
+
+
+def test_a_network_of_timm_needs_no_timm_to_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    network = tascnet.backbone("timm/test_efficientnet", weights="random", size=32, num_classes=4)
+    assert (network.info.backbone, network.preprocessing.resize) == ("timm/test_efficientnet", 34)
+    tascnet.save(network, tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    again = tascnet.load(tmp_path / "model")
+    assert {type(part).__module__.partition(".")[0] for part in again.modules()} == {"torch", "tascnet"}
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(images), network(images))
+
+
+def test_images_that_are_too_small_are_named_before_anything_takes_long() -> None:
+    with pytest.raises(ConfigError, match=r"`size=28` is too small for densenet121 \(.*give a larger `size`"):
+        tascnet.backbone("densenet121", size=28)
+    with pytest.raises(ConfigError, match=r"`size=4` is too small for tests\.my_nets\.Net"):
+        tascnet.backbone("tests.my_nets.Net", size=4)
+
+
+def test_a_network_by_its_dotted_path() -> None:
+    network = tascnet.backbone("tests.my_nets.Net", size=32, num_classes=3, seed=2)
+    assert (network.info.backbone, network.preprocessing.size) == ("tests.my_nets.Net", 32)
+    assert network.preprocessing.resize == 37
+    assert network.info.weights == "as the network's code gives them"
+    assert network.classifier.out_features == 3
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        own = Net(3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network(images), own(images))
+    # Without a number of classes it is as the code makes it.
+    assert tascnet.backbone("tests.my_nets:Net", size=32).classifier.out_features == 10
 
 
 def test_a_network_of_ones_own_is_copied_and_checked() -> None:
-    own = plain().train()
-    network = tascnet.backbone(own, size=8, mean=[0.5] * 3, std=[0.5] * 3, interpolation="bicubic")
+    own = Net(4).train()
+    network = tascnet.backbone(own, size=32, mean=[0.5] * 3, std=[0.5] * 3, interpolation="bicubic")
     assert own.training
     assert not hasattr(own, "info")
-    assert same(own, network)
-    assert own[0].weight is not network[0].weight
+    assert own.act.inplace
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network(images), own.eval()(images))
+    nn.init.zeros_(network.stem.weight)
+    assert own.stem.weight.abs().sum() > 0
     assert network.preprocessing == Preprocessing(
-        size=8, resize=9, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
+        size=32, resize=37, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic"
     )
-    assert network.origin.name == "custom"
-    assert network.factory is None
+    assert (network.info.backbone, network.origin) == ("Net", None)
     assert tascnet.backbone(own, torch.zeros(1, 3, 24, 24)).preprocessing.size == 24
+
+
+def test_a_chain_of_ones_own_keeps_its_blocks() -> None:
+    own = plain()
+    network = tascnet.backbone(own, size=8)
+    assert [name for name, _ in network.named_children()] == ["0", "1", "2", "3", "classifier"]
+    assert torch.equal(own[0].weight, network[0].weight)
+    assert own[0].weight is not network[0].weight
 
 
 def test_what_came_through_the_door_passes_it_again() -> None:
@@ -105,15 +152,11 @@ def test_what_came_through_the_door_passes_it_again() -> None:
     assert tascnet.backbone(network) is network
 
 
-def test_blocks_of_ones_own_classes_are_saved_and_loaded(tmp_path: Path) -> None:
-    own = gated()
-    network = tascnet.backbone(own, size=8)
-    nn.init.zeros_(own.gate.conv.weight)
+def test_a_network_of_ones_own_is_saved_and_loaded_without_its_code(tmp_path: Path) -> None:
+    network = tascnet.backbone(Net(4), size=32)
     tascnet.save(network, tmp_path / "model")
-    again = tascnet.load(tmp_path / "model", factory=network.factory)
-    assert same(network, again)
-    assert network.factory(4).gate is not again.gate
-    x = torch.randn(2, 3, 8, 8)
+    again = tascnet.load(tmp_path / "model")
+    x = torch.randn(2, 3, 32, 32)
     assert torch.equal(network(x), again(x))
 
 
@@ -137,11 +180,11 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "options", "says"),
     [
-        ("mobilenet", {}, "no network 'mobilenet', and no folder of that name: did you mean 'mobilenet_v2'"),
+        ("mobilenet", {}, "no network 'mobilenet', and no folder of that name: did you mean mobilenet_v2"),
         ("resnet20", {"sizes": 3}, "no option `sizes`: did you mean `size`"),
         ("resnet20", {"example": torch.zeros(1)}, "`example` has no effect"),
-        (nn.Linear(3, 2), {}, "Linear is not yet a chain: give an nn.Sequential of blocks"),
-        (nn.Sequential(), {}, "Sequential is not yet a chain"),
+        (nn.Sequential(), {"size": 8}, r"has the shape b x 3 x 8 x 8: expected `b x n`"),
+        (plain()[:3], {"size": 8}, r"has the shape b x 8 x 1 x 1: expected `b x n`"),
         (
             plain(),
             {"size": 8, "mean": [0.5], "std": [0.5]},
@@ -150,7 +193,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         (
             nn.Sequential(nn.Conv2d(3, 2, 1), nn.Linear(8, 2)),
             {"size": 8},
-            r"returns \(1, 2, 8, 2\) for one image",
+            r"has the shape b x 2 x 8 x 2",
         ),
         (nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 2)), {"size": 8}, "does not take images"),
         (plain(), {"weights": "imagenet", "sizes": 3}, "no option `sizes`"),
@@ -162,9 +205,7 @@ def test_mistakes_are_one_sentence(network: object, options: dict[str, object], 
     assert "\n" not in str(caught.value)
 
 
-def test_the_last_block_is_the_classifier(tmp_path: Path) -> None:
-    with pytest.raises(SurgeryError, match=r"the last block of the chain is Flatten, expected an nn\.Linear"):
-        tascnet.backbone(plain()[:4], size=8)
+def test_a_folder_that_holds_no_model_or_gets_options_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TascnetError, match="is no saved model"):
         tascnet.backbone(tmp_path)
     with pytest.raises(ConfigError, match="`size` has no effect with a saved model"):

@@ -79,8 +79,8 @@ def test_facts_say_where_the_figures_come_from(learner) -> None:
 
 def test_only_latencies_are_measured_again(learner, networks, tmp_path: Path, logged: list[str]) -> None:
     found = metrics_of(learner, networks, tmp_path)
-    assert remeasured(found, networks, learner.samples, FAST) is None
-    again = remeasured(found, networks, learner.samples, Measure(batch=5, repeats=3))
+    assert remeasured(found, networks, learner.samples.example, FAST) is None
+    again = remeasured(found, networks, learner.samples.example, Measure(batch=5, repeats=3))
     assert again is not None
     assert again.measure == {"batch": 5, "repeats": 3}
     assert "INFO: latencies are measured again: `batch` was 2 and is now 5" in logged

@@ -210,7 +210,7 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
             raise Unfit(f"seed is {found} in {file} and {seed} in the folder's name")
     if identity.get("stage") != kind:
         raise Unfit(f"identity.json is of stage {identity.get('stage')}")
-    for name in MODELS[kind]:
+    for name in dict.fromkeys((*MODELS[kind], *metrics.models)):
         if name not in metrics.models:
             raise Unfit(f"metrics.json is damaged: it lacks the model {name!r}")
         for key in COLUMNS:

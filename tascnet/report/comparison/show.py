@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -19,14 +18,12 @@ from tascnet.report import numbers
 from tascnet.report.comparison.runs import Aside, Place
 from tascnet.report.comparison.summary import LATENCIES, Comparison, Statistic, TableRow
 from tascnet.report.page import write_page
-from tascnet.report.tables import COLUMNS, Cell, headings, narrow_columns
+from tascnet.report.tables import COLUMNS, Cell, folded, headings, narrow_columns
 from tascnet.run.files import write_json, write_text
 
 MIXED = "mixed"
 # The reference of every row, and of an extra line below a pruned network.
 USUAL, UNPRUNED = "conventional", "unpruned"
-# Of the terminal's first column: its longest usual word.
-_MODEL_WIDTH = len("reconstruction")
 # What makes a text a formula, as its first character.
 _FORMULAS = ("=", "+", "-", "@")
 
@@ -47,9 +44,9 @@ def comparison_table(rows: Sequence[TableRow]) -> Table:
         members = list(group)
         first = members[0]
         table.add_section()
-        table.add_row(Text(_folded(first.dataset, first.backbone, first.name), style="bold"))
+        table.add_row(Text(folded(first.dataset, first.backbone, first.name), style="bold"))
         for name, n, cells in _lines(members, _numbered(rows), keys):
-            table.add_row(Text(_folded(*name.split(": ", 1))), n, *(cell.stacked() for cell in cells))
+            table.add_row(Text(folded(*name.split(": ", 1))), n, *(cell.stacked() for cell in cells))
     return table
 
 
@@ -138,8 +135,8 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
         "Mean ± standard deviation over n seeds (n − 1 in the denominator), same unit; – for one seed.",
         "Changes are means over the seeds, of accuracies in percentage points: from the conventional network "
         "of the same seed, and in the lines `from unpruned` from the unpruned one.",
-        "Unpruned and pruned networks were timed in turn, and so were baseline, conventional and tuned; "
-        "between these two measurements the load of the machine may have changed.",
+        "Unpruned and pruned networks were timed in turn, and so were baseline, conventional, tuned ones and "
+        "rivals; between these two measurements the load of the machine may have changed.",
     ]
     places = _numbered(rows)
     if len(places) == 1:
@@ -208,11 +205,6 @@ def _numbered(rows: Sequence[TableRow]) -> dict[Place, str]:
 
 def _in_words(place: Place) -> str:
     return f"{place.device}, {plural(place.threads, 'thread')}, {place.machine}"
-
-
-def _folded(*parts: str) -> str:
-    """Each part on lines of its own, so that a long name does not squeeze other columns."""
-    return "\n".join(line for part in parts for line in textwrap.wrap(printable(part), _MODEL_WIDTH))
 
 
 def _markdown(cells: Sequence[str]) -> str:

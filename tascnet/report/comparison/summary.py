@@ -14,7 +14,7 @@ from tascnet.run.files import digest_json
 
 log = logging.getLogger("tascnet")
 
-# Names of the networks of stage tune in `metrics.json`, and in the table.
+# Names of the networks of stage tune in `metrics.json`, and in the table; rivals have the same in both.
 TUNED = {"baseline": "baseline", "conventional": "conventional", "after": "tuned"}
 LATENCIES = ("latency_ms", "latency_ms_batch")
 # Figures of a network that do not depend on where it was measured.
@@ -40,7 +40,7 @@ class TableRow:
 
     Args:
         dataset, backbone, name: of the runs; the name includes the options in which runs of one name differ.
-        model: baseline, conventional, tuned, or `pruned: <preset>`.
+        model: baseline, conventional, tuned, `rival <name>`, or `pruned: <preset>`.
         seeds: those that are averaged.
         figures: by the fields of `COLUMNS`; None for a latency that was measured in different places.
         changes: for each reference the change of each figure from it, seed by seed: a difference of
@@ -164,7 +164,8 @@ def _series(runs: Sequence[Run]) -> dict[str, list[_Entry]]:
             if stage.kind == "tune":
                 conventional = {"conventional": stage.models["conventional"]}
                 # Of a picked trial only the tuned network is its own.
-                names = TUNED if stage.pick is None else {"after": f"tuned: trial {stage.pick}"}
+                rivals = {row: row for row in stage.models if row not in TUNED}
+                names = TUNED | rivals if stage.pick is None else {"after": f"tuned: trial {stage.pick}"}
                 for key, name in names.items():
                     references = {} if key == "conventional" else conventional
                     series.setdefault(name, []).append(_entry(run, stage, key, references))

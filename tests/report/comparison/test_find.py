@@ -74,7 +74,7 @@ def models(**changes):
             lambda tune: (tune / "metrics.json").write_bytes(b"\xff\xfe"),
             "metrics.json cannot be read (it is n",
         ),
-        (lambda tune: set_json(tune / "metrics.json", schema=1), "its schema is 1, expected 3"),
+        (lambda tune: set_json(tune / "metrics.json", schema=1), "its schema is 1, expected 4"),
         (lambda tune: (tune / "identity.json").unlink(), "no identity.json, so it is not tascnet's"),
         (lambda tune: (tune / "identity.json").write_text("[]"), "identity.json cannot be read (it is no J"),
         (
