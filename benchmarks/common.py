@@ -20,8 +20,9 @@ import tascnet
 from tascnet.data import check_samples, open_samples
 from tascnet.errors import ConfigError, closest, listed
 from tascnet.measure import describe_device, versions
+from tascnet.models.library import check_name
 from tascnet.options import Backbone, Data, Digits, ImageBackbone, Measure, Texts, Trainer, make
-from tascnet.presets import preset, trainer_for
+from tascnet.presets import preset, preset_names, trainer_for, what_suits
 from tascnet.report.numbers import MISSING
 from tascnet.run.console import output, progress
 from tascnet.run.files import append_jsonl, digest_json, read_jsonl, write_json
@@ -149,7 +150,7 @@ class Setup:
         known = {entry.name for entry in fields(preset(group, name, **changes))}
         stated = _file(group, name)
         own = stated.get(group, stated)
-        suits = _file("backbone", self.backbone.name).get("suits", {}).get(group, {})
+        suits = what_suits(self.backbone.name).get(group, {})
         suited = {key: value for key, value in suits.items() if key in known - own.keys()}
         return preset(group, name, **suited | changes)
 
@@ -202,6 +203,12 @@ class Setup:
         """A digest of what changes rows beside their keys."""
         content = [self.data, self.backbone, *parts, self.device, self.threads]
         return digest_json([to_json(part) for part in content])[:12]
+
+
+def check_networks(names: Iterable[str]) -> None:
+    """Refuse, by a `ConfigError`, a network that is neither a preset nor in a library."""
+    for name in set(names) - set(preset_names("backbone")):
+        check_name(name, preset_names("backbone"))
 
 
 def check_names(what: str, given: Iterable[str], known: Collection[str]) -> None:

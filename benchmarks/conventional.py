@@ -36,7 +36,7 @@ def open_network(setup: Setup, device: torch.device) -> tuple[nn.Sequential, Lea
         class_names=samples.class_names,
         held_out=samples.held_out,
     )
-    return with_info(chain, info, factory=network.factory), learner
+    return with_info(chain, info), learner
 
 
 def train_softmax(chain: nn.Sequential, learner: Learner, checkpoint: Path | None = None) -> TrainingRecord:
@@ -67,7 +67,7 @@ def fine_tune_all(setup: Setup, folder: Path, device: torch.device, epochs: int 
     """
     chain, learner = open_network(setup, device)
     known: Any = chain
-    archive = Archive(folder=folder, info=known.info, factory=known.factory)
+    archive = Archive(folder=folder, info=known.info)
     epochs = epochs or learner.trainer.recipe("finetune").epochs
 
     def softmax(place: Path) -> tuple[nn.Sequential, StepRecord]:

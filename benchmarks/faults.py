@@ -3,6 +3,7 @@
 What a fault does to a folder, which is a copy of a prepared run, depends on the random generator alone.
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -164,6 +165,56 @@ def values(content: Any) -> Iterator[tuple[Any, Any]]:
             yield from values(content[key])
 
 
+# Steps of a block whose one layer is called `inner`, which loading must refuse, with what they are.
+RUN = ["layer", "inner", "%0"]
+STEPS: tuple[tuple[str, Any], ...] = (
+    ("no list", {"0": RUN}),
+    ("no step", [RUN, "contiguous"]),
+    ("without arguments", [RUN, []]),
+    ("unknown", [RUN, ["eval", "%1"]]),
+    ("another number of arguments", [RUN, ["add", "%1"]]),
+    ("the value of a later step", [["add", "%0", "%2"], ["layer", "inner", "%1"]]),
+    ("its own value", [RUN, ["contiguous", "%2"]]),
+    ("another layer", [["layer", "outer", "%0"]]),
+    ("another weight", [RUN, ["weight", "gamma"], ["mul", "%1", "%2"]]),
+    ("no layer at all", [["contiguous", "%0"]]),
+    ("a number at the end", [RUN, ["shape", "%1"]]),
+    ("endless whole numbers", [RUN, ["mul", "%1", 10**400]]),
+    ("nested lists", [RUN, ["reshape", "%1", [[[[1]]]]]]),
+    ("an escape code", [RUN, ["pad", "%1", [1, 1], ESCAPE, 0.0]]),
+    (
+        "squares of squares",
+        [
+            *(["shape", "%0"], ["getitem", "%1", 1]),
+            *(["mul_int", f"%{number}", f"%{number}"] for number in range(2, 60)),
+            *(RUN, ["mul", "%61", "%60"]),
+        ],
+    ),
+    ("a huge tensor", [RUN, ["expand", "%1", [2**20] * 8]]),
+    (
+        "a tensor in many parts",
+        [RUN, ["pad", "%1", [0, 2**20], "constant", 0.0], ["unbind", "%2", 3], ["cat", "%3", 0]],
+    ),
+    ("more than any network has", [RUN, *(["contiguous", f"%{number}"] for number in range(1, 12_000))]),
+)
+
+
+def rewired(root: Path, draw: Random) -> Fault:
+    """A saved model from a stranger, whose steps are wrong and whose digest is right."""
+    path = pick(root, draw, "outputs/*/*/*/tune/model/architecture.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    blocks = content["chain"]["children"]
+    # Without weights, whose names would be others.
+    name = draw.choice([name for name, block in blocks.items() if block["type"] == "ReLU"])
+    text, steps = draw.choice(STEPS)
+    blocks[name] = {"type": "Graph", "steps": steps, "weights": {}, "children": {"inner": blocks[name]}}
+    del content["digest"]
+    content["digest"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    source = path.parent.relative_to(root)
+    return Fault(text=f"steps of {name}: {text}", options=(f"prune.source={source}",))
+
+
 def damaged_journal(path: Path, draw: Random) -> str:
     """Damage a journal: repeated, lost, torn, exchanged, edited, or undecodable lines."""
     if draw.random() < 0.2:
@@ -283,6 +334,7 @@ KINDS = (
         "half pruning tuned",
         at(damaged_json, *(f"{folder}architecture.json" for folder in NETWORKS)),
     ),
+    Kind("steps of a stranger's model", "digits", "tuned", rewired, promise=REFUSED, stage="prune"),
     Kind(
         "saved weights",
         "digits",

@@ -238,7 +238,7 @@ OPTIONS = (
         "tune.max_trials=0",
     ),
     *("tune.depth=99", "tune.max_seconds=0", "tune.tolerance=nan", "tune.neurons=[[[[", "tune.neurons=${x}"),
-    *("+tune.foo=1", "~tune", "tune=nonsense", "backbone.size=1", "backbone.size=100000", "backbone=custom"),
+    *("+tune.foo=1", "~tune", "tune=nonsense", "backbone.size=1", "backbone.size=100000", "backbone=no.Net"),
     *("backbone.weights=/dev/zero", "backbone.weights=/", "measure.batch=100000000", "measure.repeats=10**9"),
     *(
         "threads=99999",

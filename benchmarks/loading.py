@@ -28,7 +28,7 @@ from benchmarks.torchvision_loader import torchvision_loader
 from tascnet.data import evenly, open_samples
 from tascnet.data.dataset import Dataset, ImageSource
 from tascnet.errors import ConfigError
-from tascnet.models import Preprocessing
+from tascnet.models.build import preprocessing_of
 from tascnet.options import ImageBackbone, ImageFolder, Images, PublishedImages, usable_cpus
 from tascnet.train.setting import computing
 
@@ -90,7 +90,7 @@ class Bench:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.augmentation = cast(Images, setup.data)
-        self.preprocessing = Preprocessing.of(cast(ImageBackbone, setup.backbone))
+        self.preprocessing = preprocessing_of(cast(ImageBackbone, setup.backbone))
         self.batch_size = setup.trainer().recipe("finetune").batch_size
         self.dataset = self._opened(setup.cache)
         self.files = image_files(self.dataset) or []

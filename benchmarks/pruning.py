@@ -214,9 +214,9 @@ class Cutter:
     def _steps(self, options: Prune, budget: float) -> tuple[float, int]:
         """Share of the filters and number of iterations that reach a budget."""
         example = self.learner.samples.example
-        groups = [g for g in width_groups(self.unpruned, example) if g.width >= options.min_filters]
+        groups = [g for g in width_groups(self.unpruned, example) if g.channels >= options.min_filters]
         widths = {group.name: group.width for group in groups}
-        costs = WidthCosts(self.unpruned, example, list(widths))
+        costs = WidthCosts(self.unpruned, example, groups)
 
         def reaches(removed: dict[str, int]) -> bool:
             return costs(removed)[1] <= budget * costs.flops

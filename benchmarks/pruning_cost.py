@@ -18,15 +18,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tascnet
 from benchmarks import common
-from benchmarks.common import RUNS, Row, Setup, check_names, collect, new_table
+from benchmarks.common import RUNS, Row, Setup, check_networks, collect, new_table
 from benchmarks.conventional import open_network
 from benchmarks.process import in_own_process, memory_growth
-from tascnet.inherit import fold_into, input_moments, rank_by_reconstruction, rank_pairs, refit
+from tascnet.inherit import (
+    fold_into,
+    input_moments,
+    input_positions,
+    rank_by_reconstruction,
+    rank_pairs,
+    refit,
+)
 from tascnet.measure import WidthCosts, complexity
-from tascnet.models.build import NAMES
 from tascnet.pruning.history import FilterHistory
 from tascnet.report.numbers import MISSING, count
-from tascnet.surgery import consumer_inputs, layer_widths, narrow, width_groups
+from tascnet.surgery import layer_widths, narrow, width_groups
 from tascnet.train.setting import computing
 
 PARTS = ("history", "pairs", "reconstruction", "activations", "merge", "surgery", "refit")
@@ -42,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prune every network once and time the parts: one row for each."""
     setup = Setup.of(args)
-    check_names("network", set(args.backbones) - {setup.backbone.name}, NAMES)
+    check_networks(args.backbones)
     folder = common.open_results(args)
     settings = setup.digest(setup.trainer().recipe("recover"), setup.changes["prune"], PARTS)
     keys = [{"backbone": name, "settings": settings} for name in args.backbones]
@@ -88,8 +94,8 @@ def _parts(setup: Setup, min_filters: int, source: Path, device: torch.device) -
     learner = setup.learner(network, device)
     learner.place(network)
     example = learner.samples.example
-    groups = [group for group in width_groups(network, example) if group.width >= min_filters]
-    costs = WidthCosts(network, example, [group.name for group in groups])
+    groups = [group for group in width_groups(network, example) if group.channels >= min_filters]
+    costs = WidthCosts(network, example, groups)
     facts: Row = {"weights_bytes": sum(p.numel() * p.element_size() for p in network.parameters())}
 
     def timed(part: str, work: Callable[[], Any]) -> Any:
@@ -108,7 +114,7 @@ def _parts(setup: Setup, min_filters: int, source: Path, device: torch.device) -
     pairs = timed(
         "pairs", lambda: {g.name: rank_pairs(history.similarity(g.name), history.l1(g.name)) for g in groups}
     )
-    inputs = consumer_inputs(network, example, groups)
+    inputs = input_positions(network, groups)
     moments = timed("activations", lambda: input_moments(network.eval(), inputs, images(), seed=learner.seed))
     counts = {group.name: max(1, int(group.width * SHARE)) for group in groups}
 
@@ -127,7 +133,11 @@ def _parts(setup: Setup, min_filters: int, source: Path, device: torch.device) -
     widths = layer_widths(network)
     kept = {g.name: sorted(set(range(g.width)) - set(removed[g.name])) for g in groups}
     timed("surgery", lambda: narrow(network, example, kept))
-    outputs = {layer: kept[group.name] for group in groups for layer in group.filters}
+    gone: dict[str, set[int]] = {}
+    for group in groups:
+        for layer, positions in group.outputs.items():
+            gone.setdefault(layer, set()).update(positions[removed[group.name]].flatten().tolist())
+    outputs = {layer: sorted(set(range(widths[layer])) - lost) for layer, lost in gone.items()}
 
     def learn_again() -> None:
         # The copy of the whole network that it learns from is part of what it takes.

@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from benchmarks import common
-from benchmarks.common import Row, Setup, check_names, collect, new_table
+from benchmarks.common import Row, Setup, check_networks, collect, new_table
 from benchmarks.process import in_own_process
 from benchmarks.trials import (
     Setting,
@@ -31,7 +31,6 @@ from benchmarks.trials import (
     scaled_published_trial,
 )
 from tascnet.errors import ConfigError
-from tascnet.models.build import NAMES
 from tascnet.options import Images
 from tascnet.train.setting import computing
 
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Time both ways on every network and depth, one row each, and run both in full where asked for."""
     setup = Setup.of(args)
-    check_names("network", {*args.backbones, *args.full} - {setup.backbone.name}, NAMES)
+    check_networks([*args.backbones, *args.full])
     if not isinstance(setup.data, Images):
         raise ConfigError(f"{setup.data.name} holds texts, which are not decoded", "give images")
     folder = common.open_results(args)
