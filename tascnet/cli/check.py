@@ -153,9 +153,11 @@ def _check_one(override: Override, value: Any, groups: Mapping[str, list[str]] |
 
 
 def _check_choice(group: str, value: Any, groups: Mapping[str, list[str]] | None) -> None:
-    if not isinstance(value, str):
+    is_empty = group == "backbone" and value == ""
+    if not isinstance(value, str) or is_empty:
+        given = repr(value) if is_empty else shown(value)
         raise ConfigError(
-            f"{group} has no choice {shown(value)}", f"python -m tascnet --help lists those of {group}"
+            f"{group} has no choice {given}", f"python -m tascnet --help lists those of {group}"
         )
     # The libraries that know further networks are asked when all else is right.
     if groups is not None and value not in groups[group] and group != "backbone":

@@ -11,7 +11,7 @@ from tascnet.options import Backbone, DigitsBackbone, ImageBackbone, shown
 from tascnet.presets import preset_names
 from tascnet.run.console import output
 
-# How many names of one kind are printed.
+# How many layers that are not cut for one reason are printed.
 _NAMES_SHOWN = 6
 # How many reasons why layers are not cut are printed.
 _REASONS_SHOWN = 4
@@ -52,6 +52,7 @@ def _lines(options: Backbone) -> Iterator[str]:
     import torch
 
     from tascnet.measure.complexity import complexity
+    from tascnet.measure.uncut import reasons
     from tascnet.models.build import sketch
     from tascnet.models.info import info_of
     from tascnet.models.preprocessing import Preprocessing
@@ -72,15 +73,13 @@ def _lines(options: Backbone) -> Iterator[str]:
             f"mean {shown(expected.mean)}, std {shown(expected.std)}"
         )
     yield from _weights(options)
-    yield f"{plural(len(chain), 'block')}: {_some(name for name, _ in chain.named_children())}"
+    yield f"{plural(len(chain), 'block')}: {', '.join(name for name, _ in chain.named_children())}"
     filters = sum(group.channels for group in trace.groups)
     yield f"{filters:,} filters in {plural(len(trace.groups), 'group')} of layers that are cut together"
-    reasons: dict[str, list[str]] = {}
-    for uncut in trace.uncut:
-        reasons.setdefault(uncut.reason, []).append(uncut.layer)
-    for reason, layers in list(reasons.items())[:_REASONS_SHOWN]:
+    kept = reasons(trace, lambda _: None)
+    for reason, layers in list(kept.items())[:_REASONS_SHOWN]:
         yield f"not cut, {reason}: {_some(layers)}"
-    if more := sum(map(len, list(reasons.values())[_REASONS_SHOWN:])):
+    if more := sum(map(len, list(kept.values())[_REASONS_SHOWN:])):
         yield f"not cut for other reasons: {plural(more, 'layer')}"
 
 

@@ -122,7 +122,8 @@ def _files(config: Config) -> Iterator[Rule]:
 def _network(config: Config) -> Iterator[Rule]:
     """A network without a file in conf/ is one of a library, or its module is there."""
     backbone, files = config.backbone, preset_names("backbone")
-    if config.stage == "compare" or backbone.name in files:
+    # What is pruned is a saved model, which needs neither.
+    if config.stage in ("compare", "prune") or backbone.name in files:
         return
     # Takes seconds: it imports the library.
     from tascnet.models.library import check_name, find, is_dotted

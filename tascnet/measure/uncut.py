@@ -43,10 +43,13 @@ def reach(chain: nn.Sequential, trace: Trace, spared: Callable[[WidthGroup], str
 
 
 def reasons(trace: Trace, spared: Callable[[WidthGroup], str | None]) -> dict[str, tuple[str, ...]]:
-    """By reason, the layers that have outputs which cannot or must not be removed."""
+    """By reason, the layers that have outputs which cannot or must not be removed.
+
+    What happens in several blocks is one reason, and the blocks are left out.
+    """
     found: dict[str, list[str]] = {}
     for one in trace.uncut:
-        found.setdefault(one.reason, []).append(one.layer)
+        found.setdefault(one.reason.partition(" in block '")[0], []).append(one.layer)
     for group in trace.groups:
         if (reason := spared(group)) is not None:
             found.setdefault(reason, []).extend(group.filters)

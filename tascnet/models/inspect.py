@@ -1,12 +1,16 @@
 """Looking at a network without changing it: eval mode, hooks, inputs that fit, copies without memory."""
 
 import copy
+import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 
@@ -20,6 +24,53 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def untouched(model: nn.Module, *, tensors: bool = True) -> Iterator[None]:
+    """Restore at the end what a run of a network may change: attributes, tensors and random generators.
+
+    Inside, torch.compile has no effect.
+
+    Args:
+        tensors: restore values of parameters and buffers too.
+    """
+    # Those of TorchScript are not Python's.
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    attributes = [dict(vars(module)) for module in modules]
+    holders: list[dict[str, Any]] = []
+    for module in modules:
+        holders += [module._parameters, module._buffers, module._modules]
+    held = [dict(holder) for holder in holders]
+    values = [(t, t.data, t.detach().clone()) for t in _with_values(model)] if tensors else []
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            yield
+        finally:
+            random.setstate(drawn)
+            np.random.set_state(drawn_by_numpy)
+            for module, own in zip(modules, attributes, strict=True):
+                vars(module).clear()
+                vars(module).update(own)
+            for holder, items in zip(holders, held, strict=True):
+                holder.clear()
+                holder.update(items)
+            with torch.no_grad():
+                for tensor, data, value in values:
+                    if tensor.data_ptr() != data.data_ptr():
+                        tensor.data = data
+                    if not torch.equal(tensor, value):
+                        tensor.copy_(value)
+
+
+def _with_values(model: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_meta and not is_lazy(tensor):
+            yield tensor
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """How filters moved through training, in memory that does not grow with the epochs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -48,6 +48,17 @@ class FilterHistory:
                 self._gram[name] += gram(matrix.split(_COLUMNS, dim=1)).cpu()
                 self._l1[name] += matrix.abs().sum(1, dtype=torch.float64).cpu()
         self.epochs += 1
+
+    def fits(self, groups: Iterable[WidthGroup]) -> bool:
+        """Whether it records the units of all these groups."""
+
+        def is_recorded(group: WidthGroup) -> bool:
+            outputs = self._outputs.get(group.name, {})
+            return outputs.keys() == group.outputs.keys() and all(
+                torch.equal(positions, group.outputs[layer]) for layer, positions in outputs.items()
+            )
+
+        return all(is_recorded(group) for group in groups)
 
     def similarity(self, name: str) -> Tensor:
         """`n x n` cosine similarities of the trajectories of a group; 0 between a zero filter and others."""

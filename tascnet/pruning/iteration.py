@@ -220,9 +220,11 @@ def apply_removal(
         teacher, at = teacher_of(network, {}, merge), list(network._modules).index(block)
         network = without_blocks(network, {block})[0]
         settle(learner, network, teacher, first=at)
-        if recorder is not None:
-            # Groups that pass through the block change: recording starts again.
-            recorder = FilterHistory(eligible_groups(options, info, Trace(network, ranks.trace.example)))
+    if recorder is not None:
+        groups = eligible_groups(options, info, Trace(network, ranks.trace.example))
+        # Groups that passed through a block, or of a convolution of which one group is left, are others.
+        if block is not None or not recorder.fits(groups):
+            recorder = FilterHistory(groups)
     after_cut = learner.evaluate(network)
     training = recover(learner, options, network, unpruned, folder / "retrain.pt", epochs, deadline, recorder)
     if recorder is not None:

@@ -93,14 +93,8 @@ def reach_lines(reach: Reach) -> list[str]:
 
 
 def uncut_words(reasons: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Reasons why layers keep their width, those of most layers first, in one line.
-
-    What happens in several blocks is one reason, and the blocks are left out.
-    """
-    merged: dict[str, list[str]] = {}
-    for reason, layers in reasons:
-        merged.setdefault(reason.partition(" in block '")[0], []).extend(layers)
-    ordered = sorted(merged.items(), key=lambda one: -len(one[1]))
+    """Reasons why layers keep their width, those of most layers first, in one line."""
+    ordered = sorted(reasons, key=lambda one: -len(one[1]))
     parts = [f"{reason} ({some(layers)})" for reason, layers in ordered[:_REASONS]]
     rest = len(ordered) - _REASONS
     return "; ".join([*parts, *([plural(rest, "other reason")] if rest > 0 else [])])

@@ -171,7 +171,8 @@ class _ChannelWalk(Notes):
         if isinstance(ghost, (*_NORMS, *_ELEMENTWISE)):
             # On the meta device these take longer than all else, and the shape stays.
             value = flow.value
-            if (channels := _channels_of(ghost)) not in (None, value.shape[_channel_dim(ghost, value.ndim)]):
+            channels = _channels_of(ghost)
+            if channels is not None and channels != value.shape[_channel_dim(ghost, value.ndim)]:
                 raise RuntimeError(f"'{name}' takes {channels} channels, got {tuple(value.shape)}")
         else:
             value = ghost(flow.value)
@@ -188,7 +189,9 @@ class _ChannelWalk(Notes):
         if isinstance(module, (_BatchNorm, _InstanceNorm)):
             return self._with_weights(name, flow, 1)
         if isinstance(module, nn.PReLU):
-            return labels if module.num_parameters == 1 else self._with_weights(name, flow, 1)
+            # The only channel that a cut has left has a weight of its own.
+            is_shared = module.num_parameters == 1 and (value.ndim < 2 or value.shape[1] > 1)
+            return labels if is_shared else self._with_weights(name, flow, 1)
         if isinstance(module, nn.GroupNorm):
             return self._group_norm(name, module, flow)
         if isinstance(module, (nn.LayerNorm, LayerNorm2d, GRN)):
@@ -196,7 +199,8 @@ class _ChannelWalk(Notes):
         if isinstance(module, (LayerScale, Offset)):
             return self._elementwise_weight(name, module, flow)
         if isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, L2Norm)):
-            self.mix(name, labels, int(getattr(module, "dim", None) or 1))
+            dim = getattr(module, "dim", 1)
+            self.mix(name, labels, 1 if dim is None else dim % labels.ndim)
             return labels
         if isinstance(module, _BY_MAP):
             if any(dim > 1 for dim in varying(labels)):
@@ -273,6 +277,8 @@ class _ChannelWalk(Notes):
         over = [dim for dim in dims if dim in varying(flow.labels)]
         if len(over) > 1 or len(module.weight.shape) > count:
             return self.blocked([flow.labels], flow.value.ndim, f"'{name}' meets channels of two kinds")
+        if over and len(dims) > 1:
+            return self.blocked([flow.labels], count, f"'{name}' has weights for each pixel")
         if over:
             return self._with_weights(name, flow, over[0])
         if not varying(flow.labels):

@@ -65,11 +65,18 @@ def backbone(
         ArchiveError: the folder holds no saved model.
     """
     if isinstance(network, nn.Module):
+        if num_classes is not None:
+            raise ConfigError("`num_classes` has no effect with a network of your own", "leave it out")
         return _own(network, example, options)
     if example is not None:
         raise ConfigError("`example` has no effect without a network of your own", "leave it out")
     if isinstance(network, Backbone):
         chosen = replace(network, **options)
+    elif not isinstance(network, str | Path):
+        raise ConfigError(
+            f"the network is of type {type(network).__name__}, expected a name, a folder or an nn.Module",
+            "make it first, as in `Net()`" if isinstance(network, type) else None,
+        )
     else:
         name = str(network)
         try:
@@ -115,11 +122,19 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
     if isinstance(getattr(module, "info", None), ModelInfo) and not options:
         assert isinstance(module, nn.Sequential)
         return module
+    if "weights" in options:
+        raise ConfigError("`weights` has no effect with a network of your own", "load them into it")
     if example is not None:
+        _check_example(example)
         options = {"size": example.shape[-1], **options}
     chosen: ImageBackbone = make(ImageBackbone, {"name": type(module).__name__, **options})
     preprocessing = Preprocessing.of(chosen)
-    inputs = torch.zeros(preprocessing.example_shape) if example is None else example
+    inputs = torch.zeros(preprocessing.example_shape)
+    if example is not None and example.shape != inputs.shape:
+        raise ConfigError(
+            f"the example is {_sizes(example)}, and images are {_sizes(inputs)} by `size`, `mean` and `std`",
+            "give the same size, and one value of `mean` and `std` for each channel",
+        )
     # What it does not take is said before it is looked at more closely.
     check_weights(module)
     outputs_of(module, inputs)
@@ -132,3 +147,16 @@ def _own(module: nn.Module, example: Tensor | None, options: dict[str, Any]) -> 
         licence=OWN[1],
     )
     return with_info(chain, info)
+
+
+def _check_example(example: object) -> None:
+    if not isinstance(example, Tensor):
+        raise ConfigError(f"`example` is of type {type(example).__name__}, expected a tensor `1 x c x h x h`")
+    if example.ndim != 4 or len(example) != 1 or example.shape[-1] != example.shape[-2]:
+        raise ConfigError(f"`example` is {_sizes(example)}, expected one square image `1 x c x h x h`")
+    if not example.is_floating_point():
+        raise ConfigError(f"`example` is of {example.dtype}, expected floating-point numbers")
+
+
+def _sizes(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))

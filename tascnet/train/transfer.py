@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.data.samples import Samples
-from tascnet.errors import ConfigError, WeightsError, first_line
+from tascnet.errors import ConfigError, WeightsError, in_words
 from tascnet.models.info import info_of, with_info
-from tascnet.models.inspect import evaluating, input_for, meta_copy, meta_like
+from tascnet.models.inspect import evaluating, input_for, meta_copy, meta_like, untouched
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import read_metadata
@@ -140,17 +140,19 @@ def outputs_of(network: nn.Module, example: Tensor) -> Tensor:
     """
     shape = " x ".join(map(str, example.shape[1:]))
     kind = "images" if example.is_floating_point() else "texts"
-    with suppress(Exception), torch.no_grad():
-        ghost = meta_copy(network).eval()
-        found: Tensor = ghost(input_for(ghost, meta_like(example)))
-        return found
-    # What it does not take is said in the words of its own device.
-    try:
-        with torch.no_grad(), evaluating(network):
-            outputs: Tensor = network(input_for(network, example))
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"the network does not take {kind} of {shape} ({first_line(error)})",
-            "change `size`, or the network; `mean` has one value for each channel",
-        ) from error
+    with untouched(network), torch.no_grad():
+        # A network of the user's own may call sys.exit.
+        with suppress(Exception, SystemExit):
+            ghost = meta_copy(network).eval()
+            found: Tensor = ghost(input_for(ghost, meta_like(example)))
+            return found
+        # What it does not take is said in the words of its own device.
+        try:
+            with evaluating(network):
+                outputs: Tensor = network(input_for(network, example))
+        except (Exception, SystemExit) as error:
+            raise ConfigError(
+                f"the network does not take {kind} of {shape} ({in_words(error)})",
+                "change `size`, or the network; `mean` has one value for each channel",
+            ) from error
     return outputs

@@ -1,7 +1,7 @@
 """The network of a configuration: the tail of the chain, changed by surgery, with inherited weights."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -104,6 +104,7 @@ class CandidateBuilder:
         self._seed, self._hand_over = seed, hand_over
         self._probes: dict[int, Tensor] = {}
         self._traces: dict[_Start, Trace] = {}
+        self._wholes: dict[int, tuple[WidthGroup, ...]] = {}
         self._scores: dict[_Start, dict[str, Tensor]] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> Candidate:
@@ -151,6 +152,12 @@ class CandidateBuilder:
             self._probes[cut] = torch.zeros_like(features, device="cpu")
         return self._probes[cut]
 
+    def _whole(self, cut: int) -> tuple[WidthGroup, ...]:
+        """The groups of a tail with all its blocks."""
+        if cut not in self._wholes:
+            self._wholes[cut] = Trace(self._chain[cut:], self._probe(cut)).groups
+        return self._wholes[cut]
+
     def _with_head(self, tail: nn.Sequential, searched: SearchedHead) -> nn.Sequential:
         return searched.on(
             tail,
@@ -169,21 +176,51 @@ class CandidateBuilder:
         if start not in self._traces:
             self._traces[start] = Trace(tail, self._probe(start[0]))
         trace = self._traces[start]
-        by_name = {group.name: group for group in trace.groups}
-        if missing := widths.keys() - by_name.keys():
+        whole = self._whole(start[0]) if start[1] else trace.groups
+        if missing := widths.keys() - {group.name for group in whole}:
             raise SurgeryError(f"the group '{min(missing)}' cannot be made narrower in the trained tail")
-        groups = [by_name[name] for name in widths]
-        units = {group.name: widths[group.name] // group.bundle for group in groups}
+        units = kept_units(whole, trace.groups, widths)
+        groups = [group for group in trace.groups if group.name in units]
         if self._hand_over is not None:
             keep = self._hand_over(tail, start[0], groups, units, first_changed)
         else:
             scores = self._scores.setdefault(start, {})
             if new := [group for group in groups if group.name not in scores]:
                 scores |= all_channel_scores(tail, trace, new, self._importance, self._seed)
-            ranked = {name: torch.argsort(scores[name], descending=True, stable=True) for name in widths}
+            ranked = {name: torch.argsort(scores[name], descending=True, stable=True) for name in units}
             keep = {name: sorted(ranked[name][:count].tolist()) for name, count in units.items()}
         narrow(tail, trace, keep)
         return [group.first_block for group in groups]
+
+
+def kept_units(
+    before: Iterable[WidthGroup], after: Iterable[WidthGroup], widths: Mapping[str, int]
+) -> dict[str, int]:
+    """Widths of the groups of a tail, as units of its groups after blocks were removed.
+
+    Without a block fewer channels are coupled, and groups that differed only in it are one. A group that
+    several have become keeps the sum of what they keep; each group that one has become keeps its share.
+
+    Args:
+        before: the groups of the tail.
+        after: those without the removed blocks.
+        widths: kept channels by group of `before`.
+
+    Returns:
+        Kept units by group of `after`, where any are removed.
+    """
+    narrowed = [group for group in before if group.name in widths]
+    units = {}
+    for group in after:
+        layer, positions = next(iter(group.outputs.items()))
+        removed = 0
+        for old in narrowed:
+            if layer in old.outputs:
+                shared = int(torch.isin(positions[:, 0], old.outputs[layer]).sum())
+                removed += shared * (old.channels - widths[old.name]) // old.channels
+        if removed:
+            units[group.name] = group.width - removed
+    return units
 
 
 def check_output(tail: nn.Sequential, features: Tensor, num_classes: int) -> None:

@@ -317,6 +317,7 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
         ),
         (["backbone=resnet20", "backbone.weights=V9"], "backbone.weights=V9 does not exist"),
         (["backbone=[a,b]"], "backbone has no choice [a,b]"),
+        (["backbone="], "backbone has no choice ''"),
         (
             ["dataset.download=true"],
             "dataset.download has no effect with dataset=digits: leave it out",

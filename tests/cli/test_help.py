@@ -139,7 +139,7 @@ def test_a_network_is_shown_with_its_cost_its_images_and_its_weights(helped):
     assert (
         "backbone.weights=IMAGENET1K_V1 (pretrained): 224 px, resized to 256, 1000 classes, licence" in text
     )
-    assert "15 blocks: conv1, bn1, relu, maxpool, layer1_0, layer1_1 and 9 more" in text
+    assert "15 blocks: conv1, bn1, relu, maxpool, layer1_0, layer1_1, layer2_0, layer2_1, layer3_0," in text
     assert "not cut, feeds the output: classifier" in text
     assert "weights: pretrained (on the digits), a file, or random" in helped("backbone=digits_cnn")
     assert "weights: a file, or random" in helped("backbone=textcnn")

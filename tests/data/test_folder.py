@@ -1,6 +1,7 @@
 import functools
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,14 @@ def test_some_classes_alone_are_taken(image_folder, tiny, tmp_path):
     with pytest.raises(DataError, match="'cot', which is not a class") as raised:
         load_image_folder(image_folder, tiny, cache=tmp_path, classes=["cot", "eel"])
     assert "did you mean 'cat'?" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("change", [{"resize": 7}, {"interpolation": "bicubic"}, {"crop": "squash"}])
+def test_images_that_are_prepared_otherwise_are_decoded_again(change, image_folder, tiny, tmp_path):
+    first = load_image_folder(image_folder, tiny, cache=tmp_path / "cache")
+    other = load_image_folder(image_folder, replace(tiny, **change), cache=tmp_path / "cache")
+    pixels_of = [dataset.pixels[:] for dataset in (first, other)]
+    assert pixels_of[0].shape != pixels_of[1].shape or (pixels_of[0] != pixels_of[1]).any()
 
 
 def test_repeat_reads_the_cache_and_decodes_nothing(image_folder, tiny, tmp_path, decoded_paths):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -613,6 +613,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(value=JSON, argument=st.sampled_from(["in_channels", "kernel_size", "stride", "padding_mode", "bias"]))
 def test_any_value_of_an_argument_loads_or_gives_our_error(
     tmp_path_factory: pytest.TempPathFactory, value: object, argument: str

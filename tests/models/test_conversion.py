@@ -2,14 +2,17 @@
 
 import copy
 import inspect
+import random
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import tascnet
 from tascnet.errors import ConversionError
 from tascnet.models.blocks import Concat, Residual
 from tascnet.models.conversion import Converted, convert
@@ -386,6 +389,117 @@ class Returning(nn.Module):
         return self.make(self.layer(x))
 
 
+class Remembering(Headed):
+    """Adds what it has seen last, if that is of the same shape."""
+
+    last: Tensor | None = None
+
+    def between(self, x: Tensor) -> Tensor:
+        last, self.last = self.last, x.detach()
+        return x if last is None or last.shape != x.shape else x + last
+
+
+class OddAndEven(Headed):
+    def between(self, x: Tensor) -> Tensor:
+        return x if len(x) % 2 else 2 * x
+
+
+@pytest.mark.parametrize("network", [Remembering(), OddAndEven()])
+def test_what_differs_between_calls_or_batches_is_refused(network: nn.Module) -> None:
+    with pytest.raises(ConversionError, match="keep values between calls"):
+        convert(shaken(network), EXAMPLE)
+
+
+class Restless(Headed):
+    """Changes all that a run can change, and does the same each time."""
+
+    seen: Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(1))
+        self.extra = nn.Linear(8, 8)
+
+    def between(self, x: Tensor) -> Tensor:
+        self.seen = x
+        self.runs += 1
+        self.runs = self.runs + 1
+        self.fc.weight.data = self.fc.weight.data.clone()
+        self.extra.weight.data.mul_(2)
+        del self._modules["extra"]
+        self.extra = nn.Linear(8, 8)
+        random.random(), np.random.rand(), torch.rand(1)
+        return x
+
+
+def test_what_a_run_changes_is_restored() -> None:
+    network = shaken(Restless())
+    before, attributes = copy.deepcopy(network.state_dict()), dict(vars(network))
+    tensors, places = list(network.parameters()), [p.data_ptr() for p in network.parameters()]
+    drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    convert(network, EXAMPLE)
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert vars(network) == attributes
+    assert all(one is other for one, other in zip(network.parameters(), tensors, strict=True))
+    assert [p.data_ptr() for p in network.parameters()] == places
+    assert drawn == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+class Beyond(Headed):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.most = nn.Parameter(torch.ones(8, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.what == "factor":
+            return x * 1e7 + x
+        return torch.clamp(x, max=self.most)
+
+
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [("factor", r"step 1 \(mul\) has 10000000.0"), ("clamp", "clamp to values of a tensor")],
+)
+def test_numbers_that_no_block_can_have_are_refused_by_their_line(what: str, problem: str) -> None:
+    with pytest.raises(ConversionError, match=rf"{problem}.*test_conversion.py, line \d+, `return"):
+        convert(shaken(Beyond(what)), EXAMPLE)
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def test_network_that_is_one_function() -> None:
+    assert names(converted(Flat()).chain) == ["flatten", "classifier"]
+
+
+def test_exported_networks_are_refused() -> None:
+    program = torch.export.export(shaken(Headed(nn.ReLU())), (EXAMPLE,))
+    with pytest.raises(ConversionError, match="no eval mode: give the original module"):
+        convert(program.module(), EXAMPLE)
+
+
+@pytest.mark.parametrize("part", ["network", "body"])
+def test_compiled_networks_are_converted_as_they_are_written(part: str) -> None:
+    network = shaken(Headed(nn.Sequential(conv(8, 8), nn.ReLU())))
+    expected = network(images())
+    network.get_submodule("" if part == "network" else part).compile(backend="eager")
+    chain = convert(network, EXAMPLE).chain
+    assert names(chain)[:2] == ["stem", "body"]
+    assert torch.equal(chain(images()), expected)
+
+
+def test_networks_are_converted_in_inference_mode() -> None:
+    network = shaken(Headed(nn.ReLU()))
+    with torch.inference_mode():
+        chain = convert(network, EXAMPLE).chain
+    assert torch.equal(chain(images()), network(images()))
+
+
 def test_outputs_and_inputs_that_no_classifier_has_are_refused() -> None:
     with pytest.raises(ConversionError, match="output has the shape b x 4 x 8 x 8"):
         convert(Returning(torch.relu), EXAMPLE)
@@ -428,6 +542,24 @@ class Named(nn.Module):
 def test_names_of_the_head_are_free() -> None:
     chain = converted(Named()).chain
     assert names(chain) == ["classifier_1", "top_0", "top_1", "top_2", "amax", "classifier"]
+
+
+class Informed(nn.Module):
+    """Names of what every network of tascnet has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info, self.origin, self.preprocessing = conv(3, 8), nn.ReLU(), conv(8, 8)
+        self.class_names = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.class_names(self.preprocessing(self.origin(self.info(x))).mean((2, 3)))
+
+
+def test_names_of_attributes_are_free() -> None:
+    chain = tascnet.backbone(Informed(), size=8)
+    assert names(chain)[:3] == ["info_1", "origin_1", "preprocessing_1"]
+    assert chain.info.backbone == "Informed"
 
 
 def test_chain_of_known_layers_stays_as_it_is() -> None:
@@ -536,6 +668,24 @@ def test_steps_read_weights() -> None:
     assert result.rewritten == ()
 
 
+class Untouched(Headed):
+    """Factors that functions return as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1, 8, 1, 1))
+
+    def between(self, x: Tensor) -> Tensor:
+        copies = self.factor.clone() + self.factor.expand(1, 8, 1, 1)
+        return x * self.factor.squeeze().reshape(8, 1, 1) + self.factor.clone() * copies
+
+
+def test_weights_that_functions_leave_as_they_are() -> None:
+    result = converted(Untouched())
+    assert [key for key, name in result.keys.items() if name == "factor"] != []
+    assert result.rewritten == ()
+
+
 class Standardised(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
@@ -551,6 +701,17 @@ def test_computed_weights_are_kept_as_they_are_and_named() -> None:
     assert converted(Headed(wrapped)).rewritten == (
         "body: the weight that it computes each time is kept as it is",
     )
+
+
+def test_what_is_rewritten_is_logged_unless_nothing_is_compared(caplog: pytest.LogCaptureFixture) -> None:
+    network = Headed(nn.Sequential(*(Standardised(8, 8, 3, padding=1) for _ in range(5))))
+    with caplog.at_level("INFO", logger="tascnet"):
+        convert(network, EXAMPLE, check=False)
+        assert not caplog.messages
+        convert(network, EXAMPLE)
+    (line,) = caplog.messages
+    assert line.startswith("converted, equal up to rounding: body.0: the weight that it computes")
+    assert line.endswith("; body.2: the weight that it computes each time is kept as it is; 2 more")
 
 
 def test_layers_with_hooks_are_refused() -> None:
@@ -597,6 +758,17 @@ def test_functions_methods_and_operators_become_layers_and_steps() -> None:
     assert kinds.count(nn.Upsample) == kinds.count(nn.MaxPool2d) == 1
 
 
+class Pooled(Headed):
+    def between(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, x.shape[2:]) + F.max_pool2d(x, kernel_size=x.shape[-1], stride=x.size(2))
+
+
+def test_pooling_over_the_whole_map_by_its_shape() -> None:
+    graph = converted(Pooled()).chain.add
+    kernels = [layer.kernel_size for layer in graph.modules() if isinstance(layer, nn.MaxPool2d)]
+    assert kernels == [(8, 8), 8]
+
+
 def test_unused_layers_do_not_matter() -> None:
     network = Headed(nn.Sequential(nn.Identity(), nn.Dropout(0.0), conv(8, 8)))
     network.spare = conv(8, 8)
@@ -639,6 +811,16 @@ def test_layers_with_settings_that_cannot_be_saved_are_looked_into() -> None:
     chain = converted(Cropping(nn.ZeroPad2d((-1, 1, 0, 0)))).chain
     assert operations(chain.body) == ["pad"]
     assert chain.body.steps[0].arguments[1] == (-1, 1, 0, 0)
+
+
+class Crowded(Headed):
+    def between(self, x: Tensor) -> Tensor:
+        return torch.stack([x * number for number in range(70)]).sum(0)
+
+
+def test_steps_beyond_the_bounds_of_a_saved_model_are_refused() -> None:
+    with pytest.raises(ConversionError, match=r"cannot be converted, .*step 71 \(stack\) has"):
+        convert(Crowded(), EXAMPLE)
 
 
 class ForThatBatch(Headed):

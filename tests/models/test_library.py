@@ -50,6 +50,14 @@ def test_a_grey_network_of_torchvision_has_another_first_convolution() -> None:
         assert grey(torch.zeros(2, 1, 64, 64)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_that_restore_the_mean_of_their_images_do_so_with_any_weights(name: str) -> None:
+    with torch.device("meta"):
+        assert find(name).make(2).transform_input
+        # It has the means of three colours.
+        assert not find(name).make(2, channels=1).transform_input
+
+
 @pytest.fixture
 def timm():
     return pytest.importorskip("timm")

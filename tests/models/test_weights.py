@@ -413,7 +413,7 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(again.state_dict()["classifier.weight"], chain.state_dict()["classifier.weight"])
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "resnet20", "digits_cnn"])
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "resnet20", "digits_cnn"])
 def test_written_weights_have_the_original_layout_and_are_read_back(tmp_path: Path, name: str) -> None:
     network = build(ImageBackbone(name=name, weights="random", size=32), num_classes=3, seed=1)
     path = tmp_path / "weights.safetensors"

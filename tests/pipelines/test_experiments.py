@@ -64,7 +64,7 @@ def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path
     folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path, *more)
     assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"prune-published", "tune"}
     row = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]
-    assert row["removed"] == {"transition2.conv": 3, "transition3.conv": 6}
+    assert row["removed"] == {"features_transition2.conv": 3, "features_transition3.conv": 6}
     known = read_json(folder / "prune-published" / "identity.json")
     assert known["trainer.class_weights"] == "balanced"
     assert known["trainer.recover.optimizer"] == "nesterov"

@@ -123,6 +123,8 @@ def test_parts_of_one_layer_are_found_again_after_a_cut(name: str) -> None:
     narrow(chain, EXAMPLE, keep)
     history.keep(keep)
     history.record(chain)
+    assert history.fits(width_groups(chain, EXAMPLE))
+    assert not history.fits(groups)
     fresh = FilterHistory(width_groups(chain, EXAMPLE))
     fresh.record(chain)
     for group in width_groups(chain, EXAMPLE):

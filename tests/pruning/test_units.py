@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from tascnet.errors import ConfigError
-from tascnet.options import HistoryPrune, Prune
+from tascnet.models.blocks import Residual
+from tascnet.options import HistoryPrune, Prune, Trainer
 from tascnet.pruning import check_options
 from tascnet.pruning.check import eligible_groups
 from tascnet.surgery import Trace
+from tests.models.toys import conv
 from tests.pruning.toy import SMALL, described, grouped, network
+from tests.surgery.networks import graph
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 UNITS = SMALL | {"min_filters": 2, "max_pruning_ratio": 0.25}
@@ -62,6 +65,46 @@ def test_pairs_of_units_by_their_history(run, history):
     result = run(options, start=grouped(), name=None)
     assert [one.removed["conv2"] for one in result.iterations[1:]] == [8, 4]
     assert result.network.conv3.groups == 5
+
+
+@pytest.mark.parametrize("history", ["restart", "continue"])
+def test_the_last_of_two_groups_of_a_convolution_has_a_history_of_its_own(run, history):
+    start = grouped()
+    start.conv3 = nn.Conv2d(32, 32, 3, padding=1, groups=2)
+    options = HistoryPrune(
+        **{**UNITS, "criterion": "history", "merge": "average", "epochs": 3, "max_iterations": 2},
+        history=history,
+    )
+    options = replace(options, max_pruning_ratio=0.5, pruning_ratio=0.5)
+    result = run(options, start=start, name=None)
+    # Half of two groups of 16 channels; those that are left are no longer coupled to what they read.
+    assert [one.removed["conv2"] for one in result.iterations[1:]] == [16, 8]
+    assert result.iterations[2].removed["conv3"] == 8
+    assert result.network.conv3.groups == 1
+
+
+def test_groups_that_a_removed_block_has_divided_are_pruned_together_afterwards(run):
+    block = graph(
+        {"narrow": conv(16, 4, 1), "wide": conv(16, 12)},
+        ["layer", "narrow", "%0"],
+        ["layer", "wide", "%0"],
+        ["cat", ["%1", "%2"], 1],
+    )
+    torch.nn.init.zeros_(block.narrow.weight)
+    torch.nn.init.zeros_(block.wide.weight)
+    start = network()
+    start.block = Residual(block, nn.Identity(), nn.ReLU())
+    groups = {group.name: group.channels for group in Trace(start, EXAMPLE).groups}
+    assert groups == {"conv1": 4, "conv1:2": 12, "conv2": 20}
+    options = HistoryPrune(
+        **{**UNITS, "criterion": "history", "merge": "average", "epochs": 3, "max_iterations": 2},
+        history="continue",
+        blocks=True,
+    )
+    still = Trainer(batch_size=8, lr=1e-9)
+    made = run(options, start=start, trainer=still, name=None).iterations
+    assert (made[1].block, made[1].removed) == ("block", {})
+    assert made[2].removed == {"conv1": 4, "conv2": 5}
 
 
 def test_ignored_layers_and_blocks_stay_as_they_are(run):

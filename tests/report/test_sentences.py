@@ -73,11 +73,6 @@ def test_of_many_reasons_those_of_most_layers_are_named() -> None:
     )
 
 
-def test_the_same_reason_in_several_blocks_is_one() -> None:
-    reasons = [(f"shuffled in block '{block}'", [f"{block}.a", f"{block}.b"]) for block in ("x", "y")]
-    assert uncut_words(reasons) == "shuffled (x.a and 3 others)"
-
-
 def test_what_the_search_learnt_in_sentences() -> None:
     assert insight_lines(insight(importance=IMPORTANCE)) == [
         "It explains half.",

@@ -440,6 +440,40 @@ def settle_ones(width: int) -> Any:
     return nn.Parameter(nn.init.ones_(nn.Linear(1, width).weight).reshape(width, 1, 1))
 
 
+def fused() -> nn.Sequential:
+    """BiFPN: two maps, each times one of two weights that are made positive and sum to one."""
+    block = graph(
+        {"conv": conv(8, 8), "relu": nn.ReLU(), "share": nn.Softmax(0)},
+        ["weight", "two"],
+        ["layer", "relu", "%1"],
+        ["layer", "share", "%2"],
+        ["getitem", "%3", 0],
+        ["getitem", "%3", 1],
+        ["layer", "conv", "%0"],
+        ["mul", "%6", "%4"],
+        ["mul", "%0", "%5"],
+        ["add", "%7", "%8"],
+        two=nn.Parameter(torch.tensor([0.5, 1.5])),
+    )
+    return network(("stem", conv(3, 8)), ("fuse", block), ("last", conv(8, 6)), width=6)
+
+
+def placed() -> nn.Sequential:
+    """An offset for each pixel of each channel, and one for each pixel of all."""
+    return network(
+        *(("stem", conv(3, 8)), ("place", Offset((8, 8, 8))), ("conv", conv(8, 6))),
+        *(("pixels", Offset((8, 8))), ("last", conv(6, 4))),
+        width=4,
+    )
+
+
+def own_slopes() -> nn.Sequential:
+    """Activations with a slope for each channel, and with one for all."""
+    return network(
+        *(("stem", conv(3, 8)), ("own", nn.PReLU(8)), ("last", conv(8, 6)), ("one", nn.PReLU())), width=6
+    )
+
+
 def unit_length() -> nn.Sequential:
     return settle(
         body(
@@ -550,6 +584,13 @@ NETWORKS = {
     ),
     "heads": Network(heads, {"stem": (4, 2), "heads.fc": (6, 1)}),
     "weighted": Network(weighted, {"stem": (8, 1)}, {"last": "meets weights or constants in block 'block'"}),
+    "fused": Network(fused, {"stem": (8, 1), "last": (6, 1)}),
+    "placed": Network(
+        placed,
+        {"conv": (6, 1), "last": (4, 1)},
+        {"stem": "'place' has weights for each pixel in block 'place'"},
+    ),
+    "own_slopes": Network(own_slopes, {"stem": (8, 1), "last": (6, 1)}),
     "unit_length": Network(unit_length, {"stem": (8, 1)}, mixers={"stem": ("norm",)}),
     "over_time": Network(over_time, {"filters.branches.three": (6, 1), "filters.branches.five": (4, 1)}),
 }

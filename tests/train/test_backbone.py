@@ -21,6 +21,23 @@ from tascnet.train.evaluate import evaluate_source
 from tests.my_nets import Net
 
 
+class Picky(nn.Module):
+    """Does not take what it is given."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.error == "KeyError":
+            return {"picture": x}["image"]
+        if self.error == "SystemExit":
+            sys.exit(3)
+        assert x.shape[-1] == 224, f"{x.shape[-1]} is not 224"
+        return self.layer(x)
+
+
 def plain(classes: int = 4) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
@@ -196,7 +213,19 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
             r"has the shape b x 2 x 8 x 2",
         ),
         (nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 2)), {"size": 8}, "does not take images"),
-        (plain(), {"weights": "imagenet", "sizes": 3}, "no option `sizes`"),
+        (plain(), {"weights": "imagenet", "size": 8}, "`weights` has no effect with a network of your own"),
+        (plain(), {"num_classes": 3}, "`num_classes` has no effect with a network of your own"),
+        (plain(), {"example": (1, 3, 8, 8)}, "`example` is of type tuple, expected a tensor"),
+        (plain(), {"example": torch.zeros(3, 8, 8)}, "`example` is 3 x 8 x 8, expected one square image"),
+        (plain(), {"example": torch.zeros(1, 3, 8, 9)}, "`example` is 1 x 3 x 8 x 9, expected one square"),
+        (plain(), {"example": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, "`example` is of torch.uint8"),
+        (plain(), {"example": torch.zeros(1, 3, 8, 8), "size": 9}, "and images are 1 x 3 x 9 x 9 by `size`"),
+        (plain(), {"example": torch.zeros(1, 1, 8, 8)}, "is 1 x 1 x 8 x 8, and images are 1 x 3 x 8 x 8"),
+        (Net, {}, r"is of type type, expected a name, .*: make it first, as in `Net\(\)`"),
+        (None, {}, "is of type NoneType, expected a name"),
+        (Picky("KeyError"), {"size": 8}, r"images of 3 x 8 x 8 \(KeyError: 'image' \(.*, line \d+\)\)"),
+        (Picky("SystemExit"), {"size": 8}, r"images of 3 x 8 x 8 \(SystemExit: 3"),
+        (Picky("AssertionError"), {"size": 8}, r"\(AssertionError: 8 is not 224"),
     ],
 )
 def test_mistakes_are_one_sentence(network: object, options: dict[str, object], says: str) -> None:

@@ -12,6 +12,7 @@ from tascnet.tuning.build import CandidateBuilder
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS
+from tests.tuning.splitting import SPLITTING
 from tests.tuning.test_discover import options
 
 NAMES = list(TOYS)
@@ -149,6 +150,41 @@ def test_removed_blocks_have_no_say_in_what_the_others_keep():
     assert torch.equal(candidate.tail.classifier.weight, chain.classifier.weight[:, kept])
 
 
+@pytest.mark.parametrize(
+    ("name", "groups", "asked", "kept"),
+    [
+        # The stem's channels are one group without the block: 2 of 3 and 3 of 5, or 2 of 3 and all 5.
+        ("branches", {"stem": 3, "stem:2": 5}, {"stem": 2, "stem:2": 3}, {"stem": 5, "last": 6}),
+        ("branches", {"stem": 3, "stem:2": 5}, {"stem": 2, "last": 4}, {"stem": 7, "last": 4}),
+        # 3 of 4 pairs, of which each channel is a unit of its own without the block.
+        ("bundles", {"stem": 8}, {"stem": 6}, {"stem": 6, "last": 6}),
+        # 3 of 4 units of one channel of each layer, which are two groups without the block.
+        ("swapped", {"stem.a": 4}, {"stem.a": 3}, {"stem.a": 3, "stem.b": 3, "last": 6}),
+    ],
+)
+@pytest.mark.parametrize("kept_by", ["importance", "hand_over"])
+def test_without_the_block_that_grouped_them_layers_become_as_narrow_as_asked(
+    name, groups, asked, kept, kept_by
+):
+    chain = SPLITTING[name]()
+    space = Space(discover_units(chain, EXAMPLE, options(widths=(0.4, 0.6, 0.75), round_to=1)))
+    found = {group.name: group.channels for group in width_groups(chain, EXAMPLE)}
+    assert {group: found[group] for group in groups} == groups
+    config = {**space.neutral(space.depth), "block.kept": 0}
+    config |= {f"{group}.width": width for group, width in asked.items()}
+
+    def first(tail, cut, groups, widths, first_changed):
+        assert widths.keys() == {group.name for group in groups}
+        return {group: list(range(count)) for group, count in widths.items()}
+
+    changes = {"hand_over": first} if kept_by == "hand_over" else {}
+    candidate = build(chain, space, config, **changes)
+    assert "block" not in candidate.tail._modules
+    assert {**kept, "classifier": 5} == layer_widths(candidate.tail)
+    assert whole(chain, candidate).shape == (1, 5)
+    assert candidate.first_changed == 0
+
+
 def test_the_criterion_decides_what_is_kept():
     chain, space = prepare("plain")
     config = {**space.neutral(2), "conv2.width": 4}
@@ -246,7 +282,7 @@ def test_what_is_remembered_changes_nothing(monkeypatch):
     chain, space = prepare("residual", head="search")
     grown = {"classifier": pretrained(chain), "magnitude": 2.0}
     remembering = CandidateBuilder(chain, space, EXAMPLE, **grown)
-    configs = space.sample(12, space.depth, 3)
+    configs = space.sample(8, space.depth, 3)
     for config in [*configs, *configs]:
         ours = remembering(config)
         fresh = build(chain, space, config, **grown)

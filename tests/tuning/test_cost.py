@@ -20,6 +20,7 @@ from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS, body, conv
 from tests.surgery.networks import NETWORKS
 from tests.tuning.spaces import canonical_configs
+from tests.tuning.splitting import SPLITTING
 
 # Every kind of choice, with widths that are no multiples of anything.
 OPTIONS = {
@@ -32,10 +33,10 @@ OPTIONS = {
     "lr_factors": (0.1, 1.0),
     "head": "search",
 }
-# Backbone, pixels, and how many units: all, or as many as keep the test short.
 # Units of several channels, layers that read and write a group, parts of layers.
 UNITS = ("excitation", "reparametrised", "grouped", "group_norms", "channels_last", "partial", "chunked")
-BACKBONES = {"digits_cnn": (8, None), "resnet20": (16, None), "mobilenet_v2": (32, 8), "resnet18": (32, None)}
+# With pixels.
+BACKBONES = {"digits_cnn": 8, "resnet20": 16, "resnet18": 32}
 
 
 class Case:
@@ -55,16 +56,17 @@ class Case:
 
 
 @functools.cache
-def backbone(name, pixels, units):
+def backbone(name, pixels):
     channels = 1 if name == "digits_cnn" else 3
     source = build_chain(name, channels=channels)
     chain = replace_head(source, HeadSpec(), 5, seed=0)
-    return Case(chain, classifier_of(source), torch.zeros(1, channels, pixels, pixels), max_units=units)
+    return Case(chain, classifier_of(source), torch.zeros(1, channels, pixels, pixels))
 
 
 @functools.cache
 def toy(name):
-    chain = TOYS[name]() if name in TOYS else NETWORKS[name].make()
+    make = (TOYS | SPLITTING).get(name) or NETWORKS[name].make
+    chain = make()
     return Case(chain, nn.Linear(chain.classifier.in_features, 11), EXAMPLE)
 
 
@@ -84,15 +86,19 @@ def test_costs_of_small_chains_are_those_of_the_built_networks(name, data):
 @pytest.mark.parametrize("name", BACKBONES)
 @given(data=st.data())
 def test_costs_of_backbones_are_those_of_the_built_networks(name, data):
-    case = backbone(name, *BACKBONES[name])
+    case = backbone(name, BACKBONES[name])
     config = data.draw(canonical_configs(case.space))
     assert case.cost(config) == case.measured(config)
 
 
-def test_costs_of_a_dense_network_are_those_of_the_built_networks():
-    case = backbone("densenet121", 32, 3)
-    for config in case.space.sample(2, case.space.depth, 0):
-        assert case.cost(config) == case.measured(config)
+@few
+@pytest.mark.parametrize("name", SPLITTING)
+@given(data=st.data())
+def test_costs_without_a_block_that_divides_groups_are_those_of_the_built_networks(name, data):
+    case = toy(name)
+    config = data.draw(canonical_configs(case.space))
+    config = case.space.canonical({**config, "first_trained": case.space.depth, "block.kept": 0})
+    assert case.cost(config) == case.measured(config)
 
 
 def test_neutral_configurations_cost_what_the_chain_costs():

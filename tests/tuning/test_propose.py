@@ -149,7 +149,7 @@ def test_spaces_that_do_not_nest_are_learnt_from_at_other_depths():
 def test_no_proposal_is_beyond_a_bound_that_is_known_exactly():
     space = small_space()
     goal = Goal(cost=KnownCosts(cost), max_params=16, max_flops=16_160)
-    observed = [(c, v) for c, v in observe(space, 30) if goal.is_feasible(c)]
+    observed = [(c, v) for c, v in observe(space, 120) if goal.is_feasible(c)]
     proposed = ask(space, 2, observed, [], 1000, 0, goal=goal)
     everything = space.sample(space.count(2), 2, 0)
     left = {space.key(c) for c in everything if goal.is_feasible(c)} - {space.key(c) for c, _ in observed}

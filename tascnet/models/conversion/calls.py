@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tascnet.errors import ConversionError, printable
 
@@ -104,7 +104,3 @@ def needed(calls: Sequence[Call], output: Call) -> list[Call]:
                 found.add(call)
                 waiting.append(call)
     return [call for call in calls if call in found]
-
-
-def is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)

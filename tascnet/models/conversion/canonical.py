@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.errors import ConversionError
-from tascnet.models.conversion.calls import Call, calls_in, needed
+from tascnet.models.conversion.calls import Call, needed
 from tascnet.models.conversion.functions import FUNCTIONS
 from tascnet.models.conversion.known import has_folded_weight, known_layer, settings, with_tensors
 from tascnet.models.conversion.nodes import Node, tensors_of
@@ -101,7 +101,7 @@ class Canonical:
             shape = shape[1:]
         with torch.device("meta"):
             layer = kind(tuple(shape))
-        weight = self._in_shape(other, origin, shape)
+        weight = self._in_shape(origin, shape)
         return self.layer(with_tensors(layer, weight=weight), x, path=origin.path)
 
     def side(self, x: Any, axis: int) -> Any:
@@ -168,13 +168,15 @@ class Canonical:
         if call not in self._made:
             outer, self._call = self._call, call
             try:
-                self._made[call] = self._node_of(call) if _weights_of(call) else self._weight(call)
+                made = self._node_of(call) if _weights_of(call) else self._weight(call)
+                # What leaves a weight as it is gives the weight's own call.
+                self._made[call] = self._resolved(made)
             except ConversionError:
                 # No operation of blocks, but its value is known.
                 self._made[call] = self._weight(call)
             self._call = outer
-        made: Node = self._made[call]
-        return made
+        node: Node = self._made[call]
+        return node
 
     def _weight(self, call: Call) -> Node:
         if _weights_of(call) and call.function != "weight":
@@ -192,7 +194,7 @@ class Canonical:
             raise self.refused("it has weights that depend on its input")
         origin = _origin(call)
         if origin is not None:
-            return self._in_shape(call, origin, call.value.shape)
+            return self._in_shape(origin, call.value.shape)
         if call.function == "weight":
             buffer: Tensor = call.value
             return buffer
@@ -205,7 +207,7 @@ class Canonical:
     def _fold(self) -> None:
         self.rewritten.append(f"{self.name}: the weight that it computes each time is kept as it is")
 
-    def _in_shape(self, call: Call, origin: Call, shape: Sequence[int]) -> Tensor:
+    def _in_shape(self, origin: Call, shape: Sequence[int]) -> Tensor:
         """A parameter of the network in a shape of the same number of values."""
         original: Tensor = origin.value
         if tuple(original.shape) == tuple(shape):
@@ -280,4 +282,4 @@ def _weights_of(call: Call) -> list[Tensor]:
     """The parameters and buffers of the network that a constant is computed from."""
     if call.function == "weight":
         return [call.value]
-    return [weight for read in calls_in(call.arguments) for weight in _weights_of(read)]
+    return [weight for read in call.read() for weight in _weights_of(read)]

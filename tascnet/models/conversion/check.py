@@ -27,7 +27,7 @@ def check_same(
     Args:
         module: the network, in eval mode.
         chain: in eval mode.
-        inputs: `b x c x h x w`, compared together and the first one alone.
+        inputs: `b x c x h x w`, compared together and the first one alone, twice.
         paths: by name of a block that of the module that gives the same.
         pairs: by name a parameter of the network and that of the chain.
         is_exact: whether results should be equal to the last bit.
@@ -41,7 +41,9 @@ def check_same(
     one = inputs[:1].detach().requires_grad_()
     with torch.no_grad():
         # Networks may change their input in place.
-        outputs = [(_result(module, x.clone()), _result(chain, x.clone())) for x in (one, inputs)]
+        # A network may keep what it has seen, and add it to what is of the same shape.
+        seen = (one, one, inputs)
+        outputs = [(_result(module, x.clone()), _result(chain, x.clone())) for x in seen]
     if not all(_is_close(expected, came, _TOLERANCE) for expected, came in outputs):
         name = _first_difference(module, chain, inputs, paths, 0.0 if is_exact else _TOLERANCE)
         raise ConversionError(

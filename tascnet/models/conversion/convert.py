@@ -1,7 +1,8 @@
 """A network of any make as a chain of blocks."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ from tascnet.models.conversion.simplify import simplified
 from tascnet.models.conversion.tracing import trace
 from tascnet.models.describe import describe
 from tascnet.models.head import HEAD_PREFIX
-from tascnet.models.inspect import as_example, evaluating, input_for
+from tascnet.models.inspect import as_example, evaluating, input_for, untouched
+from tascnet.run.console import log
 
 _CLASSIFIER = "classifier"
 # Of blocks whose own names begin as those of a head that tascnet makes.
@@ -27,7 +29,9 @@ _TOP_PREFIX = "top_"
 # A network that does not end in a matrix gets one of n x n values.
 _MOST_OUTPUTS = 4096
 # Samples of the traced run, a number that no other axis is likely to have, and of the comparison.
-_TRACED, _COMPARED = 5, 3
+_TRACED, _COMPARED = 5, 2
+# How many remarks one line of the log has.
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ def convert(module: nn.Module, example: Tensor, *, check: bool = True, share: bo
     """Turn a network into a chain that does the same in eval mode.
 
     The network is cut wherever one tensor alone is alive. The chain's outputs are compared with the network's
-    for one and for three samples, and the gradients once.
+    for one and for two samples, and the gradients once; what was rewritten is logged.
 
     Args:
         module: any module that takes one tensor and gives `b x n`; it stays as it is.
@@ -89,9 +93,9 @@ def convert(module: nn.Module, example: Tensor, *, check: bool = True, share: bo
     # What torch.compile returns holds the network itself.
     module = getattr(module, "_orig_mod", module)
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn((_TRACED, *example.shape[1:]), generator=generator)
-    inputs = torch.cat([input_for(module, value[None].to(example)) for value in values])
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), evaluating(module):
+    with torch.inference_mode(False), untouched(module, tensors=not share), _evaluating(module):
+        values = torch.randn((_TRACED, *example.shape[1:]), generator=generator)
+        inputs = torch.cat([input_for(module, value[None].to(example)) for value in values])
         draft = _as_it_is(module, inputs[:1]) or _draft(module, inputs)
         _untie(draft)
         try:
@@ -108,8 +112,25 @@ def convert(module: nn.Module, example: Tensor, *, check: bool = True, share: bo
             block = check_same(module, draft.chain, inputs[:_COMPARED], draft.paths, pairs, is_exact=is_exact)
             if block is not None:
                 draft.rewritten.append(f"{block}: its values lie in memory in another order")
-    chain = draft.chain if share else copy.deepcopy(draft.chain)
-    return Converted(chain=chain, keys=keys, rewritten=tuple(dict.fromkeys(draft.rewritten)))
+        chain = draft.chain if share else copy.deepcopy(draft.chain)
+    rewritten = tuple(dict.fromkeys(draft.rewritten))
+    if check and rewritten:
+        more = [f"{len(rewritten) - _SHOWN} more"] if len(rewritten) > _SHOWN else []
+        log.info("converted, equal up to rounding: %s", "; ".join([*rewritten[:_SHOWN], *more]))
+    return Converted(chain=chain, keys=keys, rewritten=rewritten)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(evaluating(module))
+        except NotImplementedError as error:
+            raise ConversionError(
+                "the network cannot be converted, it has no eval mode",
+                "give the original module, and not what torch.export made of it",
+            ) from error
+        yield
 
 
 def _as_it_is(module: nn.Module, image: Tensor) -> _Draft | None:

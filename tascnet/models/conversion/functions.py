@@ -40,6 +40,10 @@ def _number(value: Any) -> Any:
     return value.value if isinstance(value, Node) else value
 
 
+def _number_or_all(value: Any) -> Any:
+    return tuple(map(_number, value)) if isinstance(value, tuple) else _number(value)
+
+
 def _axis(axis: Any, x: Any) -> int:
     return int(axis) % max(len(x.shape), 1)
 
@@ -149,7 +153,8 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Node:
-    return b.layer(nn.MaxPool2d(kernel_size, stride or None, padding, dilation, False, ceil_mode), input)
+    sizes = _number_or_all(kernel_size), _number_or_all(stride) or None
+    return b.layer(nn.MaxPool2d(*sizes, padding, dilation, False, ceil_mode), input)
 
 
 @_takes("avg_pool2d")
@@ -172,10 +177,6 @@ def _avg_pool2d(
         divisor_override,
     )
     return b.layer(layer, input)
-
-
-def _number_or_all(value: Any) -> Any:
-    return tuple(map(_number, value)) if isinstance(value, tuple) else _number(value)
 
 
 @_takes("adaptive_avg_pool2d")
@@ -436,6 +437,8 @@ def _maximum(b: "Canonical", input: Any, other: Any) -> Node:
 
 @_takes("clamp", "clip")
 def _clamp(b: "Canonical", input: Any, min: Any = None, max: Any = None) -> Node:
+    if isinstance(min, Node | Call) or isinstance(max, Node | Call):
+        raise b.refused("clamp to values of a tensor", "clamp to numbers, or use torch.maximum")
     return b.step("clamp", input, min, max)
 
 
@@ -636,9 +639,9 @@ def _squeeze(b: "Canonical", input: Any, dim: Any = None) -> Node:
     axes = [axis for axis in _axes(dim, input) if input.shape[axis] == 1]
     if not axes:
         return input  # type: ignore[no-any-return]
-    if b.shape == input.shape[:2] and len(input.shape) > 2:
+    if b.shape == input.shape[:2] and len(input.shape) > 2 and isinstance(input, Node):
         return b.layer(nn.Flatten(), input)
-    if 0 in axes:
+    if 0 in axes and isinstance(input, Node):
         raise b.refused("squeeze of a batch")
     shape = list(input.shape)
     for axis in sorted(axes, reverse=True):

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from tascnet.errors import SurgeryError
 from tascnet.models.blocks import Concat, Residual, sequence
+from tascnet.models.conversion.calls import refused
 from tascnet.models.conversion.nodes import WEIGHTED, Node
 from tascnet.models.graph import Graph, Step, Value
 from tascnet.models.layers import Permute
@@ -85,8 +87,9 @@ def chained(blocks: Sequence[Block], base: str) -> nn.Sequential:
     return sequence((names.of(relative(block.path, base)), block.module) for block in blocks)
 
 
-# Attributes of the modules that hold layers.
+# Attributes of the modules that hold layers, and those that `with_info` gives a chain.
 _ATTRIBUTES = {*dir(nn.Sequential()), *dir(Graph), "steps"}
+_ATTRIBUTES |= {"info", "preprocessing", "class_names", "origin"}
 
 
 class Names:
@@ -254,7 +257,10 @@ def graph(nodes: Sequence[Node], entry: Node, path: str) -> Graph:
         values[node] = len(steps)
         if key is not None:
             known[key] = len(steps)
-    return Graph({name: layer for layer, name in layers.items()}, steps, weights)
+    try:
+        return Graph({name: layer for layer, name in layers.items()}, steps, weights)
+    except SurgeryError as error:
+        raise refused(f"no block can do this: {error.message}", nodes[-1].place) from error
 
 
 def _numbered(argument: Any, values: dict[Node, int]) -> Any:

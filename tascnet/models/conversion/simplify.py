@@ -45,7 +45,7 @@ def _name_after_modules(nodes: Sequence[Node]) -> None:
             frame = frame.caller
     for frame, inside in of_frame.items():
         (node, *more) = inside
-        if not more and frame.caller is not None and node.frame is frame and node.is_function:
+        if not more and frame.path and frame.caller is not None and node.frame is frame and node.is_function:
             node.path, node.frame = frame.path, frame.caller
 
 

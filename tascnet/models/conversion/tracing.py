@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tascnet.errors import ConversionError, first_line
-from tascnet.models.conversion.calls import Call, Frame, SourceLine, is_tensor, refused
+from tascnet.models.conversion.calls import Call, Frame, SourceLine, refused
 from tascnet.models.conversion.known import is_leaf
 from tascnet.models.inspect import hooked
 
@@ -196,7 +196,7 @@ class _Recorder(TorchFunctionMode):
             self._add(result, call)
             if changed:
                 self._spread(result, call)
-        elif isinstance(result, tuple | list) and any(map(is_tensor, result)):
+        elif isinstance(result, tuple | list) and any(isinstance(item, Tensor) for item in result):
             self._keep(call, result)
             for number, item in enumerate(result):
                 if isinstance(item, Tensor):
