@@ -120,7 +120,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "cat": Operation(torch.cat, ("tensors", "int")),
     "stack": Operation(torch.stack, ("tensors", "int")),
     "chunk": Operation(_chunk, ("tensor", "int", "int"), "tensors"),
-    "split": Operation(torch.split, ("tensor", "ints", "int"), "tensors"),
+    "split": Operation(torch.split_with_sizes, ("tensor", "ints", "int"), "tensors"),
     "unbind": Operation(_unbind, ("tensor", "int"), "tensors"),
     "getitem": Operation(operator.getitem, ("any", "index"), None),
     "shape": Operation(lambda x: tuple(x.shape), ("tensor",), "ints"),
@@ -172,7 +172,7 @@ class Graph(nn.Module):
         for name in (*layers, *weights):
             # Layers and weights are attributes of a module.
             is_taken = (
-                hasattr(self, name) or name in ("steps", "_freed") or (name in layers and name in weights)
+                hasattr(self, name) or name in ("steps", "_plan") or (name in layers and name in weights)
             )
             if not name or "." in name or is_taken:
                 raise SurgeryError(f"the block has a layer or weight of the impossible name {name[:80]!r}")
@@ -200,30 +200,31 @@ class Graph(nn.Module):
         last = {number: max(number - 1, 0) for number in range(len(steps))}
         for number, step in enumerate(steps):
             last |= dict.fromkeys(_read(step.arguments), number)
-        self._freed: list[list[int]] = [[] for _ in steps]
+        freed: list[list[int]] = [[] for _ in steps]
         for value, number in last.items():
-            self._freed[number].append(value)
+            freed[number].append(value)
+        self._plan = tuple(_planned(step, values) for step, values in zip(steps, freed, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         values: list[Any] = [x]
-        for step, freed in zip(self.steps, self._freed, strict=True):
-            values.append(self.run(step, values))
+        for operation, arguments, places, is_nested, freed in self._plan:
+            if operation == "layer":
+                layer: Any = self._modules[arguments[0]]
+                values.append(layer(values[places[0][1]]))
+            elif operation == "weight":
+                name = arguments[0]
+                values.append(self._parameters[name] if name in self._parameters else self._buffers[name])
+            else:
+                given: Any = list(arguments)
+                if is_nested:
+                    given = _resolved(arguments, values)
+                for place, number in places:
+                    given[place] = values[number]
+                values.append(OPERATIONS[operation].function(*given))
             for number in freed:
                 values[number] = None
         result: Tensor = values[-1]
         return result
-
-    def run(self, step: Step, values: Sequence[Any]) -> Any:
-        """The result of a step, given the values before it."""
-        if step.operation == "layer":
-            name, read = step.arguments
-            layer = self._modules[str(name)]
-            assert layer is not None
-            return layer(_resolved(read, values))
-        if step.operation == "weight":
-            name = str(step.arguments[0])
-            return self._parameters[name] if name in self._parameters else self._buffers[name]
-        return OPERATIONS[step.operation].function(*_resolved(step.arguments, values))
 
     def extra_repr(self) -> str:
         return "\n".join(
@@ -379,6 +380,21 @@ def _is_literal(argument: Argument) -> bool:
 
 def _parts(argument: slice) -> tuple[Any, Any, Any]:
     return argument.start, argument.stop, argument.step
+
+
+def _planned(
+    step: Step, freed: Sequence[int]
+) -> tuple[str, Any, tuple[tuple[int, int], ...], bool, Sequence[int]]:
+    """A step as its block runs it, without looking at each argument again.
+
+    Returns:
+        The operation, its arguments, by place among them the number of a value, whether values lie deeper
+        than that (then no places are given), and the values that are freed afterwards.
+    """
+    arguments = step.arguments
+    is_nested = any(not isinstance(argument, Value) and _read(argument) for argument in arguments)
+    found = ((place, one.number) for place, one in enumerate(arguments) if isinstance(one, Value))
+    return step.operation, arguments, () if is_nested else tuple(found), is_nested, freed
 
 
 def _resolved(argument: Any, values: Sequence[Any]) -> Any:

@@ -258,7 +258,7 @@ def test_what_no_step_uses_is_refused() -> None:
         Graph({}, [], {"gamma": torch.ones(1)})
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "conv", "forward", "training", "steps", "_freed", "own_weights"])
+@pytest.mark.parametrize("name", ["", "a.b", "conv", "forward", "training", "steps", "_plan", "own_weights"])
 def test_impossible_names_are_refused(name: str) -> None:
     conv, taken = nn.Conv2d(4, 4, 1), rf"impossible name '{name}'"
     steps = [Step("layer", ("conv", Value(0))), Step("weight", (name,)), Step("mul", values(1, 2))]
