@@ -18,6 +18,7 @@ import tascnet
 from benchmarks import common
 from benchmarks.backbones import all_networks, is_convolutional, original, smallest_image
 from benchmarks.common import RUNS, Row, collect, count, new_table
+from tascnet.cli.ending import STOPPED, TERMINATED
 from tascnet.cli.main import main
 from tascnet.run.records import PruneMetrics, read_record
 
@@ -72,6 +73,8 @@ def _row(key: Row, images: Path, runs: Path) -> Row:
             *(f"dataset.root={images}", f"outputs={place}", "name=run"),
         ]
     )
+    if code in (STOPPED, TERMINATED):
+        raise KeyboardInterrupt
     row: Row = {"side": example.shape[-1], "code": code, "seconds": time.perf_counter() - started}
     if code == 0:
         (model,) = place.glob("**/prune/model")
