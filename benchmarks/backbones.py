@@ -52,6 +52,8 @@ CLOSE = 1e-5
 # Parts of names that do not tell families apart.
 PREFIXES = re.compile(r"^(tf|hf|test|legacy|gluon)_")
 CLASSES = 10
+# Where packages lie on this machine.
+_FOLDERS = re.compile(r"\S*site-packages/")
 START, END = "<!-- table -->", "<!-- end of table -->"
 TIMED = {"repeats": 30, "max_seconds": 20.0}
 
@@ -302,7 +304,7 @@ def _is_restored(chain: nn.Sequential, images: Tensor) -> bool:
 def _cells(row: Row) -> Iterator[str]:
     yield row["network"]
     if "difference" not in row:
-        yield from ("no", *[""] * 6, row["reason"])
+        yield from ("no", *[""] * 6, re.sub(_FOLDERS, "", row["reason"]))
         return
     exact = row["difference"] == 0.0
     yield "yes"
@@ -317,7 +319,7 @@ def _cells(row: Row) -> Iterator[str]:
         layer, _, text = remark.rpartition(": ")
         remarks.setdefault(text, []).append(layer)
     parts = (f"{text}{_layers(layers)}" for text, layers in remarks.items())
-    yield row.get("reason") or ", ".join(parts)
+    yield re.sub(_FOLDERS, "", row.get("reason") or ", ".join(parts))
 
 
 def _layers(names: Sequence[str]) -> str:
