@@ -9,10 +9,10 @@ import math
 import operator
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any, Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, TypeVar, Union
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from tascnet.errors import SurgeryError
 # What a value is: one tensor, several, a whole number, or several.
 Kind: TypeAlias = Literal["tensor", "tensors", "int", "ints"]
 Argument: TypeAlias = Union["Value", int, float, bool, str, slice, EllipsisType, tuple["Argument", ...], None]
+
+Found = TypeVar("Found")
 
 # Of literals: whole numbers, other numbers, items of a tuple, and of an index.
 _LARGEST_INT, _LARGEST_FLOAT, _MOST_ITEMS, _MOST_AXES = 1 << 20, 1e6, 64, 8
@@ -407,15 +409,20 @@ def _resolved(argument: Any, values: Sequence[Any]) -> Any:
     return argument
 
 
+def found_in(argument: Any, kind: type[Found]) -> Iterator[Found]:
+    """The objects of a class in an argument, which may lie in tuples and slices."""
+    if isinstance(argument, kind):
+        yield argument
+    elif isinstance(argument, slice):
+        yield from found_in(_parts(argument), kind)
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from found_in(item, kind)
+
+
 def _read(argument: Any) -> set[int]:
     """Numbers of the values in an argument."""
-    if isinstance(argument, Value):
-        return {argument.number}
-    if isinstance(argument, slice):
-        argument = _parts(argument)
-    if isinstance(argument, tuple):
-        return {number for item in argument for number in _read(item)}
-    return set()
+    return {value.number for value in found_in(argument, Value)}
 
 
 def _shown(argument: Any) -> str:

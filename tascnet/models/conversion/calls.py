@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from tascnet.errors import ConversionError, printable
+from tascnet.models.graph import found_in
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Call:
 
     def read(self) -> Iterator["Call"]:
         """The calls whose results it takes."""
-        return calls_in((self.arguments, tuple(self.keywords.values())))
+        return found_in((self.arguments, tuple(self.keywords.values())), Call)
 
     def refused(self, problem: str, hint: str | None = None) -> ConversionError:
         """The error of a call that no chain can do."""
@@ -82,17 +83,6 @@ def refused(problem: str, place: SourceLine | None, hint: str | None = None) -> 
     """The error of a network that cannot be converted because of one line."""
     where = "" if place is None else f" ({place})"
     return ConversionError(f"the network cannot be converted, {problem}{where}", hint)
-
-
-def calls_in(argument: Any) -> Iterator[Call]:
-    """The calls in the arguments of a call."""
-    if isinstance(argument, Call):
-        yield argument
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from calls_in(item)
-    elif isinstance(argument, slice):
-        yield from calls_in((argument.start, argument.stop, argument.step))
 
 
 def needed(calls: Sequence[Call], output: Call) -> list[Call]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tascnet.models.conversion.calls import Frame, SourceLine
+from tascnet.models.graph import found_in
 
 # Layers with a kernel or a matrix: what a unit of the search is counted by.
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
@@ -49,7 +50,7 @@ class Node:
 
     @property
     def reads(self) -> list["Node"]:
-        return list(nodes_in(self.arguments))
+        return list(found_in(self.arguments, Node))
 
     @cached_property
     def has_weights(self) -> bool:
@@ -60,17 +61,6 @@ class Node:
 def tensors_of(layer: nn.Module) -> Iterator[Tensor]:
     yield from layer.parameters()
     yield from layer.buffers()
-
-
-def nodes_in(argument: Any) -> Iterator[Node]:
-    """The nodes in the arguments of a node."""
-    if isinstance(argument, Node):
-        yield argument
-    elif isinstance(argument, tuple):
-        for item in argument:
-            yield from nodes_in(item)
-    elif isinstance(argument, slice):
-        yield from nodes_in((argument.start, argument.stop, argument.step))
 
 
 def replaced(argument: Any, others: Mapping[Node, Node]) -> Any:
