@@ -37,6 +37,10 @@ CRITERIA = (
     *("history", "reconstruction", "magnitude", "taylor", "fpgm", "lamp", "hessian", "bn_scale", "random"),
 )
 
+# Where a network runs; `eager` is PyTorch as it is trained in.
+RUNTIMES = ("eager", "onnxruntime", "onnxruntime_int8", "compile", "openvino")
+FORMATS = ("onnx", "onnx_int8", "onnx_fp16", "pt2", "openvino", "executorch")
+
 # More than anyone trains, and few enough that a mistyped number is found before it costs anything.
 MOST_EPOCHS, MOST_TRIALS, MOST_FILTERS = 100_000, 100_000, 65_536
 # Threads for each CPU: more of them only wait for each other, and far more end the process.
@@ -570,6 +574,102 @@ class Measure(Options):
         16, "Batch size of the second latency; the first is that of one sample.", minimum=1, maximum=4096
     )
     repeats: int = option(30, "Timed passes; the latency is their median.", minimum=3, maximum=100_000)
+    runtimes: tuple[str, ...] | None = option(
+        None,
+        "Where latency is measured, eager PyTorch among them; null: eager, and ONNX Runtime (float and int8) "
+        "where it is installed.",
+        choices=RUNTIMES,
+    )
+    target: str | None = option(
+        None,
+        "Runtime of latency targets, round_to=auto and the choice of blocks; null: onnxruntime where it is "
+        "measured, else eager.",
+        choices=tuple(name for name in RUNTIMES if name != "compile"),
+    )
+
+    def rules(self) -> Iterator[Rule]:
+        runtimes = self.runtimes
+        yield (
+            runtimes is not None and "eager" not in runtimes,
+            f"`runtimes={shown(runtimes)}` leaves out eager, to which the others are compared",
+            "add eager",
+        )
+        yield (
+            None not in (runtimes, self.target) and self.target not in runtimes,  # type: ignore[operator]
+            f"`target={self.target}` is not among `runtimes={shown(runtimes)}`",
+            f"add {self.target}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Options):
+    """Files that run without tascnet."""
+
+    model: str | None = option(
+        None, "Folder of the saved model; null: the run's last one, pruned or else tuned."
+    )
+    formats: tuple[str, ...] | None = option(
+        None,
+        "Formats: onnx, onnx_int8, onnx_fp16, pt2 (torch.export), openvino, executorch; null: onnx and "
+        "onnx_int8 where they are installed.",
+        choices=FORMATS,
+        empty=True,
+    )
+    preprocess: str = option(
+        "inside",
+        "inside: an ONNX file takes upright RGB pixels of any size and prepares them itself; outside: it "
+        "takes what the model's preprocessing returns.",
+        choices=("inside", "outside"),
+    )
+    int8_tolerance: float = _share(
+        0.01, "Largest fall of the metric on validation by int8; layers stay in float until it is kept."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Options):
+    """Classes of new images or texts."""
+
+    model: str | None = option(
+        None, "Folder of a saved model, or an exported .onnx; null: the run's last model."
+    )
+    input: str | tuple[str, ...] | None = option(
+        None,
+        "Folder, files, pattern such as photos/*.jpg, CSV with a column of files, or - for standard input.",
+    )
+    output: str | None = option(
+        None,
+        "File of the predictions, .csv or .jsonl, or - for standard output; null: both files in "
+        "<outputs>/predict.",
+    )
+    top: int = option(5, "Classes named for each sample.", minimum=1, maximum=1000)
+    batch_size: int = option(32, "Samples in a pass.", minimum=1, maximum=4096)
+    unreadable: str = option(
+        "skip", "Unreadable files: listed and skipped, or the end of the run.", choices=("skip", "fail")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Options):
+    """Accuracy of a saved or exported model."""
+
+    model: str | None = option(
+        None, "Folder of a saved model, or an exported .onnx; null: the run's last model."
+    )
+    split: str | None = option(
+        None,
+        "Samples that are read; null: the test split of the data that the model was trained on, all samples "
+        "of other data.",
+        choices=("train", "val", "test", "all"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(Options):
+    """Where a run can be watched."""
+
+    tensorboard: bool = option(False, "Write TensorBoard files to the run's folder.", cosmetic=True)
+    mlflow: str | None = option(None, "Log to this MLflow server or folder.", cosmetic=True)
 
 
 @dataclass(frozen=True, kw_only=True)

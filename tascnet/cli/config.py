@@ -17,11 +17,15 @@ from tascnet.options import (
     Autotune,
     Backbone,
     Data,
+    Evaluate,
+    Export,
     HistoryPrune,
     ImageBackbone,
     Images,
+    Log,
     Measure,
     Options,
+    Predict,
     Prune,
     RecipeChanges,
     StepChanges,
@@ -36,14 +40,18 @@ from tascnet.options import (
 )
 from tascnet.run.console import log
 
-STAGES = ("tune", "prune", "full", "pretrain", "compare")
+STAGES = ("tune", "prune", "full", "export", "predict", "evaluate", "pretrain", "compare")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     """Options of every run."""
 
-    stage: str = option("full", "What runs: tune, prune, full (both), pretrain or compare.", choices=STAGES)
+    stage: str = option(
+        "full",
+        "What runs: tune, prune, full (both, then export), export, predict, evaluate, pretrain or compare.",
+        choices=STAGES,
+    )
     name: str | None = option(
         None, "Last part of the run folder's name; null is the tune preset and its changed options."
     )
@@ -112,6 +120,10 @@ class Config(RunOptions):
     tune: TuneBase
     prune: Prune
     measure: Measure
+    export: Export
+    predict: Predict
+    evaluate: Evaluate
+    log: Log
     prune_run: PruneRun
 
 
@@ -126,6 +138,10 @@ SECTIONS: dict[str, dict[str, type[Options]]] = {
     "tune": {"tune=tascnet": Tune, "tune=autotune": Autotune},
     "prune": {"prune=reconstruction": Prune, "prune=tascnet": HistoryPrune},
     "measure": {"measure=default": Measure},
+    "export": {"export=default": Export},
+    "predict": {"stage=predict": Predict},
+    "evaluate": {"stage=evaluate": Evaluate},
+    "log": {"every stage": Log},
 }
 # How many choices that have an option are named in a message.
 HOMES_SHOWN = 3
@@ -144,7 +160,7 @@ def section_class(section: str, values: Mapping[str, Any]) -> type[Options]:
         return Autotune if values.get("space") == "autotune" else Tune
     if section == "prune":
         return HistoryPrune if values.get("criterion") == "history" else Prune
-    return Trainer if section == "trainer" else Measure
+    return next(iter(SECTIONS[section].values()))
 
 
 def build(content: Mapping[str, Any], presets: Mapping[str, str] | None = None) -> Config:
@@ -335,7 +351,7 @@ def _places(section: str | None, cls: type[Options] | None) -> Iterator[tuple[st
     if section is not None:
         yield f"{section}.", [cls] if cls else list(SECTIONS[section].values())
     yield "", [RunOptions]
-    for other in ("dataset", "backbone", "trainer", "measure", "tune", "prune"):
+    for other in SECTIONS:
         if other != section:
             yield f"{other}.", list(SECTIONS[other].values())
 

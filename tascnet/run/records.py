@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from tascnet.errors import DamagedFile, listed
 from tascnet.run.files import (
@@ -27,7 +27,8 @@ from tascnet.run.files import (
 
 log = logging.getLogger("tascnet")
 
-# The version of all records; other ones are refused.
+# The version of records; other ones are refused. Metrics have their own (`StageMetrics.schema`), so that
+# finished trainings outlive a change of what is reported about them.
 SCHEMA = 4
 
 Record = TypeVar("Record")
@@ -128,6 +129,32 @@ class ClassMetrics:
         return self.samples > 0 and self.recall == 0
 
 
+# The runtimes of exported files.
+DEPLOYED = ("onnxruntime", "onnxruntime_int8", "openvino")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeLatency:
+    """How long one runtime takes with one number of threads.
+
+    Args:
+        runtime: `eager`, `onnxruntime`, `onnxruntime_int8`, `compile` or `openvino`.
+        threads: CPU threads.
+        device: such as `cpu` or `cuda:0`.
+        latency_ms: median for one sample.
+        latency_ms_batch: median for `batch` samples.
+        latency_ms_spread, latency_ms_batch_spread: 10th and 90th percentile.
+    """
+
+    runtime: str
+    threads: int
+    device: str
+    latency_ms: float
+    latency_ms_spread: tuple[float, float]
+    latency_ms_batch: float
+    latency_ms_batch_spread: tuple[float, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelMetrics:
     """A network's accuracy and cost.
@@ -140,17 +167,16 @@ class ModelMetrics:
         classes: one row a class, on the test samples.
         confusion: index of the true class, index of the predicted one and number of test samples, for each
             pair that occurs.
+        predictions: index of the predicted class of each test sample, in the order of the split.
         params: parameters of the whole network.
         trainable_params: parameters that were trained last.
         flops: of one sample.
         flops_counted: which operations fvcore counts, and which it does not.
         size_bytes: of its files.
-        latency_ms: median for one sample.
-        latency_ms_batch: median for `batch` samples.
-        latency_ms_spread, latency_ms_batch_spread: 10th and 90th percentile.
         batch: samples of a batch.
-        threads: CPU threads of the passes.
-        device: of the passes, such as `cpu` or `cuda:0`.
+        threads: CPU threads of the run.
+        latencies: in each runtime that was measured, with `threads` and, where that is not one, with one
+            thread.
     """
 
     val_accuracy: float
@@ -160,18 +186,48 @@ class ModelMetrics:
     test_top5_accuracy: float | None
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, int, int], ...]
+    predictions: tuple[int, ...]
     params: int
     trainable_params: int
     flops: int
     flops_counted: str
     size_bytes: int
-    latency_ms: float
-    latency_ms_spread: tuple[float, float]
-    latency_ms_batch: float
-    latency_ms_batch_spread: tuple[float, float]
     batch: int
     threads: int
-    device: str
+    latencies: tuple[RuntimeLatency, ...]
+
+    def latency(self, runtime: str, threads: int | None = None) -> RuntimeLatency | None:
+        """Of one runtime with some threads (None: those of the run); None where it was not measured."""
+        threads = self.threads if threads is None else threads
+        return next((one for one in self.latencies if (one.runtime, one.threads) == (runtime, threads)), None)
+
+    @property
+    def eager(self) -> RuntimeLatency:
+        """Of eager PyTorch with the threads of the run."""
+        found = self.latency("eager")
+        assert found is not None, "eager PyTorch is always measured"
+        return found
+
+    @property
+    def deployed(self) -> RuntimeLatency | None:
+        """Of the runtime of exported files that is fastest for one sample; None where none was measured."""
+        found = [self.latency(runtime) for runtime in DEPLOYED]
+        return min((one for one in found if one), key=lambda one: one.latency_ms, default=None)
+
+    @property
+    def latency_ms(self) -> float:
+        """Of one sample in eager PyTorch."""
+        return self.eager.latency_ms
+
+    @property
+    def latency_ms_batch(self) -> float:
+        """Of `batch` samples in eager PyTorch."""
+        return self.eager.latency_ms_batch
+
+    @property
+    def deployed_ms(self) -> float | None:
+        """Of one sample in the fastest runtime of exported files."""
+        return None if self.deployed is None else self.deployed.latency_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +308,7 @@ class StageMetrics:
 
     Args:
         models: by name.
+        trainings: of the models that were trained, and of their heads, by a name that says which.
         dataset: name of the data set.
         samples: their numbers and origin.
         backbone: name of the network.
@@ -265,12 +322,15 @@ class StageMetrics:
         versions: of Python and of the packages that can change a number.
     """
 
+    schema: ClassVar[int] = 5
+
     models: dict[str, ModelMetrics]
+    trainings: dict[str, TrainingRecord]
     dataset: str
     samples: SampleCounts
     backbone: str
     machine: Machine
-    measure: dict[str, int]
+    measure: dict[str, Any]
     budget: dict[str, Any]
     metric: str
     class_weights: str
@@ -538,6 +598,7 @@ class TuneMetrics(StageMetrics):
         surrogate: what the surrogate learnt; None where there were too few different results.
         reach: of the widths that the space `tascnet` searches; None for other spaces.
         rivals: in the order of their rows.
+        widths: one row a layer, from the conventional network to the tuned one.
     """
 
     best_config: dict[str, Any]
@@ -555,11 +616,12 @@ class TuneMetrics(StageMetrics):
     surrogate: Insight | None = None
     reach: Reach | None = None
     rivals: tuple[RivalRecord, ...] = ()
+    widths: tuple["LayerWidths", ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWidths:
-    """Width, params and FLOPs of a layer before and after pruning; None where the layer does not exist.
+    """Width, params and FLOPs of a layer before and after a stage; None where the layer does not exist.
 
     Args:
         layer: its name.
@@ -671,6 +733,139 @@ class PretrainMetrics(StageMetrics):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportedFile:
+    """One file that runs without tascnet, and how it was checked.
+
+    Args:
+        format: `onnx`, `onnx_int8`, `onnx_fp16`, `pt2`, `openvino` or `executorch`.
+        path: its name in the folder of the export.
+        size_bytes: of it, and of what belongs to it.
+        preprocess: `inside`: it takes upright RGB pixels; `outside`: what the model's preprocessing returns.
+        samples: how many samples it was compared on with the network.
+        equal_classes: share of them with the same class.
+        largest_difference: of any output from the network's; None where it was judged by accuracy.
+        val_accuracy, val_balanced_accuracy: on the validation samples; None where it had no labelled data.
+        float_val_accuracy, float_val_balanced_accuracy: of the network itself.
+        calibration: method that set the ranges of int8; None for other formats.
+        float_layers: layers that int8 left in float.
+        checked_on: processor and instruction set that it was checked on.
+        seconds: that it took.
+        digest: of its content.
+    """
+
+    format: str
+    path: str
+    size_bytes: int
+    preprocess: str
+    samples: int
+    equal_classes: float
+    largest_difference: float | None
+    val_accuracy: float | None = None
+    val_balanced_accuracy: float | None = None
+    float_val_accuracy: float | None = None
+    float_val_balanced_accuracy: float | None = None
+    calibration: str | None = None
+    float_layers: tuple[str, ...] = ()
+    checked_on: str = ""
+    seconds: float = 0.0
+    digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportMetrics:
+    """`metrics.json` of an export.
+
+    Args:
+        model: the folder of the exported network, as it was given.
+        weights_digest: of its weights.
+        made_from: digest of all that can change the files: weights, samples and options.
+        files: the exported ones.
+        machine: that they were checked on.
+        seconds: of all of them.
+        versions: of Python and of the packages that can change a number.
+    """
+
+    model: str
+    weights_digest: str
+    made_from: str
+    files: tuple[ExportedFile, ...]
+    machine: Machine
+    seconds: float
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """What a network makes of one image or text.
+
+    Args:
+        sample: path of the image, the text, or which sample it is where it has no path.
+        class_name: the likeliest class; None where the sample cannot be read.
+        probability: of it, in [0, 1].
+        others: the next likely classes and their probabilities.
+        unreadable: why it cannot be read; None where it can.
+    """
+
+    sample: str
+    class_name: str | None = None
+    probability: float | None = None
+    others: tuple[tuple[str, float], ...] = ()
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateMetrics:
+    """`metrics.json` of an evaluation; accuracies are in [0, 1], of the samples whose class the model has.
+
+    Args:
+        model: path of the evaluated model; empty for a network in memory.
+        dataset: name of the data set.
+        origin: who published the samples and where, or their folder.
+        split: `train`, `val`, `test` or `all`.
+        seed: of the splits.
+        samples: how many were evaluated.
+        loss: mean cross-entropy.
+        accuracy: share of correct predictions.
+        balanced_accuracy: mean recall of the classes that have samples.
+        top5_accuracy: share of samples whose class is among the five likeliest; None below ten classes.
+        calibration_error: expected calibration error: by how much the probability of the likeliest class
+            misses the share of correct predictions, averaged over 15 bins.
+        mean_probability: of the likeliest class.
+        classes: one row a class of the model.
+        confusion: index of the true class, index of the predicted one and number of samples, for each pair
+            that occurs; indices are those of `classes`.
+        only_in_model: classes of the model that the data set lacks.
+        only_in_data: classes of the data set that the model lacks, and how many samples each has; these are
+            in no other figure.
+        skipped: files that could not be read and were left out.
+        machine: that it ran on.
+        seconds: that it took.
+        versions: of Python and of the packages that can change a number.
+    """
+
+    model: str
+    dataset: str
+    origin: str
+    split: str
+    seed: int
+    samples: int
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+    top5_accuracy: float | None
+    calibration_error: float
+    mean_probability: float
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, int, int], ...]
+    only_in_model: tuple[str, ...]
+    only_in_data: dict[str, int]
+    skipped: int
+    machine: Machine
+    seconds: float
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Iteration:
     """One iteration of pruning: a line of `iterations.jsonl`. Number 0 is the unpruned network.
 
@@ -741,13 +936,23 @@ def from_json(cls: type[Record], content: Any) -> Record:
     return cast(Record, _decode(cls, content, cls.__name__))
 
 
+def schema_of(cls: type[Any]) -> int:
+    """The version in which records of a class are written."""
+    return int(getattr(cls, "schema", SCHEMA))
+
+
 def write_record(path: Path, record: Any) -> None:
     """Write a record with the schema's version and a digest, whole or not at all."""
-    write_checked(path, {"schema": SCHEMA, **to_json(record)})
+    write_checked(path, {"schema": schema_of(type(record)), **to_json(record)})
 
 
-def read_record(path: Path, cls: type[Record]) -> Record:
+def read_record(path: Path, cls: type[Record], *, schema: int | None = None) -> Record:
     """The record in a file.
+
+    Args:
+        path: of the file.
+        cls: of the record.
+        schema: the version that is expected; None: that of the class.
 
     Raises:
         DamagedFile: the file is not what was written, or of another version.
@@ -755,8 +960,9 @@ def read_record(path: Path, cls: type[Record]) -> Record:
     """
     try:
         content = read_checked(path)
-        if (schema := content.pop("schema", None)) != SCHEMA:
-            raise ValueError(f"its schema is {schema!r}, expected {SCHEMA}")
+        expected = schema_of(cls) if schema is None else schema
+        if (found := content.pop("schema", None)) != expected:
+            raise ValueError(f"its schema is {found!r}, expected {expected}")
         return from_json(cls, content)
     except OSError as error:
         raise unreadable(path, error) from error
