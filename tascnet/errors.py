@@ -48,6 +48,10 @@ class ArchiveError(TascnetError):
     """A saved model is missing, truncated, corrupt or not one of ours."""
 
 
+class ExportError(TascnetError):
+    """A network cannot be exported, an exported file is not one of ours, or it differs from its network."""
+
+
 class SurgeryError(TascnetError):
     """A change of structure is impossible, or the widths are not those asked for."""
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tascnet.exporting import installed
+
 # Before torch is imported anywhere: tiny computations are fastest, and equal to the last bit, on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -34,6 +36,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def shared() -> Path:
     """The folder of real data and weights; only for tests marked `realdata`."""
     return Path(os.environ["TASCNET_SHARED"])
+
+
+@pytest.fixture(autouse=True)
+def _undeployed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests marked `deployed` export to, and measure in, what optional packages give."""
+    if request.node.get_closest_marker("deployed") is None:
+        monkeypatch.setattr(installed, "installed", lambda: frozenset({"eager", "pt2", "compile"}))
 
 
 @pytest.fixture

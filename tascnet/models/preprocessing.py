@@ -111,13 +111,13 @@ class Preprocessing(Options):
         import torch
 
         channel_mode(self.channels)
-        square = _use(image, lambda upright: square_pixels(upright, self), extra_channels)
+        square = use_picture(image, lambda upright: square_pixels(upright, self), extra_channels)
         pixels = torch.from_numpy(np.array(square)[None])
         return normalise(centre_crop(pixels, self.size), self)[0]
 
     def decode(self, image: Picture, *, extra_channels: str = "refuse") -> NDArray[np.uint8]:
         """An image at full size: upright, RGB, `H x W x 3`, uint8; the arguments are those of a call."""
-        return _use(image, np.array, extra_channels)
+        return use_picture(image, np.array, extra_channels)
 
     @property
     def channels(self) -> int:
@@ -334,8 +334,12 @@ def picture_of(pixels: NDArray[np.uint8]) -> Image.Image | None:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 
 
-def _use(image: Picture, use: Callable[[Image.Image], Result], extra_channels: str) -> Result:
-    """What `use` makes of an argument of `Preprocessing` at full size: upright, RGB."""
+def use_picture(image: Picture, use: Callable[[Image.Image], Result], extra_channels: str) -> Result:
+    """What `use` makes of an argument of `Preprocessing` at full size: upright, RGB.
+
+    Raises:
+        DataError: it is no image, or cannot be read, which an `UnreadableImage` causes.
+    """
     name = "the image"
     try:
         if isinstance(image, str | PathLike):

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ MOST_BYTES, END_BYTES = 256_000_000, 1_000_000
 STALE_SECONDS = 600
 # The same for a temporary folder that was made on another machine.
 STALE_FOLDER_SECONDS = 24 * 3600
+# How the folder begins that is made to try whether one can be.
+PROBE = ".tascnet-"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -146,6 +149,21 @@ def _may_be_in_use(path: Path) -> bool:
     if path.is_dir():
         return is_of_this_machine or age < STALE_FOLDER_SECONDS
     return age < STALE_SECONDS
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written in a folder, which need not be there yet; None: something can."""
+    whole = folder.absolute()
+    there = next(parent for parent in (whole, *whole.parents) if parent.exists())
+    if not there.is_dir():
+        return f"cannot be a folder, for {there} is a file"
+    try:
+        # Only to try is sure: permissions do not bind root, and some file systems take no folders.
+        remove_leftovers(there.glob(f"{PROBE}*.tmp"))
+        os.rmdir(tempfile.mkdtemp(prefix=PROBE, suffix=temporary_suffix(), dir=there))
+    except OSError as error:
+        return f"cannot be written to ({error.strerror or error})"
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
