@@ -17,7 +17,7 @@ from tascnet.run.console import log, set_up_logging
 BENCHMARKS = (
     *("trial_throughput", "search_quality", "suggest_time", "pareto", "methods"),
     *("pruning", "pruning_cost", "loading", "reliability", "checks", "make_table"),
-    *("backbones", "pipelines"),
+    *("backbones", "exports", "inside", "layer_times", "pipelines", "predicting"),
 )
 # Has a command line of its own.
 EQUIVALENCE = "equivalence"

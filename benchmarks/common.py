@@ -164,8 +164,8 @@ class Setup:
 
     @property
     def measure(self) -> Measure:
-        """How latency is measured."""
-        made: Measure = preset("measure", "default", **self.changes["measure"])
+        """How latency is measured: in eager PyTorch alone, if no other runtime is asked for."""
+        made: Measure = preset("measure", "default", **{"runtimes": ("eager",), **self.changes["measure"]})
         return made
 
     @property

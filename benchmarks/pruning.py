@@ -12,7 +12,7 @@ import argparse
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +173,9 @@ class Cutter:
     def row(self, key: Row) -> Row:
         """Accuracies of one pruned network, and its costs beside those of the unpruned one."""
         networks = {"before": self.unpruned, "after": self._pruned(key)}
-        costs = measure_models(networks, self.learner.samples.example, **asdict(self.setup.measure))
+        costs = measure_models(networks, self.learner.samples.example, measure=self.setup.measure)
         before, after = costs["before"], costs["after"]
+        was, now = (cost["latencies"][0] for cost in (before, after))
         flops_ratio = after["flops"] / before["flops"]
         if abs(flops_ratio / key["budget"] - 1) > NEAR:
             log.warning("%s has %.1f %% of the FLOPs", key, 100 * flops_ratio)
@@ -183,8 +184,8 @@ class Cutter:
             "params": after["params"],
             "flops": after["flops"],
             "flops_ratio": flops_ratio,
-            "latency_ratio": after["latency_ms"] / before["latency_ms"],
-            "latency_ratio_batch": after["latency_ms_batch"] / before["latency_ms_batch"],
+            "latency_ratio": now.latency_ms / was.latency_ms,
+            "latency_ratio_batch": now.latency_ms_batch / was.latency_ms_batch,
         }
 
     def options(self, method: str, budget: float) -> Prune:

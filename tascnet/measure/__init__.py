@@ -4,28 +4,46 @@ Words: `flops` are fvcore's for one sample, one multiply-add counted as one; `la
 time of one forward pass in milliseconds; sizes are bytes.
 """
 
+from tascnet.measure.clock import Clock
 from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, complexity
-from tascnet.measure.latency import Latency, compare_latency, latency
+from tascnet.measure.latency import Latency, compare_calls, compare_latency, latency, torch_threads
 from tascnet.measure.machine import describe_device, versions
 from tascnet.measure.models import check_batch, measure_models, size_bytes
+from tascnet.measure.runtimes import (
+    check_runtimes,
+    exported_folder,
+    measure_facts,
+    runtimes_of,
+    target_of,
+    time_in,
+)
 from tascnet.measure.uncut import reach, reasons
 from tascnet.measure.widths import WidthCosts, costs_of_shapes
 
 __all__ = [
+    "Clock",
     "Complexity",
     "Latency",
     "LayerCost",
     "WidthCosts",
     "check_batch",
+    "check_runtimes",
+    "compare_calls",
     "compare_latency",
     "compare_layers",
     "complexity",
     "costs_of_shapes",
     "describe_device",
+    "exported_folder",
     "latency",
+    "measure_facts",
     "measure_models",
     "reach",
     "reasons",
+    "runtimes_of",
     "size_bytes",
+    "target_of",
+    "time_in",
+    "torch_threads",
     "versions",
 ]

@@ -12,6 +12,7 @@ from tascnet.run.records import Machine
 _PACKAGES = (
     *("tascnet", "torch", "torchvision", "botorch", "gpytorch", "torch-pruning", "fvcore"),
     *("safetensors", "scikit-learn", "numpy", "hydra-core"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino"),
 )
 
 

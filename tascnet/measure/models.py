@@ -10,34 +10,54 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError
+from tascnet.exporting.runtimes import structure_digest
 from tascnet.measure.complexity import complexity
-from tascnet.measure.latency import compare_latency
+from tascnet.measure.latency import device_of
+from tascnet.measure.runtimes import exported_folder, runtimes_of, time_in
 from tascnet.models.inspect import as_example, input_for, meta_copy, meta_like
+from tascnet.options import Measure
+from tascnet.run.records import RuntimeLatency
 
 
 def measure_models(
     models: Mapping[str, nn.Module],
     example: Tensor | Sequence[int] | Mapping[str, Tensor],
     *,
-    batch: int = 16,
-    repeats: int = 30,
+    measure: Measure = Measure(),
+    cache: Path | None = None,
     warmup: int = 5,
     max_seconds: float | None = 60.0,
 ) -> dict[str, dict[str, Any]]:
     """Measure several models by name, their latencies side by side; the models are left as they were.
 
+    Models of one structure are timed once in each runtime, and have the same latencies.
+
     Args:
+        models: on one device, each in its own memory format.
         example: one sample `1 x ...`, or its shape; by model where they take different ones.
-        batch: samples in a pass of `latency_ms_batch`; `latency_ms` takes one.
-        repeats: timed passes of each model at each of the two.
-        warmup: passes before them.
-        max_seconds: time for the passes of all models at one batch size; None: no limit.
+        measure: batch, repeats and runtimes. What a runtime cannot run is warned about and left out.
+        cache: folder that keeps files which are exported for timing; None: they are not kept.
+        warmup: passes before those that are timed.
+        max_seconds: time for the passes of all models in one runtime; None: no limit.
+
+    Returns:
+        By name, fields of `ModelMetrics`. The first of the latencies is that of eager PyTorch with torch's
+        threads.
     """
     samples = example if isinstance(example, Mapping) else dict.fromkeys(models, as_example(example))
-    single, batched = (
-        compare_latency(models, samples, batch=n, repeats=repeats, warmup=warmup, max_seconds=max_seconds)
-        for n in (1, batch)
-    )
+    # The name of the first model of each structure, by which it is timed.
+    first: dict[str, str] = {}
+    timed_as = {name: first.setdefault(_structure(models[name], samples[name]), name) for name in models}
+    networks = {name: models[name] for name in first.values()}
+    device = next(map(device_of, models.values()), "cpu")
+    latencies: dict[str, list[RuntimeLatency]] = {name: [] for name in networks}
+    with exported_folder(cache) as folder:
+        for runtime in runtimes_of(measure, device):
+            timed = time_in(
+                *(runtime, networks, samples, measure), folder=folder, warmup=warmup, max_seconds=max_seconds
+            )
+            for name, rows in timed.items():
+                latencies[name] += rows
     costs = {name: complexity(model, samples[name]) for name, model in models.items()}
     return {
         name: {
@@ -45,16 +65,21 @@ def measure_models(
             "trainable_params": cost.trainable_params,
             "flops": cost.flops,
             "flops_counted": cost.counted,
-            "latency_ms": single[name].median_ms,
-            "latency_ms_spread": single[name].spread_ms,
-            "latency_ms_batch": batched[name].median_ms,
-            "latency_ms_batch_spread": batched[name].spread_ms,
-            "batch": batched[name].batch,
-            "threads": single[name].threads,
-            "device": single[name].device,
+            "batch": measure.batch,
+            "threads": torch.get_num_threads(),
+            "latencies": tuple(latencies[timed_as[name]]),
         }
         for name, cost in costs.items()
     }
+
+
+def _structure(model: nn.Module, example: Tensor) -> str:
+    """A digest that models of the same layers for the same samples share; their weights do not count."""
+    try:
+        return structure_digest(model, example)  # type: ignore[arg-type]
+    except ArchiveError:
+        # A layer of the user's own, of which nothing is known.
+        return str(id(model))
 
 
 def check_batch(

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from torch.nn import functional
 
 from tascnet.errors import plural
 from tascnet.inherit import Ranking
-from tascnet.measure import WidthCosts, complexity, latency, size_bytes
+from tascnet.measure import Clock, WidthCosts, complexity, size_bytes
 from tascnet.models.info import ModelInfo
-from tascnet.options import HistoryPrune, Measure, Prune
+from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning.allocate import GroupSize, IterationPlan, allocate, landed, plan_iteration, share_of
 from tascnet.pruning.blocks import cheaper_block
 from tascnet.pruning.check import eligible_groups, first_block, removable_blocks, why_none
@@ -23,7 +24,13 @@ from tascnet.pruning.cut import cut, kept_outputs, settle, teacher_of
 from tascnet.pruning.history import FilterHistory, write_history
 from tascnet.pruning.ranks import Ranks, rank, sizes_of, train_all
 from tascnet.pruning.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio
-from tascnet.pruning.schedule import Verdict, fitted_targets, reaches_fitted, size_without
+from tascnet.pruning.schedule import (
+    Verdict,
+    fitted_targets,
+    reaches_fitted,
+    reaches_latency,
+    size_without,
+)
 from tascnet.run.files import digest_json
 from tascnet.run.records import Iteration, StepRecord, TrainingRecord, measured_once, score
 from tascnet.surgery import Trace, without_blocks
@@ -177,13 +184,14 @@ def apply_removal(
     options: Prune,
     unpruned: nn.Sequential,
     decision: Decision,
+    clock: Clock,
     deadline: float,
     folder: Path,
 ) -> tuple[nn.Sequential, StepRecord]:
     """Optimisation phase, removal, retraining with the unpruned network as a teacher.
 
-    The network of the decision is changed; the folder keeps checkpoints. Each training ends in the epoch in
-    which `deadline` has passed.
+    The network of the decision is changed; the folder keeps checkpoints. Blocks are compared by the `clock`.
+    Each training ends in the epoch in which `deadline` has passed.
     """
     started, merge, epochs = time.perf_counter(), options.merge, options.epochs
     ranks, counts = decision.ranks, decision.plan.remove
@@ -207,7 +215,8 @@ def apply_removal(
                 cost = complexity(candidate, ranks.trace.example)
                 return decision.reaches(cost.params, cost.flops)
 
-            name = cheaper_block(learner, network, decision.blocks, filters, merge, is_too_small)
+            blocks = decision.blocks
+            name = cheaper_block(learner, network, blocks, filters, merge, is_too_small, clock)
             return {"block": name}
 
         block = measured_once(folder / CHOICE, choose)["block"]
@@ -296,17 +305,32 @@ def _optimise(
 
 
 def costs_of(
-    learner: Learner, archive: Archive, options: Prune, measure: Measure, network: nn.Sequential, state: str
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    clock: Clock,
+    network: nn.Sequential,
+    state: str,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Costs of the network of a step as fields of `Iteration`; latency where there is a target for it."""
-    cost, timed = complexity(network, learner.samples.example), None
+    """Costs of the network of a step as fields of `Iteration`; latency where there is a target for it.
+
+    That a latency reaches its target is never taken from a prediction.
+
+    Args:
+        clock: its reference is the unpruned network.
+        state: name of the step.
+        seconds: that the step took.
+    """
+    cost, latency_ms = complexity(network, learner.samples.example), None
     if options.has_latency_target:
-        timed = latency(network, learner.samples.example, repeats=measure.repeats)
+        is_enough = partial(reaches_latency, options, clock.reference_ms)
+        latency_ms = clock.confirmed(network, is_enough, seconds)
     return {
         "params": cost.params,
         "flops": cost.flops,
         "size_bytes": size_bytes(archive.path(state)),
-        "latency_ms": None if timed is None else timed.median_ms,
+        "latency_ms": latency_ms,
     }
 
 

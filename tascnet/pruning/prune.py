@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ from torch import nn
 from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
-from tascnet.errors import ConfigError, RunFolderError, plural
-from tascnet.measure import compare_layers, complexity, latency, reach
+from tascnet.errors import ConfigError, RunFolderError, TascnetError, plural
+from tascnet.measure import Clock, check_runtimes, compare_layers, complexity, latency, reach, target_of
 from tascnet.models.archive import save
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.tensors import check_weights
@@ -22,16 +23,29 @@ from tascnet.presets import trainer_for
 from tascnet.pruning.check import check_criterion, check_options, first_block, removable_blocks, spared
 from tascnet.pruning.iteration import apply_removal, costs_of, decide_removal, record_removal, recover
 from tascnet.pruning.rounding import rounding
-from tascnet.pruning.schedule import deadline_of, decide, missed_targets, replayed
+from tascnet.pruning.schedule import (
+    deadline_of,
+    decide,
+    missed_latency,
+    missed_targets,
+    reaches_latency,
+    replayed,
+)
 from tascnet.pruning.sensitivity import FILE as SENSITIVITY
 from tascnet.pruning.sensitivity import sensitivity
 from tascnet.report import models_html, models_text, prune_report, reach_lines
-from tascnet.run.folder import budget, cache_folder, finished, identity, open_folder
+from tascnet.report.card import CARD, write_card
+from tascnet.report.mistakes import FILE as MISTAKES
+from tascnet.report.mistakes import Mistakes, mistakes_once
+from tascnet.run.events import IterationEvent, emit, running
+from tascnet.run.folder import TARGET, budget, cache_folder, finished, identity, open_folder
 from tascnet.run.records import (
     Iteration,
+    ModelMetrics,
     PruneMetrics,
     Reach,
     StepRecord,
+    TrainingRecord,
     append_record,
     read_record,
     read_records,
@@ -42,8 +56,9 @@ from tascnet.run.records import (
 from tascnet.surgery import Trace
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
-from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
+from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
 from tascnet.train.setting import computing
+from tascnet.train.steps import RECORD
 
 log = logging.getLogger("tascnet")
 
@@ -62,17 +77,19 @@ class PruneResult:
         network: the pruned network, in eval mode, with the attributes that every network of tascnet has.
         metrics: of the networks `before` and `after`.
         iterations: all of them, the unpruned network first.
+        mistakes: test samples that the pruned network gets wrong and the unpruned one does not.
         folder: of the run; None where nothing was kept.
     """
 
     network: nn.Sequential
     metrics: PruneMetrics
     iterations: tuple[Iteration, ...]
+    mistakes: Mistakes
     folder: Path | None
 
     def report(self, path: str | Path) -> None:
         """Write the report, a page of HTML that stands alone."""
-        prune_report(Path(path), self.metrics, self.iterations)
+        prune_report(Path(path), self.metrics, self.iterations, self.mistakes)
 
     def __str__(self) -> str:
         return models_text(self.metrics.models)
@@ -81,6 +98,7 @@ class PruneResult:
         return models_html(self.metrics.models)
 
 
+@running("prune")
 def prune(
     network: nn.Sequential,
     data: Data,
@@ -126,6 +144,7 @@ def prune(
     check_metric(metric)
     check_criterion(options)
     with computing(device, threads) as where:
+        check_runtimes(measure, where)
         samples = open_samples(
             data,
             info.preprocessing,
@@ -152,29 +171,47 @@ def prune(
                 "trainer.recover": recipe,
             },
         ) | {"metric": metric}
+        if depends_on_latency(options):
+            own |= {TARGET: target_of(measure, where)}
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
             samples.write_splits(folder / SPLITS)
             archive = Archive(folder=folder, info=info)
             # A resumed run does not depend on where the network came from.
             copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
             unpruned = learner.place(copied)
+            clock = Clock(measure, samples.example, unpruned, samples.cache, archive.path("latency.json"))
             if finished(folder, budget(options)) and _is_whole(archive):
                 log.info("prune is finished in %s; `fresh=true` starts it over", folder)
                 _add(learner, archive, options, measure, unpruned)
             else:
-                iterations, kept, reason = _iterate(learner, archive, options, measure, unpruned)
+                iterations, kept, reason = _iterate(learner, archive, options, unpruned, clock)
                 _hand_over(learner, archive, options, measure, unpruned, iterations, kept, reason)
+            metrics = read_record(folder / METRICS, PruneMetrics)
             result = PruneResult(
                 network=archive.read(folder / MODEL),
-                metrics=read_record(folder / METRICS, PruneMetrics),
+                metrics=metrics,
                 iterations=tuple(replayed(read_records(folder / JOURNAL, Iteration), options, metric)[0]),
+                mistakes=mistakes_once(
+                    folder / MISTAKES,
+                    ("unpruned", metrics.models["before"]),
+                    ("pruned", metrics.models["after"]),
+                    samples.test,
+                ),
                 folder=None if run is None else folder,
             )
             warn_of_lost_classes(result.metrics)
-            if run is not None and not (folder / REPORT).exists():
+            is_new = not (folder / REPORT).exists()
+            if run is not None and (is_new or not (folder / CARD).exists()):
+                write_card(folder, result.network, result.metrics)
+            if run is not None and is_new:
                 result.report(folder / REPORT)
                 log.info("report: %s", folder / REPORT)
             return result
+
+
+def depends_on_latency(options: Prune) -> bool:
+    """Whether what is removed, or when pruning ends, depends on latencies."""
+    return options.has_latency_target or options.blocks or options.round_to == "auto"
 
 
 def _check_network(info: ModelInfo, samples: Samples) -> None:
@@ -202,10 +239,12 @@ def _check_network(info: ModelInfo, samples: Samples) -> None:
 
 
 def _iterate(
-    learner: Learner, archive: Archive, options: Prune, measure: Measure, unpruned: nn.Sequential
+    learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, clock: Clock
 ) -> tuple[list[Iteration], int, str]:
     """All iterations, the number of the kept one, and why pruning ended."""
     _log_estimate(learner, options, unpruned)
+    if depends_on_latency(options):
+        log.info("latency is judged in %s: %.3g ms for one sample", clock.name, clock.reference_ms)
     for line in reach_lines(_reach(archive, options, learner, unpruned)):
         log.info("%s", line)
     if options.sensitivity:
@@ -216,8 +255,8 @@ def _iterate(
     if at is not None:
         # Which networks are read below.
         for number in range(len(replay)) if lacks_latency else [at.keep]:
-            _repair(learner, archive, options, unpruned, known, number)
-    cost = partial(costs_of, learner, archive, options, measure)
+            _repair(learner, archive, options, unpruned, clock, known, number)
+    cost = partial(costs_of, learner, archive, options, clock)
     if not known:
         found = learner.evaluate(unpruned)
         known = [
@@ -238,40 +277,68 @@ def _iterate(
             )
         ]
         append_record(journal, known[0])
+        emit(IterationEvent(iteration=known[0]))
     if lacks_latency:
         # These iterations were made without the target.
         made = known[: len(replay)]
-        networks = (learner.place(archive.read(archive.path(one.state))) for one in made)
+        networks = (
+            learner.place(archive.read(archive.path(one.state))) if one.iteration else unpruned
+            for one in made
+        )
         timed = [replace(one, **cost(net, one.state)) for one, net in zip(made, networks, strict=True)]
         known = [*timed, *known[len(replay) :]]
         write_records(journal, known)
     iterations, verdict = replayed(known, options, learner.metric)
+    while clock.predicts and (found_ms := _disproved(learner, archive, options, clock, iterations)):
+        # It was predicted where another target was asked for.
+        known[len(iterations) - 1] = replace(iterations[-1], latency_ms=found_ms)
+        iterations, verdict = replayed(known, options, learner.metric)
     reason = verdict.reason
     if reason is None and iterations != known:
         write_records(journal, iterations)
     while reason is None:
         started = time.perf_counter()
-        round_to = rounding(learner, archive, options, unpruned)
+        round_to = rounding(learner, archive, options, unpruned, clock)
         deadline = deadline_of(iterations, options, started)
         decision = decide_removal(learner, archive, options, iterations, verdict, round_to, deadline)
         if isinstance(decision, str):
             reason = decision
             break
-        work = partial(apply_removal, learner, archive.info, options, unpruned, decision, deadline)
+        work = partial(apply_removal, learner, archive.info, options, unpruned, decision, clock, deadline)
         network, step = archive.once(decision.state, work)
-        costs = cost(learner.place(network), decision.state)
+        costs = cost(learner.place(network), decision.state, step.seconds)
         came = record_removal(options, iterations[0], decision, step, costs, learner.metric)
         # A step that is read back took its time before an interruption.
         came = replace(came, seconds=max(time.perf_counter() - started, step.seconds))
         verdict = decide([*iterations, came], options, learner.metric)
         iterations.append(replace(came, inside=verdict.inside[-1]))
         append_record(journal, iterations[-1])
+        emit(IterationEvent(iteration=iterations[-1]))
         reason = verdict.reason
-    missed = missed_targets(iterations[0], iterations[verdict.keep], options)
+    kept = iterations[verdict.keep]
+    if missed_targets(iterations[0], kept, options) and options.has_latency_target and clock.predicts:
+        network = learner.place(archive.read(archive.path(kept.state))) if kept.iteration else unpruned
+        kept = replace(kept, latency_ms=clock.exact(network))
+    missed = missed_targets(iterations[0], kept, options)
     if missed is not None:
         reason = f"{reason}; no target is reached: {missed}"
     log.info("pruning ended after %s: %s", plural(len(iterations) - 1, "iteration"), reason)
     return iterations, verdict.keep, reason
+
+
+def _disproved(
+    learner: Learner, archive: Archive, options: Prune, clock: Clock, iterations: list[Iteration]
+) -> float | None:
+    """The measured latency of the last iteration where only a prediction of it reaches a target."""
+    first, last = iterations[0], iterations[-1]
+    if not options.has_latency_target or last.iteration == 0:
+        return None
+    assert first.latency_ms is not None
+    assert last.latency_ms is not None
+    if not (last.inside and reaches_latency(options, first.latency_ms, last.latency_ms)):
+        return None
+    found = clock.exact(learner.place(archive.read(archive.path(last.state))))
+    return None if reaches_latency(options, first.latency_ms, found) else found
 
 
 def _hand_over(
@@ -301,9 +368,10 @@ def _hand_over(
         found = sensitivity(learner, archive, options, unpruned)
     metrics = PruneMetrics(
         models=models,
+        trainings=_trainings(archive, iterations, kept),
         iterations=len(iterations) - 1,
         kept_iteration=kept,
-        stopped=reason,
+        stopped=_with_measured(reason, models, options, target_of(measure, learner.device)),
         removable_blocks=0 if options.blocks else len(removable_blocks(options, archive.info, pruned)),
         tolerance=options.tolerance,
         widths=widths,
@@ -314,6 +382,33 @@ def _hand_over(
         **stage_facts(learner, archive.info.backbone, measure),
     )
     _finish(folder, metrics)
+
+
+def _with_measured(reason: str, models: Mapping[str, ModelMetrics], options: Prune, runtime: str) -> str:
+    """Why pruning ended, with the latency that was measured at the end where that misses the target."""
+    before, after = (models[name].latency(runtime) for name in ("before", "after"))
+    if not options.has_latency_target or before is None or after is None or "latency reached" not in reason:
+        return reason
+    missed = missed_latency(options, before.latency_ms, after.latency_ms)
+    if missed is None:
+        return reason
+    log.warning("measured again at the end, %s", missed)
+    return f"{reason}; measured again at the end, {missed}"
+
+
+def _trainings(archive: Archive, iterations: list[Iteration], kept: int) -> dict[str, TrainingRecord]:
+    """The trainings of all iterations, and that of the kept network's final epochs."""
+    places = {f"iteration {one.iteration}": one.state for one in iterations[1:]}
+    final = f"{iterations[kept].state}-final"
+    places |= {f"iteration {kept}: final epochs": final} if final in archive.done else {}
+    steps = {}
+    for name, place in places.items():
+        # The networks of iterations that are not kept are not needed, and may be gone.
+        try:
+            steps[name] = read_record(archive.path(place) / RECORD, StepRecord)
+        except TascnetError as error:
+            log.warning("the training of %s is left out of the report: %s", name, error.message)
+    return trainings_of(steps)
 
 
 def _reach(archive: Archive, options: Prune, learner: Learner, unpruned: nn.Sequential) -> Reach:
@@ -362,7 +457,8 @@ def _add(
     folder = archive.folder
     known = read_record(folder / METRICS, PruneMetrics)
     networks = {"before": unpruned, "after": learner.place(archive.read(folder / MODEL))}
-    metrics = remeasured(known, networks, learner.samples.example, measure) or known
+    samples = learner.samples
+    metrics = remeasured(known, networks, samples.example, measure, cache=samples.cache) or known
     if options.sensitivity:
         metrics = replace(metrics, sensitivity=sensitivity(learner, archive, options, unpruned))
     if metrics != known:
@@ -392,6 +488,7 @@ def _repair(
     archive: Archive,
     options: Prune,
     unpruned: nn.Sequential,
+    clock: Clock,
     known: list[Iteration],
     number: int,
 ) -> None:
@@ -404,9 +501,9 @@ def _repair(
     # The unpruned network has been checked.
     if number == 0 or archive.has(last.state):
         return
-    _repair(learner, archive, options, unpruned, known, last.start)
+    _repair(learner, archive, options, unpruned, clock, known, last.start)
     _, verdict = replayed(before, options, learner.metric)
-    round_to = rounding(learner, archive, options, unpruned)
+    round_to = rounding(learner, archive, options, unpruned, clock)
     deadline = deadline_of(before, options, started)
     decision = decide_removal(learner, archive, options, before, verdict, round_to, deadline)
     if isinstance(decision, str) or decision.state != last.state:
@@ -415,7 +512,7 @@ def _repair(
             "another one",
             "give the options that it was made with, restore it, or start over with `fresh=true`",
         )
-    work = partial(apply_removal, learner, archive.info, options, unpruned, decision, deadline)
+    work = partial(apply_removal, learner, archive.info, options, unpruned, decision, clock, deadline)
     archive.once(last.state, work)
 
 

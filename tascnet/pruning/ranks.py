@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,9 @@ def train_all(
         is_late = bool(records) and time.perf_counter() >= deadline
         return is_late
 
-    own = {"checkpoint": checkpoint, "description": checkpoint.stem, "stop": ends, **options}
+    # Iterations train under names of their own; the digest of a cut says nothing to a reader.
+    step = re.sub(r"-[0-9a-f]{8}(?=-|$)", "", checkpoint.parent.name)
+    own = {"checkpoint": checkpoint, "description": f"{step}: {checkpoint.stem}", "stop": ends, **options}
     training = learner.fit(network.requires_grad_(True), "recover", epochs=epochs, **own)
     if is_late:
         log.warning(

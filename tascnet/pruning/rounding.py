@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import nn
 
-from tascnet.measure import WidthCosts, compare_latency
+from tascnet.measure import Clock, WidthCosts
 from tascnet.options import Prune
 from tascnet.pruning.allocate import plan_iteration, removable
 from tascnet.pruning.check import eligible_groups
@@ -28,7 +28,9 @@ SLACK = 0.05
 REPEATS, SECONDS = 30, 20.0
 
 
-def rounding(learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential) -> int:
+def rounding(
+    learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, clock: Clock
+) -> int:
     """`round_to`, or what is measured for it once for a run."""
     if options.round_to != "auto":
         return int(options.round_to)
@@ -36,15 +38,20 @@ def rounding(learner: Learner, archive: Archive, options: Prune, unpruned: nn.Se
     def measure() -> dict[str, object]:
         trace = Trace(unpruned, learner.samples.example)
         groups = eligible_groups(options, archive.info, trace)
-        return _measured(learner, options, unpruned, trace, groups)
+        return _measured(learner, options, unpruned, trace, groups, clock)
 
     return int(cast(int, measured_once(archive.path("round_to.json"), measure)["round_to"]))
 
 
 def _measured(
-    learner: Learner, options: Prune, network: nn.Sequential, trace: Trace, groups: Sequence[WidthGroup]
+    learner: Learner,
+    options: Prune,
+    network: nn.Sequential,
+    trace: Trace,
+    groups: Sequence[WidthGroup],
+    clock: Clock,
 ) -> dict[str, object]:
-    """Milliseconds saved for each GFLOP saved by narrowing to different multiples, timed side by side.
+    """Milliseconds saved for each GFLOP saved by narrowing to different multiples.
 
     All networks have about the FLOPs that they have without rounding: otherwise the coarsest multiple, which
     removes least, would look fastest.
@@ -74,15 +81,14 @@ def _measured(
             saved[multiple] = (costs.flops - costs(counts)[1]) / 1e9
     if not saved:
         return {"round_to": 1, "saved_ms_per_gflop": {}}
-    timed = compare_latency(networks, trace.example, repeats=REPEATS, max_seconds=SECONDS)
-    whole = timed["whole"].median_ms
-    gains = {m: (whole - timed[str(m)].median_ms) / gflops for m, gflops in saved.items()}
+    timed = clock.times(networks, repeats=REPEATS, max_seconds=SECONDS)
+    gains = {m: (timed["whole"] - timed[str(m)]) / gflops for m, gflops in saved.items()}
     best = max(gains.values())
     # Where narrowing saves no time, no multiple is better than another.
     chosen = min(m for m, gain in gains.items() if gain >= best * (1 - SLACK)) if best > 0 else 1
     log.info(
-        "`round_to=auto`: widths become multiples of %d; ms saved for each GFLOP by multiple: %s",
-        chosen,
+        "`round_to=auto`: widths become multiples of %d; ms saved in %s for each GFLOP by multiple: %s",
+        *(chosen, clock.name),
         ", ".join(f"{multiple}: {gain:.3g}" for multiple, gain in gains.items()),
     )
     return {"round_to": chosen, "saved_ms_per_gflop": {str(m): gain for m, gain in gains.items()}}

@@ -98,17 +98,37 @@ def _target_reached(first: Iteration, last: Iteration, options: Prune) -> str | 
     return None
 
 
+def reaches_latency(options: Prune, original_ms: float, latency_ms: float) -> bool:
+    """Whether a latency reaches one of its targets."""
+    share, most = options.latency_target, options.latency_target_ms
+    return (share is not None and latency_ms <= share * original_ms) or (
+        most is not None and latency_ms <= most
+    )
+
+
 def missed_targets(first: Iteration, kept: Iteration, options: Prune) -> str | None:
     """How far a network is from the targets; None where it has reached one, or there is none."""
     if _target_reached(first, kept, options) is not None:
         return None
-    missed = []
-    for name, now, before, share in _shares(first, kept, options):
-        verb = "is" if name == "latency" else "are"
-        missed.append(f"{name} {verb} {now / before:.2%} of the unpruned network's, not {share:.2%}")
-    most = options.latency_target_ms
-    if most is not None and kept.latency_ms is not None:
-        missed.append(f"latency is {kept.latency_ms:.3g} ms for one sample, not {most:g}")
+    missed = [
+        f"{name} are {now / before:.2%} of the unpruned network's, not {share:.2%}"
+        for name, now, before, share in _shares(first, kept, options)
+        if name != "latency"
+    ]
+    if first.latency_ms is not None and kept.latency_ms is not None:
+        missed += filter(None, [missed_latency(options, first.latency_ms, kept.latency_ms)])
+    return ", ".join(missed) or None
+
+
+def missed_latency(options: Prune, original_ms: float, latency_ms: float) -> str | None:
+    """How far a latency is from its targets; None where it reaches one, or there is none."""
+    if reaches_latency(options, original_ms, latency_ms):
+        return None
+    share, most, missed = options.latency_target, options.latency_target_ms, []
+    if share is not None:
+        missed.append(f"latency is {latency_ms / original_ms:.2%} of the unpruned network's, not {share:.2%}")
+    if most is not None:
+        missed.append(f"latency is {latency_ms:.3g} ms for one sample, not {most:g}")
     return ", ".join(missed) or None
 
 

@@ -69,23 +69,40 @@ def output() -> Console:
 class Progress:
     """The progress of one job, which `progress` makes and shows."""
 
-    def __init__(self, description: str, total: float | None) -> None:
+    def __init__(self, description: str, total: float | None, done: float = 0.0) -> None:
         self.description = description
         self.total = total
-        self.done = 0.0
+        self.done = self._before = done
         self.fields: dict[str, object] = {}
+        self.below: RenderableType | None = None
         self.bar: rich_progress.TaskID | None = None
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._last_step = time.monotonic()
 
     def advance(self, steps: float = 1, **fields: object) -> None:
         """Count `steps` as done; `fields` (such as `best=0.83`) are shown beside the bar."""
         self.done += steps
         self.fields.update(fields)
+        if steps:
+            self._last_step = time.monotonic()
         if self.bar is not None:
             _DISPLAY.update(self.bar, self)
         elif time.monotonic() - self._last_line >= LINE_EVERY:
             self._last_line = time.monotonic()
             log.info(self.line(ended=False))
+
+    def show(self, below: RenderableType) -> None:
+        """Show something below the bars of a terminal, in place of what the job showed before."""
+        self.below = below
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the steps of this process so far; None where there are none, or the total is not known."""
+        done = self.done - self._before
+        if not self.total or done <= 0:
+            return None
+        each = (self._last_step - self._started) / done
+        since = time.monotonic() - self._last_step
+        return max(0.0, each * (self.total - self.done) - since)
 
     @property
     def values(self) -> str:
@@ -101,15 +118,15 @@ class Progress:
         steps = _whole(self.done) if self.total is None else f"{_whole(self.done)}/{_whole(self.total)}"
         if ended:
             state = f"done in {_duration(seconds)}"
-        elif self.total and self.done:
-            state = f"{_duration(seconds / self.done * max(0.0, self.total - self.done))} left"
+        elif (left := self.seconds_left) is not None:
+            state = f"{_duration(left)} left"
         else:
             state = f"{_duration(seconds)} so far"
         return ", ".join(part for part in (f"{self.description}: {steps}", self.values, state) if part)
 
 
 @contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Progress]:
+def progress(description: str, total: float | None = None, done: float = 0.0) -> Iterator[Progress]:
     """Show the progress of a job: a bar on a terminal, a log line now and then elsewhere.
 
     `with progress("fine-tune", total=steps) as job: job.advance(1, best=0.83)`
@@ -117,8 +134,9 @@ def progress(description: str, total: float | None = None) -> Iterator[Progress]
     Args:
         description: the job, in a few words.
         total: the number of steps; None when it is not known.
+        done: steps that an earlier process did.
     """
-    job = Progress(description, total)
+    job = Progress(description, total, done)
     if terminal().is_terminal and not terminal().is_dumb_terminal:
         job.bar = _DISPLAY.add(job)
     else:
@@ -252,6 +270,24 @@ def filed_at(error: BaseException) -> Path | None:
     return path if isinstance(path, Path) else None
 
 
+class _LeftColumn(rich_progress.ProgressColumn):
+    """The time left. rich's own column forgets steps of more than 30 seconds ago."""
+
+    def render(self, task: rich_progress.Task) -> Text:
+        left = task.fields["job"].seconds_left
+        return Text("" if left is None else f"{_duration(left)} left", style="progress.remaining")
+
+
+class _Bars(rich_progress.Progress):
+    """Bars, and below them what their jobs show."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if (below := task.fields["job"].below) is not None:
+                yield below
+
+
 class _Display:
     """The one live area of the terminal, shared by bars within bars."""
 
@@ -260,17 +296,19 @@ class _Display:
 
     def add(self, job: Progress) -> rich_progress.TaskID:
         if self._live is None:
-            self._live = rich_progress.Progress(
+            self._live = _Bars(
                 rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(bar_width=30),
                 rich_progress.MofNCompleteColumn(),
-                rich_progress.TimeRemainingColumn(),
+                _LeftColumn(),
                 rich_progress.TextColumn("{task.fields[values]}", markup=False),
                 console=terminal(),
                 transient=True,
             )
             self._live.start()
-        return self._live.add_task(job.description, total=job.total, values="")
+        return self._live.add_task(
+            job.description, total=job.total, completed=int(job.done), values="", job=job
+        )
 
     def update(self, bar: rich_progress.TaskID, job: Progress) -> None:
         if self._live is not None:

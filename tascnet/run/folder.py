@@ -14,7 +14,7 @@ from tascnet.errors import DamagedFile, RunFolderError
 from tascnet.options import Options
 from tascnet.run.console import log, log_file
 from tascnet.run.files import check_regular, naming_full_disk, remove_leftovers, temporary_suffix, unreadable
-from tascnet.run.records import read_record, write_record
+from tascnet.run.records import StageMetrics, read_record, write_record
 
 # The preset whose folder is called `prune`; those of others are called `prune-<preset>`.
 DEFAULT_PRUNE = "reconstruction"
@@ -26,6 +26,8 @@ INPUTS = {
     "input.network": "the network to start from differs",
     "input.excluded": "the excluded samples differ",
 }
+# The runtime that latencies are judged in: part of an identity from the first time that they are.
+TARGET = "measure.target"
 LOCK, IDENTITY, LOG, METRICS = ".lock", "identity.json", "log.txt", "metrics.json"
 # The files of a stage that has computed nothing yet.
 CLAIM_FILES = {LOCK, IDENTITY, LOG, "splits.json"}
@@ -124,6 +126,9 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
             identity = _as_json(identity)
             if _is_new(folder, identity):
                 write_record(folder / IDENTITY, identity)
+            elif TARGET in identity:
+                # The folder may be from before.
+                write_record(folder / IDENTITY, identity)
             stack.enter_context(log_file(folder / LOG))
         yield folder
 
@@ -152,7 +157,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
     """Whether a stage's folder holds its metrics; with `budget`, those of that budget.
 
-    Damaged metrics are reported, and do not count: the stage makes them again from its steps.
+    Metrics that are damaged or of another version are reported, and do not count: the stage makes them again
+    from its steps.
 
     Raises:
         RunFolderError: they are no regular file, or may not be read.
@@ -161,7 +167,7 @@ def finished(folder: Path, budget: Mapping[str, Any] | None = None) -> bool:
     if not path.exists():
         return False
     try:
-        content = read_record(path, dict[str, Any])
+        content = read_record(path, dict[str, Any], schema=StageMetrics.schema)
     except DamagedFile as error:
         log.warning("%s: the stage makes it again", error.message)
         return False
@@ -186,6 +192,10 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
         return True
     if found == identity:
         return False
+    if found is not None and (TARGET in found) != (TARGET in identity):
+        found, identity = ({k: v for k, v in one.items() if k != TARGET} for one in (found, identity))
+        if found == identity:
+            return False
     if not has_work:
         return True
     hint = "keep it and give another `run`, or start over with `fresh=true`"

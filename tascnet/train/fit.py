@@ -20,6 +20,7 @@ from tascnet.data.sources import Source
 from tascnet.errors import TrainingDiverged, first_line
 from tascnet.options import Recipe
 from tascnet.run.console import Progress, progress
+from tascnet.run.events import EpochEvent, emit
 from tascnet.run.files import check_regular, unreadable, write_whole
 from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, to_json
 from tascnet.train.evaluate import evaluate_source
@@ -126,8 +127,8 @@ def fit(
         return loss if penalty is None else loss + penalty()
 
     run = _Run(model, recipe, train, device, first_trained, checkpoint, recorder, keep, metric)
-    with progress(description, total=recipe.epochs * run.steps_per_epoch) as bar:
-        bar.advance(run.epoch * run.steps_per_epoch)
+    done = run.epoch * run.steps_per_epoch
+    with progress(description, total=recipe.epochs * run.steps_per_epoch, done=done) as bar:
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
             train_loss = run.train_epoch(seed, loss_of, bar)
@@ -141,6 +142,7 @@ def fit(
                 seconds=time.perf_counter() - started,
             )
             run.finish_epoch(record)
+            emit(EpochEvent(training=description, epoch=record))
             bar.advance(0, best=None if run.best is None else score(run.best, metric))
     best = run.best
     assert best is not None, "a recipe has at least one epoch"

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tascnet.measure import describe_device, measure_models, size_bytes, versions
+from tascnet.measure import describe_device, measure_facts, measure_models, size_bytes, versions
 from tascnet.options import Measure
-from tascnet.run.records import ClassMetrics, ModelMetrics, StageMetrics
+from tascnet.run.events import ModelEvent, emit
+from tascnet.run.records import ClassMetrics, ModelMetrics, StageMetrics, StepRecord, TrainingRecord
 from tascnet.run.verdict import class_warnings
 from tascnet.train.learner import Learner
 
@@ -21,10 +22,7 @@ log = logging.getLogger("tascnet")
 Metrics = TypeVar("Metrics", bound=StageMetrics)
 
 # The figures that depend on the options of `Measure` and on the machine.
-_LATENCIES = (
-    *("latency_ms", "latency_ms_spread", "latency_ms_batch", "latency_ms_batch_spread"),
-    *("batch", "threads", "device"),
-)
+_LATENCIES = ("latencies", "batch", "threads")
 
 
 def judge(
@@ -49,8 +47,8 @@ def judge(
     own, known = dict.fromkeys(networks, learner) | dict(learners or {}), known or {}
     placed = {name: learner.place(network) for name, network in networks.items()}
     examples = {name: own[name].samples.example for name in networks}
-    costs = measure_models(placed, examples, **asdict(measure))
-    return {
+    costs = measure_models(placed, examples, measure=measure, cache=learner.samples.cache)
+    judged = {
         name: _with_latencies(known[name], costs[name])
         if name in known
         else ModelMetrics(
@@ -58,6 +56,9 @@ def judge(
         )
         for name, network in placed.items()
     }
+    for name, metrics in judged.items():
+        emit(ModelEvent(name=name, metrics=metrics))
+    return judged
 
 
 def _with_latencies(model: ModelMetrics, costs: Mapping[str, Any]) -> ModelMetrics:
@@ -76,6 +77,7 @@ def _accuracies(learner: Learner, network: nn.Sequential) -> dict[str, Any]:
         "test_top5_accuracy": test.top5_accuracy,
         "classes": class_metrics(learner.samples.class_names, labels, test.predictions),
         "confusion": confusion(labels, test.predictions),
+        "predictions": tuple(test.predictions.tolist()),
     }
 
 
@@ -114,28 +116,44 @@ def remeasured(
     networks: Mapping[str, nn.Sequential],
     example: Tensor | Mapping[str, Tensor],
     measure: Measure,
+    *,
+    cache: Path | None = None,
 ) -> Metrics | None:
-    """The metrics of a finished stage with latencies by `measure`; None if they have the same options.
+    """The metrics of a finished stage with latencies by `measure`; None if it measures nothing else.
 
     Args:
         metrics: of the stage; only latencies are measured again.
         networks: all of its models, on the device.
         example: one sample `1 x ...`; by model where they take different ones.
-        measure: how latency is measured.
+        measure: how latency is measured. With `runtimes=None` fewer of them than before are no change.
+        cache: folder that keeps files which are exported for timing; None: they are not kept.
     """
-    wanted = asdict(measure)
-    changed = [
-        f"`{name}` was {metrics.measure.get(name)} and is now {value}"
-        for name, value in wanted.items()
-        if metrics.measure.get(name) != value
-    ]
+    device = next(next(iter(networks.values())).parameters()).device
+    before, wanted = metrics.measure, measure_facts(measure, device)
+    changed = {name for name in ("batch", "repeats", "runtimes") if before.get(name) != wanted[name]}
+    if measure.runtimes is None and set(wanted["runtimes"]) <= set(before.get("runtimes", ())):
+        changed -= {"runtimes"}
     if not changed:
         return None
-    log.info("latencies are measured again: %s", ", ".join(changed))
-    costs = measure_models(networks, example, **wanted)
+    words = (
+        f"`{name}` was {before.get(name)} and is now {value}"
+        for name, value in wanted.items()
+        if name in changed
+    )
+    log.info("latencies are measured again: %s", ", ".join(words))
+    costs = measure_models(networks, example, measure=measure, cache=cache)
     models = {name: _with_latencies(model, costs[name]) for name, model in metrics.models.items()}
-    device = next(next(iter(networks.values())).parameters()).device
     return replace(metrics, models=models, machine=describe_device(device), measure=wanted)
+
+
+def trainings_of(steps: Mapping[str, StepRecord]) -> dict[str, TrainingRecord]:
+    """The trainings of steps by their names; that of a new head has the name `<step>: head`."""
+    found = {}
+    for name, step in steps.items():
+        for key, training in ((f"{name}: head", step.head), (name, step.training)):
+            if training is not None:
+                found[key] = training
+    return found
 
 
 def stage_facts(learner: Learner, backbone: str, measure: Measure) -> dict[str, Any]:
@@ -145,7 +163,7 @@ def stage_facts(learner: Learner, backbone: str, measure: Measure) -> dict[str, 
         "samples": learner.samples.counts(),
         "backbone": backbone,
         "machine": describe_device(learner.device),
-        "measure": asdict(measure),
+        "measure": measure_facts(measure, learner.device),
         "seed": learner.seed,
         "metric": learner.metric,
         "class_weights": learner.trainer.class_weights,

@@ -11,6 +11,7 @@ from torch import nn
 from tascnet.data.cache import module_digest
 from tascnet.data.heldout import SPLITS, HeldOut, read_splits
 from tascnet.data.samples import Samples, open_samples
+from tascnet.measure import check_runtimes
 from tascnet.models.archive import save
 from tascnet.models.build import build, write_backbone
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
@@ -19,10 +20,11 @@ from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.weights import is_whole
 from tascnet.options import Backbone, Data, Measure, Trainer
 from tascnet.presets import trainer_for
+from tascnet.run.events import running
 from tascnet.run.folder import cache_folder, finished, identity, open_folder
 from tascnet.run.records import PretrainMetrics, StepRecord, read_record, write_record
 from tascnet.train.evaluate import check_metric
-from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
+from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
 from tascnet.train.learner import Learner
 from tascnet.train.setting import computing
 from tascnet.train.steps import CHECKPOINT, Archive
@@ -55,6 +57,7 @@ class PretrainResult:
         )
 
 
+@running("pretrain")
 def pretrain(
     network: nn.Sequential,
     data: Data,
@@ -103,6 +106,7 @@ def pretrain(
         preprocessing = replace(preprocessing, vocabulary=SPECIAL)
     unseen = None if exclude is None else read_splits(exclude, preprocessing)
     with computing(device, threads) as where:
+        check_runtimes(measure, where)
         samples = open_samples(
             data,
             preprocessing,
@@ -184,6 +188,7 @@ def _pretrain(
     started = time.perf_counter()
     metrics = PretrainMetrics(
         models=judge(learner, {"after": trained}, {"after": folder / MODEL}, measure),
+        trainings=trainings_of({"after": step}),
         budget={},
         seconds=step.seconds + time.perf_counter() - started,
         weights=WEIGHTS,
@@ -207,7 +212,8 @@ def _read_back(
     if not is_whole(folder / WEIGHTS):
         _write_weights(folder / WEIGHTS, trained, learner.samples, unseen)
     metrics = read_record(folder / METRICS, PretrainMetrics)
-    again = remeasured(metrics, {"after": learner.place(trained)}, learner.samples.example, measure)
+    networks, samples = {"after": learner.place(trained)}, learner.samples
+    again = remeasured(metrics, networks, samples.example, measure, cache=samples.cache)
     if again is not None:
         write_record(folder / METRICS, again)
     return again or metrics

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from tascnet.errors import ConfigError, first_line
-from tascnet.options import threads_rule
+from tascnet.models.device import check_threads, usable_device, using_threads
 
 
 @contextmanager
@@ -22,27 +21,13 @@ def computing(device: str, threads: int | None) -> Iterator[torch.device]:
     Raises:
         ConfigError: the device cannot be used here, or there are too many threads.
     """
-    has_wrong_threads, message, hint = threads_rule(threads)
-    if has_wrong_threads:
-        raise ConfigError(message, hint)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"`device={device}` cannot be used here ({first_line(error)})",
-            "take `device=cpu` or `device=auto`",
-        ) from error
-    before = torch.get_num_threads()
+    check_threads(threads)
+    chosen = usable_device(device)
     python, arrays = random.getstate(), np.random.get_state()
+    devices = [chosen] if chosen.type == "cuda" else []
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        with torch.random.fork_rng([chosen] if chosen.type == "cuda" else []):
+        with using_threads(threads), torch.random.fork_rng(devices):
             yield chosen
     finally:
-        torch.set_num_threads(before)
         random.setstate(python)
         np.random.set_state(arrays)

@@ -1,5 +1,6 @@
 """What the options of a search mean for one network: its space, its builder and its goal."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,14 +8,13 @@ import torch
 from torch import nn
 
 from tascnet.errors import ConfigError, SurgeryError
-from tascnet.measure import compare_latency, complexity, latency, reach, size_bytes
+from tascnet.measure import Clock, complexity, reach, size_bytes
 from tascnet.models.grow import output_magnitude
 from tascnet.models.head import head_start
 from tascnet.models.text import TextPreprocessing
-from tascnet.options import Autotune, Measure, Trainer, Tune, TuneBase
-from tascnet.run.records import Reach, made_once, measured_once
+from tascnet.options import Autotune, Trainer, Tune, TuneBase
+from tascnet.run.records import Reach, made_once
 from tascnet.surgery import Trace, WidthGroup, check_ignored, is_ignored
-from tascnet.train import Learner
 from tascnet.tuning.autotune import AutotuneBuilder, AutotuneCost, discover_autotune
 from tascnet.tuning.build import Candidate, CandidateBuilder
 from tascnet.tuning.choices import discover_units
@@ -23,6 +23,8 @@ from tascnet.tuning.goal import Goal, KnownCosts, Slim
 from tascnet.tuning.progression import DEPTH
 from tascnet.tuning.space import Configuration, Space
 from tascnet.tuning.tails import Tails
+
+log = logging.getLogger("tascnet")
 
 # Bytes of a parameter in a file.
 PARAM_BYTES = 4
@@ -124,40 +126,12 @@ def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Lin
     )
 
 
-class LatencyMeter:
-    """Measures latencies side by side with that of an original, `chain`.
-
-    Other work on the machine slows both networks down, so a latency is their ratio times the original's. The
-    file `path` keeps the original's, so that a resumed run has the same bound.
-    """
-
-    def __init__(self, learner: Learner, chain: nn.Sequential, measure: Measure, path: Path) -> None:
-        self._learner, self._chain, self._measure, self._path = learner, chain, measure, path
-
-    @property
-    def original_ms(self) -> float:
-        """Milliseconds of the original for one sample, measured once."""
-
-        def measure() -> dict[str, float]:
-            chain = self._learner.place(self._chain)
-            timed = latency(chain, self._learner.samples.example, repeats=self._measure.repeats)
-            return {"original_ms": timed.median_ms}
-
-        return measured_once(self._path, measure)["original_ms"]
-
-    def __call__(self, network: nn.Sequential) -> float:
-        """Milliseconds of a network for one sample."""
-        networks = {"original": self._chain, "network": self._learner.place(network)}
-        timed = compare_latency(networks, self._learner.samples.example, repeats=self._measure.repeats)
-        return timed["network"].median_ms / timed["original"].median_ms * self.original_ms
-
-
 def goal_of(
     options: TuneBase,
     space: Space,
     tails: Tails,
     classifier: nn.Linear,
-    meter: LatencyMeter,
+    clock: Clock,
     *,
     before: float,
     folder: Path,
@@ -169,7 +143,7 @@ def goal_of(
         space: the search space.
         tails: of the network with its trained softmax layer.
         classifier: the pre-trained classification layer.
-        meter: measures latency.
+        clock: how long networks take; its reference is the network of `tails`.
         before: the metric of the network of `tails` on the validation samples.
         folder: where that network is saved.
 
@@ -185,9 +159,11 @@ def goal_of(
     if options.size_target is not None:
         params.append(int(whole.params - (1 - options.size_target) * size_bytes(folder) / PARAM_BYTES))
     if options.latency_target is not None:
-        latencies.append(options.latency_target * meter.original_ms)
+        latencies.append(options.latency_target * clock.reference_ms)
     if options.latency_target_ms is not None:
         latencies.append(options.latency_target_ms)
+    if latencies:
+        log.info("latency is judged in %s: %.3g ms for one sample", clock.name, clock.reference_ms)
     max_params = min(params, default=None)
     max_flops = None if options.flops_target is None else int(options.flops_target * whole.flops)
     slim = None

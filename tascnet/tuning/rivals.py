@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Data, ImageBackbone, Measure, RivalName
 from tascnet.presets import preset
 from tascnet.run.files import digest_file, digest_json
-from tascnet.run.records import RivalRecord, StepRecord, read_record
+from tascnet.run.records import RivalRecord, StepRecord, TrainingRecord, read_record
 from tascnet.train import Archive, Learner
 from tascnet.train.backbone import backbone
+from tascnet.train.judge import trainings_of
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import outputs_of, warn_of_overlap
 from tascnet.tuning.finetune import baseline, conventional, freeze
@@ -60,12 +61,19 @@ class FineTunedRival:
         network: all of its blocks are trainable.
         learner: with the samples as it takes them.
         folder: of the saved network.
+        trainings: of its softmax layer, and of the whole network.
     """
 
     record: RivalRecord
     network: nn.Sequential
     learner: Learner
     folder: Path
+    trainings: Mapping[str, TrainingRecord]
+
+
+def trainings_of_rivals(rivals: Iterable[FineTunedRival]) -> dict[str, TrainingRecord]:
+    """The trainings of all of them, by row."""
+    return {name: training for rival in rivals for name, training in rival.trainings.items()}
 
 
 def rival_key(name: RivalName, size: int) -> str:
@@ -119,6 +127,7 @@ def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) ->
     network, place = conventional(own, archive, chain, 0)
     freeze(network, 0)
     steps = [read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done]
+    names = (f"{rival.row}: head", rival.row)
     record = RivalRecord(
         row=rival.row,
         key=rival.key,
@@ -127,7 +136,8 @@ def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) ->
         licence=info.licence,
         seconds=sum(step.seconds for step in steps),
     )
-    return FineTunedRival(record=record, network=network, learner=own, folder=place)
+    trainings = trainings_of(dict(zip(names, steps, strict=True)))
+    return FineTunedRival(record=record, network=network, learner=own, folder=place, trainings=trainings)
 
 
 def learner_for(network: nn.Sequential, learner: Learner, data: Data) -> Learner:

@@ -1,6 +1,7 @@
 """One search: `ask` for proposals, `tell` their trials; the journal is its whole memory."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -140,10 +141,17 @@ class Study:
         """The `ok` trial of the highest value, the earliest of equals; None without one."""
         return max((t for t in self.trials if t.status == "ok"), key=value_of, default=None)
 
-    def winner(self, n_val: float, tolerance: float | None = None) -> Trial | None:
-        """The smallest trial near the best, by params or by the cost of `pareto`; see `goal.winner`."""
+    def winner(
+        self, n_val: float, tolerance: float | None = None, *, without: Collection[int] = ()
+    ) -> Trial | None:
+        """The smallest trial near the best, by params or by the cost of `pareto`; see `goal.winner`.
+
+        Args:
+            without: numbers of trials that may not win.
+        """
         size = self.goal.pareto_cost if self.goal.objective == "pareto" else "params"
-        return winner(self.trials, n_val, tolerance, size, self.goal.metric)
+        trials = [trial for trial in self.trials if trial.trial not in without]
+        return winner(trials, n_val, tolerance, size, self.goal.metric)
 
     def front(self) -> list[Trial]:
         """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""

@@ -5,15 +5,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
+from rich.table import Table
 
 from tascnet.errors import CacheLimitError, SurgeryError, TascnetError, TrainingDiverged, first_line
-from tascnet.measure import complexity
+from tascnet.measure import Clock, complexity
 from tascnet.run.console import progress
-from tascnet.run.records import EpochRecord, Trial, score
-from tascnet.tuning.problem import Builder, LatencyMeter
+from tascnet.run.events import TrialEvent, emit
+from tascnet.run.records import EpochRecord, Trial, measured_once, score
+from tascnet.tuning.problem import Builder
 from tascnet.tuning.progression import Limits, next_depth
 from tascnet.tuning.space import FIRST_TRAINED
 from tascnet.tuning.study import Proposal, Study
@@ -21,6 +25,8 @@ from tascnet.tuning.tails import Tails, join
 
 # If this many first trials all fail, more trials will not help.
 ALL_FAILED = 5
+# Trials that a terminal shows.
+SHOWN = 5
 # No trial is stopped early before this many others have reached its epoch.
 STOP_TRIALS = 5
 
@@ -33,9 +39,11 @@ def run_search(study: Study, limits: Limits, run: Callable[[Proposal], Trial], *
     Raises:
         TascnetError: the first trials all failed.
     """
-    with progress("search", total=limits.most_trials(study.space)) as bar:
-        bar.advance(len(study.trials))
+    total = limits.most_trials(study.space)
+    with progress("search", total=total, done=len(study.trials)) as bar:
         while True:
+            if study.best() is not None:
+                bar.show(best_trials(study))
             if len(study.trials) >= ALL_FAILED and all(trial.status == "failed" for trial in study.trials):
                 raise no_winner(study)
             advice = next_depth(study.trials, study.space, limits, study.goal, study.exhausted)
@@ -50,8 +58,25 @@ def run_search(study: Study, limits: Limits, run: Callable[[Proposal], Trial], *
                     # The features at earlier cuts are even larger.
                     return f"the features before unit {proposal.config[FIRST_TRAINED]} do not fit ({error})"
                 study.tell(trial)
+                emit(TrialEvent(trial=trial))
                 best = study.best()
                 bar.advance(1, best=0.0 if best is None else best.value, depth=advice.depth)
+
+
+def best_trials(study: Study) -> Table:
+    """A table of the best trials so far, for a terminal."""
+    metric = study.goal.metric
+    table = Table(title=f"best of {len(study.trials)} trials", box=box.SIMPLE, title_justify="left")
+    names = ("trial", "depth", f"val {metric.replace('_', ' ')}, %", "params, M", "MFLOPs", "seconds")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    done = [trial for trial in study.trials if trial.value is not None and trial.status == "ok"]
+    for trial in sorted(done, key=lambda trial: -(trial.value or 0.0))[:SHOWN]:
+        table.add_row(
+            *(str(trial.trial), str(trial.depth), f"{100 * (score(trial, metric) or 0.0):.2f}"),
+            *(f"{(trial.params or 0) / 1e6:.3g}", f"{(trial.flops or 0) / 1e6:.4g}", f"{trial.seconds:.0f}"),
+        )
+    return table
 
 
 def run_trial(
@@ -59,7 +84,7 @@ def run_trial(
     study: Study,
     tails: Tails,
     build: Builder,
-    meter: LatencyMeter,
+    clock: Clock,
     *,
     early_stop: int | None,
     max_seconds: float | None = None,
@@ -77,7 +102,7 @@ def run_trial(
     try:
         spent = sum(trial.seconds for trial in study.trials)
         deadline = math.inf if max_seconds is None else started + max_seconds - spent
-        found = _judged(proposal, study, tails, build, meter, early_stop, deadline)
+        found = _judged(proposal, study, tails, build, clock, early_stop, deadline)
     except (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError) as error:
         found = {"status": "failed", "reason": first_line(error)}
     if found["status"] == "failed" and tails.learner.device.type == "cuda":
@@ -97,6 +122,47 @@ def run_trial(
             *((trial.params or 0) / 1e6, (trial.flops or 0) / 1e6),
         )
     return trial
+
+
+def measured_winner(
+    study: Study,
+    tails: Tails,
+    build: Builder,
+    clock: Clock,
+    tolerance: float | None,
+    path: Callable[[str], Path],
+) -> tuple[Trial | None, str | None]:
+    """The winner whose measured latency keeps the bound, and what is to be said where none does.
+
+    Where latencies are predicted, those that win are measured. If one is too slow, so are all trials whose
+    predictions are off by as much; if no trial is left, the first winner stays.
+
+    Args:
+        tolerance: see `Study.winner`.
+        path: gives the file of a name, in which a latency is kept.
+    """
+    first = found = study.winner(tails.learner.val_samples(), tolerance)
+    bound, too_slow, missed = study.goal.max_latency_ms, set[int](), None
+    while found is not None and bound is not None and clock.predicts:
+        trial, predicted = found, found.latency_ms
+        assert predicted is not None
+
+        def measure(trial: Trial = trial) -> dict[str, float]:
+            candidate = build(trial.config)
+            network = tails.learner.place(join(tails.chain[: candidate.cut], candidate.tail))
+            return {"latency_ms": clock.exact(network)}
+
+        took = measured_once(path(f"trial-{trial.trial}-latency.json"), measure)["latency_ms"]
+        if took <= bound:
+            return trial, None
+        words = f"trial {trial.trial} takes {took:.3g} ms in {clock.name}, above the bound of {bound:.3g}"
+        log.warning("%s: %.3g ms were predicted", words, predicted)
+        missed = missed or words
+        off = took / predicted
+        too_slow |= {one.trial for one in study.trials if (one.latency_ms or 0.0) * off > bound}
+        too_slow.add(trial.trial)
+        found = study.winner(tails.learner.val_samples(), tolerance, without=too_slow)
+    return (found, None) if found is not None else (first, missed)
 
 
 def no_winner(study: Study) -> TascnetError:
@@ -146,7 +212,7 @@ def _judged(
     study: Study,
     tails: Tails,
     build: Builder,
-    meter: LatencyMeter,
+    clock: Clock,
     early_stop: int | None,
     deadline: float,
 ) -> dict[str, Any]:
@@ -157,7 +223,8 @@ def _judged(
     cost = complexity(network, tails.learner.samples.example)
     found: dict[str, Any] = {"status": "ok", "params": cost.params, "flops": cost.flops}
     if goal.max_latency_ms is not None:
-        found["latency_ms"] = took = meter(network)
+        placed = tails.learner.place(network)
+        found["latency_ms"] = took = clock.times({"": placed})[""]
         if goal.is_too_slow(took):
             reason = f"latency of {took:.3g} ms, above the bound of {goal.max_latency_ms:.3g}"
             return {**found, "status": "infeasible", "reason": reason}

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from torch import nn
 from tascnet.data import module_digest, open_samples
 from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
-from tascnet.measure import describe_device
+from tascnet.measure import (
+    Clock,
+    check_runtimes,
+    compare_layers,
+    complexity,
+    describe_device,
+    measure_facts,
+    target_of,
+)
 from tascnet.models.archive import save
 from tascnet.models.head import classifier_of, head_start
 from tascnet.models.info import info_of
@@ -28,10 +36,13 @@ from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
 from tascnet.report import models_html, models_text, reach_lines, tune_report
+from tascnet.report.card import CARD, write_card
+from tascnet.run.events import running
 from tascnet.run.files import digest_json
-from tascnet.run.folder import budget, cache_folder, claim, finished, identity, open_folder
+from tascnet.run.folder import TARGET, budget, cache_folder, claim, finished, identity, open_folder
 from tascnet.run.records import (
     StepRecord,
+    TrainingRecord,
     Trial,
     TuneMetrics,
     read_record,
@@ -42,14 +53,14 @@ from tascnet.run.records import (
 )
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
-from tascnet.train.judge import judge, remeasured, stage_facts, warn_of_lost_classes
+from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
 from tascnet.tuning.finetune import baseline, conventional, fine_tune, freeze
-from tascnet.tuning.problem import LatencyMeter, builder_of, check_options, discover, goal_of, reach_of
+from tascnet.tuning.problem import builder_of, check_options, discover, goal_of, reach_of
 from tascnet.tuning.progression import Limits
 from tascnet.tuning.rivals import (
     examples_of,
@@ -57,11 +68,12 @@ from tascnet.tuning.rivals import (
     learner_for,
     load_rivals,
     rival_key,
+    trainings_of_rivals,
 )
 from tascnet.tuning.space import FIRST_TRAINED
 from tascnet.tuning.study import Study
 from tascnet.tuning.tails import Tails
-from tascnet.tuning.trials import no_winner, run_search, run_trial
+from tascnet.tuning.trials import measured_winner, no_winner, run_search, run_trial
 
 log = logging.getLogger("tascnet")
 
@@ -95,6 +107,7 @@ class TuneResult:
         return models_html(self.metrics.models)
 
 
+@running("tune")
 def tune(
     network: nn.Sequential,
     data: Data,
@@ -145,6 +158,7 @@ def tune(
     check_options(options, trainer, network)
     _check_pick(options, run)
     with computing(device, threads) as where:
+        check_runtimes(measure, where)
         samples = open_samples(
             data,
             info.preprocessing,
@@ -170,6 +184,8 @@ def tune(
                 **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
             },
         ) | {"metric": metric}
+        if options.has_latency_target:
+            own |= {TARGET: target_of(measure, where)}
         with _folders(run, own, options.pick, cache=samples.cache, fresh=fresh) as (search, output):
             samples.write_splits(output / SPLITS)
             archive = Archive(
@@ -194,7 +210,10 @@ def tune(
                 folder=None if run is None else output,
             )
             warn_of_lost_classes(result.metrics)
-            if run is not None and not (output / REPORT).exists():
+            is_new = not (output / REPORT).exists()
+            if run is not None and (is_new or not (output / CARD).exists()):
+                write_card(output, result.network, result.metrics)
+            if run is not None and is_new:
                 result.report(output / REPORT)
                 log.info("report: %s", output / REPORT)
             return result
@@ -280,12 +299,13 @@ def _add(
             archives=_places(folders, archive),
             rivals=(*kept, *(rival.record for rival in rivals)),
             machine=describe_device(learner.device),
-            measure=asdict(measure),
+            measure=measure_facts(measure, learner.device),
+            trainings=before.trainings | trainings_of_rivals(rivals),
             seconds=before.seconds + sum(rival.record.seconds for rival in rivals),
         )
     else:
         examples = examples_of(networks, before.rivals, learner.samples.example)
-        metrics = remeasured(before, networks, examples, measure)
+        metrics = remeasured(before, networks, examples, measure, cache=learner.samples.cache)
     if metrics is not None:
         (output / REPORT).unlink(missing_ok=True)
         write_record(output / METRICS, metrics)
@@ -320,11 +340,13 @@ def _run(
     folders = {"baseline": archive.path("baseline"), "after": output / MODEL}
     classifier = classifier_of(pretrained)
     tails = Tails(learner, chain, options.objective)
-    meter = LatencyMeter(learner, chain, measure, archive.path("latency.json"))
+    clock = Clock(
+        measure, learner.samples.example, chain, learner.samples.cache, archive.path("latency.json")
+    )
     space = discover(chain, learner.samples.example, options)
     found_reach = reach_of(chain, learner.samples.example, options)
     build = builder_of(options, space, tails, classifier, archive.path("magnitude.json"))
-    goal = goal_of(options, space, tails, classifier, meter, before=before, folder=folders["baseline"])
+    goal = goal_of(options, space, tails, classifier, clock, before=before, folder=folders["baseline"])
     limits = Limits.of(options)
     journal = archive.folder / JOURNAL
     study = Study(journal, space, learner.seed, goal, options.algorithm, limits.every or 1)
@@ -337,14 +359,15 @@ def _run(
             study=study,
             tails=tails,
             build=build,
-            meter=meter,
+            clock=clock,
             early_stop=options.early_stop,
             max_seconds=options.max_seconds,
         )
         stopped = run_search(study, limits, trial, initial_trials=options.initial_trials)
-        winner = study.winner(learner.val_samples(), options.tolerance)
+        winner, missed = measured_winner(study, tails, build, clock, options.tolerance, archive.path)
         if winner is None:
             raise no_winner(study)
+        stopped = f"{stopped}; {missed}" if missed else stopped
         log.info("the search ended (%s); trial %d wins", stopped, winner.trial)
     else:
         stopped = read_record(archive.folder / METRICS, TuneMetrics).stopped
@@ -368,14 +391,17 @@ def _run(
     learners = {rival.record.row: rival.learner for rival in others}
     models = judge(learner, networks, folders, measure, learners=learners)
     found = findings(options, study, chain, build)
-    steps = [read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done]
+    steps = {name: read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done}
+    example = learner.samples.example
     work = [
         *(trial.seconds for trial in study.trials),
-        *(step.seconds for step in steps),
+        *(step.seconds for step in steps.values()),
         *(rival.record.seconds for rival in others),
     ]
     metrics = TuneMetrics(
         models=models,
+        trainings=_trainings(steps, tuned.origin, winner.trial) | trainings_of_rivals(others),
+        widths=compare_layers(complexity(usual, example), complexity(tuned.network, example)),
         best_config=winner.config,
         neutral_config=space.neutral(unit),
         winner=winner.trial,
@@ -392,3 +418,23 @@ def _run(
         **stage_facts(learner, archive.info.backbone, measure),
     )
     write_record(output / METRICS, metrics)
+
+
+def _trainings(steps: Mapping[str, StepRecord], origin: str, winner: int) -> dict[str, TrainingRecord]:
+    """The trainings of the networks that were handed over, by the names of these.
+
+    Args:
+        steps: by their names in the archive, which end in what the step depends on.
+        origin: where the kept fine-tuning of the winner began.
+        winner: number of the winning trial.
+    """
+    names = {
+        **{"baseline": "baseline: head", "winner": f"trial {winner}"},
+        **{"narrowed": "after", "taught": "after"},
+        **{start: "after" if start == origin else f"after: from {start}" for start in ("prefix", "all")},
+    }
+    kinds = {name: name.partition("-")[0] for name in steps}
+    found: dict[str, TrainingRecord] = {}
+    for name, step in steps.items():
+        found |= trainings_of({names.get(kinds[name], kinds[name]): step})
+    return found

@@ -3,24 +3,39 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError
-from tascnet.measure import check_batch, describe_device, measure_models, size_bytes, versions
+from tascnet.measure import (
+    check_batch,
+    complexity,
+    describe_device,
+    measure_models,
+    size_bytes,
+    versions,
+)
+from tascnet.options import Measure
 from tascnet.run.records import ModelMetrics, from_json, to_json
 
-QUICK = {"repeats": 3, "warmup": 0}
+QUICK: dict[str, Any] = {"measure": Measure(batch=2, repeats=3), "warmup": 0}
 
 
 def test_record_of_a_model() -> None:
-    record = measure_models({"it": nn.Sequential(nn.Linear(3, 4))}, (1, 3), batch=2, **QUICK)["it"]
+    record = measure_models({"it": nn.Sequential(nn.Linear(3, 4))}, (1, 3), **QUICK)["it"]
     assert (record["params"], record["trainable_params"], record["flops"]) == (16, 16, 12)
-    assert min(record["latency_ms"], record["latency_ms_batch"]) > 0
-    assert (record["batch"], record["device"]) == (2, "cpu")
-    assert record["threads"] == torch.get_num_threads()
+    eager, *alone = record["latencies"]
+    assert (eager.runtime, eager.threads, eager.device) == ("eager", torch.get_num_threads(), "cpu")
+    assert [one.threads for one in alone] == [1] * (torch.get_num_threads() > 1)
+    for ms, (low, high) in (
+        (eager.latency_ms, eager.latency_ms_spread),
+        (eager.latency_ms_batch, eager.latency_ms_batch_spread),
+    ):
+        assert 0 < low <= ms <= high
+    assert (record["batch"], record["threads"]) == (2, torch.get_num_threads())
     # It is what a record of metrics takes beside accuracies and size.
     accuracies = ("val_accuracy", "test_accuracy", "val_balanced_accuracy", "test_balanced_accuracy")
     metrics = ModelMetrics(
@@ -28,6 +43,7 @@ def test_record_of_a_model() -> None:
         test_top5_accuracy=None,
         classes=(),
         confusion=(),
+        predictions=(),
         size_bytes=1,
         **record,
     )
@@ -36,14 +52,37 @@ def test_record_of_a_model() -> None:
 
 def test_models_keep_their_names_and_order() -> None:
     models = {"before": nn.Linear(3, 4), "after": nn.Linear(3, 2)}
-    measured = measure_models(models, torch.zeros(1, 3), batch=2, **QUICK)
+    measured = measure_models(models, torch.zeros(1, 3), **QUICK)
     assert [(name, row["flops"]) for name, row in measured.items()] == [("before", 12), ("after", 6)]
 
 
 def test_integer_examples_for_text() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
-    measured = measure_models({"text": model}, torch.zeros(1, 3, dtype=torch.int64), batch=2, **QUICK)
+    measured = measure_models({"text": model}, torch.zeros(1, 3, dtype=torch.int64), **QUICK)
     assert measured["text"]["flops"] == 24
+
+
+def test_models_of_one_structure_have_the_same_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[list[str]] = []
+
+    def time_in(runtime: str, networks: dict[str, nn.Module], *_: Any, **__: Any) -> dict[str, Any]:
+        timed.append(list(networks))
+        return {name: (f"{runtime} of {name}",) for name in networks}
+
+    monkeypatch.setattr("tascnet.measure.models.time_in", time_in)
+    models = {
+        **{"narrow": nn.Linear(3, 2), "wide": nn.Linear(3, 4), "other weights": nn.Linear(3, 2)},
+        "own": Untouched(3, 2, 1),
+    }
+    examples = dict.fromkeys(models, torch.zeros(1, 3)) | {"own": torch.zeros(1, 3, 4, 4, device="meta")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tascnet.measure.models.complexity", lambda *_: complexity(nn.Linear(3, 2), torch.zeros(1, 3))
+        )
+        measured = measure_models(models, examples, measure=Measure(runtimes=("eager", "compile")))
+    assert timed == [["narrow", "wide", "own"]] * 2
+    for name, first in {"narrow": "narrow", "wide": "wide", "other weights": "narrow", "own": "own"}.items():
+        assert measured[name]["latencies"] == (f"eager of {first}", f"compile of {first}")
 
 
 class Untouched(nn.Conv2d):

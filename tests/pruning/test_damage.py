@@ -8,8 +8,8 @@ import pytest
 from tascnet.errors import RunFolderError
 from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning import prune
-from tascnet.train import Archive
-from tests.damage import CONTENTS, double_last_line, drop_last_line, edit, flip
+from tascnet.train import Archive, Learner
+from tests.damage import CONTENTS, age, double_last_line, drop_last_line, edit, flip
 from tests.pruning.toy import DATA, QUICK, SMALL, are_equal, network, state, untimed
 
 TWICE = Prune(**SMALL | {"max_iterations": 2, "pruning_ratio": 0.12})
@@ -46,6 +46,7 @@ def state_of(folder, number):
     "damage",
     [
         lambda folder: (folder / "metrics.json").write_bytes(b"null"),
+        lambda folder: age(folder / "metrics.json"),
         lambda folder: edit(folder / "metrics.json", '"test_accuracy": ', '"test_accuracy": 0.0'),
         lambda folder: flip(folder / "model" / "model.safetensors"),
         lambda folder: edit(folder / "model" / "architecture.json", '"eps": ', '"eps": 1'),
@@ -64,6 +65,27 @@ def test_a_finished_pruning_is_made_whole_again(damage, whole, run, said):
     assert len(said()) == 1
     assert figures(run(TWICE)) == figures(whole)
     assert len(said()) == 1, "now it is whole"
+
+
+def test_metrics_of_another_version_are_made_again_without_training(whole, run, monkeypatch):
+    age(whole.folder / "metrics.json")
+    monkeypatch.setattr(Learner, "fit", lambda *_, **__: pytest.fail("trained"))
+    again = run(TWICE)
+    assert figures(again) == figures(whole)
+    assert again.metrics.trainings == whole.metrics.trainings
+    assert list(whole.metrics.trainings) == ["iteration 1", "iteration 2"]
+
+
+def test_the_training_of_an_iteration_that_is_lost_is_left_out(whole, run, said):
+    first = (state_of(whole.folder, number) for number in (1, 2) if number != whole.metrics.kept_iteration)
+    lost = next(first)
+    shutil.rmtree(lost)
+    (whole.folder / "metrics.json").unlink()
+    again = run(TWICE)
+    assert figures(again) == figures(whole)
+    assert set(again.metrics.trainings) == {f"iteration {whole.metrics.kept_iteration}"}
+    (message,) = said()
+    assert f"{lost / 'record.json'} cannot be read (it does not exist)" in message
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
@@ -93,7 +115,12 @@ def test_a_damaged_iteration_is_made_again_from_the_one_before(number, damage, w
     assert figures(again) == figures(whole)
     assert are_equal(state(again.network), state(whole.network))
     assert len(said()) <= 1
-    assert all(message.endswith(": the step is computed again") for message in said())
+    for message in said():
+        # Of an iteration that is not kept the training alone is read.
+        if number == whole.metrics.kept_iteration:
+            assert message.endswith(": the step is computed again")
+        else:
+            assert message.startswith(f"the training of iteration {number} is left out of the report: ")
 
 
 def test_a_model_of_another_step_is_found(whole, run, said):

@@ -1,6 +1,7 @@
 """The public function on a tiny network and random images."""
 
 import logging
+import math
 import random
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import nn
 import tascnet
 from tascnet.data import open_samples
 from tascnet.errors import ConfigError, RunFolderError
+from tascnet.measure import Clock
 from tascnet.options import Measure, Prune
 from tascnet.pruning import check_options
 from tascnet.pruning.iteration import apply_removal
@@ -56,7 +58,8 @@ def test_a_finished_folder_is_read_back_and_extended(run, tmp_path, caplog):
     once = run()
     assert once.folder == tmp_path / "run"
     names = {path.name for path in once.folder.iterdir()}
-    assert {"metrics.json", "model", "report.html", "iterations.jsonl", "splits.json", "state"} <= names
+    expected = {"metrics.json", "model", "report.html", "iterations.jsonl", "splits.json", "state"}
+    assert expected | {"mistakes.json"} <= names
     stamps = {path: path.stat().st_mtime_ns for path in once.folder.rglob("*") if path.suffix != ".txt"}
     with caplog.at_level(logging.INFO, logger="tascnet"):
         again = run()
@@ -65,11 +68,13 @@ def test_a_finished_folder_is_read_back_and_extended(run, tmp_path, caplog):
     assert changed <= {"splits.json", "run", ".lock"}
     assert again.metrics == once.metrics
     assert again.iterations == once.iterations
+    assert again.mistakes == once.mistakes
     assert are_equal(state(again.network), state(once.network))
     longer = replace(Prune(**SMALL), max_iterations=2)
     extended, straight = run(longer), run(longer, name="straight")
     assert untimed(extended.iterations) == untimed(straight.iterations)
     assert extended.iterations[:2] == once.iterations
+    assert extended.mistakes == straight.mistakes
     assert are_equal(state(extended.network), state(straight.network))
     with pytest.raises(RunFolderError, match=r"prune\.criterion was 'magnitude' and is now 'fpgm'"):
         run(replace(Prune(**SMALL), criterion="fpgm"))
@@ -183,6 +188,68 @@ def test_a_latency_is_a_target_as_a_share_or_in_milliseconds(run):
     assert len(share.iterations) == 1
     slow = run(replace(Prune(**SMALL), latency_target_ms=1e6), name="slow")
     assert "ms for one sample" in slow.metrics.stopped
+
+
+@pytest.mark.deployed
+def test_latency_is_judged_in_the_target_runtime(run, caplog):
+    """The latency that ends pruning is measured, and another runtime cannot continue."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    caplog.set_level("INFO", logger="tascnet")
+    own = Measure(batch=2, repeats=3, runtimes=("eager", "onnxruntime"), target="onnxruntime")
+    options = replace(Prune(**SMALL), latency_target_ms=1e6, latency_target=0.001)
+    result = run(options, measure=own)
+    assert "latency reached" in result.metrics.stopped
+    assert "latency is judged in ONNX Runtime" in caplog.text
+    kept = read_json(result.folder / "identity.json")
+    assert kept["measure.target"] == "onnxruntime"
+    eager = replace(own, target="eager", runtimes=("eager",))
+    with pytest.raises(RunFolderError, match=r"measure\.target was 'onnxruntime' and is now 'eager'"):
+        run(options, measure=eager)
+    # Without anything that depends on latency it is a matter of the figures alone.
+    assert run(measure=eager).metrics.iterations == 1
+
+
+@pytest.fixture
+def predicting(monkeypatch):
+    """A clock that predicts by parameters; networks that are measured take so many times as long."""
+
+    def stand_in(off):
+        def params(network):
+            return float(sum(parameter.numel() for parameter in network.parameters()))
+
+        def exact(clock, network):
+            return params(network) * (1.0 if network is clock._reference else off)
+
+        monkeypatch.setattr(Clock, "predicts", True)
+        monkeypatch.setattr(Clock, "reference_ms", property(lambda clock: params(clock._reference)))
+        monkeypatch.setattr(
+            Clock, "times", lambda _, networks: {n: params(one) for n, one in networks.items()}
+        )
+        monkeypatch.setattr(Clock, "exact", exact)
+        monkeypatch.setattr(Clock, "_last", lambda _: {"seconds": math.inf})
+
+    return stand_in
+
+
+def test_a_prediction_alone_does_not_end_pruning(run, predicting):
+    """A quarter of each group is removed, which leaves 3,323 of 5,726 parameters: 0.58 of the latency."""
+    options = replace(Prune(**SMALL), latency_target=0.6, max_iterations=2)
+    predicting(1.0)
+    reached = run(options, name="reached")
+    assert len(reached.iterations) == 2
+    assert "latency reached" in reached.metrics.stopped
+    predicting(1.2)
+    late = run(options, name="late")
+    first, last = (one.latency_ms / late.iterations[0].latency_ms for one in late.iterations[1:])
+    shares = [one.params / late.iterations[0].params for one in late.iterations[1:]]
+    assert [first, last] == pytest.approx([1.2 * share for share in shares])
+    assert shares[0] == pytest.approx(3323 / 5726)
+    assert first > 0.6 >= last
+    # Where another target is asked for, what reaches it is measured again.
+    predicting(2.0)
+    more = run(replace(options, latency_target=0.59), name="late")
+    assert "no target is reached: latency is" in more.metrics.stopped
 
 
 def test_a_network_that_does_not_fit_the_data_is_refused_before_its_folder_is_made(run, tmp_path, caplog):

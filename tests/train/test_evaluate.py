@@ -1,18 +1,23 @@
 """Loss and accuracy of a network on a split of a data set."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import tascnet
 from tascnet.data.samples import open_samples
-from tascnet.errors import ConfigError
+from tascnet.errors import ConfigError, DataError
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.models.info import with_info
-from tascnet.train.evaluate import balanced_accuracy, effective_samples, evaluate_source
+from tascnet.run.records import EvaluateMetrics, read_record, write_record
+from tascnet.train.evaluate import balanced_accuracy, calibration_error, effective_samples, evaluate_source
 from tascnet.train.pretrain import PretrainResult
+from tests.pipelines.models import COLOURS, colour_network
 from tests.train.texts import write_texts
 
 
@@ -56,16 +61,133 @@ def test_a_text_network_takes_texts_with_its_own_words(cache: Path, tmp_path: Pa
 
 
 def test_mistakes_are_one_sentence(trained, cache: Path) -> None:
-    with pytest.raises(ConfigError, match="no split 'tests': take train, val or test"):
+    with pytest.raises(ConfigError, match="no split 'tests': take train, val, test or all"):
         tascnet.evaluate(trained.network, tascnet.digits(), split="tests", cache=cache)
     with pytest.raises(
-        ConfigError, match="the classes of the network, 5, 6, 7, 8 or 9, are not those of digits"
+        ConfigError,
+        match="no sample of digits is of a class of the model, 5, 6, 7, 8 and 9; its classes are 1",
     ):
         tascnet.evaluate(trained.network, tascnet.digits(classes=["1", "2"]), cache=cache)
+    with pytest.raises(ConfigError, match=r"trained on another split of the data .* or `split=all`"):
+        tascnet.evaluate(trained.network, tascnet.digits(), seed=1, cache=cache)
     bare = replace_head(trained.network, HeadSpec(), 5, seed=0)
     with pytest.raises(ConfigError, match="does not say which inputs"):
         tascnet.evaluate(bare, tascnet.digits(), cache=cache)
     assert tascnet.evaluate(with_info(bare, trained.network.info), tascnet.digits(), cache=cache).samples
+
+
+def test_without_a_split_all_samples_of_other_data_are_read(trained, cache: Path, logged) -> None:
+    """Two digits of the training set in another order, and one that the network has never had."""
+    other = tascnet.digits(classes=["9", "3", "5"])
+    found = tascnet.evaluate(trained.network, other, cache=cache)
+    # scikit-learn has 180 nines, 183 threes and 182 fives.
+    assert (found.split, found.samples) == ("all", 180 + 182)
+    assert found.only_in_data == {"3": 183}
+    assert found.only_in_model == ("6", "7", "8")
+    assert [(row.name, row.samples) for row in found.classes] == [
+        *(("5", 182), ("6", 0), ("7", 0), ("8", 0), ("9", 180)),
+    ]
+    assert "WARNING: digits lacks 3 classes of the model: 6, 7 and 8" in logged
+    assert "WARNING: the model lacks 1 class of digits: 3; their 183 samples are in no accuracy" in logged
+    own = tascnet.evaluate(trained.network, tascnet.digits(), split="all", cache=cache)
+    assert own.samples == 182 + 181 + 179 + 174 + 180
+    assert any(
+        "all samples of digits are read, those that the model was trained on" in line for line in logged
+    )
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of four red images one is green, of three blue ones one is red; two are purple, a class of its own."""
+    root = tmp_path_factory.mktemp("colours")
+    shades = {"blue": ("blue", "blue", "red"), "purple": ("red", "blue"), "red": ("red",) * 3 + ("green",)}
+    for name, shown in shades.items():
+        (root / name).mkdir()
+        for number, colour in enumerate(shown):
+            size = (8 + number, 9)
+            Image.new("RGB", size, COLOURS[colour]).save(root / name / f"{number}.png")
+    return root
+
+
+def check_colours(found: EvaluateMetrics) -> None:
+    assert (found.split, found.samples) == ("all", 7)
+    assert found.accuracy == 5 / 7
+    assert found.balanced_accuracy == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert found.only_in_model == ("green",)
+    assert found.only_in_data == {"purple": 2}
+    assert [(row.name, row.samples) for row in found.classes] == [("red", 4), ("green", 0), ("blue", 3)]
+    red, green, blue = found.classes
+    # Red is predicted four times, three of them rightly; blue twice, rightly.
+    assert (red.recall, red.precision) == (3 / 4, 3 / 4)
+    assert (blue.recall, blue.precision) == (pytest.approx(2 / 3), 1.0)
+    assert (green.recall, green.precision) == (0, 0)
+    assert found.confusion == ((0, 0, 3), (0, 1, 1), (2, 0, 1), (2, 2, 2))
+    # All images have one logit of 4 * 250 / 255 and two of 0, so that all lie in one bin.
+    share = math.exp(4 * 250 / 255) / (math.exp(4 * 250 / 255) + 2)
+    assert found.mean_probability == pytest.approx(share, abs=1e-5)
+    assert found.calibration_error == pytest.approx(share - 5 / 7, abs=1e-5)
+    wrong = math.log(math.exp(4 * 250 / 255) + 2)
+    assert found.loss == pytest.approx((5 * (wrong - 4 * 250 / 255) + 2 * wrong) / 7, abs=1e-5)
+
+
+def test_classes_are_matched_by_name(colours: Path, cache: Path, tmp_path: Path) -> None:
+    network = colour_network()
+    tascnet.save(network, tmp_path / "model")
+    data = tascnet.image_folder(colours)
+    found = tascnet.evaluate(network, data, cache=cache)
+    check_colours(found)
+    saved = tascnet.evaluate(tmp_path / "model", data, cache=cache)
+    assert saved == replace(found, model=str(tmp_path / "model"), seconds=saved.seconds)
+    # Two purple images are too few to be split.
+    with pytest.raises(DataError, match="'purple' has 1 distinct samples"):
+        tascnet.evaluate(network, data, split="test", cache=cache)
+    write_record(tmp_path / "metrics.json", found)
+    assert read_record(tmp_path / "metrics.json", EvaluateMetrics) == found
+
+
+@pytest.mark.deployed
+@pytest.mark.parametrize("preprocess", ["outside", "inside"])
+def test_an_exported_file_is_evaluated_as_its_network(
+    preprocess: str, colours: Path, cache: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from tascnet.exporting.onnx_file import write_onnx
+
+    path = tmp_path / "model.onnx"
+    write_onnx(colour_network(), path, preprocess=preprocess)
+    found = tascnet.evaluate(path, tascnet.image_folder(colours), cache=cache, threads=1)
+    check_colours(found)
+    assert found.model == str(path)
+
+
+@pytest.mark.deployed
+def test_an_exported_file_finds_its_own_test_split(trained, cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from tascnet.exporting.onnx_file import write_onnx
+
+    write_onnx(trained.network, tmp_path / "digits.onnx", preprocess="outside")
+    found = tascnet.evaluate(tmp_path / "digits.onnx", tascnet.digits(), cache=cache)
+    expected = tascnet.evaluate(trained.network, tascnet.digits(), device="cpu", cache=cache)
+    assert found.split == "test"
+    assert found.accuracy == expected.accuracy
+    assert found.loss == pytest.approx(expected.loss, abs=1e-5)
+    with pytest.raises(ConfigError, match="another split"):
+        tascnet.evaluate(tmp_path / "digits.onnx", tascnet.digits(), seed=1, cache=cache)
+
+
+def test_the_expected_calibration_error_by_hand() -> None:
+    shares = torch.tensor([0.95, 0.95, 0.62, 0.62, 0.62])
+    correct = torch.tensor([True, False, True, True, False])
+    # Two bins: 2/5 of |1/2 - 0.95| and 3/5 of |2/3 - 0.62|.
+    expected = 2 / 5 * 0.45 + 3 / 5 * (2 / 3 - 0.62)
+    assert calibration_error(shares, correct) == pytest.approx(expected, abs=1e-6)
+    # In one bin over- and underconfidence cancel out: the mean share is 0.752, and 3/5 are correct.
+    assert calibration_error(shares, correct, bins=1) == pytest.approx(0.152, abs=1e-6)
+    # The upper edge of a bin belongs to it.
+    edges = torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)
+    gap = (0.75 + 0.5 + 0) / 3
+    assert calibration_error(edges, torch.ones(3), bins=4) == pytest.approx(gap)
+    assert calibration_error(torch.ones(4), torch.ones(4)) == 0
 
 
 class Logits:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tascnet.errors import RunFolderError, TrainingDiverged
 from tascnet.options import Recipe
+from tascnet.run.events import EpochEvent, Event, watching
 from tascnet.run.records import TrainingRecord
 from tascnet.train import Distillation, evaluate_source, fit, freeze_before, learning_rate_factor
 from tascnet.train.evaluate import Evaluation
@@ -406,3 +407,14 @@ def test_the_metric_decides_which_epoch_is_kept_and_when_training_ends(monkeypat
     assert (balanced.best_epoch, len(balanced.epochs)) == (3, 5)
     assert (balanced.val_accuracy, balanced.val_balanced_accuracy) == (0.8, 0.7)
     assert [epoch.val_balanced_accuracy for epoch in plain.epochs] == [0.5, 0.4, 0.7, 0.6]
+
+
+def test_each_epoch_is_an_event_and_those_before_an_interruption_are_not(tmp_path: Path) -> None:
+    checkpoint, heard = tmp_path / "fit.pt", list[Event]()
+    fit(network(), Points(), Points(seed=1), replace(RECIPE, epochs=2), seed=0, checkpoint=checkpoint)
+    with watching([heard.append]):
+        result = fit(
+            network(), Points(), Points(seed=1), RECIPE, seed=0, checkpoint=checkpoint, description="trial 3"
+        )
+    assert heard == [EpochEvent(training="trial 3", epoch=epoch) for epoch in result.epochs[2:]]
+    assert [event.epoch.epoch for event in heard] == [3, 4]

@@ -1,6 +1,6 @@
 """The figures of finished networks."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,17 @@ from tascnet.measure import complexity, size_bytes
 from tascnet.models.archive import save
 from tascnet.models.head import HeadSpec, replace_head
 from tascnet.options import Measure
-from tascnet.run.records import ClassMetrics, StageMetrics, from_json, to_json
+from tascnet.run.records import ClassMetrics, StageMetrics, StepRecord, TrainingRecord, from_json, to_json
 from tascnet.run.verdict import class_warnings
-from tascnet.train.judge import class_metrics, confusion, judge, remeasured, stage_facts, warn_of_lost_classes
+from tascnet.train.judge import (
+    class_metrics,
+    confusion,
+    judge,
+    remeasured,
+    stage_facts,
+    trainings_of,
+    warn_of_lost_classes,
+)
 from tascnet.train.learner import Learner
 
 FAST = Measure(batch=2, repeats=3)
@@ -43,7 +51,7 @@ def metrics_of(learner: Learner, networks: dict[str, nn.Sequential], folder: Pat
         save(network, folder / name, info)
     models = judge(learner, networks, {name: folder / name for name in networks}, FAST)
     facts = stage_facts(learner, "digits_cnn", FAST)
-    return StageMetrics(models=models, budget={}, seconds=1.0, **facts)
+    return StageMetrics(models=models, trainings={}, budget={}, seconds=1.0, **facts)
 
 
 def test_figures_are_those_of_the_networks(learner, networks, tmp_path: Path) -> None:
@@ -62,8 +70,10 @@ def test_figures_are_those_of_the_networks(learner, networks, tmp_path: Path) ->
         assert sum(count for *_, count in row.confusion) == test.samples
         assert sum(n for true, named, n in row.confusion if true == named) == test.accuracy * test.samples
         assert row.size_bytes == size_bytes(tmp_path / name)
-        assert (row.batch, row.device) == (2, "cpu")
-        assert row.latency_ms_spread[0] <= row.latency_ms <= row.latency_ms_spread[1]
+        assert row.predictions == tuple(test.predictions.tolist())
+        assert (row.batch, row.threads, row.eager.device) == (2, torch.get_num_threads(), "cpu")
+        assert row.eager.latency_ms_spread[0] <= row.latency_ms <= row.eager.latency_ms_spread[1]
+        assert row.deployed is None
     assert found.models["other"].trainable_params < found.models["other"].params
     assert from_json(StageMetrics, to_json(found)) == found
 
@@ -72,7 +82,7 @@ def test_facts_say_where_the_figures_come_from(learner) -> None:
     facts = stage_facts(learner, "digits_cnn", FAST)
     assert (facts["dataset"], facts["backbone"], facts["seed"]) == ("digits", "digits_cnn", 3)
     assert (facts["samples"].train, facts["samples"].val, facts["samples"].classes) == (100, 150, 5)
-    assert facts["measure"] == asdict(FAST)
+    assert facts["measure"] == {"batch": 2, "repeats": 3, "runtimes": ["eager"], "target": "eager"}
     assert facts["machine"].threads == torch.get_num_threads()
     assert {"torch", "python", "tascnet"} <= facts["versions"].keys()
 
@@ -82,13 +92,63 @@ def test_only_latencies_are_measured_again(learner, networks, tmp_path: Path, lo
     assert remeasured(found, networks, learner.samples.example, FAST) is None
     again = remeasured(found, networks, learner.samples.example, Measure(batch=5, repeats=3))
     assert again is not None
-    assert again.measure == {"batch": 5, "repeats": 3}
+    assert again.measure == {"batch": 5, "repeats": 3, "runtimes": ["eager"], "target": "eager"}
     assert "INFO: latencies are measured again: `batch` was 2 and is now 5" in logged
     for name, row in again.models.items():
         assert row.batch == 5
         kept = ("val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes")
         assert all(getattr(row, key) == getattr(found.models[name], key) for key in kept)
     assert (again.seconds, again.samples, again.seed) == (found.seconds, found.samples, found.seed)
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "changed"),
+    [
+        # What counts decides nothing about what is measured.
+        ({"target": "onnxruntime"}, {}, None),
+        ({"runtimes": ["eager", "onnxruntime"]}, {}, None),
+        ({}, {"runtimes": ("eager", "compile")}, "`runtimes` was ['eager'] and is now ['eager', 'compile']"),
+        (
+            {"runtimes": ["eager", "compile"]},
+            {"runtimes": ("eager",)},
+            "`runtimes` was ['eager', 'compile'] and is now ['eager']",
+        ),
+        ({"repeats": 4}, {}, "`repeats` was 4 and is now 3"),
+    ],
+)
+def test_what_makes_latencies_be_measured_again(
+    learner, networks, tmp_path: Path, logged: list[str], monkeypatch, before, options, changed
+) -> None:
+    found = metrics_of(learner, networks, tmp_path)
+    found = replace(found, measure=found.measure | before)
+    asked: list[Measure] = []
+
+    def measured(models, example, *, measure, cache):
+        asked.append(measure)
+        return {name: {"latencies": (), "batch": 2, "threads": 1} for name in models}
+
+    monkeypatch.setattr("tascnet.train.judge.measure_models", measured)
+    measure = replace(FAST, **options)
+    again = remeasured(found, networks, learner.samples.example, measure)
+    assert (again is None) is (changed is None)
+    assert asked == ([] if changed is None else [measure])
+    assert changed is None or logged[-1] == f"INFO: latencies are measured again: {changed}"
+
+
+def test_trainings_have_the_names_of_their_networks() -> None:
+    head, whole = (
+        TrainingRecord(
+            **dict.fromkeys(("val_accuracy", "val_balanced_accuracy", "val_loss"), 0.5),
+            **{"best_epoch": 1, "seconds": seconds, "epochs": ()},
+        )
+        for seconds in (1.0, 2.0)
+    )
+    steps = {
+        "both": StepRecord(seconds=3.0, head=head, training=whole),
+        "neither": StepRecord(seconds=0.0),
+        "one": StepRecord(seconds=2.0, training=whole),
+    }
+    assert trainings_of(steps) == {"both: head": head, "both": whole, "one": whole}
 
 
 def test_recall_precision_and_f1_by_hand() -> None:

@@ -9,7 +9,9 @@ import pytest
 import tascnet
 from tascnet.errors import RunFolderError
 from tascnet.options import Measure, RecipeChanges, Trainer, Tune
-from tests.damage import CONTENTS, double_last_line, drop_last_line, edit, flip
+from tascnet.run.records import StepRecord, read_record
+from tascnet.train import Learner
+from tests.damage import CONTENTS, age, double_last_line, drop_last_line, edit, flip
 from tests.tuning.toy import MODULE, OPTIONS, own_data, own_network
 
 
@@ -58,6 +60,7 @@ FINISHED = {
         f"metrics: {name}": lambda folder, content=content: (folder / "metrics.json").write_bytes(content)
         for name, content in CONTENTS.items()
     },
+    "metrics of another version": lambda folder: age(folder / "metrics.json"),
     "metrics edited": lambda folder: edit(folder / "metrics.json", '"winner": ', '"winner": 1'),
     "weights": lambda folder: flip(folder / "model" / "model.safetensors"),
     "stride": lambda folder: edit(folder / "model" / "architecture.json", '"stride"', '"padding"'),
@@ -74,6 +77,28 @@ def test_a_finished_search_is_made_whole_again(damage, whole, cache, said):
     assert len(said()) == 1
     assert figures(tuned(whole.folder, cache)) == figures(whole)
     assert len(said()) == 1, "now it is whole"
+
+
+def test_metrics_of_another_version_are_made_again_without_training(whole, cache, said, monkeypatch):
+    age(whole.folder / "metrics.json")
+    monkeypatch.setattr(Learner, "fit", lambda *_, **__: pytest.fail("trained"))
+    again = tuned(whole.folder, cache)
+    assert figures(again) == figures(whole)
+    assert again.metrics.trainings == whole.metrics.trainings
+    (message,) = said()
+    assert message.endswith("cannot be read (its schema is 4, expected 5): the stage makes it again")
+
+
+def test_each_training_is_kept_under_the_name_of_its_network(whole):
+    def of(name, part="training"):
+        return getattr(read_record(step(whole.folder, name) / "record.json", StepRecord), part)
+
+    assert whole.metrics.trainings == {
+        "baseline: head": of("baseline"),
+        "conventional": of("conventional"),
+        "after": of("taught"),
+    }
+    assert all(training.epochs for training in whole.metrics.trainings.values())
 
 
 @pytest.mark.parametrize("name", ["baseline", "narrowed", "taught", "conventional"])

@@ -1,15 +1,17 @@
 """The goals, algorithms and early ends of the search, on a tiny network."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import tascnet
-from tascnet.errors import SurgeryError, TascnetError
-from tascnet.options import RecipeChanges, Trainer, Tune
+from tascnet.errors import RunFolderError, SurgeryError, TascnetError
+from tascnet.measure import Clock
+from tascnet.options import Measure, RecipeChanges, Trainer, Tune
 from tascnet.run.records import Trial, read_records
 from tascnet.tuning import CandidateBuilder
-from tascnet.tuning.problem import LatencyMeter
 
 # Two trials from the surrogate.
 LEARNT = {"max_trials": 4, "trials_per_depth": 4, "max_units": 2}
@@ -41,8 +43,10 @@ def latencies(monkeypatch):
     """Lets a function of the network stand in for its latency; the original takes 10 ms."""
 
     def stand_in(measured):
-        monkeypatch.setattr(LatencyMeter, "original_ms", 10.0)
-        monkeypatch.setattr(LatencyMeter, "__call__", lambda _, network: measured(network))
+        monkeypatch.setattr(Clock, "reference_ms", 10.0)
+        monkeypatch.setattr(
+            Clock, "times", lambda _, networks: {n: measured(one) for n, one in networks.items()}
+        )
 
     return stand_in
 
@@ -97,6 +101,68 @@ def test_a_front_holds_what_no_other_trial_beats_and_any_trial_can_be_picked(sea
     assert (picked.metrics.winner, picked.metrics.best_config) == (other.trial, other.config)
     assert picked.metrics.models["after"].flops == other.flops
     assert (found.folder / "metrics.json").read_bytes() == before
+
+
+@pytest.fixture
+def predicted(monkeypatch, latencies):
+    """Lets parameters stand in for predicted latencies; what is measured takes so many times as long."""
+
+    def stand_in(off):
+        def by_params(network):
+            return 10.0 * sum(p.numel() for p in network.parameters()) / 435
+
+        latencies(by_params)
+        monkeypatch.setattr(Clock, "predicts", True)
+        monkeypatch.setattr(Clock, "exact", lambda _, network: off * by_params(network))
+
+    return stand_in
+
+
+MANY = {"latency_target": 0.8, "max_trials": 8, "trials_per_depth": 8, "initial_trials": 8}
+
+
+def test_a_winner_that_is_measured_too_slow_does_not_win(search, predicted):
+    predicted(1.0)
+    free = search(**MANY, name="free").metrics
+    fastest = min(trial.latency_ms for trial in search(**MANY, name="free").trials if trial.status == "ok")
+    won = next(trial for trial in search(**MANY, name="free").trials if trial.trial == free.winner)
+    assert won.latency_ms > fastest
+    # Of what is measured now the winner is too slow, and the fastest just is not.
+    predicted(8.0 / fastest)
+    found = search(**MANY)
+    assert found.metrics.winner != free.winner
+    assert "above the bound" not in found.metrics.stopped
+    again = search(**MANY)
+    assert again.metrics.winner == found.metrics.winner
+
+
+def test_where_no_network_is_measured_fast_enough_the_result_says_so(search, predicted):
+    predicted(100.0)
+    found = search(**MANY)
+    assert f"trial {found.metrics.winner} takes" in found.metrics.stopped
+    assert "above the bound of 8" in found.metrics.stopped
+
+
+@pytest.mark.deployed
+def test_a_latency_bound_is_kept_in_the_target_runtime(search, cache, tmp_path):
+    """On the digits, with a bound that any network keeps."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    measure = Measure(repeats=3, batch=2, runtimes=("eager", "onnxruntime"))
+    own = {
+        "trainer": Trainer(epochs=1, batch_size=8),
+        "device": "cpu",
+        "threads": 1,
+        "cache": cache,
+        "run": tmp_path / "run",
+    }
+    network, data = tascnet.backbone("digits_cnn", weights="random"), tascnet.digits(train=8, val=8)
+    options = Tune(max_trials=1, initial_trials=1, trials_per_depth=1, latency_target_ms=1e3)
+    found = tascnet.tune(network, data, options, measure=measure, **own)
+    assert all(0 < trial.latency_ms <= 1e3 for trial in found.trials)
+    assert found.metrics.models["after"].latency("onnxruntime").latency_ms > 0
+    with pytest.raises(RunFolderError, match=r"measure\.target was 'onnxruntime' and is now 'eager'"):
+        tascnet.tune(network, data, options, measure=replace(measure, target="eager"), **own)
 
 
 def test_the_lowest_loss_is_another_goal(search):

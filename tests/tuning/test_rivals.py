@@ -71,6 +71,9 @@ def test_a_rival_is_a_row_in_every_table(tmp_path: Path) -> None:
         ("rival resnet20@16", 16),
         ("rival digits_cnn", 8),
     ]
+    assert {"rival resnet20@16: head", "rival resnet20@16", "rival digits_cnn"} < set(
+        result.metrics.trainings
+    )
     assert result.metrics.seconds > sum(rival.seconds for rival in result.metrics.rivals) > 0
     page = (run / "report.html").read_text()
     assert "rival resnet20@16" in page

@@ -46,6 +46,10 @@ def test_without_a_folder_it_gives_all_and_leaves_the_cache_alone(tmp_path):
     assert set(result.metrics.models) == {"baseline", "conventional", "after"}
     assert result.network.class_names == CLASSES
     assert result.network.info.held_out is not None
+    models, widths = result.metrics.models, result.metrics.widths
+    for name, figure in (("conventional", "before"), ("after", "after")):
+        assert sum(getattr(row, f"params_{figure}") or 0 for row in widths) <= models[name].params
+        assert {row.after for row in widths if row.layer == "classifier"} == {3}
     assert result.network(torch.zeros(1, 3, 8, 8)).shape == (1, 3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
     assert not list((tmp_path / "cache").glob("run-*"))
@@ -98,7 +102,7 @@ def test_other_latencies_are_measured_again_and_nothing_else(tmp_path):
     run = tmp_path / "run"
     first = tuned(tmp_path, run=run)
     second = tuned(tmp_path, run=run, measure=Measure(repeats=4, batch=2))
-    assert second.metrics.measure == {"batch": 2, "repeats": 4}
+    assert second.metrics.measure == {"batch": 2, "repeats": 4, "runtimes": ["eager"], "target": "eager"}
     for name, model in first.metrics.models.items():
         assert model.test_accuracy == second.metrics.models[name].test_accuracy
     assert second.metrics.seconds == first.metrics.seconds
@@ -144,7 +148,7 @@ def test_targets_bound_the_search(tmp_path, options, bounds):
 
 
 def test_the_tighter_of_two_latency_targets_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("tascnet.tuning.problem.LatencyMeter.__call__", lambda meter, network: 1e-6)
+    monkeypatch.setattr("tascnet.measure.Clock.times", lambda clock, networks: dict.fromkeys(networks, 1e-6))
     result = tuned(tmp_path, Tune(**OPTIONS, latency_target=1.0, latency_target_ms=1e6))
     assert result.metrics.bounds["latency_ms"] < 1e6
     result = tuned(tmp_path, Tune(**OPTIONS, latency_target_ms=1e6))
