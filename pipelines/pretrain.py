@@ -5,6 +5,7 @@ from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
 from tascnet.report import class_lines, pretrain_report, stage_tables
+from tascnet.report.card import write_card
 from tascnet.run.console import output
 
 
@@ -18,6 +19,7 @@ def run(config: Config) -> None:
         exclude=config.exclude,
         **stage_keywords(config, folder),
     )
+    write_card(folder, result.network, result.metrics)
     pretrain_report(folder / "report.html", result.metrics)
     for part in (*stage_tables(result.metrics), *class_lines(result.metrics)):
         output().print(part)

@@ -41,7 +41,7 @@ def run(config: Config) -> None:
     metrics = result.metrics
     for part in (widths_table(metrics.widths), *stage_tables(metrics), *class_lines(metrics)):
         output().print(part)
-    for line in speed_lines(metrics.models, metrics.removable_blocks):
+    for line in speed_lines(metrics.models, metrics.removable_blocks, metrics.measure["target"]):
         log.info(line)
 
 

@@ -1,5 +1,7 @@
 """Stage one: learn the configuration of the deeper layers, then fine-tune the winner."""
 
+from torch import nn
+
 import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
@@ -10,13 +12,19 @@ from tascnet.run.records import TuneMetrics
 from tascnet.train.setting import computing
 
 
-def run(config: Config) -> None:
-    """Run stage `tune`, or resume it, or read back what it found."""
-    cache = cache_folder(config)
-    check_samples(config.dataset, cache)
-    # A device that is not there is found before weights are fetched.
-    with computing(config.device, config.threads):
-        network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
+def run(config: Config, network: nn.Sequential | None = None) -> None:
+    """Run stage `tune`, or resume it, or read back what it found.
+
+    Args:
+        config: the config.
+        network: the backbone; None: that of the config.
+    """
+    if network is None:
+        cache = cache_folder(config)
+        check_samples(config.dataset, cache)
+        # A device that is not there is found before weights are fetched.
+        with computing(config.device, config.threads):
+            network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
     result = tascnet.tune(
         network,
         config.dataset,

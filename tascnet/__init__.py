@@ -5,6 +5,7 @@ network = tascnet.backbone("mobilenet_v2")
 tuned = tascnet.tune(network, data, tascnet.Tune(max_trials=24), run="runs/photos/tune")
 small = tascnet.prune(tuned.network, data, tascnet.Prune(flops_target=0.5), run="runs/photos/prune")
 tascnet.save(small.network, "photos-model")
+tascnet.export(small.network, "photos.onnx", data)
 """
 
 import importlib
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
         text_lines,
     )
     from tascnet.errors import TascnetError
+    from tascnet.exporting.predict import predict
     from tascnet.models.archive import load, save
     from tascnet.options import (
         Autotune,
+        Export,
         HistoryPrune,
         Measure,
         Prune,
@@ -42,11 +45,13 @@ if TYPE_CHECKING:
     from tascnet.pruning.prune import prune
     from tascnet.train.backbone import backbone
     from tascnet.train.evaluate import evaluate
+    from tascnet.train.export import export, export_all
     from tascnet.train.pretrain import pretrain
     from tascnet.tuning.tune import tune
 
 __all__ = [
     "Autotune",
+    "Export",
     "HistoryPrune",
     "Measure",
     "Prune",
@@ -64,11 +69,14 @@ __all__ = [
     "datasets",
     "digits",
     "evaluate",
+    "export",
+    "export_all",
     "image_folder",
     "image_list",
     "load",
     "movie_review",
     "oxford_flowers102",
+    "predict",
     "preset",
     "pretrain",
     "prune",
@@ -86,7 +94,10 @@ _HOMES = {
     "TascnetError": "errors",
     "backbone": "train.backbone",
     "evaluate": "train.evaluate",
+    "export": "train.export",
+    "export_all": "train.export",
     "load": "models.archive",
+    "predict": "exporting.predict",
     "preset": "presets",
     "pretrain": "train.pretrain",
     "prune": "pruning.prune",

@@ -2,6 +2,8 @@
 
 import json
 
+from tascnet.run.files import write_checked
+
 
 def flip(path, place=-1):
     """Change one bit of a file, by default of its last byte."""
@@ -15,6 +17,13 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
+
+
+def age(path):
+    """Give a record the version before its own."""
+    content = json.loads(path.read_text())
+    del content["digest"]
+    write_checked(path, {**content, "schema": content["schema"] - 1})
 
 
 def drop_last_line(path):

@@ -22,6 +22,7 @@ ORDER = [
     {"report", "inherit"},
     {"train"},
     {"surgery", "measure"},
+    {"exporting"},
     {"models", "data"},
     {"run", "options", "errors", "presets"},
 ]
@@ -44,6 +45,13 @@ PLACES = {
     "pillow_heif": ("models/preprocessing.py",),
     "matplotlib": ("report/",),
     "jinja2": ("report/",),
+    "onnx": ("exporting/",),
+    "onnxruntime": ("exporting/",),
+    "onnxscript": ("exporting/",),
+    "openvino": ("exporting/",),
+    "executorch": ("exporting/",),
+    "tensorboard": ("run/watching",),
+    "mlflow": ("run/watching",),
     "tascnet_conf": (),
     "tascnet_pipelines": (),
 }

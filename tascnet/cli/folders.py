@@ -2,20 +2,17 @@
 
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from tascnet.cli.config import Config
-from tascnet.errors import ConfigError
-from tascnet.run.files import digest_json, remove_leftovers, temporary_suffix
-from tascnet.run.folder import DEFAULT_PRUNE
+from tascnet.errors import ConfigError, RunFolderError
+from tascnet.run.files import digest_json, unwritable
+from tascnet.run.folder import DEFAULT_PRUNE, finished
 
 LONGEST_NAME = 120
 # Bytes of a name that file systems allow.
 LONGEST_PART = 255
-# How the folder begins that is made to try whether one can be.
-PROBE = ".tascnet-"
 
 
 def run_folder(config: Config) -> Path:
@@ -48,19 +45,8 @@ def check_places(config: Config) -> None:
             raise ConfigError(
                 f"{option} has a name of more than {LONGEST_PART} bytes in it", "give a shorter one"
             )
-        whole = path.absolute()
-        there = next(folder for folder in (whole, *whole.parents) if folder.exists())
-        hint = f"give another one with {option}=<folder>"
-        if not there.is_dir():
-            raise ConfigError(f"{option}={path} cannot be a folder, for {there} is a file", hint)
-        try:
-            # Only to try is sure: permissions do not bind root, and some file systems take no folders.
-            remove_leftovers(there.glob(f"{PROBE}*.tmp"))
-            os.rmdir(tempfile.mkdtemp(prefix=PROBE, suffix=temporary_suffix(), dir=there))
-        except OSError as error:
-            raise ConfigError(
-                f"{option}={path} cannot be written to ({error.strerror or error})", hint
-            ) from error
+        if (reason := unwritable(path)) is not None:
+            raise ConfigError(f"{option}={path} {reason}", f"give another one with {option}=<folder>")
 
 
 def stage_folder(config: Config, stage: str) -> Path:
@@ -77,6 +63,21 @@ def stage_folder(config: Config, stage: str) -> Path:
     name = f"prune-{safe_name(own)}" if stage == "prune" and own and own != DEFAULT_PRUNE else stage
     pick = config.tune.pick
     return run_folder(config) / (name if pick is None else f"{name}-pick{pick}")
+
+
+def last_model(config: Config) -> Path:
+    """The folder of the run's last saved model: the pruned one, or else the tuned one.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    for stage in ("prune", "tune"):
+        if finished(folder := stage_folder(config, stage)):
+            return folder / "model"
+    raise RunFolderError(
+        f"stage={config.stage} needs a saved model, but there is none in {run_folder(config)}",
+        f"run stage=full or stage=tune with the same options first, or give {config.stage}.model=<folder>",
+    )
 
 
 def stage_keywords(config: Config, folder: Path) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -27,15 +28,19 @@ from tascnet.cli.compose import (
     typed,
     with_name,
 )
-from tascnet.cli.config import as_content, section_options, spelling
+from tascnet.cli.config import Config, as_content, section_options, spelling
 from tascnet.cli.ending import BUG, MISTAKE, answer, signals_raise
-from tascnet.cli.folders import check_places
+from tascnet.cli.folders import check_places, outputs_folder, run_folder
 from tascnet.cli.help import print_help, print_topic
 from tascnet.cli.network_help import print_network, print_networks
 from tascnet.cli.networks import register
 from tascnet.cli.rules import check_config
 from tascnet.errors import ConfigError
 from tascnet.run.console import log, output, set_up_logging
+from tascnet.run.watching import watched
+
+# Stages of which `log` takes notes.
+WATCHED = ("pretrain", "tune", "prune", "full")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,8 +103,30 @@ def run(composed: DictConfig, overrides: list[str], config_dir: str | None, conf
         set_up_logging(logging.DEBUG)
     check_places(config)
     stage = import_module(f"tascnet_pipelines.{config.stage}")
-    with spelling(config.stage if config.stage in ("tune", "prune") else None):
+    with spelling(config.stage if config.stage in ("tune", "prune") else None), _watched(config):
         stage.run(config)
+
+
+def _watched(config: Config) -> AbstractContextManager[None]:
+    """Stages that train can be watched."""
+    if config.stage not in WATCHED:
+        return nullcontext()
+    folder = run_folder(config)
+    return watched(
+        config.log,
+        folder=folder,
+        name=folder.relative_to(outputs_folder(config)).as_posix(),
+        parameters=dict(_flat(as_content(config))),
+    )
+
+
+def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Options by their names on the command line."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

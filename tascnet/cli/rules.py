@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from glob import has_magic, iglob
 from itertools import chain
 from pathlib import Path
 
 from tascnet.cli.config import Config, spell
 from tascnet.errors import ConfigError, WeightsError, closest
+from tascnet.exporting import installed
+from tascnet.exporting.predictions import ENDINGS
 from tascnet.options import (
     Autotune,
     Digits,
@@ -20,6 +23,8 @@ from tascnet.presets import preset_names
 
 # Whether a rule is broken, what is wrong, and what to do.
 Rule = tuple[bool, str, str | None]
+# Stages that read a saved model, whatever weights it started from.
+_SAVED = ("prune", "export", "predict", "evaluate")
 
 
 def check_config(config: Config) -> None:
@@ -29,7 +34,9 @@ def check_config(config: Config) -> None:
         ConfigError: a rule is broken, or a file is missing.
     """
     for wrong, message, hint in chain(
-        _together(config), _by_stage(config), _files(config), _network(config), _rivals(config)
+        *(_together(config), _by_stage(config), _files(config), _export(config)),
+        *(_predict(config), _evaluate(config)),
+        *(_network(config), _rivals(config)),
     ):
         if wrong:
             raise ConfigError(spell(message, None), None if hint is None else spell(hint, None))
@@ -97,8 +104,8 @@ def _by_stage(config: Config) -> Iterator[Rule]:
 
 
 def _files(config: Config) -> Iterator[Rule]:
-    """Files and folders that are named and missing; compare reads none of them."""
-    if config.stage == "compare":
+    """Files and folders that are named and missing; compare and predict read none of them."""
+    if config.stage in ("compare", "predict"):
         return
     data, backbone = config.dataset, config.backbone
     root, csv = getattr(data, "root", None), getattr(data, "csv", None)
@@ -106,7 +113,7 @@ def _files(config: Config) -> Iterator[Rule]:
         yield from _missing("dataset.root", root, is_folder=True)
     yield from _missing("dataset.csv", csv, is_folder=False)
     # What is no file may be the name of published weights.
-    if config.stage != "prune" and backbone.name in preset_names("backbone"):
+    if config.stage not in _SAVED and backbone.name in preset_names("backbone"):
         yield from _weights(backbone.weights)
     yield from _missing("backbone.vectors", getattr(backbone, "vectors", None), is_folder=False)
     yield from _missing("prune.source", config.prune_run.source, is_folder=True)
@@ -119,11 +126,90 @@ def _files(config: Config) -> Iterator[Rule]:
         )
 
 
+def _export(config: Config) -> Iterator[Rule]:
+    """What is exported can be written here."""
+    if config.stage not in ("export", "full"):
+        return
+    formats = config.export.formats
+    for name in formats or ():
+        try:
+            installed.need(name, "export.formats")
+        except ConfigError as error:
+            yield True, error.message, error.hint
+    yield (
+        config.stage == "full" and config.export.model is not None,
+        "stage=full exports what it has pruned, but export.model names another model",
+        "leave export.model out or take stage=export",
+    )
+    if config.stage == "export":
+        yield formats == (), "stage=export has nothing to do with export.formats=[]", "name some formats"
+        if formats is None:
+            try:
+                installed.need("onnx", "export.formats")
+            except ConfigError as error:
+                yield True, error.message.replace(" has ", " is null, which means "), error.hint
+        yield from _missing("export.model", config.export.model, is_folder=True)
+
+
+def _predict(config: Config) -> Iterator[Rule]:
+    """There are a model and samples, and predictions can be written where they are asked for."""
+    if config.stage != "predict":
+        return
+    given, output = config.predict.input, config.predict.output
+    yield (
+        given is None,
+        "stage=predict needs predict.input",
+        "give a folder, files, a pattern, a CSV, or - for standard input",
+    )
+    places = (given,) if isinstance(given, str) else given or ()
+    yield "-" in places and len(places) > 1, "predict.input names - beside other places", "give - alone"
+    for place in places:
+        path = Path(place).expanduser()
+        is_there = os.path.lexists(path) or next(iglob(str(path), recursive=True), None) is not None
+        missing = "matches no file" if has_magic(place) else "does not exist"
+        yield place != "-" and not is_there, f"predict.input={place} {missing}", "give what exists"
+    yield (
+        output not in (None, "-") and not str(output).lower().endswith(ENDINGS),
+        f"predict.output={output} ends in neither .csv nor .jsonl",
+        "give such a file, or - for standard output",
+    )
+    yield (
+        output is not None and os.path.isdir(Path(output).expanduser()),
+        f"predict.output={output} is a folder",
+        "give a file that ends in .csv or .jsonl",
+    )
+    yield from _model("predict.model", config.predict.model)
+
+
+def _evaluate(config: Config) -> Iterator[Rule]:
+    """There is a model."""
+    if config.stage == "evaluate":
+        yield from _model("evaluate.model", config.evaluate.model)
+
+
+def _model(option: str, value: str | None) -> Iterator[Rule]:
+    """A folder, or an exported file that can be run here."""
+    if value is None:
+        return
+    path, is_file = Path(value).expanduser(), value.lower().endswith(".onnx")
+    yield (
+        path.is_file() and not is_file,
+        f"{option}={value} is a file that does not end in .onnx",
+        "give the folder of a saved model, or an exported .onnx",
+    )
+    yield from _missing(option, value, is_folder=not is_file)
+    yield (
+        is_file and "onnxruntime" not in installed.installed(),
+        f"{option}={value} needs onnx, onnxscript and onnxruntime",
+        "pip install 'tascnet[export]'",
+    )
+
+
 def _network(config: Config) -> Iterator[Rule]:
     """A network without a file in conf/ is one of a library, or its module is there."""
     backbone, files = config.backbone, preset_names("backbone")
-    # What is pruned is a saved model, which needs neither.
-    if config.stage in ("compare", "prune") or backbone.name in files:
+    # A saved model needs neither.
+    if config.stage in ("compare", *_SAVED) or backbone.name in files:
         return
     # Takes seconds: it imports the library.
     from tascnet.models.library import check_name, find, is_dotted

@@ -165,7 +165,7 @@ def list_images(root: Path, exclude: Collection[str] = (), *, nested: bool = Tru
     files.sort(key=lambda file: (file.label, file.path))
     notes = []
     for place in dict.fromkeys((root, *(root / folder for folder in splits.values()))):
-        loose = sorted(path.name for path in place.iterdir() if _is_image(path) and not path.is_dir())
+        loose = sorted(path.name for path in place.iterdir() if is_image(path) and not path.is_dir())
         if loose:
             count = plural(len(loose), "image")
             notes.append(f"{place}: skipped {count} outside class folders, such as {loose[0]}")
@@ -215,11 +215,11 @@ def _images(
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(sub for sub in folders if nested and not _is_hidden(sub))
+        folders[:] = sorted(sub for sub in folders if nested and not is_hidden(sub))
         for path in (Path(place, name) for name in sorted(names)):
-            if _is_image(path):
+            if is_image(path):
                 yield image_file(root, path.relative_to(root).as_posix(), label, part)
-            elif not _is_hidden(path.name):
+            elif not is_hidden(path.name):
                 passed_over[path.suffix.lower() or NO_ENDING] += 1
 
 
@@ -234,9 +234,9 @@ def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:
 
 
 def _folders(root: Path, exclude: Collection[str]) -> list[str]:
-    entries = [e for e in os.scandir(root) if not _is_hidden(e.name) and e.name not in exclude]
+    entries = [e for e in os.scandir(root) if not is_hidden(e.name) and e.name not in exclude]
     # A broken link with an image's suffix cannot be a class folder.
-    refuse_broken_links(root, (path for path in map(Path, entries) if not _is_image(path)))
+    refuse_broken_links(root, (path for path in map(Path, entries) if not is_image(path)))
     return sorted(entry.name for entry in entries if entry.is_dir())
 
 
@@ -249,11 +249,13 @@ def _class_names(root: Path, exclude: Collection[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not _is_hidden(path.name)
+def is_image(path: Path) -> bool:
+    """Whether a path ends as an image does and is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or left by a system or an archiver."""
     return name.startswith(".") or name.lower() in LITTER
 
 
@@ -286,7 +288,7 @@ def list_texts(root: Path) -> TextFiles:
             is not UTF-8.
     """
     check_folder(root, TEXTS_EXPECTED)
-    entries = sorted(path for path in root.iterdir() if not _is_hidden(path.name))
+    entries = sorted(path for path in root.iterdir() if not is_hidden(path.name))
     refuse_broken_links(root, entries)
     paths = [path for path in entries if not path.is_dir()]
     if len(paths) < 2:

@@ -192,7 +192,35 @@ def open_samples(
         DataError: the data set is missing, empty, unreadable or too small, holds texts where the network
             takes images, or the reverse, or images lie in two ready splits, which `duplicates` refuses.
     """
-    dataset = _load(data, preprocessing, cache, cache_limit_gb)
+    dataset = load_samples(data, preprocessing, cache=cache, cache_limit_gb=cache_limit_gb)
+    return split_samples(
+        dataset,
+        data,
+        preprocessing,
+        seed=seed,
+        cache=cache,
+        cache_limit_gb=cache_limit_gb,
+        grow_vocabulary=grow_vocabulary,
+        exclude=exclude,
+    )
+
+
+def split_samples(
+    dataset: SampleSet,
+    data: Data,
+    preprocessing: AnyPreprocessing,
+    *,
+    seed: int,
+    cache: Path,
+    cache_limit_gb: float | None = None,
+    grow_vocabulary: bool = False,
+    exclude: Collection[str] = (),
+) -> Samples:
+    """Split what `load_samples` has loaded; the other arguments are those of `open_samples`.
+
+    Raises:
+        DataError: there are too few samples, or images lie in two ready splits, which `duplicates` refuses.
+    """
     names = dataset.class_names
     drawn = split(
         dataset.labels,
@@ -271,7 +299,15 @@ def _check_copies(dataset: SampleSet, policy: str | None) -> list[int]:
     return []
 
 
-def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: float | None) -> SampleSet:
+def load_samples(
+    data: Data, preprocessing: AnyPreprocessing, *, cache: Path, cache_limit_gb: float | None = None
+) -> SampleSet:
+    """All samples of a data set, without splits; the arguments are those of `open_samples`.
+
+    Raises:
+        DataError: the data set is missing, empty or unreadable, holds texts where the network takes images,
+            or the reverse.
+    """
     kinds = ("texts", "images") if isinstance(data, Texts) else ("images", "texts")
     if isinstance(data, Texts) != isinstance(preprocessing, TextPreprocessing):
         raise DataError(
@@ -283,8 +319,8 @@ def _load(data: Data, preprocessing: AnyPreprocessing, cache: Path, limit_gb: fl
         return load_texts(cast(TextFiles, files), name=data.name, max_tokens=data.max_tokens)
     images = cast(Preprocessing, preprocessing)
     if isinstance(data, TorchData):
-        return load_torch(data, images, cache=cache, limit_gb=limit_gb)
+        return load_torch(data, images, cache=cache, limit_gb=cache_limit_gb)
     if isinstance(files, Listing):
         policies = {name: getattr(data, name, "refuse") for name in ("unreadable", "extra_channels")}
-        return load_images(files, images, cache=cache, name=data.name, limit_gb=limit_gb, **policies)
+        return load_images(files, images, cache=cache, name=data.name, limit_gb=cache_limit_gb, **policies)
     return load_digits_set(cast(Images, data).classes, images)

@@ -3,13 +3,23 @@
 A change is relative to the first model of a table; for accuracies it is in percentage points.
 """
 
+from tascnet.report.full import full_report
+from tascnet.report.mistakes import Mistakes, find_mistakes, mistakes_once
 from tascnet.report.page import models_html
 from tascnet.report.plots import models_plot
-from tascnet.report.sentences import class_lines, insight_lines, reach_lines, speed_lines, uncut_words
+from tascnet.report.sentences import (
+    class_lines,
+    insight_lines,
+    reach_lines,
+    recommendation_lines,
+    speed_lines,
+    uncut_words,
+)
 from tascnet.report.stages import pretrain_report, prune_report, tune_report
 from tascnet.report.tables import (
     classes_table,
     front_table,
+    latency_table,
     layerwise_table,
     models_table,
     models_text,
@@ -18,11 +28,16 @@ from tascnet.report.tables import (
 )
 
 __all__ = [
+    "Mistakes",
     "class_lines",
     "classes_table",
+    "find_mistakes",
     "front_table",
+    "full_report",
     "insight_lines",
+    "latency_table",
     "layerwise_table",
+    "mistakes_once",
     "models_html",
     "models_plot",
     "models_table",
@@ -30,6 +45,7 @@ __all__ = [
     "pretrain_report",
     "prune_report",
     "reach_lines",
+    "recommendation_lines",
     "speed_lines",
     "stage_tables",
     "tune_report",

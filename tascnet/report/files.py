@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tascnet.data.heldout import HeldOut
+from tascnet.report.mistakes import Mistake, Mistakes
 from tascnet.run import records
 from tascnet.run.files import write_text
 from tascnet.run.records import StageMetrics
@@ -34,7 +35,7 @@ def with_fields(page: str) -> str:
 
 def documented_records() -> Iterator[type[Any]]:
     """The records of a run's files, in the order of their definitions."""
-    for record in (*vars(records).values(), HeldOut):
+    for record in (*vars(records).values(), Mistake, Mistakes, HeldOut):
         if inspect.isclass(record) and is_dataclass(record):
             yield record
 

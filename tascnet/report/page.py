@@ -1,7 +1,7 @@
 """The parts that all pages share, and how a self-contained file is written."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,17 @@ from markupsafe import Markup, escape
 
 from tascnet.errors import escaped, plural
 from tascnet.report import numbers, plots
-from tascnet.report.classes import class_rows, pairs, reference_of
+from tascnet.report.classes import class_rows, most_confused, pairs, reference_of
+from tascnet.report.parts import changes_part, curves_part, latencies_part, speed_part
 from tascnet.report.sentences import class_lines, sample_lines, warnings
-from tascnet.report.tables import headings, key_figures, model_cells
+from tascnet.report.tables import deployed_note, headings, key_figures, model_cells, runtime_of
 from tascnet.run.files import write_text
 from tascnet.run.records import ModelMetrics, StageMetrics
 
 # Most classes of a confusion matrix, and of two side by side.
 _DRAWN, _BESIDE = 25, 12
+# Of more classes those of the most frequent mistakes are drawn, at most so many.
+_CONFUSED = 16
 # Up to how many classes all are in the table, and how many of more are in the short one.
 _WHOLE, _WORST = 30, 15
 
@@ -31,7 +34,7 @@ def stage_page(
     described: Mapping[str, str],
     against: str | None = None,
 ) -> dict[str, Any]:
-    """The parts of a stage's page that the base template shows.
+    """The parts of a stage's page that its template shows.
 
     Args:
         stage: its name.
@@ -40,6 +43,18 @@ def stage_page(
         described: what each model is, by name.
         against: name of the model with which the headline compares the result, `after`; None: no headline.
     """
+    return {
+        **frame(stage, metrics, facts),
+        "headline": _headline(metrics, described, against) if against else None,
+        "classes": classes_part(metrics),
+        "speed_plot": speed_part(metrics.models, metrics.metric),
+        "curves": curves_part(metrics.trainings, metrics.metric),
+        **models_part(metrics.models, described),
+    }
+
+
+def frame(stage: str, metrics: StageMetrics, facts: Iterable[str]) -> dict[str, Any]:
+    """What stands around the sections of a page: its title, warnings, and where the figures come from."""
     counts = metrics.samples
     sizes = f"{counts.train:,} training, {counts.val:,} validation, {counts.test:,} test samples"
     about = [
@@ -55,7 +70,7 @@ def stage_page(
     models, machine = metrics.models.values(), metrics.machine
     notes = [
         ("FLOPs", _distinct(model.flops_counted for model in models)),
-        ("device", _distinct(model.device for model in models)),
+        ("device", _distinct(model.eager.device for model in models)),
         ("CPU threads", _distinct(model.threads for model in models)),
         ("latency", "median of repeated forward passes, models timed in turn"),
         ("machine", ", ".join(dict.fromkeys(name for name in (machine.name, machine.cpu) if name))),
@@ -65,18 +80,15 @@ def stage_page(
         "stage": stage,
         "title": f"{metrics.backbone} on {metrics.dataset}",
         "facts": [*about, *facts],
-        "headline": _headline(metrics, described, against) if against else None,
         "warnings": warnings(metrics),
         "sample_lines": sample_lines(counts),
-        "classes": _classes(metrics),
         "notes": notes,
-        **_models(metrics.models, described),
     }
 
 
 def models_html(models: Mapping[str, ModelMetrics]) -> str:
     """The table of models as an HTML element, for a notebook."""
-    return _templates().get_template("models.html").render(_models(models, {}))
+    return _templates().get_template("models.html").render(models_part(models, {}))
 
 
 def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
@@ -95,7 +107,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "percent", "milliseconds", "duration", "gap", "change", "plain", "decimal"):
+    for name in ("count", "percent", "size", "milliseconds", "duration", "gap", "change", "plain", "decimal"):
         environment.filters[name] = getattr(numbers, name)
     environment.filters["coded"] = _coded
     return environment
@@ -106,14 +118,27 @@ def _coded(text: str) -> Markup:
     return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _classes(metrics: StageMetrics) -> dict[str, Any]:
-    """The section of the classes."""
+def classes_part(metrics: StageMetrics, result_name: str = "after") -> dict[str, Any]:
+    """The section of the classes.
+
+    Args:
+        metrics: with the model `after`, and perhaps one with which it is compared.
+        result_name: what the page calls the model `after`.
+    """
     rows, reference, result = class_rows(metrics), reference_of(metrics), metrics.models["after"]
-    drawn = []
-    if len(rows) <= _DRAWN:
-        drawn = ["after", reference] if reference and len(rows) <= _BESIDE else ["after"]
+    drawn = {result_name: result}
+    if reference and len(rows) <= _BESIDE:
+        drawn[reference] = metrics.models[reference]
     wide = len(rows) > _BESIDE
+    caption = "Test samples; each row is a true class, each column a predicted one."
+    if len(rows) > _DRAWN:
+        drawn = {result_name: most_confused(result, _CONFUSED)}
+        caption += f" The {len(drawn[result_name].classes)} classes of the most frequent mistakes."
     return {
+        "result": result_name,
+        "changes": changes_part((reference, metrics.models[reference]), (result_name, result))
+        if reference
+        else None,
         "sentences": class_lines(metrics),
         "reference": reference,
         "rows": rows,
@@ -121,20 +146,34 @@ def _classes(metrics: StageMetrics) -> dict[str, Any]:
         "plots": [
             {
                 "title": f"Confusion matrix: {name}",
-                "caption": "Test samples; each row is a true class, each column a predicted one.",
-                "svg": plots.confusion_plot(name, metrics.models[name], wide=wide),
+                "caption": caption,
+                "svg": plots.confusion_plot(name, model, wide=wide),
             }
-            for name in drawn
+            for name, model in drawn.items()
+            if model.classes
         ],
         "pairs": pairs(result)[:_WORST] if wide else [],
     }
 
 
-def _models(models: Mapping[str, ModelMetrics], described: Mapping[str, str]) -> dict[str, Any]:
+def models_part(
+    models: Mapping[str, ModelMetrics],
+    described: Mapping[str, str],
+    chosen: str = "after",
+    keys: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The table of models, with what each of them is; the chosen one is marked.
+
+    Args:
+        keys: of its columns; None: all.
+    """
     return {
-        "headings": headings(model.batch for model in models.values()),
-        "models": model_cells(models),
+        "headings": headings(models.values(), keys),
+        "models": model_cells(models, keys),
+        "deployed": deployed_note(map(runtime_of, models.values())),
+        "latencies": latencies_part(models),
         "described": described,
+        "chosen": chosen,
     }
 
 

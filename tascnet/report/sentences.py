@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from tascnet.errors import by_ending, plural
+from tascnet.measure.runtimes import NAMES
 from tascnet.report.classes import FEW, pairs, reference_of
-from tascnet.report.numbers import decimal, gap, percent
-from tascnet.run.records import Insight, ModelMetrics, Reach, SampleCounts, StageMetrics
+from tascnet.report.numbers import decimal, gap, milliseconds, percent
+from tascnet.run.records import Insight, ModelMetrics, Reach, RuntimeLatency, SampleCounts, StageMetrics
 from tascnet.run.verdict import class_name, class_warnings
 
 TOO_FEW = "Too few different results to judge what the search learnt."
@@ -15,6 +16,10 @@ _MATTERED = 3
 _NOTHING = 0.02
 # Latency follows the FLOPs where it falls by at least this part of their fall.
 _AGREEMENT = 0.5
+# The format of the file that runs in a runtime.
+FORMATS = {"onnxruntime": "onnx", "onnxruntime_int8": "onnx_int8", "openvino": "openvino"}
+# int8 is worth its changed outputs from this share of the time on.
+WORTHWHILE = 0.1
 # Pairs of classes that are named.
 _PAIRS = 3
 # Reasons that are named where layers keep their width.
@@ -45,21 +50,32 @@ def insight_figures(insight: Insight) -> list[tuple[str, str]]:
     ]
 
 
-def speed_lines(models: Mapping[str, ModelMetrics], removable_blocks: int = 0) -> list[str]:
+def speed_lines(
+    models: Mapping[str, ModelMetrics], removable_blocks: int = 0, runtime: str = "eager"
+) -> list[str]:
     """How far FLOPs and latency fell from `before` to `after`, and whether latency followed.
 
     Args:
         models: `before` and `after`.
         removable_blocks: how many blocks the option `blocks` could still remove.
+        runtime: whose latency it is; that of eager PyTorch where it does not run both networks.
     """
     before, after = models["before"], models["after"]
     flops = after.flops / before.flops
+    was, now = before.latency(runtime), after.latency(runtime)
+    if was is None or now is None:
+        was, now = before.eager, after.eager
     times = {
-        "batch 1": after.latency_ms / before.latency_ms,
-        f"batch {before.batch}": after.latency_ms_batch / before.latency_ms_batch,
+        "batch 1": now.latency_ms / was.latency_ms,
+        f"batch {before.batch}": now.latency_ms_batch / was.latency_ms_batch,
     }
-    shares = " and ".join(f"{100 * share:.0f} % at {batch}" for batch, share in times.items())
-    lines = [f"Of the unpruned network's FLOPs {100 * flops:.0f} % remain, of its latency {shares}."]
+    shares, where = (
+        " and ".join(f"{100 * ms:.0f} % at {batch}" for batch, ms in times.items()),
+        NAMES[now.runtime],
+    )
+    lines = [
+        f"Of the unpruned network's FLOPs {100 * flops:.0f} % remain, of its latency in {where} {shares}."
+    ]
     slow = [
         batch
         for batch, share in times.items()
@@ -70,10 +86,60 @@ def speed_lines(models: Mapping[str, ModelMetrics], removable_blocks: int = 0) -
         if removable_blocks:
             advice = "Fewer blocks reduce that (`blocks=true`), narrower layers hardly do."
         lines.append(
-            f"Latency did not follow the FLOPs at {' and '.join(slow)}: calls and memory access take the "
-            f"time, not arithmetic. {advice}"
+            f"Latency in {where} did not follow the FLOPs at {' and '.join(slow)}: calls and memory access "
+            f"take the time, not arithmetic. {advice}"
         )
     return lines
+
+
+def recommendation_lines(models: Mapping[str, ModelMetrics]) -> list[str]:
+    """In which form the last model is fastest, and which files to deploy; empty without exported forms.
+
+    int8, which changes the outputs, is recommended where it is faster by at least a tenth.
+    """
+    name, model = list(models.items())[-1]
+    if model.deployed is None:
+        return []
+    counts = dict.fromkeys((model.threads, *(one.threads for one in model.latencies)))
+    lines = []
+    for threads in counts:
+        forms = [one for one in model.latencies if one.threads == threads]
+        fastest = [f"at {batch}: {_fastest(forms, key)}" for batch, key in _batches(model).items()]
+        said = f" with {plural(threads, 'thread')}" if len(counts) > 1 else ""
+        lines.append(f"Fastest form of {name}{said} {'; '.join(fastest)}.")
+    forms = [one for one in model.latencies if one.threads == model.threads and one.runtime in FORMATS]
+    chosen: dict[str, list[str]] = {}
+    for batch, key in _batches(model).items():
+        ordered = sorted(forms, key=lambda one: getattr(one, key))
+        exact = next((one for one in ordered if one.runtime != "onnxruntime_int8"), ordered[0])
+        gain = 1 - getattr(ordered[0], key) / getattr(exact, key)
+        best = exact if gain < WORTHWHILE else ordered[0]
+        chosen.setdefault(FORMATS[best.runtime], []).append(batch)
+        if best is not ordered[0]:
+            lines.append(
+                f"At {batch} int8 saves only {percent(gain)} of the time of {NAMES[exact.runtime]}, which "
+                "keeps the network's outputs."
+            )
+    files = [
+        f"`{form}`" + (f" for {' and '.join(batches)}" if len(chosen) > 1 else "")
+        for form, batches in chosen.items()
+    ]
+    return [*lines, f"Recommended export: {' and '.join(files)}."]
+
+
+def _batches(model: ModelMetrics) -> dict[str, str]:
+    """The fields of latencies by their batch."""
+    return {"batch 1": "latency_ms", f"batch {model.batch}": "latency_ms_batch"}
+
+
+def _fastest(forms: Sequence[RuntimeLatency], key: str) -> str:
+    """The fastest form, and how much faster than eager PyTorch it is."""
+    best = min(forms, key=lambda one: getattr(one, key))
+    eager = next((one for one in forms if one.runtime == "eager"), None)
+    shown = f"{NAMES[best.runtime]}, {milliseconds(getattr(best, key))}"
+    if eager is None or best is eager:
+        return shown
+    return f"{shown} ({getattr(eager, key) / getattr(best, key):.1f} times faster than {NAMES['eager']})"
 
 
 def reach_lines(reach: Reach) -> list[str]:

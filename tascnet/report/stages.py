@@ -7,7 +7,9 @@ from typing import Any
 
 from tascnet.errors import plural
 from tascnet.report import numbers, plots
+from tascnet.report.mistakes import Mistakes
 from tascnet.report.page import stage_page, write_page
+from tascnet.report.parts import mistakes_part, strip_part
 from tascnet.report.sentences import TOO_FEW, insight_figures, reach_lines, speed_lines
 from tascnet.run.records import (
     Insight,
@@ -19,11 +21,6 @@ from tascnet.run.records import (
     TuneMetrics,
 )
 
-_TUNED = {
-    "baseline": "new softmax layer on the frozen network",
-    "conventional": "fine-tuned at the pre-trained widths",
-    "after": "fine-tuned winner of the search",
-}
 _DISTILLED = "conventional network, cut to the winning configuration and distilled from the uncut one"
 _STATUSES = {"failed": "failed", "stopped": "stopped early", "infeasible": "infeasible"}
 _COSTS = {"flops": "FLOPs", "params": "params", "latency_ms": "latency"}
@@ -65,12 +62,7 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
     if bounds or metrics.objective != "accuracy":
         facts.append(", ".join([f"objective: {metrics.objective}", *bounds]))
     facts.append(f"stopped: {metrics.stopped}")
-    described = _TUNED | ({"after": _DISTILLED} if metrics.finetuned_from == "conventional" else {})
-    described |= {
-        rival.row: f"another network, fine-tuned at {rival.size} px from {rival.weights}"
-        for rival in metrics.rivals
-    }
-    content = stage_page("tune", metrics, facts=facts, described=described, against="conventional")
+    content = stage_page("tune", metrics, facts=facts, described=tuned_words(metrics), against="conventional")
     neutral, best, insight = metrics.neutral_config, metrics.best_config, metrics.surrogate
     by_loss, has_latency = metrics.objective == "loss", any(trial.latency_ms is not None for trial in trials)
     differing = "settings that differ from the pre-trained network"
@@ -92,7 +84,7 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
     content |= {
         **balanced,
         "winner": metrics.winner,
-        "plots": _search_plots(metrics, trials),
+        "plots": search_figures(metrics, trials),
         "trials": trials,
         "trial_headings": headings,
         "loss": by_loss,
@@ -101,12 +93,8 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         "reach": metrics.reach,
         "reach_lines": reach_lines(metrics.reach) if metrics.reach else [],
         "layerwise": metrics.layerwise,
-        "curve": metrics.layerwise
-        and {
-            "title": f"{numbers.metric_name(metrics.metric).capitalize()} against depth",
-            "caption": "Each trial trains the network from one block on; all blocks before it stay frozen.",
-            "svg": plots.layerwise_plot(metrics.layerwise, metrics.winner, metrics.metric),
-        },
+        "curve": depth_figure(metrics),
+        "strip": strip_part(metrics.widths, "conventional", "tuned"),
         "insight": insight,
         "too_few": TOO_FEW,
         "insight_figures": insight_figures(insight) if insight else [],
@@ -117,20 +105,26 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
     write_page(path, "tune.html", content)
 
 
-def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iteration]) -> None:
+def prune_report(
+    path: Path,
+    metrics: PruneMetrics,
+    iterations: Sequence[Iteration],
+    mistakes: Mistakes | None = None,
+) -> None:
     """Write the page of stage prune.
 
     Args:
         path: of the page.
         metrics: of the stage.
         iterations: all of them, the unpruned network first.
+        mistakes: of the pruned network; None: they are not shown.
     """
     facts = [plural(metrics.iterations, "iteration"), f"stopped: {metrics.stopped}"]
     content = stage_page("prune", metrics, facts=facts, described=_PRUNED, against="before")
     changed = [row for row in metrics.widths if row.before != row.after]
     unchanged = len(metrics.widths) - len(changed)
-    sensitivity = metrics.sensitivity if metrics.sensitivity and metrics.sensitivity.groups else None
-    parts = sensitivity.groups[0].shares if sensitivity else ()
+    sensitivity = metrics.sensitivity
+    parts = sensitivity.groups[0].shares if sensitivity and sensitivity.groups else ()
     shares = [text for part in parts for text in (f"without {100 * part.share:g} %", "FLOPs saved")]
     word = numbers.metric_name(metrics.metric)
     content |= {
@@ -146,18 +140,15 @@ def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iterati
                 iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric
             ),
         },
+        "frontier": iterations and frontier_figure(metrics, iterations),
+        "mistakes": mistakes_part(mistakes),
+        "strip": strip_part(metrics.widths, "unpruned", "pruned"),
         "reach": metrics.reach,
         "reach_lines": reach_lines(metrics.reach),
-        "speed": speed_lines(metrics.models, metrics.removable_blocks),
+        "speed": speed_lines(metrics.models, metrics.removable_blocks, metrics.measure["target"]),
         "sensitivity": sensitivity,
         "sensitivity_headings": ["group", "width", *shares],
-        "sensitivity_plot": sensitivity
-        and {
-            "title": f"{word.capitalize()} without a share of one group",
-            "caption": f"Before pruning, without retraining, on {sensitivity.samples} validation samples. "
-            "Groups in the order of the network, with their widths.",
-            "svg": plots.sensitivity_plot(sensitivity, metrics.metric),
-        },
+        "sensitivity_plot": sensitivity_figure(metrics),
         "widths": metrics.widths,
         "widths_plot": changed
         and {
@@ -170,13 +161,63 @@ def prune_report(path: Path, metrics: PruneMetrics, iterations: Sequence[Iterati
     write_page(path, "prune.html", content)
 
 
+def tuned_words(metrics: TuneMetrics) -> dict[str, str]:
+    """What each model of a search is."""
+    words = {
+        "baseline": "new softmax layer on the frozen network",
+        "conventional": "fine-tuned at the pre-trained widths",
+        "after": "fine-tuned winner of the search",
+    }
+    if metrics.finetuned_from == "conventional":
+        words["after"] = _DISTILLED
+    return words | {
+        rival.row: f"another network, fine-tuned at {rival.size} px from {rival.weights}"
+        for rival in metrics.rivals
+    }
+
+
+def depth_figure(metrics: TuneMetrics) -> dict[str, Any] | None:
+    """The figure of all freezing depths; None with another algorithm than layerwise."""
+    if not metrics.layerwise:
+        return None
+    return {
+        "title": f"{numbers.metric_name(metrics.metric).capitalize()} against depth",
+        "caption": "Each trial trains the network from one block on; all blocks before it stay frozen.",
+        "svg": plots.layerwise_plot(metrics.layerwise, metrics.winner, metrics.metric),
+    }
+
+
+def sensitivity_figure(metrics: PruneMetrics) -> dict[str, Any] | None:
+    """The figure of each group's sensitivity; None where it was not measured, or no group was cut."""
+    sensitivity = metrics.sensitivity
+    if sensitivity is None or not sensitivity.groups:
+        return None
+    return {
+        "title": f"{numbers.metric_name(metrics.metric).capitalize()} without a share of one group",
+        "caption": f"Before pruning, without retraining, on {sensitivity.samples} validation samples. "
+        "Groups in the order of the network, with their widths.",
+        "svg": plots.sensitivity_plot(sensitivity, metrics.metric),
+    }
+
+
+def frontier_figure(metrics: PruneMetrics, iterations: Sequence[Iteration]) -> dict[str, Any]:
+    """The figure of what pruning gave up for its FLOPs."""
+    word = numbers.metric_name(metrics.metric)
+    return {
+        "title": f"{word.capitalize()} against FLOPs",
+        "caption": "The network before pruning has number 0; the ringed one is kept.",
+        "svg": plots.frontier_plot(iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric),
+    }
+
+
 def _columns(metrics: StageMetrics) -> dict[str, Any]:
     """The extra column of tables where balanced accuracy decides."""
     is_balanced = metrics.metric == "balanced_accuracy"
     return {"balanced": is_balanced, "extra_headings": ["balanced acc."] if is_balanced else []}
 
 
-def _search_plots(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def search_figures(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The figures of a search: its best value, and the metric against each cost that matters."""
     if metrics.layerwise or not any(trial.is_trained for trial in trials):
         return []
     word = numbers.metric_name(metrics.metric)

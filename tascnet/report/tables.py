@@ -1,17 +1,19 @@
 """Tables of models, classes, widths and trials; the pages take headings and cells from here too."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tascnet.errors import plural, printable
+from tascnet.errors import listed, plural, printable
+from tascnet.measure.runtimes import NAMES
 from tascnet.report import numbers
 from tascnet.report.classes import FEW, class_rows
 from tascnet.report.numbers import MISSING, count, duration, percent
@@ -37,6 +39,7 @@ COLUMNS = {
     "size_bytes": Column(title="size", show=numbers.size, compare=numbers.change),
     "latency_ms": Column(title="latency batch 1", show=numbers.milliseconds, compare=numbers.change),
     "latency_ms_batch": Column(title="latency batch", show=numbers.milliseconds, compare=numbers.change),
+    "deployed_ms": Column(title="deployed batch 1", show=numbers.milliseconds, compare=numbers.change),
 }
 # Those that a summary shows, but for a balanced accuracy that says nothing new.
 KEY_FIGURES = {
@@ -45,6 +48,12 @@ KEY_FIGURES = {
     "params": "parameters",
     "flops": "FLOPs",
     "latency_ms": "latency, batch 1",
+    "deployed_ms": "deployed, batch 1",
+}
+# Runtimes where there is little room.
+_SHORT = {
+    **{"eager": "eager", "compile": "compiled", "openvino": "OpenVINO"},
+    **{"onnxruntime": "ONNX", "onnxruntime_int8": "int8"},
 }
 # Of the metric on the validation samples.
 _HEADINGS = {"accuracy": "val acc.", "balanced_accuracy": "balanced acc."}
@@ -76,10 +85,52 @@ class Cell:
         return text
 
 
-def headings(batches: Iterable[int], keys: Iterable[str] = COLUMNS) -> list[str]:
-    """The headings of some columns; the last one names the batches of the latencies."""
-    *titles, last = (COLUMNS[key].title for key in keys)
-    return [*titles, f"{last} {'/'.join(map(str, sorted(set(batches))))}".rstrip()]
+def headings(models: Iterable[ModelMetrics], keys: Collection[str] | None = None) -> list[str]:
+    """The headings of some columns of a table of models; None: of all that the models have."""
+    models = list(models)
+    return titles((model.batch for model in models), columns_of(models) if keys is None else keys)
+
+
+def titles(batches: Iterable[int], keys: Collection[str]) -> list[str]:
+    """The titles of some columns, with the batches of the latencies, which beside deployed ones are eager."""
+    found = {key: COLUMNS[key].title for key in keys}
+    if "deployed_ms" in found:
+        found = {key: title.replace("latency", "eager") for key, title in found.items()}
+    if "latency_ms_batch" in found:
+        found["latency_ms_batch"] += f" {'/'.join(map(str, sorted(set(batches))))}".rstrip()
+    return list(found.values())
+
+
+def columns_of(models: Iterable[ModelMetrics]) -> list[str]:
+    """All columns; that of the deployed form only where some model was measured in one."""
+    has_deployed = any(model.deployed for model in models)
+    return [key for key in COLUMNS if key != "deployed_ms" or has_deployed]
+
+
+def value_of(model: ModelMetrics, key: str) -> float | None:
+    """The value of a column; None where the model was not measured so."""
+    if key.startswith("latency_ms") and model.latency("eager") is None:
+        return None
+    return cast(float | None, getattr(model, key))
+
+
+def deployed_mark(runtime: str | None, runtimes: Collection[str | None]) -> str:
+    """What stands behind a latency in a runtime where those of other rows are in other `runtimes`."""
+    return f" {_SHORT[runtime]}" if runtime and len({*runtimes} - {None}) > 1 else ""
+
+
+def deployed_note(runtimes: Iterable[str | None]) -> str:
+    """What the column of deployed forms shows where rows have these runtimes; empty without any."""
+    names = [NAMES[runtime] for runtime in dict.fromkeys(runtimes) if runtime]
+    if not names:
+        return ""
+    where = names[0] if len(names) == 1 else f"the fastest of {listed(names, 'and')}"
+    return f"deployed: exported, in {where}"
+
+
+def runtime_of(model: ModelMetrics) -> str | None:
+    """The runtime of the deployed form; None where none was measured."""
+    return model.deployed.runtime if model.deployed else None
 
 
 def folded(*parts: str) -> str:
@@ -87,16 +138,24 @@ def folded(*parts: str) -> str:
     return "\n".join(line for part in parts for line in textwrap.wrap(printable(part), _MODEL_WIDTH))
 
 
-def narrow_columns(accuracies: Iterable[tuple[float, float]], metric: str = "accuracy") -> list[str]:
-    """The columns that fit 80 characters: of size and balanced accuracy the one that says more.
+def narrow_columns(
+    accuracies: Iterable[tuple[float, float]], metric: str = "accuracy", *, has_deployed: bool = False
+) -> list[str]:
+    """The columns that fit 80 characters.
+
+    Of size and balanced accuracy it is the one that says more; the deployed form takes the place of batches.
 
     Args:
         accuracies: test accuracy and balanced accuracy of each model.
         metric: what decided which network is the best.
+        has_deployed: whether some model was measured in a runtime of exported files.
     """
     is_shown = metric == "balanced_accuracy" or any(map(differ, accuracies))
-    left_out = "size_bytes" if is_shown else "test_balanced_accuracy"
-    return [key for key in COLUMNS if key != left_out]
+    left_out = {
+        "size_bytes" if is_shown else "test_balanced_accuracy",
+        "latency_ms_batch" if has_deployed else "deployed_ms",
+    }
+    return [key for key in COLUMNS if key not in left_out]
 
 
 def differ(accuracies: tuple[float, float]) -> bool:
@@ -107,22 +166,31 @@ def differ(accuracies: tuple[float, float]) -> bool:
 def key_figures(models: Mapping[str, ModelMetrics], metric: str = "accuracy") -> dict[str, str]:
     """The titles of the figures that a summary of these models shows, by the keys of `COLUMNS`."""
     keys = _narrow_keys(models, metric)
-    return {key: KEY_FIGURES[key] for key in keys if key in KEY_FIGURES}
+    found = {key: KEY_FIGURES[key] for key in keys if key in KEY_FIGURES}
+    if "deployed_ms" in found:
+        found["latency_ms"] = found["latency_ms"].replace("latency", "eager")
+    return found
 
 
 def model_cells(
-    models: Mapping[str, ModelMetrics], keys: Sequence[str] = tuple(COLUMNS)
+    models: Mapping[str, ModelMetrics], keys: Sequence[str] | None = None
 ) -> list[tuple[str, list[Cell]]]:
-    """For each model its name and a cell for each column, with the change from the first model."""
-    first = next(iter(models.values()), None)
+    """For each model its name and a cell for each column, with the change from the first model.
+
+    Args:
+        models: by name.
+        keys: of the columns; None: of all that the models have.
+    """
+    first, keys = next(iter(models.values()), None), keys or columns_of(models.values())
+    runtimes = {runtime_of(model) for model in models.values()}
     rows = []
     for name, model in models.items():
         cells = []
         for key in keys:
-            column = COLUMNS[key]
-            value = getattr(model, key)
-            change = "" if model is first else column.compare(value, getattr(first, key))
-            cells.append(Cell(value=column.show(value), change=change))
+            column, value = COLUMNS[key], value_of(model, key)
+            mark = deployed_mark(runtime_of(model), runtimes) if key == "deployed_ms" else ""
+            change = "" if first is None or model is first else column.compare(value, value_of(first, key))
+            cells.append(Cell(value=column.show(value) + mark, change=change))
         rows.append((name, cells))
     return rows
 
@@ -137,10 +205,71 @@ def models_table(
     keys = _narrow_keys(models, metric)
     table = _table(title)
     table.add_column("model", style="bold")
-    for heading in headings((model.batch for model in models.values()), keys):
+    for heading in headings(models.values(), keys):
         table.add_column(heading.replace(" ", "\n", 1), justify="right")
     for name, cells in model_cells(models, keys):
         table.add_row(Text(folded(name)), *(cell.stacked() for cell in cells))
+    note = deployed_note(map(runtime_of, models.values()))
+    table.caption, table.caption_justify = note or None, "left"
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRow:
+    """Latencies of one model in several runtimes.
+
+    Args:
+        batch: samples in a pass.
+        threads: CPU threads.
+        name: of the model.
+        times: milliseconds by runtime; None where it was not measured.
+    """
+
+    batch: int
+    threads: int
+    name: str
+    times: Mapping[str, float | None]
+
+    @property
+    def fastest(self) -> str | None:
+        """The runtime in which it is fastest."""
+        found = {runtime: ms for runtime, ms in self.times.items() if ms is not None}
+        return min(found, key=lambda runtime: found[runtime], default=None)
+
+
+def latency_rows(models: Mapping[str, ModelMetrics]) -> list[LatencyRow]:
+    """A row for each batch, number of threads and model, in this order, with a time for each runtime."""
+    found = [one for model in models.values() for one in model.latencies]
+    runtimes = dict.fromkeys(one.runtime for one in found)
+    counts = sorted({one.threads for one in found}, reverse=True)
+    rows = []
+    for key in ("latency_ms", "latency_ms_batch"):
+        for threads in counts:
+            for name, model in models.items():
+                measured = {runtime: model.latency(runtime, threads) for runtime in runtimes}
+                times = {runtime: getattr(one, key) if one else None for runtime, one in measured.items()}
+                if any(times.values()):
+                    batch = 1 if key == "latency_ms" else model.batch
+                    rows.append(LatencyRow(batch=batch, threads=threads, name=name, times=times))
+    return rows
+
+
+def latency_table(models: Mapping[str, ModelMetrics], title: str | None = None) -> Table:
+    """The latency of every model in each runtime, batch and number of threads; each row's fastest is bold."""
+    rows = latency_rows(models)
+    table = _table(title)
+    table.add_column("latency")
+    for runtime in rows[0].times if rows else ():
+        table.add_column(NAMES[runtime].replace(" ", "\n", 1), justify="right")
+    for (batch, threads), members in groupby(rows, key=lambda row: (row.batch, row.threads)):
+        table.add_section()
+        table.add_row(Text(f"batch {batch}\n{plural(threads, 'thread')}", style="dim"))
+        for row in members:
+            cells = (
+                Text(numbers.milliseconds(ms), style="bold" if runtime == row.fastest else "")
+                for runtime, ms in row.times.items()
+            )
+            table.add_row(Text(folded(row.name)), *cells)
     return table
 
 
@@ -230,7 +359,8 @@ def front_table(rows: Sequence[FrontPoint], chosen: int, metric: str = "accuracy
 
 def _narrow_keys(models: Mapping[str, ModelMetrics], metric: str) -> list[str]:
     accuracies = ((model.test_accuracy, model.test_balanced_accuracy) for model in models.values())
-    return narrow_columns(accuracies, metric)
+    has_deployed = "deployed_ms" in columns_of(models.values())
+    return narrow_columns(accuracies, metric, has_deployed=has_deployed)
 
 
 def _table(title: str | None = None) -> Table:

@@ -16,9 +16,9 @@ from tascnet.run.files import digest_json
 P = ParamSpec("P")
 
 # Stand-ins for the colours of the style sheet, by their names there.
-_NAMES = ("ink", "muted", "grid", "accent", "second", "bad", "bar")
+_NAMES = ("ink", "muted", "grid", "accent", "second", "third", "bad", "bar")
 _COLOURS = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(_NAMES, start=1)}
-INK, MUTED, GRID, ACCENT, SECOND, BAD, BAR = _COLOURS.values()
+INK, MUTED, GRID, ACCENT, SECOND, THIRD, BAD, BAR = _COLOURS.values()
 _STYLE = Path(__file__).with_name("templates") / "style.css"
 _SETTINGS: Any = {
     "svg.fonttype": "none",

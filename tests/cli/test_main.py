@@ -602,3 +602,17 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
         process.stdout.close()
         errors = process.stderr.read()
     assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "package"), [("tensorboard=true", "tensorboard"), ("mlflow=runs", "mlflow")]
+)
+def test_a_package_for_watching_is_missed_before_the_stage_begins(
+    option, package, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tascnet.run.watching.find_spec", lambda name: None)
+    assert entry.main(["stage=tune", "dataset=digits", f"log.{option}"]) == 2
+    said = capsys.readouterr().err
+    assert f"log.{package} needs the package {package}" in said
+    assert "pip install" in said

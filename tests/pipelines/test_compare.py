@@ -67,7 +67,8 @@ def values(outputs, row, place):
     stage, name = place
     for seed in SEEDS:
         path = outputs / row["dataset"] / row["backbone"] / f"run-seed{seed}" / stage / "metrics.json"
-        yield json.loads(path.read_text())["models"][name]
+        model = json.loads(path.read_text())["models"][name]
+        yield {**model, **model["latencies"][0]}
 
 
 def test_the_table_is_what_the_run_folders_hold(outputs):

@@ -58,7 +58,7 @@ def test_what_another_run_holds_out_is_left_out(stage):
     assert (found["exclude"], found["excluded"]) == ("movie_review", 16)
     page = (stage / "report.html").read_text()
     assert "16 samples in the validation and test split of movie_review" in page
-    assert found["models"]["after"].keys() >= {"val_accuracy", "test_accuracy", "flops", "latency_ms"}
+    assert found["models"]["after"].keys() >= {"val_accuracy", "test_accuracy", "flops", "latencies"}
 
 
 def test_started_again_it_changes_nothing_and_other_samples_are_refused(options, stage, capsys):

@@ -239,19 +239,20 @@ def test_other_options_of_measure_measure_a_finished_stage_again_and_nothing_els
     copied, cache, capsys, monkeypatch
 ):
     before, files = read_json(copied / "prune" / "metrics.json"), contents(copied)
-    assert before["measure"] == {"batch": 2, "repeats": 3}
+    eager = {"runtimes": ["eager"], "target": "eager"}
+    assert before["measure"] == {"batch": 2, "repeats": 3, **eager}
     prune = import_module("tascnet.pruning.prune")
     monkeypatch.setattr(prune, "judge", lambda *_: pytest.fail("judged again"))
     assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
     said = capsys.readouterr().err
     assert "measured again: measure.batch was 2 and is now 3, measure.repeats was 3 and is now 4\n" in said
     after, left = read_json(copied / "prune" / "metrics.json"), contents(copied)
-    assert after["measure"] == {"batch": 3, "repeats": 4}
+    assert after["measure"] == {"batch": 3, "repeats": 4, **eager}
     assert {name for name in left if left[name] != files[name]} == {"prune/metrics.json", "prune/report.html"}
     for name, row in after["models"].items():
         old = before["models"][name]
         assert (old["batch"], row["batch"]) == (2, 3)
-        assert row["latency_ms_batch"] != old["latency_ms_batch"]
+        assert row["latencies"][0]["latency_ms_batch"] != old["latencies"][0]["latency_ms_batch"]
         assert without_times(row) == {**without_times(old), "batch": 3}
     assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
     assert "measured again" not in capsys.readouterr().err

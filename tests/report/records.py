@@ -7,6 +7,7 @@ from typing import Any
 from tascnet.run.records import (
     ClassCounts,
     ClassMetrics,
+    EpochRecord,
     FreezingDepth,
     FrontPoint,
     GroupSensitivity,
@@ -21,8 +22,10 @@ from tascnet.run.records import (
     PretrainMetrics,
     PruneMetrics,
     Reach,
+    RuntimeLatency,
     SampleCounts,
     Sensitivity,
+    TrainingRecord,
     Trial,
     TuneMetrics,
     UncutLayers,
@@ -62,6 +65,9 @@ SAMPLES = SampleCounts(
 def model(**changes: Any) -> ModelMetrics:
     """A network of round figures that takes one in four of each class for the next, but for the changes.
 
+    `latency_ms`, `latency_ms_batch` and `device` are those of eager PyTorch, in which alone it is timed if no
+    `latencies` are given.
+
     Its balanced accuracies are the plain ones, if no other are given.
     """
     plain = ModelMetrics(
@@ -74,23 +80,49 @@ def model(**changes: Any) -> ModelMetrics:
             ClassMetrics(name=name, samples=4, recall=0.75, precision=0.75, f1=0.75) for name in NAMES
         ),
         confusion=((0, 0, 3), (0, 1, 1), (1, 1, 3), (1, 2, 1), (2, 2, 3), (2, 0, 1)),
+        predictions=(0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 0),
         params=1000,
         trainable_params=10,
         flops=4000,
         flops_counted="all",
         size_bytes=5000,
-        latency_ms=2.0,
-        latency_ms_spread=(1.9, 2.2),
-        latency_ms_batch=10.0,
-        latency_ms_batch_spread=(9.0, 11.0),
         batch=16,
         threads=2,
-        device="cpu",
+        latencies=(),
     )
+    if "latencies" not in changes:
+        changes["latencies"] = (
+            timed(
+                threads=changes.get("threads", 2),
+                device=changes.pop("device", "cpu"),
+                single=changes.pop("latency_ms", 2.0),
+                batched=changes.pop("latency_ms_batch", 10.0),
+            ),
+        )
     for split in ("val", "test"):
         if f"{split}_accuracy" in changes:
             changes.setdefault(f"{split}_balanced_accuracy", changes[f"{split}_accuracy"])
     return replace(plain, **changes)
+
+
+def timed(
+    runtime: str = "eager",
+    single: float = 2.0,
+    batched: float = 10.0,
+    *,
+    threads: int = 2,
+    device: str = "cpu",
+) -> RuntimeLatency:
+    """A latency of one sample and of a batch in one runtime, spread by a tenth to either side."""
+    return RuntimeLatency(
+        runtime=runtime,
+        threads=threads,
+        device=device,
+        latency_ms=single,
+        latency_ms_spread=(0.9 * single, 1.1 * single),
+        latency_ms_batch=batched,
+        latency_ms_batch_spread=(0.9 * batched, 1.1 * batched),
+    )
 
 
 def confused(counts: Sequence[Sequence[int]], names: Sequence[str] = NAMES, **changes: Any) -> ModelMetrics:
@@ -139,7 +171,8 @@ _STAGE: dict[str, Any] = {
     "samples": SAMPLES,
     "backbone": "cnn",
     "machine": MACHINE,
-    "measure": {"batch": 16, "repeats": 30},
+    "trainings": {},
+    "measure": {"batch": 16, "repeats": 30, "runtimes": ["eager"], "target": "eager"},
     "budget": {},
     "metric": "accuracy",
     "class_weights": "none",
@@ -185,6 +218,30 @@ def pretrain_metrics(**changes: Any) -> PretrainMetrics:
     """Metrics of a training without epochs."""
     own = {"weights": "weights.safetensors", "exclude": None, "excluded": 0, "best_epoch": 1, "epochs": ()}
     return PretrainMetrics(**{"models": {"after": model()}, **_STAGE, **own, **changes})
+
+
+def training(accuracies: Sequence[float | None]) -> TrainingRecord:
+    """A training with these validation accuracies; without one it has no validation split."""
+    epochs = tuple(
+        EpochRecord(
+            epoch=number,
+            train_loss=2.0 / number,
+            val_loss=None if accuracy is None else 1 - accuracy,
+            val_accuracy=accuracy,
+            val_balanced_accuracy=accuracy,
+            seconds=3.0,
+        )
+        for number, accuracy in enumerate(accuracies, start=1)
+    )
+    best = max(epochs, key=lambda row: row.val_accuracy or 0.0)
+    return TrainingRecord(
+        val_accuracy=best.val_accuracy,
+        val_balanced_accuracy=best.val_balanced_accuracy,
+        val_loss=best.val_loss,
+        best_epoch=best.epoch,
+        seconds=3.0 * len(epochs),
+        epochs=epochs,
+    )
 
 
 def trial(

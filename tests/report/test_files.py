@@ -30,11 +30,12 @@ def test_types_and_meanings_in_words() -> None:
     for row in (
         "| `val_loss` | number or null | after it; null where there is no validation split |",
         "| `models` | object of [ModelMetrics](#modelmetrics) | by name |",
+        "| `latencies` | list of [RuntimeLatency](#runtimelatency) |",
         "| `latency_ms_spread` | list of numbers | 10th and 90th percentile |",
         "| `landed` | object of (numbers or null) or null |",
     ):
         assert row in text
-    assert text.count("| `versions` |") == 1, "the fields of all stages stand in one place"
+    assert text.count("| `class_weights` |") == 1, "the fields of all stages stand in one place"
 
 
 def test_a_meaning_of_several_names_and_lines() -> None:

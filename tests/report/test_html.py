@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tascnet.report import models_html, pretrain_report, prune_report, tune_report
+from tascnet.report.mistakes import Mistake, Mistakes
 from tascnet.run import files
 from tascnet.run.records import EpochRecord
 from tests.report.records import (
@@ -23,12 +24,14 @@ from tests.report.records import (
     pretrain_metrics,
     prune_metrics,
     sampled,
+    timed,
+    training,
     trial,
     tune_metrics,
     widths,
 )
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "img"}
 NEUTRAL = {"first_trained": 0, "dropout": 0.2, "u1.width": 64}
 BEST = {"first_trained": 1, "dropout": 0.2, "u1.width": 32}
 BASELINE = model(val_accuracy=0.81, test_accuracy=0.80, params=2_000_000, flops=104_000_000)
@@ -130,7 +133,8 @@ def pretrained(folder: Path, **changes: Any) -> Page:
 def test_the_page_stands_alone(tmp_path: Path, write: Any) -> None:
     page = write(tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"https?:|//[a-z]|<script|<link|<img|@import|\ssrc=|file:", text)
+    assert not re.search(r"https?:|//[a-z]|<script|<link|@import|file:", text)
+    assert set(re.findall(r'\ssrc="([^"]{,23})', text)) <= {"data:image/jpeg;base64,"}
     assert {target[0] for target in re.findall(r'(?:href="|url\()(.)', text)} <= {"#"}
     assert len(page.ids) == len(set(page.ids))
     assert "#010101" not in text
@@ -395,7 +399,7 @@ def test_a_page_without_lost_classes_has_no_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "rows", "matrices", "pairs"), [(12, 12, 2, 0), (25, 25, 1, 15), (101, 116, 0, 15)]
+    ("classes", "rows", "matrices", "pairs"), [(12, 12, 2, 0), (25, 25, 1, 15), (101, 116, 1, 15)]
 )
 def test_of_many_classes_the_worst_and_the_rest_folded(
     tmp_path: Path, classes: int, rows: int, matrices: int, pairs: int
@@ -479,6 +483,64 @@ def test_what_is_peculiar_about_the_samples(tmp_path: Path) -> None:
         "Files passed over, of no known image format, by ending: 12 .heic, 3 .psd.",
     ):
         assert sentence in text
+
+
+def test_pages_draw_what_changed_and_how_it_was_trained(tmp_path: Path) -> None:
+    curves = {"conventional": training([0.5, 0.7]), "<after>": training([None])}
+    page = tuned(tmp_path, widths=(widths("a.conv", 64, 48), widths("b", 9, None)), trainings=curves)
+    assert "1 of 2 blocks is narrower, 1 is removed." in page.text
+    assert {"The network, block by block", "Learning curves", "conventional", "<after>"} <= set(
+        headings(page)
+    )
+    assert "2 epochs, 6.0 s; kept: epoch 2." in page.text
+    many = {f"training {i}": training([0.5]) for i in range(14)}
+    page = tuned(tmp_path, trainings=many)
+    assert "The first 2 trainings of 14 are not drawn." in page.text
+    assert "training 1" not in headings(page)
+    assert "training 13" in headings(page)
+    assert "Learning curves" not in headings(tuned(tmp_path))
+
+
+def test_new_mistakes_of_the_pruned_network(tmp_path: Path) -> None:
+    shown = Mistake(sample="<2>.jpg", true="<ant>", predicted="bee", image="data:image/jpeg;base64,AAAA")
+    text = Mistake(sample="sample 3", true="bee", predicted="cat", text="<i>a bee</i>")
+    found = Mistakes(
+        reference="unpruned", result="pruned", lost=2, gained=1, samples=9, made_from="", shown=(shown, text)
+    )
+    prune_report(tmp_path / "report.html", prune_metrics(), ITERATIONS, found)
+    page = read(tmp_path / "report.html")
+    assert (
+        "Of 9 test samples, pruned names 2 wrongly that unpruned names correctly, and 1 correctly that "
+        "unpruned names wrongly." in page.text
+    )
+    assert "<ant> named bee" in page.text
+    assert "<i>a bee</i>" in page.text
+    assert 'alt="&lt;2&gt;.jpg"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "New mistakes" not in headings(pruned(tmp_path))
+
+
+def test_latencies_in_every_runtime(tmp_path: Path) -> None:
+    fast = replace(AFTER, latencies=(timed("eager", 4.0, 20.0), timed("onnxruntime", 1.5, 8.0)))
+    models = {"before": replace(CONVENTIONAL, latencies=fast.latencies[:1]), "after": fast}
+    prune_report(tmp_path / "report.html", prune_metrics(models=models), ITERATIONS)
+    page = read(tmp_path / "report.html")
+    rows = [cells for _, cells in page.rows if len(cells) == 3]
+    assert rows == [
+        ["model", "eager PyTorch", "ONNX Runtime"],
+        *(["before", "4.00 ms", "–"], ["after", "4.00 ms", "1.50 ms"]),
+        *(["before", "20.0 ms", "–"], ["after", "20.0 ms", "8.00 ms"]),
+    ]
+    assert {"batch 1, 2 threads", "batch 16, 2 threads"} <= set(headings(page))
+    drawn = {"Latency in every runtime", "Test accuracy against latency"}
+    assert drawn <= set(headings(page))
+    assert not drawn & set(headings(pruned(tmp_path))), "there is but one runtime"
+
+
+def test_the_classes_that_changed(tmp_path: Path) -> None:
+    page = tuned(tmp_path, models={"baseline": KNOWN, "conventional": KNOWN, "after": LOST}, samples=UNEVEN)
+    assert "Of 3 classes, after finds 0 better than conventional and 2 worse." in page.text
+    assert "Classes that changed most" in headings(page)
+    assert "Classes that changed most" not in headings(tuned(tmp_path)), "none did"
 
 
 def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

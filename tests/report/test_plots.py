@@ -9,8 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tascnet.report import plots
-from tascnet.report.plots.classes import paint_confusion
-from tascnet.report.plots.prune import paint_accuracy, paint_flops, paint_sensitivity, paint_widths
+from tascnet.report.classes import ClassChange, changed_classes, most_confused
+from tascnet.report.plots.classes import paint_confusion, paint_recall
+from tascnet.report.plots.prune import (
+    paint_accuracy,
+    paint_flops,
+    paint_frontier,
+    paint_sensitivity,
+    paint_widths,
+)
+from tascnet.report.plots.speed import paint_speed, speeds, spread
 from tascnet.report.plots.tune import (
     paint_best,
     paint_importance,
@@ -28,6 +36,8 @@ from tests.report.records import (
     insight,
     iteration,
     model,
+    timed,
+    training,
     trial,
     widths,
 )
@@ -259,9 +269,135 @@ def test_figures_of_the_metric_that_decides() -> None:
     assert lines(on) == {"trial": ([100], [0.5]), "after": ([4000], [0.3])}
 
 
+def numbers(text: str | None) -> list[tuple[float, ...]]:
+    return [tuple(map(float, pair.split(","))) for pair in (text or "").split()]
+
+
+def test_learning_curves_with_the_kept_epoch_ringed() -> None:
+    root = ET.fromstring(plots.curves_plot(training([0.5, 0.7, 0.6]), ends=(0.4, 0.8)))
+    lines = {line.get("stroke"): numbers(line.get("points")) for line in root.iter("polyline")}
+    metric, _, _ = (numbers(line.get("points")) for line in root.iter("polyline"))
+    # The axis of the metric spans 100 units, from 40 % at 122 to 80 % at 22.
+    assert [y for _, y in metric] == [97.0, 47.0, 72.0]
+    assert [x for x, _ in metric] == [46.0, 179.0, 312.0]
+    assert set(lines) == {"var(--accent)", "var(--second)"}
+    (ring,) = [circle for circle in root.iter("circle") if circle.get("fill") == "none"]
+    assert (float(ring.get("cx", 0)), float(ring.get("cy", 0))) == metric[1]
+    texts = [text.text for text in root.iter("text")]
+    assert {"accuracy", "loss", "epoch", "40 %", "50 %", "80 %", "1", "3"} <= set(texts)
+
+
+def test_learning_curves_of_one_epoch_and_without_validation() -> None:
+    svg = plots.curves_plot(training([None]))
+    assert "nan" not in svg
+    metric, train, val = (numbers(line.get("points")) for line in ET.fromstring(svg).iter("polyline"))
+    assert (metric, val) == ([], [])
+    assert [x for x, _ in train] == [179.0], "in the middle"
+
+
+def test_the_metric_of_all_trainings_has_one_axis() -> None:
+    assert plots.metric_ends([training([0.5, 0.6]), training([0.4, None])], "accuracy") == pytest.approx(
+        (0.384, 0.616)
+    )
+    assert plots.metric_ends([training([0.5])], "balanced_accuracy") == pytest.approx(
+        (0.4992, 0.5008), abs=1e-3
+    )
+
+
+FAST = {
+    "conventional": model(test_accuracy=0.8, latencies=(timed("eager", 8.0), timed("onnxruntime", 4.0))),
+    "pruned": model(
+        test_accuracy=0.7,
+        latencies=(timed("eager", 6.0), timed("onnxruntime", 3.0), timed("onnxruntime_int8", 2.0)),
+    ),
+    "pruned int8": model(
+        test_accuracy=0.6, latencies=(timed("onnxruntime", 3.0), timed("onnxruntime_int8", 2.5))
+    ),
+}
+
+
+def test_every_network_in_the_runtimes_whose_accuracy_is_its_own() -> None:
+    assert speeds("conventional", FAST) == {"eager": 8.0, "onnxruntime": 4.0}
+    assert speeds("pruned", FAST) == {"eager": 6.0, "onnxruntime": 3.0}, "int8 has its own row"
+    assert speeds("pruned int8", FAST) == {"onnxruntime_int8": 2.5}
+    assert speeds("pruned", {"pruned": FAST["pruned"]})["onnxruntime_int8"] == 2.0
+    other = model(latencies=(timed("eager", 9.0, threads=1), timed("eager", 8.0)))
+    assert speeds("a", {"a": other}) == {"eager": 8.0}, "with the threads of the run"
+
+
+def test_accuracy_against_latency() -> None:
+    on = axes()
+    paint_speed(on, {name: FAST[name] for name in ("conventional", "pruned")})
+    marks = [line for line in on.get_lines() if len(line.get_xdata()) == 1 and line.get_xdata()[0] > 0]
+    places = {(line.get_xdata()[0], line.get_ydata()[0]): line for line in marks}
+    assert set(places) == {(8.0, 0.8), (4.0, 0.8), (6.0, 0.7), (3.0, 0.7), (2.0, 0.7)}
+    assert places[8.0, 0.8].get_color() == places[6.0, 0.7].get_color() != places[4.0, 0.8].get_color()
+    assert places[8.0, 0.8].get_marker() == places[4.0, 0.8].get_marker() != places[6.0, 0.7].get_marker()
+    hollow = [place for place, line in places.items() if line.get_markerfacecolor() == "none"]
+    assert hollow == [(2.0, 0.7)], "int8 that nobody judged"
+    assert on.get_xscale() == "log"
+    legend = on.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "eager PyTorch", "ONNX Runtime", "ONNX Runtime int8",
+    ]  # fmt: skip
+    assert [text.get_text() for text in on.texts] == ["conventional", "pruned"]
+
+
+def test_names_keep_their_order_and_their_distance() -> None:
+    assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
+    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.5, 0.6, 0.7])
+    moved = spread([0.9, 0.99, 0.1, 0.95], 0.1)
+    assert moved == pytest.approx([0.8, 1.0, 0.1, 0.9])
+
+
+def test_accuracy_against_the_flops_of_each_iteration() -> None:
+    on = axes()
+    paint_frontier(on, ITERATIONS, tolerance=0.02, kept=2)
+    drawn = lines(on)
+    assert drawn["within tolerance"] == ([100, 90, 80], [0.80, 0.82, 0.81])
+    assert drawn["outside tolerance"] == ([70], [0.79])
+    assert drawn["kept"] == ([80], [0.81])
+    assert drawn["best − tolerance"][1] == pytest.approx([0.80, 0.80])
+    assert [text.get_text() for text in on.texts] == ["0", "1", "2", "3"]
+    on = axes()
+    paint_frontier(on, [iteration(i, 0.8, flops=100 - i) for i in range(40)], tolerance=0.02, kept=7)
+    assert [text.get_text() for text in on.texts] == ["0", "7", "39"]
+
+
+def test_the_classes_that_changed_most() -> None:
+    before = confused([[4, 0, 0], [2, 2, 0], [0, 0, 4]])
+    after = confused([[1, 3, 0], [0, 4, 0], [0, 0, 4]])
+    assert changed_classes(before, after) == [
+        ClassChange(name="iris", samples=4, before=1.0, after=0.25),
+        ClassChange(name="rose", samples=4, before=0.5, after=1.0),
+    ]
+    assert [row.name for row in changed_classes(before, after, most=1)] == ["iris"]
+    assert changed_classes(before, before) == []
+    on = axes()
+    paint_recall(on, changed_classes(before, after), "old", "new")
+    ends = [tuple(line.get_xdata()) for line in on.get_lines() if len(line.get_xdata()) == 2]
+    assert ends[:2] == [(1.0, 0.25), (0.5, 1.0)]
+    worse, better = (line.get_color() for line in on.get_lines() if len(line.get_xdata()) == 1)
+    assert worse == BAD != better
+    assert [label.get_text() for label in on.get_yticklabels()] == ["iris (4)", "rose (4)"]
+
+
+def test_the_confusion_of_the_classes_with_most_mistakes() -> None:
+    counts = [[9, 0, 0, 1], [0, 5, 5, 0], [0, 2, 8, 0], [0, 0, 0, 10]]
+    found = most_confused(confused(counts, ("a", "b", "c", "d")), 2)
+    assert [row.name for row in found.classes] == ["b", "c"]
+    assert found.confusion == ((0, 0, 5), (0, 1, 5), (1, 0, 2), (1, 1, 8))
+    assert most_confused(confused([[2, 0], [0, 2]], ("a", "b")), 9).classes == ()
+
+
 @pytest.mark.parametrize(
     "svg",
     [
+        plots.curves_plot(training([0.5, 0.7, 0.6])),
+        plots.speed_plot(FAST),
+        plots.frontier_plot(ITERATIONS, tolerance=0.0, kept=0),
+        plots.recall_plot([ClassChange(name="<a>", samples=4, before=1.0, after=0.25)], "old", "new"),
         plots.confusion_plot("after", confused([[0, 4, 0], [0, 3, 1], [0, 0, 2]])),
         plots.best_value_plot([trial(7, 0.5)], winner=7),
         plots.tradeoff_plot([trial(0, 0.5), trial(1, 0.5)], {}, winner=9),
@@ -275,6 +411,7 @@ def test_figures_of_the_metric_that_decides() -> None:
         plots.sensitivity_plot(SENSITIVITY),
     ],
     ids=[
+        *("curves", "speed", "frontier", "recall"),
         "confusion",
         *("best", "tradeoff", "depths", "predicted", "loss", "importance", "none", "iterations", "widths"),
         "sensitivity",

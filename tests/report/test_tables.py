@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -10,14 +11,16 @@ from tascnet.report import (
     class_lines,
     classes_table,
     front_table,
+    latency_table,
     layerwise_table,
     models_table,
     models_text,
     stage_tables,
     widths_table,
 )
-from tascnet.run.records import TuneMetrics
-from tests.report.records import confused, depth, front_point, model, sampled, tune_metrics, widths
+from tascnet.report.tables import headings, key_figures, latency_rows
+from tascnet.run.records import ModelMetrics, TuneMetrics
+from tests.report.records import confused, depth, front_point, model, sampled, timed, tune_metrics, widths
 
 CONVENTIONAL = model(
     val_accuracy=0.9,
@@ -60,6 +63,66 @@ def test_fits_eighty_columns_unabridged() -> None:
     assert "…" not in text
     assert "batch 16" in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def deployed(single: float, int8: float, **changes: Any) -> ModelMetrics:
+    """A network of 8 ms in eager PyTorch, and these in ONNX Runtime float and int8; a batch takes 4 times."""
+    found = {"eager": 8.0, "onnxruntime": single, "onnxruntime_int8": int8}
+    return model(latencies=tuple(timed(name, ms, 4 * ms) for name, ms in found.items()), **changes)
+
+
+def test_the_best_deployed_form_has_a_column_and_its_runtime_where_they_differ() -> None:
+    text = shown(models_table({"conventional": deployed(4.0, 5.0), "pruned": deployed(3.0, 2.0)}))
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    # The batch gives way to it: both fit 80 columns with the other one gone.
+    assert rows[:2] == ["val test eager deployed", "model acc. acc. params FLOPs size batch 1 batch 1"]
+    assert rows[3].endswith("8.00 ms 4.00 ms ONNX")
+    assert rows[4].endswith("8.00 ms 2.00 ms int8")
+    assert rows[5].endswith("±0 % −50 %")
+    assert rows[-1] == "deployed: exported, in the fastest of ONNX Runtime and ONNX Runtime int8"
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text
+
+
+def test_one_runtime_for_all_is_named_once() -> None:
+    text = shown(models_table({"conventional": deployed(4.0, 3.0), "pruned": deployed(3.0, 2.0)}))
+    assert "2.00 ms\n" in "\n".join(line.rstrip() for line in text.splitlines())
+    assert text.splitlines()[-1].strip() == "deployed: exported, in ONNX Runtime int8"
+
+
+def test_a_network_that_no_runtime_takes_has_a_dash() -> None:
+    text = shown(models_table({"conventional": deployed(4.0, 3.0), "pruned": model()}))
+    assert [line.split()[-1] for line in text.splitlines() if "pruned" in line] == ["–"]
+    # The page has all columns.
+    assert headings([model(), deployed(4.0, 3.0)])[-3:] == [
+        "eager batch 1",
+        "eager batch 16",
+        "deployed batch 1",
+    ]
+    assert headings([model()])[-2:] == ["latency batch 1", "latency batch 16"]
+
+
+def test_latencies_by_batch_threads_and_runtime() -> None:
+    alone = (timed("eager", 9.0, 90.0, threads=1), timed("onnxruntime", 6.0, 60.0, threads=1))
+    first = replace(deployed(4.0, 5.0), latencies=deployed(4.0, 5.0).latencies + alone)
+    text = shown(latency_table({"conventional": first, "pruned": deployed(3.0, 2.0)}))
+    rows = [" ".join(line.split()) for line in text.splitlines() if line.strip(" ─")]
+    assert rows == [
+        "eager ONNX ONNX",
+        "latency PyTorch Runtime Runtime int8",
+        *("batch 1", "2 threads", "conventional 8.00 ms 4.00 ms 5.00 ms", "pruned 8.00 ms 3.00 ms 2.00 ms"),
+        *("batch 1", "1 thread", "conventional 9.00 ms 6.00 ms –"),
+        *("batch 16", "2 threads", "conventional 32.0 ms 16.0 ms 20.0 ms", "pruned 32.0 ms 12.0 ms 8.00 ms"),
+        *("batch 16", "1 thread", "conventional 90.0 ms 60.0 ms –"),
+    ]
+    assert [row.fastest for row in latency_rows({"pruned": deployed(3.0, 2.0)})] == ["onnxruntime_int8"] * 2
+
+
+def test_a_summary_has_both_latencies_where_both_were_measured() -> None:
+    shown = {"latency_ms": "eager, batch 1", "deployed_ms": "deployed, batch 1"}
+    assert key_figures({"after": deployed(3.0, 2.0)}).items() >= shown.items()
+    assert key_figures({"after": model()})["latency_ms"] == "latency, batch 1"
+    assert "deployed_ms" not in key_figures({"after": model()})
 
 
 def test_the_same_table_as_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,40 @@ def test_a_terminal_gets_bars_within_bars_with_the_best_value(on_terminal):
     assert console._DISPLAY._live is None
 
 
+def test_the_time_left_is_that_of_steps_of_this_process(clock):
+    with console.progress("search", total=10, done=4) as job:
+        assert job.seconds_left is None
+        clock[0] += 100.0
+        job.advance(2)
+        # 2 steps took 100 s, so 4 more take 200 s.
+        assert job.seconds_left == 200
+        clock[0] += 30.0
+        job.advance(0, best=0.5)
+        assert job.seconds_left == 170
+        clock[0] += 500.0
+        assert job.seconds_left == 0
+    with console.progress("read") as job:
+        job.advance()
+        assert job.seconds_left is None
+
+
+def test_a_terminal_shows_a_table_and_the_time_left_of_slow_steps(on_terminal, clock):
+    table = Table("trial", "best")
+    table.add_row("17", "0.875")
+    with console.progress("search", total=3) as job:
+        job.show(table)
+        clock[0] += 90.0
+        job.advance(1)
+        console._DISPLAY._live.refresh()
+        clock[0] += 60.0
+        console._DISPLAY._live.refresh()
+    text = on_terminal.getvalue()
+    assert "3 min 00 s left" in text
+    assert "2 min 00 s left" in text
+    assert "17" in text
+    assert "0.875" in text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -13,9 +13,9 @@ import pytest
 
 from tascnet.errors import BudgetError, RunFolderError
 from tascnet.options import HistoryPrune, ImageFolder, Prune, RecipeChanges, Targets, Trainer, Tune
-from tascnet.run.files import temporary_suffix
+from tascnet.run.files import temporary_suffix, write_checked
 from tascnet.run.folder import budget, claim, finished, identity, open_folder
-from tascnet.run.records import read_record, write_record
+from tascnet.run.records import StageMetrics, read_record
 
 SAMPLES = ImageFolder(root="/photos")
 TRAINER = Trainer(lr=0.1, head=RecipeChanges(lr=0.2))
@@ -260,7 +260,8 @@ def test_fresh_does_not_need_a_whole_identity(tmp_path):
 def test_finished_by_metrics_of_this_very_budget(tmp_path):
     tune = Tune()
     assert not finished(tmp_path)
-    write_record(tmp_path / "metrics.json", {"budget": budget(tune)})
+    content = {"schema": StageMetrics.schema, "budget": budget(tune)}
+    write_checked(tmp_path / "metrics.json", content)
     assert finished(tmp_path)
     assert finished(tmp_path, budget(tune))
     assert not finished(tmp_path, budget(Tune(max_trials=25)))
@@ -275,6 +276,13 @@ def test_damaged_metrics_do_not_count_and_are_named(content, tmp_path, caplog):
     (said,) = caplog.messages
     assert said.startswith(f"{tmp_path / 'metrics.json'} cannot be read (it ")
     assert said.endswith("): the stage makes it again")
+
+
+def test_metrics_of_another_version_do_not_count(tmp_path, caplog):
+    write_checked(tmp_path / "metrics.json", {"schema": StageMetrics.schema - 1, "budget": {}})
+    assert not finished(tmp_path)
+    (said,) = caplog.messages
+    assert "its schema is 4, expected 5" in said
 
 
 def test_a_run_without_a_folder_works_in_the_cache_and_leaves_nothing(tmp_path):

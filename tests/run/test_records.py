@@ -21,6 +21,7 @@ from tascnet.run.records import (
     EpochRecord,
     Iteration,
     ModelMetrics,
+    RuntimeLatency,
     StepRecord,
     TrainingRecord,
     Trial,
@@ -88,13 +89,20 @@ METRICS = ModelMetrics(
     flops=11,
     flops_counted="all",
     size_bytes=13,
-    latency_ms=1.0,
-    latency_ms_spread=(0.5, 1.5),
-    latency_ms_batch=2.0,
-    latency_ms_batch_spread=(1.5, 2.5),
+    predictions=(1, 1, 1),
     batch=16,
     threads=1,
-    device="cpu",
+    latencies=(
+        RuntimeLatency(
+            runtime="eager",
+            threads=1,
+            device="cpu",
+            latency_ms=1.0,
+            latency_ms_spread=(0.5, 1.5),
+            latency_ms_batch=2.0,
+            latency_ms_batch_spread=(1.5, 2.5),
+        ),
+    ),
 )
 TRIAL = Trial(trial=0, depth=1, config={"width": 0.5}, status="ok", value=0.5, val_accuracy=0.5)
 
@@ -326,11 +334,13 @@ def test_an_item_of_a_mapping_is_named():
 
 
 def test_a_pair_has_two_items():
-    costs = to_json(METRICS)
-    assert from_json(ModelMetrics, costs) == METRICS
+    assert from_json(ModelMetrics, to_json(METRICS)) == METRICS
+    timed = to_json(METRICS.eager)
     for spread in ([0.5], [0.5, 0.75, 1.0], []):
-        with pytest.raises(ValueError, match=r"ModelMetrics\.latency_ms_spread is .*, expected a list of 2"):
-            from_json(ModelMetrics, costs | {"latency_ms_spread": spread})
+        with pytest.raises(
+            ValueError, match=r"RuntimeLatency\.latency_ms_spread is .*, expected a list of 2"
+        ):
+            from_json(RuntimeLatency, timed | {"latency_ms_spread": spread})
 
 
 def test_what_was_measured_once_is_not_measured_again_where_it_is_damaged(tmp_path):

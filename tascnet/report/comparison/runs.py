@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.errors import RunFolderError, plural
-from tascnet.report.tables import COLUMNS
+from tascnet.report.tables import columns_of
 from tascnet.run.files import read_bytes, read_end
 from tascnet.run.folder import DEFAULT_PRUNE
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 
 # Folders without runs to compare.
-BESIDE = {"benchmark", "cache", "compare", "multirun"}
+BESIDE = {"benchmark", "cache", "compare", "evaluate", "multirun", "predict"}
 MARKS = ("identity.json", "metrics.json")
 MODELS = {"tune": ("baseline", "conventional", "after"), "prune": ("before", "after")}
 JOURNALS = {"tune": ("trials.jsonl", "trial"), "prune": ("iterations.jsonl", "line")}
@@ -213,14 +213,16 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
     for name in dict.fromkeys((*MODELS[kind], *metrics.models)):
         if name not in metrics.models:
             raise Unfit(f"metrics.json is damaged: it lacks the model {name!r}")
-        for key in COLUMNS:
+        if metrics.models[name].latency("eager") is None:
+            raise Unfit(f"metrics.json is damaged: it lacks the latency of {name!r} in eager PyTorch")
+        for key in columns_of([metrics.models[name]]):
             value = getattr(metrics.models[name], key)
             if not 0 <= value < math.inf or (key.endswith("accuracy") and value > 1):
                 raise Unfit(f"metrics.json is damaged: {key} of {name!r} is {value!r}")
     models = {
         name: Measured(
             metrics=model,
-            place=Place(machine=metrics.machine.name, device=model.device, threads=model.threads),
+            place=Place(machine=metrics.machine.name, device=model.eager.device, threads=model.threads),
         )
         for name, model in metrics.models.items()
     }

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -17,8 +17,17 @@ from tascnet.errors import plural, printable
 from tascnet.report import numbers
 from tascnet.report.comparison.runs import Aside, Place
 from tascnet.report.comparison.summary import LATENCIES, Comparison, Statistic, TableRow
+from tascnet.report.numbers import MISSING
 from tascnet.report.page import write_page
-from tascnet.report.tables import COLUMNS, Cell, folded, headings, narrow_columns
+from tascnet.report.tables import (
+    COLUMNS,
+    Cell,
+    deployed_mark,
+    deployed_note,
+    folded,
+    narrow_columns,
+    titles,
+)
 from tascnet.run.files import write_json, write_text
 
 MIXED = "mixed"
@@ -30,11 +39,12 @@ _FORMULAS = ("=", "+", "-", "@")
 
 def comparison_table(rows: Sequence[TableRow]) -> Table:
     """The table for the terminal: mean, deviation and change below each other."""
-    keys = narrow_columns(
+    accuracies = (
         (plain.mean, balanced.mean)
         for row in rows
         if (plain := row.figures["test_accuracy"]) and (balanced := row.figures["test_balanced_accuracy"])
     )
+    keys = narrow_columns(accuracies, has_deployed=any(row.runtime for row in rows))
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("n", justify="right")
@@ -45,17 +55,17 @@ def comparison_table(rows: Sequence[TableRow]) -> Table:
         first = members[0]
         table.add_section()
         table.add_row(Text(folded(first.dataset, first.backbone, first.name), style="bold"))
-        for name, n, cells in _lines(members, _numbered(rows), keys):
+        for name, n, cells in _lines(members, rows, keys):
             table.add_row(Text(folded(*name.split(": ", 1))), n, *(cell.stacked() for cell in cells))
     return table
 
 
 def as_markdown(rows: Sequence[TableRow], asides: Sequence[Aside]) -> str:
     """The table, its notes and what is left out, as Markdown."""
-    heads = ["data set", "backbone", "name", "model", "n", *_headings(rows)]
+    heads = ["data set", "backbone", "name", "model", "n", *_headings(rows, _columns(rows))]
     lines = ["# Comparison", "", _markdown(heads), _markdown(["---"] * 4 + ["---:"] * (len(heads) - 4))]
     for row in rows:
-        for name, n, cells in _lines([row], _numbered(rows)):
+        for name, n, cells in _lines([row], rows, _columns(rows)):
             parts = ((cell.value, cell.deviation, cell.change and f"({cell.change})") for cell in cells)
             shown = (" ".join(filter(None, each)) for each in parts)
             lines.append(_markdown([row.dataset, row.backbone, row.name, name, n, *shown]))
@@ -86,6 +96,7 @@ def as_csv(rows: Sequence[TableRow]) -> str:
                 change = row.changes.get(reference, {}).get(key)
                 record[f"{key}_from_{reference}"] = change and change.mean
         record["batch"] = " ".join(map(str, row.batches))
+        record["deployed_runtime"] = row.runtime
         record["latency_measured_on"] = "; ".join(map(_in_words, row.places))
         records.append({key: _harmless(cell) for key, cell in record.items()})
     file = io.StringIO()
@@ -98,14 +109,14 @@ def as_csv(rows: Sequence[TableRow]) -> str:
 def comparison_page(path: Path, rows: Sequence[TableRow], asides: Sequence[Aside]) -> None:
     """Write the table as one page without links, whole or not at all."""
     settings = [
-        {"title": title, "lines": list(_lines(list(group), _numbered(rows)))}
+        {"title": title, "lines": list(_lines(list(group), rows, _columns(rows)))}
         for title, group in groupby(rows, key=_setting)
     ]
     content = {
         "stage": "compare",
         "title": "Comparison of runs",
         "facts": [plural(len(settings), "setting"), f"{len(asides)} not in the table"],
-        "headings": _headings(rows),
+        "headings": _headings(rows, _columns(rows)),
         "settings": settings,
         "asides": asides,
         "sentences": notes(rows),
@@ -144,7 +155,9 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
     else:
         named = "; ".join(f"{mark} {_in_words(place)}" for place, mark in places.items())
         lines.append(f"Latency was measured in different places and is compared within each: {named}.")
-    if any(row.figures[key] is None for row in rows for key in LATENCIES):
+    if note := deployed_note(row.runtime for row in rows):
+        lines.append(f"{note[0].upper()}{note[1:]}, for one sample.")
+    if any(row.figures[key] is None for row in rows for key in LATENCIES[: 3 if row.runtime else 2]):
         lines.append(f"{MIXED}: the seeds were measured in different places or batches, so there is no mean.")
     lines += [
         f"The seeds of {_setting(row)}, {row.model}, had different samples."
@@ -155,25 +168,29 @@ def notes(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _lines(
-    rows: Sequence[TableRow], places: Mapping[Place, str], keys: Sequence[str] = tuple(COLUMNS)
+    rows: Sequence[TableRow], table: Sequence[TableRow], keys: Sequence[str]
 ) -> Iterator[tuple[str, str, list[Cell]]]:
     """Name, n and cells of each row, and the extra line of a pruned one.
 
     Args:
         rows: some of a table's.
-        places: those of the whole table, by `_numbered`.
+        table: all of them, of which places and runtimes are marked where they differ.
         keys: of the columns.
     """
+    places, runtimes = _numbered(table), {row.runtime for row in table}
     for row in rows:
         cells = []
         for key in keys:
-            column = COLUMNS[key]
+            column, statistic = COLUMNS[key], row.figures[key]
             mean, deviation, mark = MIXED, "", ""
-            if statistic := row.figures[key]:
+            if key == "deployed_ms" and row.runtime is None:
+                mean = MISSING
+            elif statistic:
                 mean = column.show(statistic.mean)
                 deviation = f"± {numbers.spread(statistic.deviation, mean)}"
-            if key in LATENCIES and len(places) > 1:
-                mark = f" {''.join(places[place] for place in row.places)}"
+                mark = deployed_mark(row.runtime, runtimes) if key == "deployed_ms" else ""
+            if key in LATENCIES and len(places) > 1 and mean != MISSING:
+                mark += f" {''.join(places[place] for place in row.places)}"
             change = _changed(key, row.changes.get(USUAL, {}).get(key))
             cells.append(Cell(value=mean + mark, deviation=deviation, change=change))
         yield row.model, str(len(row.seeds)), cells
@@ -188,8 +205,13 @@ def _changed(key: str, change: Statistic | None) -> str:
     return COLUMNS[key].compare(reference + change.mean, reference)
 
 
-def _headings(rows: Sequence[TableRow], keys: Sequence[str] = tuple(COLUMNS)) -> list[str]:
-    return headings((batch for row in rows for batch in row.batches), keys)
+def _headings(rows: Sequence[TableRow], keys: Sequence[str]) -> list[str]:
+    return titles((batch for row in rows for batch in row.batches), keys)
+
+
+def _columns(rows: Sequence[TableRow]) -> list[str]:
+    """All columns, that of deployed forms only where some row has one."""
+    return [key for key in COLUMNS if key != "deployed_ms" or any(row.runtime for row in rows)]
 
 
 def _setting(row: TableRow) -> str:

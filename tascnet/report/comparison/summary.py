@@ -5,18 +5,19 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tascnet.errors import RunFolderError
 from tascnet.report.comparison.runs import Aside, Measured, Place, Run, Stage, find_runs
 from tascnet.report.tables import COLUMNS
 from tascnet.run.files import digest_json
+from tascnet.run.records import DEPLOYED, ModelMetrics
 
 log = logging.getLogger("tascnet")
 
 # Names of the networks of stage tune in `metrics.json`, and in the table; rivals have the same in both.
 TUNED = {"baseline": "baseline", "conventional": "conventional", "after": "tuned"}
-LATENCIES = ("latency_ms", "latency_ms_batch")
+LATENCIES = ("latency_ms", "latency_ms_batch", "deployed_ms")
 # Figures of a network that do not depend on where it was measured.
 SAME_NETWORK = ("params", "flops", "size_bytes")
 # Most options in the label of a setting.
@@ -42,9 +43,12 @@ class TableRow:
         dataset, backbone, name: of the runs; the name includes the options in which runs of one name differ.
         model: baseline, conventional, tuned, `rival <name>`, or `pruned: <preset>`.
         seeds: those that are averaged.
-        figures: by the fields of `COLUMNS`; None for a latency that was measured in different places.
+        figures: by the fields of `COLUMNS`; None for a latency that was measured in different places, or not
+            for all seeds.
         changes: for each reference the change of each figure from it, seed by seed: a difference of
             accuracies, else a share of the reference. None where no seed measured both in the same place.
+        runtime: to which `deployed_ms` belongs: of those of exported files that all seeds measured, the one
+            that is in the mean the fastest for one sample; None: there is none.
         places: where its latencies were measured.
         batches: samples in a pass of `latency_ms_batch`.
         same_samples: whether all seeds had the same samples.
@@ -57,6 +61,7 @@ class TableRow:
     seeds: tuple[int, ...]
     figures: Mapping[str, Statistic | None]
     changes: Mapping[str, Mapping[str, Statistic | None]]
+    runtime: str | None
     places: tuple[Place, ...]
     batches: tuple[int, ...]
     same_samples: bool
@@ -193,10 +198,12 @@ def _same_network(one: Measured, other: Measured) -> bool:
 
 def _row(dataset: str, backbone: str, name: str, model: str, entries: Sequence[_Entry]) -> TableRow:
     models = [entry.model for entry in entries]
+    runtime = _deployed([each.metrics for each in models])
     figures: dict[str, Statistic | None] = {}
     for key in COLUMNS:
         is_mixed = any(not _comparable(key, models[0], other) for other in models)
-        figures[key] = None if is_mixed else _statistic([getattr(each.metrics, key) for each in models])
+        values = [_value(each.metrics, key, runtime) for each in models]
+        figures[key] = None if is_mixed else _statistic([value for value in values if value is not None])
     references = sorted({name for entry in entries for name in entry.references})
     return TableRow(
         dataset=dataset,
@@ -206,22 +213,47 @@ def _row(dataset: str, backbone: str, name: str, model: str, entries: Sequence[_
         seeds=tuple(entry.seed for entry in entries),
         figures=figures,
         changes={
-            reference: {key: _change(key, reference, entries) for key in COLUMNS} for reference in references
+            reference: {key: _change(key, reference, entries, runtime) for key in COLUMNS}
+            for reference in references
         },
+        runtime=runtime,
         places=tuple(sorted({each.place for each in models})),
         batches=tuple(sorted({each.metrics.batch for each in models})),
         same_samples=len({entry.data for entry in entries}) == 1,
     )
 
 
-def _change(key: str, reference: str, entries: Sequence[_Entry]) -> Statistic | None:
-    """The change from a reference, over the seeds that have it and measured both in the same place."""
+def _deployed(models: Sequence[ModelMetrics]) -> str | None:
+    """The runtime of exported files that is fastest in the mean, of those in which all models were timed."""
+    means = {}
+    for runtime in DEPLOYED:
+        found = [one.latency_ms for model in models if (one := model.latency(runtime))]
+        if len(found) == len(models):
+            means[runtime] = statistics.fmean(found)
+    return min(means, key=lambda runtime: means[runtime], default=None)
+
+
+def _value(model: ModelMetrics, key: str, runtime: str | None) -> float | None:
+    """A figure of one network, its deployed latency in `runtime`."""
+    if key != "deployed_ms":
+        return cast(float, getattr(model, key))
+    found = None if runtime is None else model.latency(runtime)
+    return None if found is None else found.latency_ms
+
+
+def _change(key: str, reference: str, entries: Sequence[_Entry], runtime: str | None) -> Statistic | None:
+    """The change from a reference, over the seeds that have it and measured both in the same place.
+
+    Deployed, a network in `runtime` is compared with the fastest form of the reference.
+    """
     changes = []
     for entry in entries:
         other = entry.references.get(reference)
         if other is None or not _comparable(key, entry.model, other):
             continue
-        now, before = getattr(entry.model.metrics, key), getattr(other.metrics, key)
+        now, before = _value(entry.model.metrics, key, runtime), getattr(other.metrics, key)
+        if now is None or before is None:
+            continue
         if key.endswith("accuracy"):
             changes.append(now - before)
         elif before:
@@ -232,7 +264,9 @@ def _change(key: str, reference: str, entries: Sequence[_Entry]) -> Statistic | 
 def _comparable(key: str, one: Measured, other: Measured) -> bool:
     if key not in LATENCIES:
         return True
-    return one.place == other.place and (key == "latency_ms" or one.metrics.batch == other.metrics.batch)
+    return one.place == other.place and (
+        key != "latency_ms_batch" or one.metrics.batch == other.metrics.batch
+    )
 
 
 def _statistic(values: Sequence[float]) -> Statistic | None:

@@ -1,11 +1,15 @@
-"""The figure of which class is taken for which."""
+"""The figures of which class is taken for which, and of which changed most."""
+
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from tascnet.errors import printable
-from tascnet.report.plots.marks import quiet_axes
-from tascnet.report.theme import ACCENT, BAD, GRID, INK, draw
+from tascnet.report.classes import ClassChange
+from tascnet.report.plots.marks import limits, named_rows, points, quiet_axes, show_percent
+from tascnet.report.theme import ACCENT, BAD, GRID, INK, MUTED, draw
 from tascnet.run.records import ModelMetrics
 
 # Most classes with shares below the counts.
@@ -62,3 +66,33 @@ def paint_confusion(axes: Axes, model: ModelMetrics) -> None:
 
 def _is_upright(model: ModelMetrics) -> bool:
     return len(model.classes) > 5 or max(len(row.name) for row in model.classes) > 10
+
+
+def recall_plot(changes: Sequence[ClassChange], before: str, after: str) -> str:
+    """`paint_recall` with a row for each class."""
+    size = (5.4, 1.0 + 0.27 * max(3, len(changes)))
+    return draw(size, lambda figure: paint_recall(figure.add_subplot(), changes, before, after))
+
+
+def paint_recall(axes: Axes, changes: Sequence[ClassChange], before: str, after: str) -> None:
+    """For each class a line from its recall by the one network to that by the other."""
+    quiet_axes(axes, grid="x")
+    for place, row in enumerate(changes):
+        color = BAD if row.after < row.before else ACCENT
+        axes.plot([row.before, row.after], [place, place], "-", color=color, linewidth=2.2, alpha=0.6)
+        points(axes, [(row.after, place)], "", color=color, markersize=7)
+    earlier = [(row.before, place) for place, row in enumerate(changes)]
+    points(axes, earlier, before, color=MUTED, markersize=7, mfc="none", mew=1.5)
+    names = [f"{printable(row.name, most=_LENGTH)} ({row.samples})" for row in changes]
+    named_rows(axes, names, max(3, len(changes)))
+    values = [share for row in changes for share in (row.before, row.after)]
+    axes.set_xlim(limits(values, headroom=0.06, footroom=0.06, least=0.05))
+    show_percent(axes.xaxis)
+    axes.set_xlabel("recall on the test samples")
+    handles = [
+        Line2D([], [], marker="o", linestyle="none", color=MUTED, mfc="none", mew=1.5, label=before),
+        Line2D([], [], marker="o", linestyle="none", color=ACCENT, mew=0, label=f"{after}, better"),
+        Line2D([], [], marker="o", linestyle="none", color=BAD, mew=0, label=f"{after}, worse"),
+    ]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.2,
+                columnspacing=1.2, handletextpad=0.4, borderaxespad=0.2)  # fmt: skip

@@ -1,7 +1,7 @@
 """Marks, axes and legends that several figures share."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -13,16 +13,18 @@ from tascnet.report.theme import ACCENT, GRID, INK, MUTED
 
 Points: TypeAlias = Sequence[tuple[float, float]]
 
-_STEPS = (1, 2, 2.5, 5, 10)
+STEPS = (1, 2, 2.5, 5, 10)
+# Letters of a legend in an inch.
+_LETTERS = 11
 
 
-def quiet_axes(axes: Axes, *, grid: str | None = "y") -> None:
-    """No box and no tick marks; faint grid lines across `grid`, behind the data."""
+def quiet_axes(axes: Axes, *, grid: Literal["x", "y", "both"] | None = "y") -> None:
+    """No box and no tick marks; faint grid lines across `grid` (`x`, `y` or `both`), behind the data."""
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0)
     if grid is not None:
-        axes.grid(axis="x" if grid == "x" else "y", color=GRID, linewidth=0.8)
+        axes.grid(axis=grid, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
 
@@ -77,13 +79,13 @@ def limits(
 
 def show_percent(axis: Axis) -> None:
     """Ticks of fractions as percentages."""
-    axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
 def show_plain(axis: Axis) -> None:
     """Ticks without needless digits."""
-    axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axis.set_major_formatter("{x:.4g}")
 
 
@@ -95,19 +97,24 @@ def show_counts(axis: Axis, ticks: int = 5) -> None:
         trimmed = number.rstrip("0").rstrip(".") if "." in number else number
         return f"{trimmed} {prefix}".rstrip()
 
-    axis.set_major_locator(MaxNLocator(ticks, steps=_STEPS))
+    axis.set_major_locator(MaxNLocator(ticks, steps=STEPS))
     axis.set_major_formatter(FuncFormatter(short))
 
 
 def show_integers(axis: Axis, ticks: int) -> None:
     """Ticks at whole numbers alone."""
-    axis.set_major_locator(MaxNLocator(ticks, integer=True, steps=_STEPS))
+    axis.set_major_locator(MaxNLocator(ticks, integer=True, steps=STEPS))
 
 
 def top_legend(axes: Axes) -> None:
-    """The legend above the axes, its entries row by row."""
+    """The legend above the axes, its entries row by row, in as many columns as fit the figure's width."""
     handles, labels = axes.get_legend_handles_labels()
     columns = 5 if len(labels) <= 5 else 4
+    room = _LETTERS * axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
+    while (
+        columns > 1 and sum(max(map(len, labels[i::columns]), default=0) + 4 for i in range(columns)) > room
+    ):
+        columns -= 1
     # A legend fills column by column.
     order = [i for column in range(columns) for i in range(column, len(labels), columns)]
     axes.legend(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from tascnet.report.plots.marks import named_rows, quiet_axes
-from tascnet.report.tables import COLUMNS, key_figures
+from tascnet.report.tables import COLUMNS, key_figures, value_of
 from tascnet.report.theme import ACCENT, BAR, MUTED, draw_file
 from tascnet.run.records import ModelMetrics
 
@@ -21,11 +21,12 @@ def models_plot(models: Mapping[str, ModelMetrics], metric: str = "accuracy") ->
         figures = key_figures(models, metric)
         for axes, (key, title) in zip(figure.subplots(1, len(figures)), figures.items(), strict=True):
             quiet_axes(axes, grid=None)
-            values = [getattr(model, key) for model in models.values()]
+            # What was not measured has no bar.
+            values = [value_of(model, key) or 0.0 for model in models.values()]
             colours = [BAR] * (len(values) - 1) + [ACCENT]
             axes.barh(range(len(values)), values, height=0.62, color=colours)
             for place, value in enumerate(values):
-                text = COLUMNS[key].show(value)
+                text = COLUMNS[key].show(value or None)
                 axes.text(value + 0.03 * max(values), place, text, va="center", fontsize=8.5, color=MUTED)
             axes.set_title(title, fontsize=10.0, loc="left")
             axes.set_xticks([])

@@ -1,6 +1,7 @@
 """The figures of a pruning."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 
 from matplotlib.axes import Axes
@@ -19,10 +20,12 @@ from tascnet.report.plots.marks import (
     show_percent,
     top_legend,
 )
-from tascnet.report.theme import ACCENT, BAD, BAR, MUTED, draw
+from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, draw
 from tascnet.run.records import Iteration, LayerWidths, Sensitivity, score
 
 _WIDTH = 10.8
+# Up to how many iterations all have their numbers beside them.
+_NUMBERED = 12
 
 
 def iterations_plot(
@@ -44,6 +47,14 @@ def iterations_plot(
         paint_flops(flops, iterations, kept)
 
     return draw((_WIDTH, 4.8), paint)
+
+
+def frontier_plot(
+    iterations: Sequence[Iteration], tolerance: float, kept: int, metric: str = "accuracy"
+) -> str:
+    """`paint_frontier` for one half of the page."""
+    paint = partial(paint_frontier, iterations=iterations, tolerance=tolerance, kept=kept, metric=metric)
+    return draw((5.4, 3.6), lambda figure: paint(figure.add_subplot()))
 
 
 def widths_plot(widths: Sequence[LayerWidths]) -> str:
@@ -80,6 +91,31 @@ def paint_accuracy(
     dashes(axes.step(list(places), line, where="mid", label="best − tolerance"))
     mark_winner(axes, [places[kept]] if kept in places else [], "kept")
     accuracy_axis(axes, [*values, *line], metric)
+    top_legend(axes)
+
+
+def paint_frontier(
+    axes: Axes, iterations: Sequence[Iteration], tolerance: float, kept: int, metric: str = "accuracy"
+) -> None:
+    """The metric of each iteration against its FLOPs, with the lowest value that is kept, and numbers."""
+    quiet_axes(axes)
+    places = {row.iteration: (row.flops, score(row, metric) or 0.0) for row in iterations}
+    axes.plot(*zip(*places.values(), strict=True), "-", color=GRID, linewidth=1.4, zorder=1)
+    for label, color, inside in (("within tolerance", ACCENT, True), ("outside tolerance", BAD, False)):
+        of_kind = [places[row.iteration] for row in iterations if row.inside == inside]
+        points(axes, of_kind, label, color=color, markersize=6)
+    mark_winner(axes, [places[kept]] if kept in places else [], "kept")
+    values = [value for _, value in places.values()]
+    least = max(value for row, value in zip(iterations, values, strict=True) if row.inside) - tolerance
+    dashes([axes.axhline(least, label="best − tolerance")])
+    numbered = {0, kept, iterations[-1].iteration} if len(iterations) > _NUMBERED else set(places)
+    for number in sorted(numbered & places.keys()):
+        axes.annotate(str(number), places[number], xytext=(0, 8), textcoords="offset points", ha="center",
+                      fontsize=8.5, color=MUTED)  # fmt: skip
+    accuracy_axis(axes, [*values, least], metric, headroom=0.16)
+    axes.set_xlim(0, 1.06 * max(flops for flops, _ in places.values()))
+    show_counts(axes.xaxis)
+    axes.set_xlabel("FLOPs, one sample")
     top_legend(axes)
 
 

@@ -10,7 +10,7 @@ from tascnet.report.comparison.runs import parse_run_name, parse_stage_name
 from tascnet.run.files import read_checked, write_checked
 from tascnet.run.records import to_json
 from tests.report.comparison.folders import write_run
-from tests.report.records import model
+from tests.report.records import model, timed
 
 
 def set_json(path, **changes):
@@ -74,7 +74,7 @@ def models(**changes):
             lambda tune: (tune / "metrics.json").write_bytes(b"\xff\xfe"),
             "metrics.json cannot be read (it is n",
         ),
-        (lambda tune: set_json(tune / "metrics.json", schema=1), "its schema is 1, expected 4"),
+        (lambda tune: set_json(tune / "metrics.json", schema=1), "its schema is 1, expected 5"),
         (lambda tune: (tune / "identity.json").unlink(), "no identity.json, so it is not tascnet's"),
         (lambda tune: (tune / "identity.json").write_text("[]"), "identity.json cannot be read (it is no J"),
         (
@@ -94,8 +94,12 @@ def models(**changes):
             "val_accuracy of 'baseline' is 83.1",
         ),
         (
-            lambda tune: set_json(tune / "metrics.json", **models(latency_ms=-1)),
+            lambda tune: set_json(tune / "metrics.json", **models(latencies=[to_json(timed(single=-1.0))])),
             "latency_ms of 'baseline' is -1",
+        ),
+        (
+            lambda tune: set_json(tune / "metrics.json", **models(latencies=[to_json(timed("compile"))])),
+            "it lacks the latency of 'baseline' in eager PyTorch",
         ),
         (lambda tune: set_json(tune / "metrics.json", **models(threads=None)), "baseline.threads is null"),
     ],

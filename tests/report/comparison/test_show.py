@@ -22,6 +22,7 @@ from tascnet.report.comparison import (
 )
 from tascnet.report.comparison.runs import Aside
 from tests.report.comparison.folders import write_run
+from tests.report.records import timed
 
 # 400 and 500 of 1000 parameters: 450 ± 71, 55 % fewer; 0.85 and 0.95: 90.0 % ± 7.1 %, 10 points more.
 TUNED = ({"params": 400, "test_accuracy": 0.80}, {"params": 500, "test_accuracy": 0.90})
@@ -87,6 +88,35 @@ def test_mixed_places_are_marked_and_named(tmp_path):
     alone, _ = read(tmp_path / "one")
     assert "Latency: cpu, 2 threads, Chip." in notes(alone)
     assert "mixed" not in as_markdown(alone, [])
+
+
+def test_deployed_forms_have_a_column_of_their_own(tmp_path):
+    def in_runtimes(single, int8):
+        times = {"eager": 9.0, "onnxruntime": single, "onnxruntime_int8": int8}
+        return {"latencies": tuple(timed(runtime, ms) for runtime, ms in times.items())}
+
+    write_run(tmp_path, tune={"conventional": in_runtimes(4.0, 5.0), "after": in_runtimes(3.0, 2.0)})
+    rows = markdown(tmp_path)
+    assert rows["tuned"]["deployed batch 1"] == "2.00 ms int8 ± – (−50 %)"
+    assert rows["conventional"]["deployed batch 1"] == "4.00 ms ONNX ± –"
+    assert rows["baseline"]["deployed batch 1"] == "–"
+    assert rows["tuned"]["eager batch 1"] == "9.00 ms ± – (±0 %)"
+    found, _ = read(tmp_path)
+    assert (
+        "Deployed: exported, in the fastest of ONNX Runtime and ONNX Runtime int8, for one sample."
+        in notes(found)
+    )
+    assert not any(note.startswith("mixed") for note in notes(found))
+    text = terminal(found)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "deployed" in text
+    records = {row["model"]: row for row in csv.DictReader(io.StringIO(as_csv(found)))}
+    assert (records["tuned"]["deployed_ms"], records["tuned"]["deployed_runtime"]) == (
+        "2.0",
+        "onnxruntime_int8",
+    )
+    assert (records["baseline"]["deployed_ms"], records["baseline"]["deployed_runtime"]) == ("", "")
 
 
 def test_seeds_with_other_samples_are_named(tmp_path):

@@ -10,6 +10,7 @@ from tascnet.errors import RunFolderError
 from tascnet.report.comparison import Place, Statistic, compare, find_runs, summarise
 from tascnet.run.records import read_record, write_record
 from tests.report.comparison.folders import write_run
+from tests.report.records import timed
 
 
 def rows_of(path):
@@ -169,6 +170,35 @@ def test_a_latency_is_not_compared_with_one_of_another_place(tmp_path):
     assert changes["conventional"]["latency_ms"] is None
     assert changes["conventional"]["params"].mean == 0
     assert changes["unpruned"]["latency_ms"].mean == pytest.approx(-0.75)
+
+
+def in_runtimes(eager, single, int8):
+    """The latencies of a network in eager PyTorch, ONNX Runtime, and its int8."""
+    times = {"eager": eager, "onnxruntime": single, "onnxruntime_int8": int8}
+    return {"latencies": tuple(timed(runtime, ms) for runtime, ms in times.items() if ms is not None)}
+
+
+def test_the_deployed_form_is_that_of_the_fastest_runtime_in_the_mean(tmp_path):
+    """3 and 3 ms in float, 1 and 4 in int8: int8, with 2.5 ms; the conventional one has 5 and 8 at best."""
+    for seed, (int8, before) in enumerate(((1.0, 5.0), (4.0, 8.0))):
+        tune = {"conventional": in_runtimes(9.0, before, 10.0), "after": in_runtimes(6.0, 3.0, int8)}
+        write_run(tmp_path, seed, tune=tune)
+    row = row_of(tmp_path, "tuned")
+    assert (row.runtime, row.figures["deployed_ms"].mean) == ("onnxruntime_int8", 2.5)
+    # 1 of 5 and 4 of 8.
+    assert row.changes["conventional"]["deployed_ms"].mean == pytest.approx(-0.65)
+    assert row.changes["conventional"]["latency_ms"].mean == pytest.approx(-1 / 3)
+    baseline = row_of(tmp_path, "baseline")
+    assert (baseline.runtime, baseline.figures["deployed_ms"]) == (None, None)
+
+
+def test_a_deployed_form_that_a_seed_lacks_does_not_count(tmp_path):
+    write_run(tmp_path, 0, tune={"after": in_runtimes(6.0, 3.0, 1.0)})
+    write_run(tmp_path, 1, tune={"after": in_runtimes(6.0, 4.0, None)})
+    row = row_of(tmp_path, "tuned")
+    assert (row.runtime, row.figures["deployed_ms"].mean) == ("onnxruntime", 3.5)
+    write_run(tmp_path, 2, machine={"name": "Other"}, tune={"after": in_runtimes(6.0, 4.0, None)})
+    assert row_of(tmp_path, "tuned").figures["deployed_ms"] is None
 
 
 def test_other_samples_among_the_seeds_are_seen(tmp_path):

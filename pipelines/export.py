@@ -1,0 +1,41 @@
+"""Stage export: write a saved model to files that run without tascnet."""
+
+from pathlib import Path
+
+import tascnet
+from tascnet.cli.config import Config, spelling
+from tascnet.cli.folders import cache_folder, last_model
+from tascnet.data import check_samples
+from tascnet.report.card import update_card
+from tascnet.report.exports import export_table
+from tascnet.run.console import output
+from tascnet.run.records import ExportMetrics
+
+
+def run(config: Config) -> None:
+    """Export the model that `export.model` names, or the run's last one, to the folder `export` beside it."""
+    given = config.export.model
+    saved = last_model(config) if given is None else Path(given).expanduser()
+    check_samples(config.dataset, cache_folder(config))
+    write(config, saved)
+
+
+def write(config: Config, saved: Path) -> ExportMetrics:
+    """Write the files of a saved model, or those that are missing, and print what they are."""
+    network, folder = tascnet.load(saved), saved.absolute().parent
+    with spelling("export", is_alone=False):
+        metrics = tascnet.export_all(
+            network,
+            folder / "export",
+            config.dataset,
+            config.export,
+            metric=config.metric,
+            seed=config.seed,
+            threads=config.threads,
+            cache=cache_folder(config),
+            cache_limit_gb=config.cache_limit_gb,
+            fresh=config.fresh,
+        )
+    update_card(folder, network)
+    output().print(export_table(metrics, config.metric, title=f"{folder / 'export'}"))
+    return metrics
