@@ -25,9 +25,13 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	fi
 	@touch $(STAMP)
 
-demo: setup  ## Tune and prune on the embedded digits (no files, no network)
+DEMO := outputs/digits/digits_cnn/tascnet-seed0
+
+demo: setup  ## Tune, prune and export on the embedded digits (no files, no network), and predict an image
 	$(BIN)/python -m tascnet
-	@cp outputs/digits/digits_cnn/tascnet-seed0/models.svg outputs/demo.svg && echo "plot: outputs/demo.svg"
+	$(BIN)/python -m tascnet stage=predict predict.model=$(DEMO)/prune/export/model.onnx \
+	  predict.input=examples/seven.png predict.output=-
+	@cp $(DEMO)/models.svg outputs/demo.svg && echo "plot: outputs/demo.svg, report: $(DEMO)/report.html"
 
 test: lint types unit  ## Lint, types and tests: what CI runs
 

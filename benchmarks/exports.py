@@ -3,6 +3,9 @@
 Each network has random weights, with affine values and statistics that let every layer count, and is exported
 as it is and with half of every group of channels cut. Every float file is opened again and compared with the
 network, as every export is; for int8, with ranges of noise, the share of equal classes is reported.
+
+With `--model` and `--images` one saved network is exported instead; each float file is compared with it on
+all images of a folder.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -21,19 +24,22 @@ from torch import nn
 import tascnet
 from benchmarks import common
 from benchmarks.backbones import CLASSES, original, smallest_image
-from benchmarks.common import Row, check_names, collect, grouped, new_table
-from tascnet.errors import TascnetError, first_line
+from benchmarks.common import Row, check_names, collect, grouped, new_table, points
+from tascnet.errors import ConfigError, TascnetError, first_line
 from tascnet.exporting import installed
 from tascnet.exporting.checks import compare, outputs_of
 from tascnet.exporting.export import export_file
 from tascnet.exporting.formats import FLOAT_FORMATS
+from tascnet.exporting.inputs import Inputs
 from tascnet.exporting.int8 import quantise_plain
 from tascnet.exporting.onnx_file import example_of, onnx_model, write_model
-from tascnet.exporting.runtimes import onnx_session
-from tascnet.models.info import ModelInfo, with_info
+from tascnet.exporting.runtimes import onnx_session, open_file
+from tascnet.models.info import ModelInfo, info_of, with_info
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import FORMATS
 from tascnet.report.numbers import MISSING, count
+from tascnet.run.console import track
+from tascnet.run.files import digest_json
 from tascnet.surgery import Trace, narrow
 from tascnet.train.setting import computing
 
@@ -45,11 +51,15 @@ FAMILIES = (
 # ONNX with the preprocessing inside, beside the formats.
 INSIDE = "onnx_inside"
 SAMPLES = 16
+# Images in a pass of a saved model.
+BATCH = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser)
     parser.add_argument("--networks", nargs="+", default=list(FAMILIES), help="names of torchvision or timm")
+    parser.add_argument("--model", help="folder of a saved model, exported in place of the networks")
+    parser.add_argument("--images", help="folder of images that its files are compared on")
     parser.add_argument("--formats", nargs="+", help=f"of {INSIDE}, {', '.join(FORMATS)}; all installed ones")
 
 
@@ -58,6 +68,10 @@ def run(args: argparse.Namespace) -> None:
     folder, there = common.open_results(args), installed.installed()
     known = [name for name in (INSIDE, *FORMATS) if name.removesuffix("_inside") in there]
     check_names("installed format", args.formats or (), known)
+    if (args.model is None) != (args.images is None):
+        raise ConfigError("--model and --images belong together", "give both")
+    if args.model is not None:
+        return _compare_saved(args, folder, args.formats or [name for name in known if name != "onnx_int8"])
     keys: list[Row] = [
         {"network": name, "is_pruned": is_pruned, "format": format}
         for name in args.networks
@@ -71,6 +85,51 @@ def run(args: argparse.Namespace) -> None:
         for (format,), part in grouped(rows, "format").items()
     }
     common.report(args, folder, rows, summary, _table(rows))
+
+
+def _compare_saved(args: argparse.Namespace, folder: Path, formats: Sequence[str]) -> None:
+    """One row for each float format of a saved model, on all images."""
+    paths = [Path(path) for path in Inputs(args.images, is_text=False)]
+    settings = digest_json([args.model, [str(path) for path in paths]])
+    keys: list[Row] = [{"format": format, "settings": settings} for format in formats]
+    with computing("cpu", args.threads):
+        network = tascnet.load(args.model)
+        rows = collect(folder, keys, partial(_saved_row, network, paths), "exports")
+    common.report(args, folder, rows, None, _saved_table(rows))
+
+
+def _saved_row(network: nn.Sequential, paths: Sequence[Path], key: Row) -> Row:
+    preprocessing, is_inside = info_of(network).preprocessing, key["format"] == INSIDE
+    assert isinstance(preprocessing, Preprocessing)
+    kind = key["format"].removesuffix("_inside")
+    largest, different = 0.0, []
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / f"model{FLOAT_FORMATS[kind].ending}"
+        export_file(network, path, kind, preprocess="inside" if is_inside else "outside")
+        run = open_file(path)
+        for part in track([paths[at : at + BATCH] for at in range(0, len(paths), BATCH)], key["format"]):
+            images = [preprocessing.decode(path) for path in part]
+            inputs = torch.stack([preprocessing(image) for image in images])
+            wanted = outputs_of(network, inputs)
+            # ExecuTorch's files take one sample.
+            is_single = is_inside or kind == "executorch"
+            given = images if is_inside else inputs
+            found = torch.cat([run(one[None]) for one in given]) if is_single else run(inputs)
+            largest = max(largest, (wanted - found).abs().max().item())
+            margins = wanted.softmax(1).topk(2).values
+            for row in (wanted.argmax(1) != found.argmax(1)).nonzero().flatten().tolist():
+                different.append([str(part[row]), float(margins[row, 0] - margins[row, 1])])
+    return {"images": len(paths), "largest": largest, "different": different}
+
+
+def _saved_table(rows: Sequence[Row]) -> Table:
+    table = new_table("Exports of a saved model", ["format"], ["images", "equal", "difference"])
+    table.add_column("other classes: file, margin")
+    for row in rows:
+        equal = 1 - len(row["different"]) / row["images"]
+        others = ", ".join(f"{name} {margin:.1e}" for name, margin in row["different"])
+        table.add_row(row["format"], count(row["images"]), points(equal, 2), f"{row['largest']:.0e}", others)
+    return table
 
 
 def _row(key: Row) -> Row:

@@ -13,7 +13,10 @@ from tascnet.run.records import ExportMetrics
 
 
 def run(config: Config) -> None:
-    """Export the model that `export.model` names, or the run's last one, to the folder `export` beside it."""
+    """Export the model that `export.model` names, or the run's last one, to a folder beside it.
+
+    It is called `export`, or `<name>-export` where the model's folder is not called `model`.
+    """
     given = config.export.model
     saved = last_model(config) if given is None else Path(given).expanduser()
     check_samples(config.dataset, cache_folder(config))
@@ -23,10 +26,11 @@ def run(config: Config) -> None:
 def write(config: Config, saved: Path) -> ExportMetrics:
     """Write the files of a saved model, or those that are missing, and print what they are."""
     network, folder = tascnet.load(saved), saved.absolute().parent
+    place = folder / ("export" if saved.name == "model" else f"{saved.name}-export")
     with spelling("export", is_alone=False):
         metrics = tascnet.export_all(
             network,
-            folder / "export",
+            place,
             config.dataset,
             config.export,
             metric=config.metric,
@@ -37,5 +41,5 @@ def write(config: Config, saved: Path) -> ExportMetrics:
             fresh=config.fresh,
         )
     update_card(folder, network)
-    output().print(export_table(metrics, config.metric, title=f"{folder / 'export'}"))
+    output().print(export_table(metrics, config.metric, title=str(place)))
     return metrics

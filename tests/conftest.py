@@ -20,7 +20,15 @@ settings.register_profile("tascnet", deadline=None, derandomize=True)
 settings.load_profile("tascnet")
 
 
+_INSTALLED = installed.installed
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Only tests marked `deployed`, and fixtures that they are first to use, export networks."""
+    is_deployed = item.get_closest_marker("deployed") is not None
+    own = _INSTALLED if is_deployed else lambda: frozenset({"eager", "pt2", "compile"})
+    installed.installed = own
     if item.get_closest_marker("realdata") is None:
         return
     folder = os.environ.get("TASCNET_SHARED")
@@ -36,13 +44,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def shared() -> Path:
     """The folder of real data and weights; only for tests marked `realdata`."""
     return Path(os.environ["TASCNET_SHARED"])
-
-
-@pytest.fixture(autouse=True)
-def _undeployed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only tests marked `deployed` export to, and measure in, what optional packages give."""
-    if request.node.get_closest_marker("deployed") is None:
-        monkeypatch.setattr(installed, "installed", lambda: frozenset({"eager", "pt2", "compile"}))
 
 
 @pytest.fixture

@@ -110,12 +110,13 @@ def answer(error: BaseException, *, debug: bool = False, outputs: str | None = N
     """Log one sentence about what ended a command, and return its exit code.
 
     Args:
-        error: the error.
+        error: the error; what to do after one that stops the command may be a note of it.
         debug: show the traceback of mistakes too.
         outputs: folder of all runs, for the traceback of an error that no log holds.
     """
     if isinstance(error, KeyboardInterrupt):
-        log.error("stopped: run the same command again to resume, without fresh=true if you gave it")
+        resumes = "run the same command again to resume, without fresh=true if you gave it"
+        log.error("stopped: %s", "; ".join(getattr(error, "__notes__", ())) or resumes)
         return TERMINATED if isinstance(error, Terminated) else STOPPED
     if debug:
         log.error("".join(traceback.format_exception(error)).rstrip())

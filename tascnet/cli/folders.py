@@ -39,6 +39,9 @@ def check_places(config: Config) -> None:
     Raises:
         ConfigError: it has too long a name, lies below a file, or cannot be written to.
     """
+    if config.stage == "predict" and config.predict.output is not None:
+        # Nothing else is written.
+        return
     places = [("outputs", outputs_folder(config)), ("cache_dir", cache_folder(config))]
     for option, path in places if config.cache_dir else places[:1]:
         if any(len(os.fsencode(part)) > LONGEST_PART for part in path.parts):

@@ -34,13 +34,13 @@ from tascnet.cli.folders import check_places, outputs_folder, run_folder
 from tascnet.cli.help import print_help, print_topic
 from tascnet.cli.network_help import print_network, print_networks
 from tascnet.cli.networks import register
-from tascnet.cli.rules import check_config
+from tascnet.cli.rules import WATCHED, check_config
 from tascnet.errors import ConfigError
 from tascnet.run.console import log, output, set_up_logging
 from tascnet.run.watching import watched
 
-# Stages of which `log` takes notes.
-WATCHED = ("pretrain", "tune", "prune", "full")
+# Stages of which nothing is kept when they are stopped.
+RESTARTING = ("predict", "evaluate", "compare")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,8 +103,13 @@ def run(composed: DictConfig, overrides: list[str], config_dir: str | None, conf
         set_up_logging(logging.DEBUG)
     check_places(config)
     stage = import_module(f"tascnet_pipelines.{config.stage}")
-    with spelling(config.stage if config.stage in ("tune", "prune") else None), _watched(config):
-        stage.run(config)
+    try:
+        with spelling(config.stage if config.stage in ("tune", "prune") else None), _watched(config):
+            stage.run(config)
+    except KeyboardInterrupt as stop:
+        if config.stage in RESTARTING:
+            stop.add_note("the same command starts over")
+        raise
 
 
 def _watched(config: Config) -> AbstractContextManager[None]:

@@ -20,11 +20,14 @@ from tascnet.options import (
     shown,
 )
 from tascnet.presets import preset_names
+from tascnet.run.files import unwritable
 
 # Whether a rule is broken, what is wrong, and what to do.
 Rule = tuple[bool, str, str | None]
 # Stages that read a saved model, whatever weights it started from.
 _SAVED = ("prune", "export", "predict", "evaluate")
+# Stages of which `log` takes notes.
+WATCHED = ("pretrain", "tune", "prune", "full")
 
 
 def check_config(config: Config) -> None:
@@ -101,6 +104,20 @@ def _by_stage(config: Config) -> Iterator[Rule]:
         "stage=full prunes what it has tuned, but prune.source names another model",
         "leave prune.source out or take stage=prune",
     )
+    for option, is_given in (
+        ("log.tensorboard", config.log.tensorboard),
+        ("log.mlflow", config.log.mlflow is not None),
+    ):
+        yield (
+            is_given and config.stage not in WATCHED,
+            f"{option} has no effect with stage={config.stage}, which trains nothing",
+            "leave it out",
+        )
+    yield (
+        config.stage == "export" and config.device not in ("auto", "cpu"),
+        f"device={config.device} has no effect with stage=export, which runs on the CPU",
+        "leave it out",
+    )
 
 
 def _files(config: Config) -> Iterator[Rule]:
@@ -164,6 +181,7 @@ def _predict(config: Config) -> Iterator[Rule]:
     places = (given,) if isinstance(given, str) else given or ()
     yield "-" in places and len(places) > 1, "predict.input names - beside other places", "give - alone"
     for place in places:
+        yield not place, "predict.input is empty", "give a folder, files, a pattern, a CSV, or -"
         path = Path(place).expanduser()
         is_there = os.path.lexists(path) or next(iglob(str(path), recursive=True), None) is not None
         missing = "matches no file" if has_magic(place) else "does not exist"
@@ -173,11 +191,19 @@ def _predict(config: Config) -> Iterator[Rule]:
         f"predict.output={output} ends in neither .csv nor .jsonl",
         "give such a file, or - for standard output",
     )
-    yield (
-        output is not None and os.path.isdir(Path(output).expanduser()),
-        f"predict.output={output} is a folder",
-        "give a file that ends in .csv or .jsonl",
-    )
+    if output not in (None, "-"):
+        path = Path(str(output)).expanduser()
+        yield (
+            any(os.path.realpath(path) == os.path.realpath(Path(place).expanduser()) for place in places),
+            f"predict.output={output} is in predict.input, and would be overwritten",
+            "give another file",
+        )
+        yield path.is_dir(), f"predict.output={output} is a folder", "give a file that ends in .csv or .jsonl"
+        yield (
+            (reason := unwritable(path.parent)) is not None,
+            f"predict.output={output}: {path.parent} {reason}",
+            "give another place",
+        )
     yield from _model("predict.model", config.predict.model)
 
 
@@ -261,8 +287,9 @@ def _weights(given: str) -> Iterator[Rule]:
 def _missing(option: str, value: str | None, *, is_folder: bool, hint: str | None = None) -> Iterator[Rule]:
     if value is None:
         return
-    path = Path(value).expanduser()
     kind = "folder" if is_folder else "file"
+    yield not value, f"{option} is empty", f"give a {kind}, or leave it out"
+    path = Path(value).expanduser()
     try:
         wrong = not (path.is_dir() if is_folder else path.is_file())
         problem = f"is not a {kind}" if path.exists() else "does not exist"

@@ -22,7 +22,7 @@ from tascnet.data.sources import AnyPreprocessing, SampleSource
 from tascnet.data.splits import split
 from tascnet.data.text import load_texts
 from tascnet.data.torchsets import load_torch
-from tascnet.errors import DataError, plural
+from tascnet.errors import ConfigError, DataError, plural
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import Data, Images, Texts
@@ -176,6 +176,7 @@ def open_samples(
     cache_limit_gb: float | None = None,
     grow_vocabulary: bool = False,
     exclude: Collection[str] = (),
+    quiet: bool = False,
 ) -> Samples:
     """Load and split a data set.
 
@@ -187,6 +188,7 @@ def open_samples(
         cache_limit_gb: gigabytes that decoded images, and likewise features, may take in it; None: no limit.
         grow_vocabulary: whether the words of the training texts join the vocabulary.
         exclude: digests of samples that are left out of all splits, such as those of `read_splits`.
+        quiet: whether their numbers are not logged, as where they were a moment ago.
 
     Raises:
         DataError: the data set is missing, empty, unreadable or too small, holds texts where the network
@@ -202,6 +204,7 @@ def open_samples(
         cache_limit_gb=cache_limit_gb,
         grow_vocabulary=grow_vocabulary,
         exclude=exclude,
+        quiet=quiet,
     )
 
 
@@ -215,6 +218,7 @@ def split_samples(
     cache_limit_gb: float | None = None,
     grow_vocabulary: bool = False,
     exclude: Collection[str] = (),
+    quiet: bool = False,
 ) -> Samples:
     """Split what `load_samples` has loaded; the other arguments are those of `open_samples`.
 
@@ -236,10 +240,11 @@ def split_samples(
     preprocessing = dataset.prepare(preprocessing, rows.train, grow=grow_vocabulary)
     train = dataset.take(rows.train, preprocessing, data if isinstance(data, Images) else None)
     val, test = (dataset.take(part, preprocessing) for part in (rows.val, rows.test))
-    log.info(
-        "%s: %d classes, %d training, %d validation and %d test samples",
-        *(dataset.name, len(names), len(train), len(val), len(test)),
-    )
+    if not quiet:
+        log.info(
+            "%s: %d classes, %d training, %d validation and %d test samples",
+            *(dataset.name, len(names), len(train), len(val), len(test)),
+        )
     return Samples(
         dataset=dataset,
         preprocessing=preprocessing,
@@ -305,9 +310,15 @@ def load_samples(
     """All samples of a data set, without splits; the arguments are those of `open_samples`.
 
     Raises:
+        ConfigError: `data` is no data set.
         DataError: the data set is missing, empty or unreadable, holds texts where the network takes images,
             or the reverse.
     """
+    if not isinstance(data, Data):
+        raise ConfigError(
+            f"`data` is of type {type(data).__name__}, expected a data set",
+            "make one with tascnet.image_folder, image_list, text_lines or datasets",
+        )
     kinds = ("texts", "images") if isinstance(data, Texts) else ("images", "texts")
     if isinstance(data, Texts) != isinstance(preprocessing, TextPreprocessing):
         raise DataError(

@@ -106,7 +106,7 @@ def compare(wanted: Tensor, found: Tensor) -> Deviation:
         raise ExportError(f"the exported file gives {tuple(found.shape)}, expected {tuple(wanted.shape)}")
     return Deviation(
         samples=len(wanted),
-        equal_classes=(wanted.argmax(1) == found.argmax(1)).float().mean().item(),
+        equal_classes=(wanted.argmax(1) == found.argmax(1)).double().mean().item(),
         largest_difference=(wanted - found).abs().max().item(),
         spread=(wanted.max() - wanted.min()).item(),
     )

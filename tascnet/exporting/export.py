@@ -1,6 +1,5 @@
 """One network to one file: written, opened again, compared, and only then put in place."""
 
-import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,10 +19,9 @@ from tascnet.options import FORMATS
 from tascnet.run.files import remove_leftovers, temporary_suffix
 from tascnet.run.records import ExportedFile
 
-log = logging.getLogger("tascnet")
-
-# By ending, the format where none is named.
 ENDINGS = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino", ".pte": "executorch"}
+# How the names of ONNX files end that are not plain ones.
+_ONNX_ENDINGS = {"_int8.onnx": "onnx_int8", "_fp16.onnx": "onnx_fp16"}
 
 
 def format_of(path: str | Path, format: str | None = None) -> str:
@@ -40,7 +38,8 @@ def format_of(path: str | Path, format: str | None = None) -> str:
     by_ending = ENDINGS[ending]
     if format is not None and not format.startswith(by_ending):
         raise ConfigError(f"`path={path}` does not end as `format={format}` does")
-    return format or by_ending
+    own = (kind for end, kind in _ONNX_ENDINGS.items() if Path(path).name.lower().endswith(end))
+    return format or next(own, by_ending)
 
 
 def export_file(
@@ -91,10 +90,6 @@ def export_file(
         size = sum(file.stat().st_size for file in files)
         for file in files:
             file.replace(path.with_name(file.name))
-    log.info(
-        "%s: %s of %d samples have the same class, outputs differ by at most %.1e",
-        *(path.name, f"{100 * compared.equal_classes:.1f} %", compared.samples, compared.largest_difference),
-    )
     return ExportedFile(
         format=format,
         path=path.name,

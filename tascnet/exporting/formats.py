@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,19 +74,11 @@ def write_pt2(network: nn.Sequential, path: Path, preprocess: str) -> Metadata:
     """A program of torch.export, for `torch.export.load`."""
     metadata = Metadata.of(info_of(network), format="pt2", preprocess="outside")
     program = traced(network, example_of(network))
-    content = json.dumps(metadata.encode())
-
-    def write(temporary: Path) -> None:
-        # torch insists on the ending.
-        named = temporary.with_name(f"{temporary.name}.pt2")
-        try:
-            with quiet():
-                torch.export.save(program, named, extra_files={PT2_METADATA: content})
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
-
-    write_whole(path, write)
+    # Where the disk is full, torch's writer of files ends the process.
+    content = BytesIO()
+    with quiet():
+        torch.export.save(program, content, extra_files={PT2_METADATA: json.dumps(metadata.encode())})
+    write_whole(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
     return metadata
 
 

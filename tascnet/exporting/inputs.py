@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from glob import has_magic, iglob
@@ -130,6 +131,10 @@ def _column(path: Path, is_text: bool) -> Iterator[str]:
                     if found is not None:
                         column = heading.index(found)
                         continue
+                    if len(cells) == 1 and set(known) & set(re.split("[;\t]", heading[0])):
+                        raise DataError(
+                            f"no commas separate the columns of {path}", "separate them by commas"
+                        )
                     if len(cells) > 1:
                         raise DataError(
                             f"the first line of {path} names no column {known[0]}",

@@ -137,9 +137,9 @@ def quantise(
         falls = {method: fall(method) for method in METHODS}
         method = min(falls, key=falls.__getitem__)
         kept: list[str] = []
-        if not _is_within(falls[method], tolerance):
+        if not is_within(falls[method], tolerance):
             ranked = _ranked(model, _ranges(model, observed, method), batches)
-            kept = _fewest(ranked, lambda layers: _is_within(fall(method, layers), tolerance))
+            kept = _fewest(ranked, lambda layers: is_within(fall(method, layers), tolerance))
             if not kept:
                 raise ExportError(
                     f"int8 lowers validation accuracy by {100 * falls[method]:.1f} points, and with half of "
@@ -164,7 +164,8 @@ def quantise_plain(float_path: Path, int8_path: Path, batches: Iterable[Tensor])
     write_model(int8_path, quantised(model, ranges))
 
 
-def _is_within(fall: float, tolerance: float) -> bool:
+def is_within(fall: float, tolerance: float) -> bool:
+    """Whether accuracy falls by at most `tolerance`."""
     # A difference of two shares is exact to rounding alone.
     return fall <= tolerance + 1e-9
 

@@ -57,7 +57,16 @@ class Metadata:
 
     @classmethod
     def of(cls, info: ModelInfo, *, format: str, preprocess: str) -> Self:
-        """The metadata of a network; texts are always prepared outside."""
+        """The metadata of a network; texts are always prepared outside.
+
+        Raises:
+            ExportError: the network does not name its classes, or a name is not UTF-8, as a folder's may be.
+        """
+        if not info.class_names:
+            raise ExportError("the network does not name its classes", "train it on a data set first")
+        for name in info.class_names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise ExportError(f"the class name {name!r} is not valid UTF-8", "rename the class")
         is_text = isinstance(info.preprocessing, TextPreprocessing)
         return cls(
             tascnet=tascnet.__version__,

@@ -40,6 +40,7 @@ class OpenedModel:
         preprocessing: the images or texts that it expects.
         held_out: of the samples that it has not been trained on, as in `ModelInfo`; None: unknown.
         takes_pixels: it takes upright RGB images of any size and prepares them itself.
+        workers: threads on each of which it runs an image of its own size.
         device: where it runs.
         run: from inputs `b x ...`, or images of one size `b x h x w x 3`, to logits.
     """
@@ -49,12 +50,18 @@ class OpenedModel:
     preprocessing: AnyPreprocessing
     held_out: str | None
     takes_pixels: bool
+    workers: int = 1
     device: torch.device
     run: Callable[[Tensor | NDArray[np.uint8]], Tensor]
 
     @property
     def is_text(self) -> bool:
         return isinstance(self.preprocessing, TextPreprocessing)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that are well run together: images at full size take much memory."""
+        return self.workers if self.takes_pixels else 64
 
     def __call__(self, inputs: Tensor | Sequence[NDArray[np.uint8]]) -> Tensor:
         """Logits `b x C`, float32, on the CPU; called from any thread.
@@ -71,7 +78,7 @@ class OpenedModel:
         elif len(inputs) == 1:
             logits = self.run(inputs[0][None])
         else:
-            with ThreadPoolExecutor(usable_cpus()) as pool:
+            with ThreadPoolExecutor(self.workers) as pool:
                 logits = torch.cat(list(pool.map(lambda image: self.run(image[None]), inputs)))
         expected = (len(inputs), len(self.class_names))
         if logits.shape != expected:
@@ -92,10 +99,15 @@ def open_model(
     Raises:
         ArchiveError: the folder holds no saved model.
         ExportError: the file is no exported model of tascnet, or has data outside its folder.
-        ConfigError: the network has no `info`, ONNX Runtime is not installed, or the device or the threads
-            cannot be used.
+        ConfigError: it is none of these, the network has no `info` or no class names, ONNX Runtime is not
+            installed, or the device or the threads cannot be used.
     """
     check_threads(threads)
+    if not isinstance(model, nn.Module | str | PathLike):
+        raise ConfigError(
+            f"the model is of type {type(model).__name__}",
+            f"give a network, the folder of a saved one, or an exported {ENDING}",
+        )
     if isinstance(model, nn.Module):
         return _of_network(model, "the network", threads, device)
     path = Path(model).expanduser()
@@ -149,6 +161,8 @@ def fitting(model: OpenedModel, samples: SampleSource, *, extra_channels: str = 
 
 def _of_network(network: nn.Sequential, name: str, threads: int | None, device: str) -> OpenedModel:
     info, where = info_of(network), usable_device(device)
+    if not info.class_names:
+        raise ConfigError(f"{name} does not name its classes", "train it on a data set first")
     placed = copy.deepcopy(network).to(where).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def run(inputs: Tensor | NDArray[np.uint8]) -> Tensor:
@@ -178,14 +192,15 @@ def _of_file(path: Path, threads: int | None, device: str) -> OpenedModel:
 
     metadata = read_metadata(path)
     takes_pixels = metadata.preprocess == "inside"
-    # Images of different sizes run one by one, each on a thread of the caller's.
-    threads = 1 if takes_pixels else torch.get_num_threads() if threads is None else threads
+    threads = torch.get_num_threads() if threads is None else threads
     return OpenedModel(
         name=str(path),
         class_names=metadata.class_names,
         preprocessing=metadata.preprocessing,
         held_out=metadata.held_out,
         takes_pixels=takes_pixels,
+        workers=threads,
         device=torch.device("cpu"),
-        run=open_file(path, threads=threads),
+        # Images of different sizes run one by one, each on a thread of its own.
+        run=open_file(path, threads=1 if takes_pixels else threads),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from tascnet.errors import DataError, plural, printable
+from tascnet.errors import ConfigError, DataError, listed, plural, printable
 from tascnet.models.preprocessing import (
     UnreadableImage,
     centre_crop,
@@ -97,6 +97,8 @@ def predict_each(
     from tascnet.exporting.models import OpenedModel, open_model
 
     chosen = Predict(top=top, batch_size=batch_size, unreadable=unreadable)
+    if extra_channels not in (choices := ("refuse", "drop")):
+        raise ConfigError(f"`extra_channels` has no choice {extra_channels!r}", f"it takes {listed(choices)}")
     model = (
         network if isinstance(network, OpenedModel) else open_model(network, threads=threads, device=device)
     )
@@ -113,6 +115,8 @@ def _several(samples: Any) -> Any:
         raise DataError(
             f"`samples` is of type {type(samples).__name__}, expected several", "give a list: [sample]"
         )
+    if not isinstance(samples, Iterable):
+        raise DataError(f"`samples` is of type {type(samples).__name__}, expected several", "give a list")
     return samples
 
 

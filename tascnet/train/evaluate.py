@@ -21,7 +21,7 @@ from tascnet.errors import ConfigError, closest, listed
 from tascnet.exporting.models import OpenedModel, fitting, open_model
 from tascnet.measure.machine import describe_device, versions
 from tascnet.models.inspect import evaluating
-from tascnet.options import METRICS, Data, usable_cpus
+from tascnet.options import METRICS, Data
 from tascnet.run.console import track
 from tascnet.run.folder import cache_folder
 from tascnet.run.records import EvaluateMetrics
@@ -103,8 +103,7 @@ def evaluate(
         samples = dataset.take(rows[is_known], opened.preprocessing)
         fitted = fitting(opened, samples, extra_channels=getattr(data, "extra_channels", "refuse"))
         labelled = _Renamed(fitted, torch.from_numpy(indices[is_known]), len(opened.class_names))
-        batch_size = usable_cpus() if opened.takes_pixels else 64
-        found = evaluate_source(opened, labelled, batch_size=batch_size, shown="evaluate")
+        found = evaluate_source(opened, labelled, batch_size=opened.batch_size, shown="evaluate")
         return EvaluateMetrics(
             model="" if isinstance(model, nn.Module) else str(model),
             dataset=dataset.name,
@@ -132,6 +131,11 @@ def _chosen(
     if split == "all" or (split is None and not is_own):
         if is_own:
             log.warning("all samples of %s are read, those that the model was trained on too", dataset.name)
+        elif split is None:
+            log.info(
+                "all samples of %s are read; a part of the model's own data would hold some of its training",
+                dataset.name,
+            )
         dataset.prepare(model.preprocessing, np.empty(0, dtype=np.int64), grow=False)
         return dataset, np.arange(len(dataset)), "all"
     samples = split_samples(dataset, data, model.preprocessing, seed=seed, **places)
@@ -163,16 +167,16 @@ def _matched(
     unknown = {name: n for name, n, at in zip(dataset.class_names, counts, indices, strict=True) if at < 0}
     if not (indices[labels] >= 0).any():
         raise ConfigError(
-            f"no sample of {dataset.name} is of a class of the model, {_shortened(model.class_names)}; its "
-            f"classes are {_shortened(dataset.class_names)}",
+            f"no sample of {dataset.name} is of a class of the model, {shortened(model.class_names)}; its "
+            f"classes are {shortened(dataset.class_names)}",
             "give data with classes of the same names",
         )
     if lacking:
-        log.warning("%s lacks %s of the model: %s", dataset.name, _classes(lacking), _shortened(lacking))
+        log.warning("%s lacks %s of the model: %s", dataset.name, _classes(lacking), shortened(lacking))
     if unknown:
         log.warning(
             "the model lacks %s of %s: %s; %s in no accuracy",
-            *(_classes(unknown), dataset.name, _shortened(unknown)),
+            *(_classes(unknown), dataset.name, shortened(unknown)),
             "their only sample is"
             if sum(unknown.values()) == 1
             else f"their {sum(unknown.values())} samples are",
@@ -184,7 +188,7 @@ def _classes(names: Any) -> str:
     return "1 class" if len(names) == 1 else f"{len(names)} classes"
 
 
-def _shortened(names: Any, most: int = 10) -> str:
+def shortened(names: Any, most: int = 10) -> str:
     """Some names, and how many more there are."""
     shown = list(names)[:most]
     return (
@@ -262,8 +266,7 @@ def evaluate_source(
     predictions = torch.cat(found).cpu()
     return Evaluation(
         loss=loss / samples,
-        accuracy=int((predictions == source.labels).sum()) / samples,
-        balanced_accuracy=balanced_accuracy(source.labels, predictions),
+        **accuracies(source.labels, predictions),
         top5_accuracy=among_five / samples if classes >= TOP5_CLASSES else None,
         samples=samples,
         predictions=predictions,
@@ -297,6 +300,14 @@ def check_metric(metric: str) -> None:
         likely = closest(str(metric), METRICS)
         hint = f"did you mean `metric={likely}`?" if likely else f"it takes {listed(METRICS)}"
         raise ConfigError(f"`metric` has no choice {metric!r}", hint)
+
+
+def accuracies(labels: Tensor, predictions: Tensor) -> dict[str, float]:
+    """Every metric by its name, for `labels` and `predictions`, both `samples`."""
+    return {
+        "accuracy": int((predictions == labels).sum()) / len(labels),
+        "balanced_accuracy": balanced_accuracy(labels, predictions),
+    }
 
 
 def balanced_accuracy(labels: Tensor, predictions: Tensor) -> float:

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from tascnet.data.cache import module_digest
 from tascnet.data.samples import Samples, open_samples
 from tascnet.data.sources import SampleSource
-from tascnet.errors import ConfigError, DamagedFile, ExportError, listed, plural
+from tascnet.errors import ConfigError, DamagedFile, ExportError, plural
 from tascnet.exporting import installed
-from tascnet.exporting.checks import check_outputs
-from tascnet.exporting.export import beside, export_file, preprocess_of
-from tascnet.exporting.export import format_of as format_by_ending
+from tascnet.exporting.checks import check_outputs, compare
+from tascnet.exporting.export import beside, export_file, format_of, preprocess_of
 from tascnet.exporting.formats import FLOAT_FORMATS
-from tascnet.exporting.int8 import instruction_set, quantise, warn_without_vnni
+from tascnet.exporting.int8 import instruction_set, is_within, quantise, warn_without_vnni
 from tascnet.exporting.metadata import Metadata
 from tascnet.exporting.models import OpenedModel, fitting, open_model
 from tascnet.exporting.onnx_file import (
@@ -33,7 +32,7 @@ from tascnet.exporting.onnx_file import (
 from tascnet.exporting.runtimes import open_file
 from tascnet.measure.machine import describe_device, versions
 from tascnet.models.info import info_of
-from tascnet.options import Data, Export, usable_cpus
+from tascnet.options import Data, Export
 from tascnet.run.console import track
 from tascnet.run.files import digest_file, digest_json, unwritable
 from tascnet.run.folder import METRICS, cache_folder
@@ -45,7 +44,7 @@ from tascnet.run.records import (
     read_record,
     write_record,
 )
-from tascnet.train.evaluate import balanced_accuracy, check_metric, evaluate_source
+from tascnet.train.evaluate import accuracies, check_metric, evaluate_source, shortened
 from tascnet.train.judge import class_metrics, confusion
 from tascnet.train.setting import computing
 
@@ -62,8 +61,6 @@ FILES = {
 }
 # Written where no formats are named.
 _USUAL = ("onnx", "onnx_int8")
-# How the names of ONNX files end that are not plain ones.
-_ENDINGS = {"_int8.onnx": "onnx_int8", "_fp16.onnx": "onnx_fp16"}
 # Training samples that the ranges of int8 come from.
 CALIBRATION = 192
 # Share of classes that may differ where a file prepares images itself; one may in any case. A pixel that
@@ -116,6 +113,8 @@ def export(
     """
     path = Path(path).expanduser()
     chosen = format_of(path, format)
+    if path.is_dir():
+        raise ConfigError(f"`path={path}` is a folder", "give the path of a file")
     options = Export(formats=(chosen,), preprocess=preprocess, int8_tolerance=int8_tolerance)
     check_export((chosen,), has_data=data is not None)
     check_metric(metric)
@@ -169,8 +168,9 @@ def export_all(
         exporter = _Exporter(
             network=network, data=data, samples=samples, options=options, metric=metric, seed=seed
         )
-        known = {} if fresh else _known(folder, exporter.made_from)
+        known = {} if fresh else _known(folder, exporter)
         _remove_others(folder, known)
+        exporter.write_metrics(folder, known)
         refused: list[ExportError] = []
         for format in formats:
             if format in known:
@@ -186,16 +186,6 @@ def export_all(
         if refused and (options.formats is not None or not known):
             raise refused[0]
         return exporter.write_metrics(folder, known)
-
-
-def format_of(path: str | Path, format: str | None = None) -> str:
-    """The format of a path: the one that is named, or that of its ending.
-
-    Raises:
-        ConfigError: the ending is none of a format, or not that of the one that is named.
-    """
-    own = (kind for ending, kind in _ENDINGS.items() if Path(path).name.lower().endswith(ending))
-    return format_by_ending(path, format or next(own, None))
 
 
 def formats_of(options: Export, *, has_data: bool = True) -> tuple[str, ...]:
@@ -232,7 +222,7 @@ def check_place(folder: Path) -> None:
         ConfigError: nothing can.
     """
     if (reason := unwritable(folder)) is not None:
-        raise ConfigError(f"{folder} {reason}", "give another place")
+        raise ConfigError(f"{folder} {reason}", "give another place, such as beside a copy of the model")
 
 
 def judge_file(
@@ -266,13 +256,18 @@ def judge_file(
     with computing("cpu", threads):
         model = open_model(path)
         samples = open_samples(
-            data, model.preprocessing, seed=seed, cache=cache_folder(cache), cache_limit_gb=cache_limit_gb
+            data,
+            model.preprocessing,
+            seed=seed,
+            cache=cache_folder(cache),
+            cache_limit_gb=cache_limit_gb,
+            quiet=True,
         )
         val, test = (
             evaluate_source(
                 model,
                 _fitting(model, source, data),
-                batch_size=_batch_size(model),
+                batch_size=model.batch_size,
                 shown=f"{path.name} on {name} samples",
             )
             for name, source in (("validation", samples.val), ("test", samples.test))
@@ -322,14 +317,9 @@ def _outputs_on(model: Any, source: Any, description: str | None = None) -> Tens
         source: of inputs, or of upright images that the model prepares.
         description: of the progress; None: it is not shown.
     """
-    rows = torch.arange(len(source)).split(_batch_size(model))
+    rows = torch.arange(len(source)).split(getattr(model, "batch_size", _BATCH))
     batches = rows if description is None else track(rows, description)
     return torch.cat([model(source.batch(part, None)) for part in batches])
-
-
-def _batch_size(model: Any) -> int:
-    """Images at full size run one by one, on all CPUs."""
-    return usable_cpus() if getattr(model, "takes_pixels", False) else _BATCH
 
 
 def _fitting(model: OpenedModel, source: SampleSource, data: Data | None) -> SampleSource:
@@ -389,7 +379,7 @@ class _Exporter:
                 size_bytes=sum(part.stat().st_size for part in parts),
                 checked_on=_processor(),
                 seconds=time.perf_counter() - started,
-                digest=digest_file(made),
+                digest=_digest(_parts_of(made)),
             )
             for part in parts:
                 part.replace(path.with_name(part.name))
@@ -415,6 +405,7 @@ class _Exporter:
                 prepared, found = found, self._outputs_of(path)
                 other = "the int8 file with the preprocessing outside"
                 self._check_classes(prepared, found, other, most=_UNEQUAL_INT8)
+                self._check_fall(found)
             else:
                 small.replace(path)
         file = ExportedFile(
@@ -423,12 +414,26 @@ class _Exporter:
             size_bytes=0,
             preprocess=preprocess,
             samples=len(found),
-            equal_classes=_equal(self.outputs, found),
+            equal_classes=compare(self.outputs, found).equal_classes,
             largest_difference=None,
             calibration=metadata.calibration,
             float_layers=metadata.float_layers,
         )
         return self._with_accuracies(file, found)
+
+    def _check_fall(self, found: Tensor) -> None:
+        """Hold the tolerance of int8 for the file with the preprocessing inside too.
+
+        Raises:
+            ExportError: it is broken.
+        """
+        fall = self._metric_of(self.outputs) - self._metric_of(found)
+        if not is_within(fall, self.options.int8_tolerance):
+            raise ExportError(
+                f"int8 with the preprocessing inside lowers validation accuracy by {100 * fall:.1f} points, "
+                f"more than `int8_tolerance={self.options.int8_tolerance}`",
+                "raise it, or take `preprocess=outside`",
+            )
 
     def _judged(self, file: ExportedFile, found: Tensor) -> ExportedFile:
         """The record of a float file with its figures on the validation samples.
@@ -440,11 +445,12 @@ class _Exporter:
             self._check_classes(self.outputs, found, "the network")
         else:
             check_outputs(self.outputs, found, FLOAT_FORMATS[file.format].tolerance)
+        compared = compare(self.outputs, found)
         judged = replace(
             file,
-            samples=len(found),
-            equal_classes=_equal(self.outputs, found),
-            largest_difference=float((found - self.outputs).abs().max()),
+            samples=compared.samples,
+            equal_classes=compared.equal_classes,
+            largest_difference=compared.largest_difference,
         )
         return self._with_accuracies(judged, found)
 
@@ -485,38 +491,35 @@ class _Exporter:
     def _metric_of(self, outputs: Tensor) -> float:
         """The metric on the validation samples."""
         assert self.samples is not None
-        return _accuracies(self.samples.val.labels, outputs)[self.metric]
+        return accuracies(self.samples.val.labels, outputs.argmax(1))[self.metric]
 
     def _with_accuracies(self, file: ExportedFile, found: Tensor) -> ExportedFile:
         assert self.samples is not None
-        own, floats = (_accuracies(self.samples.val.labels, outputs) for outputs in (found, self.outputs))
-        return replace(
-            file,
-            val_accuracy=own["accuracy"],
-            val_balanced_accuracy=own["balanced_accuracy"],
-            float_val_accuracy=floats["accuracy"],
-            float_val_balanced_accuracy=floats["balanced_accuracy"],
-        )
+        labels = self.samples.val.labels
+        figures: dict[str, Any] = {
+            f"{prefix}val_{metric}": value
+            for prefix, outputs in (("", found), ("float_", self.outputs))
+            for metric, value in accuracies(labels, outputs.argmax(1)).items()
+        }
+        return replace(file, **figures)
 
     def _log(self, file: ExportedFile) -> None:
-        what = f"{file.samples} {'validation' if self.samples else 'made-up'} samples"
-        accuracy = ""
-        if file.val_accuracy is not None and file.float_val_accuracy is not None:
-            accuracy = (
-                f", accuracy {100 * file.val_accuracy:.1f} %, {100 * file.float_val_accuracy:.1f} % in float"
-            )
+        figures = ""
+        if file.largest_difference is not None:
+            figures += f", outputs differ by at most {file.largest_difference:.1e}"
+        own, network = (getattr(file, f"{prefix}val_{self.metric}") for prefix in ("", "float_"))
+        if own is not None:
+            name = self.metric.replace("_", " ")
+            figures += f", {name} {100 * own:.1f} %, the network's {100 * network:.1f} %"
         log.info(
-            "%s: %.1f %% of %s have the network's class%s",
-            file.path,
-            100 * file.equal_classes,
-            what,
-            accuracy,
+            "%s: %.1f %% of %d %s samples have the network's class%s",
+            *(file.path, 100 * file.equal_classes, file.samples),
+            *("validation" if self.samples else "made-up", figures),
         )
 
     def write_metrics(self, folder: Path, files: Mapping[str, ExportedFile]) -> ExportMetrics:
         """Write `metrics.json` of the files that there are."""
         metrics = ExportMetrics(
-            model=str(folder.parent / "model"),
             weights_digest=self.digest,
             made_from=self.made_from,
             files=tuple(files[format] for format in FILES if format in files),
@@ -552,8 +555,8 @@ def _open(network: nn.Sequential, data: Data, seed: int, cache: Path, limit_gb: 
     samples = open_samples(data, info.preprocessing, seed=seed, cache=cache, cache_limit_gb=limit_gb)
     if samples.class_names != info.class_names:
         raise ConfigError(
-            f"the classes of the network, {_some(info.class_names)}, are not those of "
-            f"{samples.dataset.name}, {_some(samples.class_names)}",
+            f"the classes of the network, {shortened(info.class_names)}, are not those of "
+            f"{samples.dataset.name}, {shortened(samples.class_names)}",
             "give the data set that the network was trained on",
         )
     if info.held_out is None:
@@ -570,7 +573,7 @@ def _open(network: nn.Sequential, data: Data, seed: int, cache: Path, limit_gb: 
     return samples
 
 
-def _known(folder: Path, made_from: str) -> dict[str, ExportedFile]:
+def _known(folder: Path, exporter: _Exporter) -> dict[str, ExportedFile]:
     """The files of a folder that were made from the same and are whole, by their formats."""
     path = folder / METRICS
     if not path.exists():
@@ -580,16 +583,20 @@ def _known(folder: Path, made_from: str) -> dict[str, ExportedFile]:
     except DamagedFile as error:
         log.warning("%s: everything is exported again", error.message)
         return {}
-    if metrics.made_from != made_from:
-        log.info("%s: made from another network or with other options; exported again", folder)
+    if metrics.weights_digest != exporter.digest:
+        log.warning("%s holds files of another network, which are replaced", folder)
+        return {}
+    if metrics.made_from != exporter.made_from:
+        log.info("%s: made from other samples or with other options; exported again", folder)
         return {}
     return {file.format: file for file in metrics.files if _is_whole(folder / file.path, file)}
 
 
 def _is_whole(path: Path, file: ExportedFile) -> bool:
-    parts = [part for part in (path, _weights_of(path)) if part.is_file()]
-    sizes = sum(part.stat().st_size for part in parts)
-    return path.is_file() and sizes == file.size_bytes and digest_file(path) == file.digest
+    parts = _parts_of(path)
+    if not all(part.is_file() for part in parts):
+        return False
+    return sum(part.stat().st_size for part in parts) == file.size_bytes and _digest(parts) == file.digest
 
 
 def _remove_others(folder: Path, known: Mapping[str, ExportedFile]) -> None:
@@ -597,13 +604,19 @@ def _remove_others(folder: Path, known: Mapping[str, ExportedFile]) -> None:
     for format, name in FILES.items():
         if format not in known:
             path = folder / name
-            for part in (path, _weights_of(path), _figures_of(path)):
+            for part in (*_parts_of(path), _figures_of(path)):
                 part.unlink(missing_ok=True)
 
 
-def _weights_of(path: Path) -> Path:
-    """OpenVINO's weights beside its `.xml`; of other formats a file that is never there."""
-    return path.with_suffix(".bin")
+def _digest(parts: Sequence[Path]) -> str:
+    """Of the content of an exported file, in all its parts."""
+    digests = [digest_file(part) for part in parts]
+    return digests[0] if len(digests) == 1 else digest_json(digests)
+
+
+def _parts_of(path: Path) -> tuple[Path, ...]:
+    """An exported file, and the one with the weights that OpenVINO has beside its `.xml`."""
+    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
 
 
 def _figures_of(path: Path) -> Path:
@@ -619,21 +632,3 @@ def _write_inside(outside: Path, path: Path, metadata: Metadata) -> None:
 def _processor() -> str:
     found = instruction_set()
     return f"{describe_device('cpu').cpu}, {found or 'instruction set unknown'}"
-
-
-def _equal(wanted: Tensor, found: Tensor) -> float:
-    return float((wanted.argmax(1) == found.argmax(1)).double().mean())
-
-
-def _accuracies(labels: Tensor, outputs: Tensor) -> dict[str, float]:
-    """Every metric, by name."""
-    predictions = outputs.argmax(1)
-    return {
-        "accuracy": int((predictions == labels).sum()) / len(labels),
-        "balanced_accuracy": balanced_accuracy(labels, predictions),
-    }
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    shown = names[:most]
-    return listed(shown, "and") if len(names) <= most else f"{', '.join(shown)} and {len(names) - most} more"

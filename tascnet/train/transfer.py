@@ -17,7 +17,7 @@ from tascnet.models.inspect import evaluating, input_for, meta_copy, meta_like, 
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import read_metadata
-from tascnet.options import Backbone, TextBackbone
+from tascnet.options import Backbone, Data, TextBackbone, Texts
 from tascnet.run.files import digest_json
 
 log = logging.getLogger("tascnet")
@@ -128,6 +128,13 @@ def check_network(network: nn.Sequential, samples: Samples) -> None:
         ConfigError: it does not.
     """
     outputs_of(network, samples.example)
+
+
+def example_for(network: nn.Module, data: Data) -> Tensor:
+    """One sample of zeros, `1 x ...`, as a backbone takes it before its data set is opened."""
+    if isinstance(data, Texts):
+        return torch.zeros(1, data.max_tokens, dtype=torch.int64)
+    return torch.zeros(info_of(network).preprocessing.example_shape)
 
 
 def outputs_of(network: nn.Module, example: Tensor) -> Tensor:

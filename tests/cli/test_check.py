@@ -29,6 +29,8 @@ ROOT = f"dataset.root={CONF}"
 NEEDED = {
     **{f"dataset={name}": [ROOT] for name in ("image_folder", "text_lines")},
     "backbone=textcnn": ["dataset=text_lines", ROOT],
+    "stage=export": ["export.formats=[pt2]"],
+    "stage=predict": ["predict.input=-"],
 }
 TEXTS = ("dataset=text_lines", ROOT)
 LAYERWISE = "tune.algorithm=layerwise"
@@ -264,7 +266,10 @@ def test_mistakes_are_named(tree, override, says):
     ("override", "says"),
     [
         ("dataset=digit", "dataset has no choice 'digit': did you mean dataset=digits?"),
-        ("stage=xyz", "stage has no choice 'xyz': it takes compare, full, pretrain, prune or tune"),
+        (
+            "stage=xyz",
+            "stage has no choice 'xyz': it takes compare, evaluate, export, full,",
+        ),
         ("stage=null", "stage has no choice null: python -m tascnet --help lists those of stage"),
         ("experiment=null", "experiment has no choice null"),
         ("tune=", "tune has no choice ''"),
@@ -371,6 +376,21 @@ def test_mistakes_of_grammar_are_named(tree, override, says):
         (["trainer.schedule=step", "trainer.min_lr=0.1"], "trainer.min_lr has no effect with trainer.sche"),
         (["stage=pretrain", "backbone.weights=x"], "backbone.weights has no effect with stage=pretrain"),
         (["stage=full", "prune.source=x"], "stage=full prunes what it has tuned, but prune.source names"),
+        (
+            ["stage=evaluate", "log.tensorboard=true"],
+            "log.tensorboard has no effect with stage=evaluate",
+        ),
+        (["stage=predict", "predict.input=-", "log.mlflow=x"], "log.mlflow has no effect with stage=predict"),
+        (
+            ["stage=export", "device=cuda"],
+            "device=cuda has no effect with stage=export",
+        ),
+        (["stage=evaluate", "evaluate.model="], "evaluate.model is empty: give a folder, or leave it out"),
+        (["stage=predict", "predict.input="], "predict.input is empty: give a folder, files, a pattern"),
+        (
+            ["stage=predict", "predict.input=-", f"predict.output={__file__}/x.csv"],
+            f"{__file__} cannot be a folder, for {__file__} is a file: give another place",
+        ),
     ],
 )
 def test_contradictions_are_named(tree, overrides, says):
@@ -396,6 +416,18 @@ def test_files_and_folders_that_are_missing_are_named(tree, overrides, says, tmp
     missing.touch() if "folder" in says else missing.mkdir()
     kind = "folder" if "folder" in says else "file"
     assert says.format(missing, f"is not a {kind}") in refused(tree, *given)
+
+
+def test_predictions_do_not_replace_the_list_of_their_samples(tree, tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("file\n")
+    text = refused(
+        tree,
+        "stage=predict",
+        f"predict.input={path}",
+        f"predict.output={tmp_path}/../{path.parent.name}/list.csv",
+    )
+    assert text.endswith("list.csv is in predict.input, and would be overwritten: give another file")
 
 
 def test_what_is_to_be_left_out_must_be_there(tree, tmp_path):
@@ -589,7 +621,7 @@ def test_every_option_is_spelled_so_that_the_command_line_knows_it():
     for name, _ in known_fields(Trainer):
         assert spell(f"`{name}`", "trainer") in names
     assert len(known := [name for name, _ in known_fields(RecipeChanges)]) == len(set(known))
-    assert not [name for name in names if not re.fullmatch(r"[a-z_.]+", name)]
+    assert not [name for name in names if not re.fullmatch(r"[a-z_.0-9]+", name)]
 
 
 # The name of a run.

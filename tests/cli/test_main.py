@@ -131,7 +131,8 @@ def launched(folder, stub, *arguments, **options):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_stage_gets_the_typed_config(ran, tmp_path, stage):
-    assert entry.main([f"stage={stage}", "tune.round_to=16", "outputs=out"]) == 0
+    needed = {"export": ["export.formats=[pt2]"], "predict": ["predict.input=-"]}
+    assert entry.main([f"stage={stage}", "tune.round_to=16", "outputs=out", *needed.get(stage, [])]) == 0
     (config,) = ran
     assert config.stage == stage
     assert config.tune.round_to == 16
@@ -326,6 +327,8 @@ def test_escape_codes_reach_neither_terminal_nor_log(monkeypatch, capsys, tmp_pa
 def test_stopping_says_how_to_resume(ran, capsys):
     assert entry.main(["seed=3"]) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
+    assert entry.main(["seed=3", "stage=predict", "predict.input=-"]) == 130
+    assert capsys.readouterr().err == "stopped: the same command starts over\n"
 
 
 def test_a_file_that_cannot_be_used_is_a_mistake(monkeypatch, capsys):
@@ -416,6 +419,9 @@ def test_the_environment_is_left_as_it_was(ran, monkeypatch):
     assert sys.argv == before
 
 
+MEASURE = {"batch": 16, "repeats": 30, "runtimes": None, "target": None}
+
+
 def test_cfg_shows_the_composed_config_and_runs_nothing(ran, capsys):
     assert entry.main(["--cfg", "job", "tune.max_trials=5"]) == 0
     content = yaml.safe_load(capsys.readouterr().out)
@@ -426,7 +432,7 @@ def test_cfg_shows_the_composed_config_and_runs_nothing(ran, capsys):
     assert content["trainer"]["recover"] == {"lr": 0.0005}
     assert content["prune"]["name"] == "reconstruction"
     assert entry.main(["--cfg", "job", "--package", "measure"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == {"batch": 16, "repeats": 30}
+    assert yaml.safe_load(capsys.readouterr().out) == MEASURE
     assert ran == []
 
 

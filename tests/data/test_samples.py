@@ -73,6 +73,9 @@ def test_digits_are_split_by_counts_and_counted(grey, opened, caplog):
     assert (counts.classes, counts.train, counts.val, counts.test) == (5, 100, 150, 896 - 250)
     assert (counts.skipped, counts.licence) == (0, "CC BY 4.0")
     assert "digits: 5 classes, 100 training, 150 validation and 646 test samples" in caplog.text
+    caplog.clear()
+    opened(digits(), grey, quiet=True)
+    assert caplog.text == ""
     assert samples.class_names == tuple("56789")
     assert samples.views == ("plain",)
     assert (samples.excluded, samples.is_text) == (0, False)

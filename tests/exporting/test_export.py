@@ -2,6 +2,7 @@
 
 import ast
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,17 @@ class Odd(nn.Module):
         return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
 
 
+def test_a_full_disk_does_not_end_the_process(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            export_file(convolutional(), tmp_path / "model.pt2", "pt2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence(tmp_path):
     network = convolutional()
     network.pool = Odd()
@@ -218,9 +230,17 @@ def test_without_data_texts_and_images_are_made_up():
 
 
 def test_the_format_follows_from_the_ending():
-    assert format_of("a/model.ONNX") == "onnx"
-    assert format_of("model.onnx", "onnx_fp16") == "onnx_fp16"
-    assert format_of("model.xml") == "openvino"
+    for path, kind, expected in (
+        ("a/model.ONNX", None, "onnx"),
+        ("model.onnx", "onnx_fp16", "onnx_fp16"),
+        ("A_INT8.ONNX", None, "onnx_int8"),
+        ("a_fp16.onnx", None, "onnx_fp16"),
+        ("a_int8.onnx", "onnx", "onnx"),
+        ("a.pt2", None, "pt2"),
+        ("model.xml", None, "openvino"),
+        ("a.pte", None, "executorch"),
+    ):
+        assert format_of(path, kind) == expected
     for path, kind, message in (
         ("model.tflite", None, "ends in no format"),
         ("model.pt2", "onnx", "`format=onnx`"),

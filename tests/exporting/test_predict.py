@@ -6,7 +6,9 @@ import io
 import itertools
 import json
 import sys
+import time
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,12 @@ def test_texts() -> None:
     [
         ("cat.jpg", {}, "`samples` is of type str, expected several: give a list"),
         ([3], {}, "the image is of type int"),
+        (None, {}, "`samples` is of type NoneType, expected several: give a list"),
+        (
+            ["cat.jpg"],
+            {"extra_channels": "keep"},
+            "`extra_channels` has no choice 'keep'",
+        ),
         (["cat.jpg"], {"top": 0}, "`top` must be at least 1, not 0"),
         (["cat.jpg"], {"unreadable": "ignore"}, "`unreadable` has no choice"),
         (["cat.jpg"], {"device": "cuda:99"}, "cannot be used here"),
@@ -171,6 +179,14 @@ def test_mistakes_are_one_sentence(network, samples, options, says) -> None:
     with pytest.raises((ConfigError, DataError)) as error:
         tascnet.predict(network, samples, **options)
     assert says in str(error.value)
+
+
+def test_what_is_no_model_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="the model is of type int"):
+        open_model(3)
+    unnamed = word_network()
+    with pytest.raises(ConfigError, match="the network does not name its classes"):
+        open_model(with_info(unnamed, replace(unnamed.info, class_names=())))
 
 
 # Exported files
@@ -211,6 +227,27 @@ def test_an_opened_file_says_what_its_network_says(network, exported) -> None:
         assert model.class_names == NAMES
         assert model.preprocessing == network.preprocessing
         assert model.takes_pixels == (preprocess == "inside")
+
+
+@pytest.mark.deployed
+def test_no_more_images_run_at_once_than_there_are_threads(exported, monkeypatch) -> None:
+    model, at_once, running = open_model(exported / "inside.onnx", threads=2), set(), []
+
+    def run(images):
+        running.append(1)
+        at_once.add(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return torch.zeros(len(images), len(NAMES))
+
+    images = [np.zeros((2, 2, 3), np.uint8)] * 6
+    replace(model, run=run)(images)
+    assert at_once == {1, 2}
+    alone = open_model(exported / "inside.onnx", threads=1)
+    at_once.clear()
+    replace(alone, run=run)(images)
+    assert at_once == {1}
+    assert (alone.batch_size, model.batch_size) == (1, 2)
 
 
 @pytest.mark.deployed
@@ -307,6 +344,7 @@ def test_standard_input_gives_one_path_or_text_a_line(monkeypatch) -> None:
         (".", None, "there is no image in"),
         ("x.csv", "", "there is no image in"),
         ("x.csv", "name,label\na.jpg,cat\n", "the first line of .*x.csv names no column file"),
+        ("x.csv", "label;file\ncat;a.jpg\n", "no commas separate the columns of .*x.csv"),
         ("x.csv", 'file\n"a.jpg\n', "line 2 of .*x.csv is broken"),
         ("x.csv", "label,file\ncat,a.jpg\ndog\n", "line 3 of .*x.csv has no cell file"),
     ],

@@ -35,8 +35,10 @@ TINY = (
     "measure.runtimes=[eager]",
     "export=none",
 )
-# Files that a finished run changes when it is started again, and the card, which no two runs have alike.
+# Files that a finished run changes when it is started again, since it measures latencies again, and the card,
+# which no two runs have alike.
 UNSTABLE = ("log.txt", "models.svg", "README.md")
+WHOLE_STORY = "report.html"
 
 
 def command(*arguments: object) -> int:
@@ -71,7 +73,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in UNSTABLE)
+    own = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / WHOLE_STORY)
+    return (path for path in own if path.name not in UNSTABLE)
 
 
 def states(folder: Path) -> dict[str, Tensor]:

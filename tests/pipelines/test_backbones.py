@@ -17,10 +17,7 @@ from tests import my_nets
 from tests.pipelines.commands import command
 from tests.reading import read_json
 
-CONTRACT = {
-    *("val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes"),
-    "latencies",
-}
+CONTRACT = {"val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes"}
 # One epoch of everything, one trial at depth 1 and one from the surrogate at depth 2; the smaller wins.
 SHORT = (
     "dataset.train=4",
@@ -102,6 +99,8 @@ def through_both_stages(run, archived, *options):
     for row in [*tuned["models"].values(), *pruned["models"].values()]:
         assert row.keys() >= CONTRACT
         assert all(math.isfinite(row[key]) and row[key] >= 0 for key in CONTRACT)
+        assert [one["runtime"] for one in row["latencies"]] == ["eager"]
+        assert 0 < row["latencies"][0]["latency_ms"] < math.inf
     assert tuned.keys() >= {"seconds", "seed", "versions", "best_config", "trials", "machine"}
     assert [row["status"] for row in read_jsonl(run / "tune" / "trials.jsonl")] == ["ok", "ok"]
     assert tuned["trials"] == 2

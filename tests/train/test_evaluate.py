@@ -61,6 +61,8 @@ def test_a_text_network_takes_texts_with_its_own_words(cache: Path, tmp_path: Pa
 
 
 def test_mistakes_are_one_sentence(trained, cache: Path) -> None:
+    with pytest.raises(ConfigError, match="`data` is of type str, expected a data set"):
+        tascnet.evaluate(trained.network, "photos", cache=cache)
     with pytest.raises(ConfigError, match="no split 'tests': take train, val, test or all"):
         tascnet.evaluate(trained.network, tascnet.digits(), split="tests", cache=cache)
     with pytest.raises(
@@ -87,6 +89,7 @@ def test_without_a_split_all_samples_of_other_data_are_read(trained, cache: Path
     assert [(row.name, row.samples) for row in found.classes] == [
         *(("5", 182), ("6", 0), ("7", 0), ("8", 0), ("9", 180)),
     ]
+    assert "INFO: all samples of digits are read; a part" in "\n".join(logged)
     assert "WARNING: digits lacks 3 classes of the model: 6, 7 and 8" in logged
     assert "WARNING: the model lacks 1 class of digits: 3; their 183 samples are in no accuracy" in logged
     own = tascnet.evaluate(trained.network, tascnet.digits(), split="all", cache=cache)

@@ -1,5 +1,6 @@
 """Exported networks, judged on the data that they were trained on."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -11,9 +12,9 @@ import torch
 import tascnet
 from tascnet.errors import ConfigError, ExportError
 from tascnet.models.info import with_info
-from tascnet.run.records import ExportMetrics, read_record
+from tascnet.run.records import ExportMetrics, read_record, write_record
 from tascnet.train import export as exporting
-from tascnet.train.export import FILES, export_all, format_of, formats_of, judge_file
+from tascnet.train.export import FILES, export_all, formats_of, judge_file
 
 DATA = tascnet.digits()
 
@@ -63,7 +64,9 @@ def test_the_record_has_the_figures_of_each_file(trained, exported, cache: Path)
 
 
 @pytest.mark.deployed
-def test_what_fits_is_kept_and_what_does_not_is_made_again(trained, exported, cache: Path, tmp_path) -> None:
+def test_what_fits_is_kept_and_what_does_not_is_made_again(
+    trained, exported, cache: Path, tmp_path, logged
+) -> None:
     folder, metrics = exported
     before = times(folder)
     options = tascnet.Export(formats=("onnx", "onnx_int8"))
@@ -87,6 +90,7 @@ def test_what_fits_is_kept_and_what_does_not_is_made_again(trained, exported, ca
     found = export_all(other, copy, DATA, tascnet.Export(formats=("pt2",)), cache=cache)
     assert [file.format for file in found.files] == ["pt2"]
     assert sorted(times(copy)) == ["metrics.json", "model.pt2"]
+    assert f"WARNING: {copy} holds files of another network, which are replaced" in logged
 
 
 @pytest.mark.deployed
@@ -110,6 +114,11 @@ def test_a_refused_format_leaves_no_file_and_the_others_their_own(
     with pytest.raises(ExportError, match="int8 lowers accuracy"):
         export_all(trained.network, folder, DATA, named, cache=cache)
     assert sorted(times(folder)) == ["metrics.json", "model.onnx"]
+    # No record names files that are gone.
+    named = tascnet.Export(formats=("onnx_int8",))
+    with pytest.raises(ExportError, match="int8 lowers accuracy"):
+        export_all(trained.network, folder, DATA, named, cache=cache, fresh=True)
+    assert times(folder) == {}
 
 
 @pytest.mark.deployed
@@ -162,27 +171,66 @@ def test_samples_of_another_class_are_named_and_few(trained, cache: Path, logged
     assert caught.value.hint == "take `preprocess=outside`"
 
 
+@pytest.mark.deployed
+def test_int8_keeps_its_tolerance_with_the_preprocessing_inside(
+    trained, exported, cache: Path, tmp_path, monkeypatch
+) -> None:
+    """The pixels that a file prepares itself may be another level of int8."""
+    own = exporting._Exporter._outputs_of
+
+    def outputs_of(exporter, path):
+        found = own(exporter, path)
+        is_inside = exporting.open_file(path).metadata.preprocess == "inside"
+        # Every class is another one.
+        return found.roll(1, dims=1) if is_inside else found
+
+    monkeypatch.setattr(exporting._Exporter, "_outputs_of", outputs_of)
+    monkeypatch.setattr(exporting, "_UNEQUAL_INT8", 1.0)
+    with pytest.raises(ExportError, match=r"inside lowers validation accuracy by .* `int8_tolerance=0.01`"):
+        tascnet.export(trained.network, tmp_path / "net_int8.onnx", DATA, cache=cache)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_beside_a_file_are_those_of_openvino_alone(trained, tmp_path) -> None:
+    """`model.bin` belongs to `model.xml`, and to no other file of that name."""
+    options = tascnet.Export(formats=("pt2",))
+    made = export_all(trained.network, tmp_path, options=options)
+    (tmp_path / "model.xml").write_bytes(b"graph")
+    weights = tmp_path / "model.bin"
+    weights.write_bytes(b"weights")
+    parts = exporting._parts_of(tmp_path / "model.xml")
+    record = replace(made.files[0], format="openvino", path="model.xml", size_bytes=12)
+    record = replace(record, digest=exporting._digest(parts))
+    write_record(tmp_path / "metrics.json", replace(made, files=(*made.files, record)))
+    before = times(tmp_path)
+    assert export_all(trained.network, tmp_path, options=options).files == (*made.files, record)
+    assert times(tmp_path).items() - before.items() <= {("metrics.json", times(tmp_path)["metrics.json"])}
+    (tmp_path / "model.pt2").unlink()
+    export_all(trained.network, tmp_path, options=options)
+    assert weights.read_bytes() == b"weights"
+    # Weights of the right size alone are not enough.
+    weights.write_bytes(b"another")
+    found = export_all(trained.network, tmp_path, options=options)
+    assert [file.format for file in found.files] == ["pt2"]
+    assert sorted(times(tmp_path)) == ["metrics.json", "model.pt2"]
+
+
+def test_names_of_classes_that_no_file_takes_are_refused(trained, tmp_path) -> None:
+    info = replace(trained.network.info, class_names=("5", "6", "7", "8", "\udce9"))
+    network = with_info(copy.deepcopy(trained.network), info)
+    with pytest.raises(ExportError, match="is not valid UTF-8"):
+        tascnet.export(network, tmp_path / "net.pt2")
+    unnamed = with_info(network, replace(info, class_names=()))
+    with pytest.raises(ExportError, match="does not name its classes"):
+        tascnet.export(unnamed, tmp_path / "net.pt2")
+    odd = with_info(network, replace(info, class_names=("5\n", "'\"é", "\x1b[31m", "8,", "")))
+    tascnet.export(odd, tmp_path / "net.pt2")
+    assert exporting.open_file(tmp_path / "net.pt2").metadata.class_names == odd.info.class_names
+
+
 def test_another_split_is_warned_of(trained, cache: Path, tmp_path, logged) -> None:
     tascnet.export(trained.network, tmp_path / "net.pt2", DATA, seed=1, cache=cache)
     assert sum("another split" in line for line in logged) == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "format", "expected"),
-    [
-        ("a.onnx", None, "onnx"),
-        ("a_int8.onnx", None, "onnx_int8"),
-        ("A_INT8.ONNX", None, "onnx_int8"),
-        ("a_fp16.onnx", None, "onnx_fp16"),
-        ("a_int8.onnx", "onnx", "onnx"),
-        ("a.onnx", "onnx_int8", "onnx_int8"),
-        ("a.pt2", None, "pt2"),
-        ("a.xml", None, "openvino"),
-        ("a.pte", None, "executorch"),
-    ],
-)
-def test_the_ending_names_the_format(path, format, expected) -> None:
-    assert format_of(path, format) == expected
 
 
 def test_the_usual_formats_are_those_that_are_installed(monkeypatch) -> None:
@@ -210,6 +258,10 @@ def test_mistakes_are_found_before_any_work(trained, cache: Path, tmp_path, monk
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         tascnet.export(network, tmp_path / "file" / "net.pt2", DATA)
+    (tmp_path / "net.pt2").mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        tascnet.export(network, tmp_path / "net.pt2", DATA)
+    (tmp_path / "net.pt2").rmdir()
     digits = replace(DATA, classes=("5", "6"))
     with pytest.raises(ConfigError, match="are not those of digits, 5 and 6"):
         tascnet.export(network, tmp_path / "net.pt2", digits, cache=cache)

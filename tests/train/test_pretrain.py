@@ -155,7 +155,8 @@ def test_a_finished_run_is_measured_again_without_training(
     monkeypatch.setattr(Learner, "fit", lambda *_, **__: pytest.fail("trained again"))
     result = pretrained(subjectivity, cache, exclude=splits, run=folder, measure=Measure(batch=3, repeats=3))
     assert result.metrics.models["after"].batch == 3
-    assert read_json(folder / "metrics.json")["measure"] == {"batch": 3, "repeats": 3}
+    measured = {"batch": 3, "repeats": 3, "runtimes": ["eager"], "target": "eager"}
+    assert read_json(folder / "metrics.json")["measure"] == measured
     assert numbers(folder) == numbers(stage)
     assert digest_file(folder / FILE) == digest_file(stage / FILE)
 

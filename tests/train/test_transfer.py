@@ -1,5 +1,6 @@
 """What a pre-trained network needs before it learns from other samples."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,17 @@ import tascnet
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, WeightsError
 from tascnet.models.build import write_backbone
+from tascnet.models.info import info_of
 from tascnet.models.text import SPECIAL
 from tascnet.options import TextBackbone, Texts
-from tascnet.train.transfer import PRETRAINED_ON, check_network, outputs_of, warn_of_overlap, with_words
+from tascnet.train.transfer import (
+    PRETRAINED_ON,
+    check_network,
+    example_for,
+    outputs_of,
+    warn_of_overlap,
+    with_words,
+)
 from tests.train.texts import write_texts
 
 
@@ -88,6 +97,14 @@ def test_a_network_for_images_stays_as_it_is(cache: Path) -> None:
     samples = open_samples(tascnet.digits(), network.preprocessing, seed=0, cache=cache)
     assert with_words(network, samples, seed=0) is network
     check_network(network, samples)
+
+
+def test_one_sample_of_zeros_as_the_data_will_have_them(texts: Texts) -> None:
+    grey = tascnet.backbone("digits_cnn", weights="random")
+    example = example_for(grey, tascnet.digits())
+    assert (example.shape, example.dtype) == (info_of(grey).preprocessing.example_shape, torch.float32)
+    words = example_for(text_network(), replace(texts, max_tokens=7))
+    assert (words.shape, words.dtype) == ((1, 7), torch.int64)
 
 
 def test_a_network_that_does_not_take_the_samples_is_one_sentence(cache: Path) -> None:
