@@ -8,7 +8,7 @@ from tascnet.measure.clock import Clock
 from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, complexity
 from tascnet.measure.latency import Latency, compare_calls, compare_latency, latency, torch_threads
 from tascnet.measure.machine import describe_device, versions
-from tascnet.measure.models import check_batch, measure_models, size_bytes
+from tascnet.measure.models import check_batch, measure_models, measured_again, size_bytes
 from tascnet.measure.runtimes import (
     check_runtimes,
     exported_folder,
@@ -38,6 +38,7 @@ __all__ = [
     "latency",
     "measure_facts",
     "measure_models",
+    "measured_again",
     "reach",
     "reasons",
     "runtimes_of",

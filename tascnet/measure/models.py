@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tascnet.measure.latency import device_of
 from tascnet.measure.runtimes import exported_folder, runtimes_of, time_in
 from tascnet.models.inspect import as_example, input_for, meta_copy, meta_like
 from tascnet.options import Measure
-from tascnet.run.records import RuntimeLatency
+from tascnet.run.records import ModelMetrics, RuntimeLatency
 
 
 def measure_models(
@@ -70,6 +71,28 @@ def measure_models(
             "latencies": tuple(latencies[timed_as[name]]),
         }
         for name, cost in costs.items()
+    }
+
+
+def measured_again(
+    records: Mapping[str, ModelMetrics],
+    networks: Mapping[str, nn.Module],
+    example: Tensor | Sequence[int] | Mapping[str, Tensor],
+    *,
+    measure: Measure = Measure(),
+    cache: Path | None = None,
+) -> dict[str, ModelMetrics]:
+    """Figures of networks that were judged apart, with latencies that compare: measured side by side.
+
+    Args:
+        records: figures, by name.
+        networks: by the same names, on one device.
+        example, measure, cache: as in `measure_models`.
+    """
+    costs = measure_models(networks, example, measure=measure, cache=cache)
+    timed = ("latencies", "batch", "threads")
+    return {
+        name: replace(record, **{key: costs[name][key] for key in timed}) for name, record in records.items()
     }
 
 

@@ -1,8 +1,10 @@
 """The results of a stage: tables and sentences for the terminal, and a self-contained page.
 
-A change is relative to the first model of a table; for accuracies it is in percentage points.
+A change is relative to the conventional network of a table, or else to its first one; for accuracies it is in
+percentage points.
 """
 
+from tascnet.report.advice import recommendation_lines
 from tascnet.report.full import full_report
 from tascnet.report.mistakes import Mistakes, find_mistakes, mistakes_once
 from tascnet.report.page import models_html
@@ -11,7 +13,6 @@ from tascnet.report.sentences import (
     class_lines,
     insight_lines,
     reach_lines,
-    recommendation_lines,
     speed_lines,
     uncut_words,
 )

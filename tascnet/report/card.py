@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from torch import nn
 
 from tascnet.data import module_digest
 from tascnet.errors import DamagedFile, plural, printable
+from tascnet.measure.runtimes import NAMES
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.preprocessing import LONGEST, Preprocessing, channel_mode
 from tascnet.models.text import TextPreprocessing
 from tascnet.report import numbers
+from tascnet.report.advice import recommendation_lines
 from tascnet.report.classes import class_rows, reference_of
 from tascnet.report.sentences import sample_lines, warnings
 from tascnet.run.files import write_text
 from tascnet.run.folder import IDENTITY, METRICS
 from tascnet.run.records import (
     ExportMetrics,
+    ModelMetrics,
     PretrainMetrics,
     PruneMetrics,
     StageMetrics,
@@ -43,43 +47,62 @@ _MARKUP = re.compile(r"[\\`*_\[\]<>#|~&$@]|:(?=//)")
 _TAKES = {"inside": "pixels", "outside": "prepared inputs"}
 
 
-def write_card(folder: Path, network: nn.Sequential, metrics: StageMetrics) -> None:
+def write_card(
+    folder: Path, network: nn.Sequential, metrics: StageMetrics, int8: ModelMetrics | None = None
+) -> None:
     """Write the card of a stage's model, `model/README.md`; what was exported from the model is in it.
 
     Args:
         folder: of the stage.
         network: the stage's model.
         metrics: of the stage.
+        int8: figures of the int8 file on test samples; None: they were not read.
     """
     export = _exported(folder)
     # That of an earlier model of this stage does not count.
     if export is not None and export.weights_digest != module_digest(network):
         export = None
-    write_text(folder / CARD, model_card(info_of(network), metrics, export))
+    write_text(folder / CARD, model_card(info_of(network), metrics, export, int8))
 
 
-def update_card(folder: Path, network: nn.Sequential) -> None:
+def update_card(
+    folder: Path,
+    network: nn.Sequential,
+    measured: ModelMetrics | None = None,
+    int8: ModelMetrics | None = None,
+) -> None:
     """Write the card of a finished stage again, after an export of its model; one without metrics has none.
 
     Args:
         folder: of the stage.
         network: the stage's model.
+        measured: its figures where they were measured again; None: as the stage measured them.
+        int8: figures of its int8 file on test samples; None: they were not read.
 
     Raises:
         DamagedFile: its metrics are not what was written.
     """
     if (folder / METRICS).exists() and (folder / IDENTITY).exists():
         stage = read_record(folder / IDENTITY, dict[str, Any])["stage"]
-        write_card(folder, network, read_record(folder / METRICS, _STAGES[stage]))
+        metrics: StageMetrics = read_record(folder / METRICS, _STAGES[stage])
+        if measured is not None:
+            metrics = replace(metrics, models={**metrics.models, "after": measured})
+        write_card(folder, network, metrics, int8)
 
 
-def model_card(info: ModelInfo, metrics: StageMetrics, export: ExportMetrics | None = None) -> str:
+def model_card(
+    info: ModelInfo,
+    metrics: StageMetrics,
+    export: ExportMetrics | None = None,
+    int8: ModelMetrics | None = None,
+) -> str:
     """A model card in Markdown.
 
     Args:
         info: of the model.
         metrics: of the stage that made it; the model is `after`.
         export: what was exported from it.
+        int8: figures of its int8 file on test samples; None: they were not read.
     """
     samples, model = metrics.samples, metrics.models["after"]
     is_text = isinstance(info.preprocessing, TextPreprocessing)
@@ -94,7 +117,8 @@ def model_card(info: ModelInfo, metrics: StageMetrics, export: ExportMetrics | N
         hidden=len(info.class_names[_NAMED:]),
         figures=_figures(metrics),
         machine=_machine(metrics),
-        latencies=model.latencies,
+        latencies=[replace(one, runtime=NAMES[one.runtime]) for one in model.latencies],
+        advice=recommendation_lines(model, export, metrics.metric, int8),
         batch=model.batch,
         sample="text" if is_text else "image",
         is_text=is_text,

@@ -1,5 +1,6 @@
 """The files of an export in one table."""
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -10,9 +11,11 @@ from tascnet.run.records import ExportedFile, ExportMetrics
 
 def export_table(metrics: ExportMetrics, metric: str = "accuracy", title: str | None = None) -> Table:
     """Size, accuracy and agreement of each exported file, beside the network's."""
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+    )
     word = "val\nacc." if metric == "accuracy" else "balanced\nacc."
-    table.add_column("file", style="bold")
+    table.add_column("file", style="bold", no_wrap=True)
     for heading in ("size", word, "network's", "equal\nclasses", "largest\ndifference"):
         table.add_column(heading, justify="right")
     table.add_column("int8")

@@ -11,11 +11,14 @@ from textwrap import shorten
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
-from tascnet.data import SampleSource, evenly
+from tascnet.data import SampleSource, evenly, open_samples
 from tascnet.data.dataset import Dataset, SampleSet
 from tascnet.data.text import TextDataset
 from tascnet.data.torchsets import TensorDataset
+from tascnet.models.info import info_of
+from tascnet.options import Data
 from tascnet.run.files import digest_json
 from tascnet.run.records import ModelMetrics, made_once
 
@@ -82,6 +85,35 @@ def mistakes_once(
         return known
     path.unlink()
     return made_once(path, Mistakes, make)
+
+
+def mistakes_in(
+    data: Data,
+    network: nn.Module,
+    reference: tuple[str, ModelMetrics],
+    result: tuple[str, ModelMetrics],
+    *,
+    seed: int,
+    cache: Path,
+    cache_limit_gb: float | None = None,
+) -> Mistakes:
+    """`find_mistakes` in the test split of a data set.
+
+    Args:
+        data: the data set.
+        network: one that was judged on it, whose preprocessing opens it.
+        reference, result: name and figures of both networks.
+        seed, cache, cache_limit_gb: as in `tascnet.data.open_samples`.
+    """
+    samples = open_samples(
+        data,
+        info_of(network).preprocessing,
+        seed=seed,
+        cache=cache,
+        cache_limit_gb=cache_limit_gb,
+        quiet=True,
+    )
+    return find_mistakes(reference, result, samples.test)
 
 
 def find_mistakes(

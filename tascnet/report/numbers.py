@@ -1,5 +1,7 @@
 """Numbers as people read them: 2.35 M, 8.9 MB, 83.1 %, 4.21 ms."""
 
+import math
+
 MISSING = "–"
 _MINUS = "−"
 _PREFIXES = ("", "k", "M", "G", "T", "P")
@@ -111,8 +113,7 @@ def _significant(number: float) -> str:
     if number == 0:
         return "0"
     rounded = float(f"{number:.3g}")
-    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
-    return f"{rounded:.{max(0, 3 - whole)}f}" if whole else f"{rounded:.3g}"
+    return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def _signed(number: float, digits: int) -> str:

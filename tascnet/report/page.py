@@ -49,7 +49,7 @@ def stage_page(
         "classes": classes_part(metrics),
         "speed_plot": speed_part(metrics.models, metrics.metric),
         "curves": curves_part(metrics.trainings, metrics.metric),
-        **models_part(metrics.models, described),
+        **models_part(metrics.models, described, against=against),
     }
 
 
@@ -109,8 +109,15 @@ def _templates() -> Environment:
     )
     for name in ("count", "percent", "size", "milliseconds", "duration", "gap", "change", "plain", "decimal"):
         environment.filters[name] = getattr(numbers, name)
-    environment.filters["coded"] = _coded
+    environment.filters |= {"coded": _coded, "joined": _joined}
     return environment
+
+
+def _joined(text: str) -> Markup:
+    """A text whose numbers keep their words on the line, and whose paths break after a slash."""
+    space = r"(?<=\d) (?=(?:ms|s|%|pp|[kMGTP]?B|[kMGTP])(?!\w))|(?<=batch) (?=\d)| (?=→)|(?<=→) "
+    text = re.sub(space, "\N{NO-BREAK SPACE}", text)
+    return Markup(str(escape(text)).replace("/", "/<wbr>"))
 
 
 def _coded(text: str) -> Markup:
@@ -159,17 +166,21 @@ def classes_part(metrics: StageMetrics, result_name: str = "after") -> dict[str,
 def models_part(
     models: Mapping[str, ModelMetrics],
     described: Mapping[str, str],
+    *,
     chosen: str = "after",
     keys: Sequence[str] | None = None,
+    against: str | None = None,
 ) -> dict[str, Any]:
     """The table of models, with what each of them is; the chosen one is marked.
 
     Args:
         keys: of its columns; None: all.
+        against: with which model the others are compared; None: the first.
     """
     return {
         "headings": headings(models.values(), keys),
-        "models": model_cells(models, keys),
+        "models": model_cells(models, keys, against),
+        "against": against or next(iter(models), ""),
         "deployed": deployed_note(map(runtime_of, models.values())),
         "latencies": latencies_part(models),
         "described": described,

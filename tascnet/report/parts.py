@@ -10,7 +10,7 @@ from tascnet.report import numbers, plots
 from tascnet.report.classes import changed_classes
 from tascnet.report.mistakes import Mistakes
 from tascnet.report.strip import strip
-from tascnet.report.tables import latency_rows
+from tascnet.report.tables import int8_note, latency_rows
 from tascnet.run.records import LayerWidths, ModelMetrics, TrainingRecord
 
 # Most trainings whose curves are drawn.
@@ -62,6 +62,7 @@ def latencies_part(models: Mapping[str, ModelMetrics]) -> dict[str, Any]:
     rows = latency_rows(models)
     return {
         "runtimes": [NAMES[runtime] for runtime in (rows[0].times if rows else ())],
+        "note": int8_note(rows),
         "groups": [
             {"title": f"batch {batch}, {plural(threads, 'thread')}", "rows": list(members)}
             for (batch, threads), members in groupby(rows, key=lambda row: (row.batch, row.threads))
@@ -98,7 +99,7 @@ def changes_part(before: tuple[str, ModelMetrics], after: tuple[str, ModelMetric
         and {
             "title": "Classes that changed most",
             "caption": f"From {old} to {new}; in brackets the test samples of the class.",
-            "svg": plots.recall_plot(changes, old, new),
+            "svg": plots.recall_plot(changes, old),
         },
     }
 

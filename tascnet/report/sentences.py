@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from tascnet.errors import by_ending, plural
 from tascnet.measure.runtimes import NAMES
 from tascnet.report.classes import FEW, pairs, reference_of
-from tascnet.report.numbers import decimal, gap, milliseconds, percent
-from tascnet.run.records import Insight, ModelMetrics, Reach, RuntimeLatency, SampleCounts, StageMetrics
+from tascnet.report.numbers import decimal, gap, percent
+from tascnet.run.records import Insight, ModelMetrics, Reach, SampleCounts, StageMetrics
 from tascnet.run.verdict import class_name, class_warnings
 
 TOO_FEW = "Too few different results to judge what the search learnt."
@@ -16,10 +16,6 @@ _MATTERED = 3
 _NOTHING = 0.02
 # Latency follows the FLOPs where it falls by at least this part of their fall.
 _AGREEMENT = 0.5
-# The format of the file that runs in a runtime.
-FORMATS = {"onnxruntime": "onnx", "onnxruntime_int8": "onnx_int8", "openvino": "openvino"}
-# int8 is worth its changed outputs from this share of the time on.
-WORTHWHILE = 0.1
 # Pairs of classes that are named.
 _PAIRS = 3
 # Reasons that are named where layers keep their width.
@@ -90,56 +86,6 @@ def speed_lines(
             f"take the time, not arithmetic. {advice}"
         )
     return lines
-
-
-def recommendation_lines(models: Mapping[str, ModelMetrics]) -> list[str]:
-    """In which form the last model is fastest, and which files to deploy; empty without exported forms.
-
-    int8, which changes the outputs, is recommended where it is faster by at least a tenth.
-    """
-    name, model = list(models.items())[-1]
-    if model.deployed is None:
-        return []
-    counts = dict.fromkeys((model.threads, *(one.threads for one in model.latencies)))
-    lines = []
-    for threads in counts:
-        forms = [one for one in model.latencies if one.threads == threads]
-        fastest = [f"at {batch}: {_fastest(forms, key)}" for batch, key in _batches(model).items()]
-        said = f" with {plural(threads, 'thread')}" if len(counts) > 1 else ""
-        lines.append(f"Fastest form of {name}{said} {'; '.join(fastest)}.")
-    forms = [one for one in model.latencies if one.threads == model.threads and one.runtime in FORMATS]
-    chosen: dict[str, list[str]] = {}
-    for batch, key in _batches(model).items():
-        ordered = sorted(forms, key=lambda one: getattr(one, key))
-        exact = next((one for one in ordered if one.runtime != "onnxruntime_int8"), ordered[0])
-        gain = 1 - getattr(ordered[0], key) / getattr(exact, key)
-        best = exact if gain < WORTHWHILE else ordered[0]
-        chosen.setdefault(FORMATS[best.runtime], []).append(batch)
-        if best is not ordered[0]:
-            lines.append(
-                f"At {batch} int8 saves only {percent(gain)} of the time of {NAMES[exact.runtime]}, which "
-                "keeps the network's outputs."
-            )
-    files = [
-        f"`{form}`" + (f" for {' and '.join(batches)}" if len(chosen) > 1 else "")
-        for form, batches in chosen.items()
-    ]
-    return [*lines, f"Recommended export: {' and '.join(files)}."]
-
-
-def _batches(model: ModelMetrics) -> dict[str, str]:
-    """The fields of latencies by their batch."""
-    return {"batch 1": "latency_ms", f"batch {model.batch}": "latency_ms_batch"}
-
-
-def _fastest(forms: Sequence[RuntimeLatency], key: str) -> str:
-    """The fastest form, and how much faster than eager PyTorch it is."""
-    best = min(forms, key=lambda one: getattr(one, key))
-    eager = next((one for one in forms if one.runtime == "eager"), None)
-    shown = f"{NAMES[best.runtime]}, {milliseconds(getattr(best, key))}"
-    if eager is None or best is eager:
-        return shown
-    return f"{shown} ({getattr(eager, key) / getattr(best, key):.1f} times faster than {NAMES['eager']})"
 
 
 def reach_lines(reach: Reach) -> list[str]:

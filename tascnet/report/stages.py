@@ -140,7 +140,7 @@ def prune_report(
                 iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric
             ),
         },
-        "frontier": iterations and frontier_figure(metrics, iterations),
+        "costs": cost_figures(metrics, iterations),
         "mistakes": mistakes_part(mistakes),
         "strip": strip_part(metrics.widths, "unpruned", "pruned"),
         "reach": metrics.reach,
@@ -200,14 +200,31 @@ def sensitivity_figure(metrics: PruneMetrics) -> dict[str, Any] | None:
     }
 
 
-def frontier_figure(metrics: PruneMetrics, iterations: Sequence[Iteration]) -> dict[str, Any]:
-    """The figure of what pruning gave up for its FLOPs."""
-    word = numbers.metric_name(metrics.metric)
-    return {
-        "title": f"{word.capitalize()} against FLOPs",
-        "caption": "The network before pruning has number 0; the ringed one is kept.",
-        "svg": plots.frontier_plot(iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric),
-    }
+def cost_figures(metrics: PruneMetrics, iterations: Sequence[Iteration]) -> list[dict[str, Any]]:
+    """The figures of what pruning gave up for its FLOPs, and of what each group alone would cost."""
+    word, figures = numbers.metric_name(metrics.metric).capitalize(), []
+    if iterations:
+        figures.append(
+            {
+                "title": f"{word} against FLOPs",
+                "caption": "The network before pruning has number 0; the ringed one is kept.",
+                "svg": plots.frontier_plot(
+                    iterations, metrics.tolerance, metrics.kept_iteration, metrics.metric
+                ),
+            }
+        )
+    sensitivity = metrics.sensitivity
+    if sensitivity is not None and sensitivity.groups:
+        shares = ", ".join(f"{100 * part.share:g}" for part in sensitivity.groups[0].shares)
+        figures.append(
+            {
+                "title": f"{word} without parts of one group",
+                "caption": f"Each line: a group of layers without {shares} % of its filters, before pruning, "
+                f"not retrained ({sensitivity.samples:,} validation samples). Steeper: its FLOPs cost more.",
+                "svg": plots.costs_plot(sensitivity, metrics.metric),
+            }
+        )
+    return figures
 
 
 def _columns(metrics: StageMetrics) -> dict[str, Any]:

@@ -15,9 +15,17 @@ from rich.text import Text
 from tascnet.errors import listed, plural, printable
 from tascnet.measure.runtimes import NAMES
 from tascnet.report import numbers
-from tascnet.report.classes import FEW, class_rows
+from tascnet.report.classes import FEW, class_rows, reference_of
 from tascnet.report.numbers import MISSING, count, duration, percent
-from tascnet.run.records import FreezingDepth, FrontPoint, LayerWidths, ModelMetrics, StageMetrics, score
+from tascnet.run.records import (
+    INT8,
+    FreezingDepth,
+    FrontPoint,
+    LayerWidths,
+    ModelMetrics,
+    StageMetrics,
+    score,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,17 +123,23 @@ def value_of(model: ModelMetrics, key: str) -> float | None:
 
 
 def deployed_mark(runtime: str | None, runtimes: Collection[str | None]) -> str:
-    """What stands behind a latency in a runtime where those of other rows are in other `runtimes`."""
-    return f" {_SHORT[runtime]}" if runtime and len({*runtimes} - {None}) > 1 else ""
+    """What stands behind a latency in a runtime where those of other rows are in other `runtimes`.
+
+    That of an int8 file is in the name of its row.
+    """
+    is_marked = runtime not in (None, INT8) and len({*runtimes} - {None, INT8}) > 1
+    return f" {_SHORT[runtime]}" if runtime and is_marked else ""
 
 
 def deployed_note(runtimes: Iterable[str | None]) -> str:
     """What the column of deployed forms shows where rows have these runtimes; empty without any."""
-    names = [NAMES[runtime] for runtime in dict.fromkeys(runtimes) if runtime]
+    found = [runtime for runtime in dict.fromkeys(runtimes) if runtime]
+    names = [NAMES[runtime] for runtime in found if runtime != INT8 or len(found) == 1]
     if not names:
         return ""
     where = names[0] if len(names) == 1 else f"the fastest of {listed(names, 'and')}"
-    return f"deployed: exported, in {where}"
+    own = f"; int8 in {NAMES[INT8]}" if INT8 in found and len(found) > 1 else ""
+    return f"deployed: exported, in {where}{own}"
 
 
 def runtime_of(model: ModelMetrics) -> str | None:
@@ -173,15 +187,17 @@ def key_figures(models: Mapping[str, ModelMetrics], metric: str = "accuracy") ->
 
 
 def model_cells(
-    models: Mapping[str, ModelMetrics], keys: Sequence[str] | None = None
+    models: Mapping[str, ModelMetrics], keys: Sequence[str] | None = None, against: str | None = None
 ) -> list[tuple[str, list[Cell]]]:
-    """For each model its name and a cell for each column, with the change from the first model.
+    """For each model its name and a cell for each column, with the change from another model.
 
     Args:
         models: by name.
         keys: of the columns; None: of all that the models have.
+        against: from which model changes are shown; None: the first.
     """
     first, keys = next(iter(models.values()), None), keys or columns_of(models.values())
+    first = first if against is None else models[against]
     runtimes = {runtime_of(model) for model in models.values()}
     rows = []
     for name, model in models.items():
@@ -196,21 +212,35 @@ def model_cells(
 
 
 def models_table(
-    models: Mapping[str, ModelMetrics], title: str | None = None, metric: str = "accuracy"
+    models: Mapping[str, ModelMetrics],
+    title: str | None = None,
+    metric: str = "accuracy",
+    against: str | None = None,
 ) -> Table:
-    """Accuracies, parameters, FLOPs, size and latencies of named models, each compared with the first.
+    """Accuracies, parameters, FLOPs, size and latencies of named models, each compared with another one.
 
     Where the classes fare differently or it is the metric, the balanced accuracy takes the place of the size.
+
+    Args:
+        models: by name.
+        title: above it.
+        metric: what decided which network is the best.
+        against: with which model the others are compared; None: the first.
     """
     keys = _narrow_keys(models, metric)
     table = _table(title)
     table.add_column("model", style="bold")
     for heading in headings(models.values(), keys):
         table.add_column(heading.replace(" ", "\n", 1), justify="right")
-    for name, cells in model_cells(models, keys):
+    for name, cells in model_cells(models, keys, against):
         table.add_row(Text(folded(name)), *(cell.stacked() for cell in cells))
-    note = deployed_note(map(runtime_of, models.values()))
-    table.caption, table.caption_justify = note or None, "left"
+    is_said = against is not None and against != next(iter(models))
+    notes = [f"changes: from {printable(against or '')}"] if is_said else []
+    runtimes = [runtime_of(model) for model in models.values()]
+    notes += [note] if (note := deployed_note(runtimes)) else []
+    if "size_bytes" in keys and INT8 in runtimes and len({*runtimes}) > 1:
+        notes.append("size: of the weights; of int8: of the ONNX file")
+    table.caption, table.caption_justify = "\n".join(notes) or None, "left"
     return table
 
 
@@ -231,9 +261,20 @@ class LatencyRow:
     times: Mapping[str, float | None]
 
     @property
+    def is_only_timed(self) -> bool:
+        """Whether the time in int8 is that of a network whose accuracy is known in float."""
+        return self.times.get(INT8) is not None and any(
+            ms is not None for runtime, ms in self.times.items() if runtime != INT8
+        )
+
+    @property
     def fastest(self) -> str | None:
-        """The runtime in which it is fastest."""
-        found = {runtime: ms for runtime, ms in self.times.items() if ms is not None}
+        """The runtime in which it is fastest with the accuracy that it is known to have."""
+        found = {
+            runtime: ms
+            for runtime, ms in self.times.items()
+            if ms is not None and not (runtime == INT8 and self.is_only_timed)
+        }
         return min(found, key=lambda runtime: found[runtime], default=None)
 
 
@@ -265,12 +306,24 @@ def latency_table(models: Mapping[str, ModelMetrics], title: str | None = None) 
         table.add_section()
         table.add_row(Text(f"batch {batch}\n{plural(threads, 'thread')}", style="dim"))
         for row in members:
+            dim = {INT8} if row.is_only_timed else set()
             cells = (
-                Text(numbers.milliseconds(ms), style="bold" if runtime == row.fastest else "")
+                Text(
+                    numbers.milliseconds(ms),
+                    style="bold" if runtime == row.fastest else "dim" if runtime in dim else "",
+                )
                 for runtime, ms in row.times.items()
             )
             table.add_row(Text(folded(row.name)), *cells)
+    table.caption, table.caption_justify = int8_note(rows) or None, "left"
     return table
+
+
+def int8_note(rows: Iterable[LatencyRow]) -> str:
+    """What an int8 latency in the row of a float network is; empty without any."""
+    if not any(row.is_only_timed for row in rows):
+        return ""
+    return "int8 in the row of a float network: the time alone, its accuracy was not judged"
 
 
 def models_text(models: Mapping[str, ModelMetrics]) -> str:
@@ -311,7 +364,8 @@ def classes_table(metrics: StageMetrics) -> Table:
 
 def stage_tables(metrics: StageMetrics) -> list[Table]:
     """What the terminal shows of every stage: the models and the classes."""
-    return [models_table(metrics.models, metric=metrics.metric), classes_table(metrics)]
+    models = models_table(metrics.models, metric=metrics.metric, against=reference_of(metrics))
+    return [models, classes_table(metrics)]
 
 
 def widths_table(widths: Sequence[LayerWidths]) -> Table:

@@ -117,7 +117,10 @@ def test_what_a_run_would_lack_is_no_mistake_here(helped):
     ("topics", "says"),
     [
         (["nonsense"], "there is no section and no option 'nonsense'"),
-        (["xyzzy"], "the sections are run, dataset, backbone, trainer, tune, prune, measure, export, predict, evaluate or log"),
+        (
+            ["xyzzy"],
+            "trainer, tune, prune, measure, export, predict, evaluate or log",
+        ),
         (["trainr"], "did you mean --help trainer?"),
         (["tune.width"], "did you mean --help tune.widths?"),
         (["tune.pateince=3", "tune"], "there is no option tune.pateince: did you mean tune.patience?"),

@@ -15,11 +15,13 @@ from tascnet.measure import (
     complexity,
     describe_device,
     measure_models,
+    measured_again,
     size_bytes,
     versions,
 )
 from tascnet.options import Measure
 from tascnet.run.records import ModelMetrics, from_json, to_json
+from tests.report.records import model
 
 QUICK: dict[str, Any] = {"measure": Measure(batch=2, repeats=3), "warmup": 0}
 
@@ -91,6 +93,18 @@ class Untouched(nn.Conv2d):
     def forward(self, inputs: Tensor) -> Tensor:
         assert inputs.is_meta
         return super().forward(inputs)
+
+
+def test_networks_that_were_judged_apart_are_timed_side_by_side() -> None:
+    networks = {name: nn.Sequential(nn.Conv2d(3, width, 3)) for name, width in (("a", 4), ("b", 8))}
+    before = {name: model(test_accuracy=0.1, params=7, batch=99, latency_ms=1e6) for name in networks}
+    after = measured_again(before, networks, (1, 3, 8, 8), measure=Measure(batch=2, repeats=3))
+    assert list(after) == ["a", "b"]
+    for one in after.values():
+        # Its own figures stay.
+        assert (one.test_accuracy, one.params, one.batch) == (0.1, 7, 2)
+        assert one.threads == torch.get_num_threads()
+        assert 0 < one.latency_ms < 1e6
 
 
 # Inputs and outputs of one sample take 3 + 5 maps of 8 x 8 values of 4 bytes: 2048 bytes.

@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 import tascnet
+import tascnet_pipelines.export
+from tascnet.errors import ExportError
 from tascnet.run.records import ExportMetrics, ModelMetrics, read_record
 from tascnet.train.export import JudgedFile
 from tests.pipelines.commands import TINY, command, contents
@@ -48,7 +50,7 @@ def test_a_named_model_is_exported_beside_it(run, cache, tmp_path):
     shutil.copytree(folder / "tune" / "model", tmp_path / "mine" / "small")
     given = (*options, f"cache_dir={cache}", "stage=export", "export.formats=[pt2]")
     assert command(*given, f"export.model={tmp_path / 'mine' / 'small'}") == 0
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["export", "small"]
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["small", "small-export"]
     assert not (folder / "prune" / "export").exists()
 
 
@@ -71,6 +73,19 @@ def test_mistakes_are_one_sentence(tmp_path, capsys, options, sentence):
     assert sentence in " ".join(message.split())
     assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_export_does_not_cost_the_report(run, cache, capsys, monkeypatch):
+    folder, options = run
+    (folder / "report.html").unlink()
+
+    def refuse(*_):
+        raise ExportError("an output differs")
+
+    monkeypatch.setattr(tascnet_pipelines.export, "write", refuse)
+    assert command(*options, f"cache_dir={cache}", "stage=full", "export.formats=[pt2]") == 2
+    assert "an output differs" in capsys.readouterr().err
+    assert (folder / "report.html").is_file()
 
 
 def test_a_model_of_other_classes_is_refused(run, cache, capsys, tmp_path):

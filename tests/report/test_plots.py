@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import matplotlib as mpl
 import pytest
@@ -13,6 +14,7 @@ from tascnet.report.classes import ClassChange, changed_classes, most_confused
 from tascnet.report.plots.classes import paint_confusion, paint_recall
 from tascnet.report.plots.prune import (
     paint_accuracy,
+    paint_costs,
     paint_flops,
     paint_frontier,
     paint_sensitivity,
@@ -238,6 +240,28 @@ def test_shares_of_each_group_around_the_whole_network() -> None:
     assert [label.get_text() for label in on.get_yticklabels()] == ["g1 (64)", "g2 (32)"]
 
 
+def test_what_each_group_costs_for_the_flops_that_it_saves() -> None:
+    # Half of g1 costs 20 points, half of g2 5, for the same twentieth of the FLOPs.
+    on = axes()
+    paint_costs(on, SENSITIVITY)
+    assert lines(on)["most sensitive: g1 (64)"] == ([0.0, 0.01, 0.025, 0.05], [0.8, 0.79, 0.75, 0.6])
+    assert lines(on)["least sensitive: g2 (32)"] == ([0.0, 0.01, 0.025, 0.05], [0.8, 0.7, 0.72, 0.75])
+    colors = {str(line.get_label())[:4]: line.get_color() for line in on.get_lines()}
+    assert colors["most"] == BAD != colors["leas"]
+    on = axes()
+    paint_costs(on, SENSITIVITY, "balanced_accuracy")
+    assert lines(on)["most sensitive: g1 (64)"][1] == [0.4, 0.395, 0.375, 0.3]
+    # One that saves no FLOPs is the most sensitive where it costs anything, and one group has one name.
+    last = SENSITIVITY.groups[1].shares[2]
+    free = replace(SENSITIVITY.groups[1], shares=(replace(last, flops_saved=0.0),))
+    on = axes()
+    paint_costs(on, replace(SENSITIVITY, groups=(SENSITIVITY.groups[0], free)))
+    assert "most sensitive: g2 (32)" in lines(on)
+    on = axes()
+    paint_costs(on, replace(SENSITIVITY, groups=SENSITIVITY.groups[:1]))
+    assert [label for label in lines(on) if "g1" in label] == ["only: g1 (64)"]
+
+
 def test_who_is_taken_for_whom() -> None:
     on = axes()
     paint_confusion(on, confused([[0, 4, 0], [0, 3, 1], [0, 0, 2]], ("ant", "bee", "a\nb" * 20)))
@@ -279,7 +303,7 @@ def test_learning_curves_with_the_kept_epoch_ringed() -> None:
     metric, _, _ = (numbers(line.get("points")) for line in root.iter("polyline"))
     # The axis of the metric spans 100 units, from 40 % at 122 to 80 % at 22.
     assert [y for _, y in metric] == [97.0, 47.0, 72.0]
-    assert [x for x, _ in metric] == [46.0, 179.0, 312.0]
+    assert [x for x, _ in metric] == [46.0, 164.0, 282.0]
     assert set(lines) == {"var(--accent)", "var(--second)"}
     (ring,) = [circle for circle in root.iter("circle") if circle.get("fill") == "none"]
     assert (float(ring.get("cx", 0)), float(ring.get("cy", 0))) == metric[1]
@@ -292,7 +316,7 @@ def test_learning_curves_of_one_epoch_and_without_validation() -> None:
     assert "nan" not in svg
     metric, train, val = (numbers(line.get("points")) for line in ET.fromstring(svg).iter("polyline"))
     assert (metric, val) == ([], [])
-    assert [x for x, _ in train] == [179.0], "in the middle"
+    assert [x for x, _ in train] == [164.0], "in the middle"
 
 
 def test_the_metric_of_all_trainings_has_one_axis() -> None:
@@ -375,7 +399,7 @@ def test_the_classes_that_changed_most() -> None:
     assert [row.name for row in changed_classes(before, after, most=1)] == ["iris"]
     assert changed_classes(before, before) == []
     on = axes()
-    paint_recall(on, changed_classes(before, after), "old", "new")
+    paint_recall(on, changed_classes(before, after), "old")
     ends = [tuple(line.get_xdata()) for line in on.get_lines() if len(line.get_xdata()) == 2]
     assert ends[:2] == [(1.0, 0.25), (0.5, 1.0)]
     worse, better = (line.get_color() for line in on.get_lines() if len(line.get_xdata()) == 1)
@@ -397,7 +421,7 @@ def test_the_confusion_of_the_classes_with_most_mistakes() -> None:
         plots.curves_plot(training([0.5, 0.7, 0.6])),
         plots.speed_plot(FAST),
         plots.frontier_plot(ITERATIONS, tolerance=0.0, kept=0),
-        plots.recall_plot([ClassChange(name="<a>", samples=4, before=1.0, after=0.25)], "old", "new"),
+        plots.recall_plot([ClassChange(name="<a>", samples=4, before=1.0, after=0.25)], "old"),
         plots.confusion_plot("after", confused([[0, 4, 0], [0, 3, 1], [0, 0, 2]])),
         plots.best_value_plot([trial(7, 0.5)], winner=7),
         plots.tradeoff_plot([trial(0, 0.5), trial(1, 0.5)], {}, winner=9),
@@ -409,12 +433,13 @@ def test_the_confusion_of_the_classes_with_most_mistakes() -> None:
         plots.iterations_plot(ITERATIONS[:1], tolerance=0.0, kept=0),
         plots.widths_plot([widths("$x_1$ <b>&", 2, 1)]),
         plots.sensitivity_plot(SENSITIVITY),
+        plots.costs_plot(SENSITIVITY),
     ],
     ids=[
         *("curves", "speed", "frontier", "recall"),
         "confusion",
         *("best", "tradeoff", "depths", "predicted", "loss", "importance", "none", "iterations", "widths"),
-        "sensitivity",
+        *("sensitivity", "costs"),
     ],
 )
 def test_an_element_that_stands_by_itself(svg: str) -> None:

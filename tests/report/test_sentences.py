@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tascnet.report import insight_lines, reach_lines, recommendation_lines, speed_lines, uncut_words
+from tascnet.report import insight_lines, reach_lines, speed_lines, uncut_words
 from tascnet.report.sentences import class_lines, sample_lines, warnings
-from tascnet.run.records import Importance, ModelMetrics, RuntimeLatency, SampleCounts
+from tascnet.run.records import Importance, ModelMetrics, SampleCounts
 from tests.report.records import (
     REACH,
     SAMPLES,
@@ -62,49 +62,6 @@ def test_the_sentence_is_about_the_runtime_that_counts() -> None:
     models["after"] = pruned(50, 9, 36)["after"]
     assert speed_lines(models, runtime="onnxruntime") == speed_lines(models)
     assert "in eager PyTorch" in speed_lines(models, runtime="onnxruntime")[0]
-
-
-def in_runtimes(int8: tuple[float, float], threads: int = 2) -> tuple[RuntimeLatency, ...]:
-    """8 and 40 ms in eager PyTorch, 4 and 20 in ONNX Runtime, and those of int8."""
-    return (
-        timed("eager", 8.0, 40.0, threads=threads),
-        timed("onnxruntime", 4.0, 20.0, threads=threads),
-        timed("onnxruntime_int8", *int8, threads=threads),
-    )
-
-
-def test_the_best_form_at_each_batch_is_named_and_recommended() -> None:
-    models = {"before": model(), "after": model(latencies=in_runtimes((2.5, 25.0)))}
-    assert recommendation_lines(models) == [
-        "Fastest form of after at batch 1: ONNX Runtime int8, 2.50 ms (3.2 times faster than eager PyTorch); "
-        "at batch 16: ONNX Runtime, 20.0 ms (2.0 times faster than eager PyTorch).",
-        "Recommended export: `onnx_int8` for batch 1 and `onnx` for batch 16.",
-    ]
-
-
-def test_int8_is_not_recommended_for_a_few_per_cent() -> None:
-    # 3.8 of 4 ms are 5 % less, 10 of 20 a half.
-    _, little, advice = recommendation_lines({"pruned": model(latencies=in_runtimes((3.8, 10.0)))})
-    assert (
-        little
-        == "At batch 1 int8 saves only 5.0 % of the time of ONNX Runtime, which keeps the network's outputs."
-    )
-    assert advice == "Recommended export: `onnx` for batch 1 and `onnx_int8` for batch 16."
-    alike = recommendation_lines({"pruned": model(latencies=in_runtimes((2.0, 10.0)))})
-    assert alike[-1] == "Recommended export: `onnx_int8`."
-
-
-def test_each_number_of_threads_has_its_best_form() -> None:
-    rows = in_runtimes((2.0, 30.0)) + in_runtimes((5.0, 50.0), threads=1)
-    both, one, _ = recommendation_lines({"pruned": model(latencies=rows)})
-    assert both.startswith("Fastest form of pruned with 2 threads at batch 1: ONNX Runtime int8, 2.00 ms")
-    assert one.startswith("Fastest form of pruned with 1 thread at batch 1: ONNX Runtime, 4.00 ms")
-
-
-def test_nothing_is_recommended_where_no_exported_form_was_timed() -> None:
-    assert recommendation_lines({"after": model()}) == []
-    in_torch = (timed(), timed("compile", 1.0, 2.0))
-    assert recommendation_lines({"after": model(latencies=in_torch)}) == []
 
 
 IMPORTANCE = (

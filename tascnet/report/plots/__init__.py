@@ -3,7 +3,13 @@
 from tascnet.report.plots.classes import confusion_plot, recall_plot
 from tascnet.report.plots.curves import curves_plot, metric_ends
 from tascnet.report.plots.models import models_plot
-from tascnet.report.plots.prune import frontier_plot, iterations_plot, sensitivity_plot, widths_plot
+from tascnet.report.plots.prune import (
+    costs_plot,
+    frontier_plot,
+    iterations_plot,
+    sensitivity_plot,
+    widths_plot,
+)
 from tascnet.report.plots.speed import speed_plot
 from tascnet.report.plots.tune import (
     best_value_plot,
@@ -16,6 +22,7 @@ from tascnet.report.plots.tune import (
 __all__ = [
     "best_value_plot",
     "confusion_plot",
+    "costs_plot",
     "curves_plot",
     "frontier_plot",
     "importance_plot",

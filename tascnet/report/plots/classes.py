@@ -26,7 +26,7 @@ def confusion_plot(name: str, model: ModelMetrics, *, wide: bool = False) -> str
     longest = min(_LENGTH, max(len(row.name) for row in model.classes))
     # Names of columns stand upright where they are long or many.
     head = 0.6 + (0.085 * longest if _is_upright(model) else 0.0)
-    size = (10.8, head + 0.34 * classes) if wide else (5.4, head + max(2.4, 0.36 * classes))
+    size = (10.8, head + 0.34 * classes) if wide else (4.7, head + max(2.1, 0.34 * classes))
     return draw(size, lambda figure: paint_confusion(figure.add_subplot(), model), name)
 
 
@@ -68,14 +68,14 @@ def _is_upright(model: ModelMetrics) -> bool:
     return len(model.classes) > 5 or max(len(row.name) for row in model.classes) > 10
 
 
-def recall_plot(changes: Sequence[ClassChange], before: str, after: str) -> str:
+def recall_plot(changes: Sequence[ClassChange], before: str) -> str:
     """`paint_recall` with a row for each class."""
-    size = (5.4, 1.0 + 0.27 * max(3, len(changes)))
-    return draw(size, lambda figure: paint_recall(figure.add_subplot(), changes, before, after))
+    size = (4.7, 1.0 + 0.27 * max(3, len(changes)))
+    return draw(size, lambda figure: paint_recall(figure.add_subplot(), changes, before))
 
 
-def paint_recall(axes: Axes, changes: Sequence[ClassChange], before: str, after: str) -> None:
-    """For each class a line from its recall by the one network to that by the other."""
+def paint_recall(axes: Axes, changes: Sequence[ClassChange], before: str) -> None:
+    """For each class a line from its recall by the network `before` to that by another one."""
     quiet_axes(axes, grid="x")
     for place, row in enumerate(changes):
         color = BAD if row.after < row.before else ACCENT
@@ -91,8 +91,8 @@ def paint_recall(axes: Axes, changes: Sequence[ClassChange], before: str, after:
     axes.set_xlabel("recall on the test samples")
     handles = [
         Line2D([], [], marker="o", linestyle="none", color=MUTED, mfc="none", mew=1.5, label=before),
-        Line2D([], [], marker="o", linestyle="none", color=ACCENT, mew=0, label=f"{after}, better"),
-        Line2D([], [], marker="o", linestyle="none", color=BAD, mew=0, label=f"{after}, worse"),
+        Line2D([], [], marker="o", linestyle="none", color=ACCENT, mew=0, label="better"),
+        Line2D([], [], marker="o", linestyle="none", color=BAD, mew=0, label="worse"),
     ]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.2,
                 columnspacing=1.2, handletextpad=0.4, borderaxespad=0.2)  # fmt: skip

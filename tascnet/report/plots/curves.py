@@ -9,9 +9,9 @@ from tascnet.report.numbers import metric_name
 from tascnet.report.plots.marks import STEPS, Points, limits
 from tascnet.run.records import EpochRecord, TrainingRecord
 
-_WIDTH, _HEIGHT = 320, 246
+_WIDTH, _HEIGHT = 290, 246
 # Where the axes begin and end: from the left, and from the top for the metric and for the loss.
-_LEFT, _RIGHT, _METRIC, _LOSS = 46, 312, (22, 122), (158, 214)
+_LEFT, _RIGHT, _METRIC, _LOSS = 46, 282, (22, 122), (158, 214)
 _RING = '<circle cx="{:.1f}" cy="{:.1f}" r="5.5" fill="none" stroke="var(--accent)" stroke-width="1.8"/>'
 
 
@@ -76,7 +76,7 @@ def curves_plot(
     below = _Panel(epochs=epochs, values=limits(losses, least=0.05), top=_LOSS[0], bottom=_LOSS[1])
     rings = (above.place(*place) for place in values if place[0] == training.best_epoch)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-hidden="true" font-size="10.5">',
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-hidden="true" font-size="11.5">',
         _text(_LEFT, 12, metric_name(metric), "start", "ink"),
         above.grid(4, lambda value: f"{100 * value:.4g} %"),
         above.line(values, "accent"),

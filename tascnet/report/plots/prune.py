@@ -1,5 +1,6 @@
 """The figures of a pruning."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
@@ -7,6 +8,7 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tascnet.errors import printable
 from tascnet.report.numbers import MISSING, metric_name
 from tascnet.report.plots.marks import (
     accuracy_axis,
@@ -21,11 +23,13 @@ from tascnet.report.plots.marks import (
     top_legend,
 )
 from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, draw
-from tascnet.run.records import Iteration, LayerWidths, Sensitivity, score
+from tascnet.run.records import GroupSensitivity, Iteration, LayerWidths, Sensitivity, score
 
 _WIDTH = 10.8
 # Up to how many iterations all have their numbers beside them.
 _NUMBERED = 12
+# Most characters of a group's name in a legend.
+_LENGTH = 32
 
 
 def iterations_plot(
@@ -54,7 +58,7 @@ def frontier_plot(
 ) -> str:
     """`paint_frontier` for one half of the page."""
     paint = partial(paint_frontier, iterations=iterations, tolerance=tolerance, kept=kept, metric=metric)
-    return draw((5.4, 3.6), lambda figure: paint(figure.add_subplot()))
+    return draw((4.7, 3.3), lambda figure: paint(figure.add_subplot()))
 
 
 def widths_plot(widths: Sequence[LayerWidths]) -> str:
@@ -74,6 +78,11 @@ def sensitivity_plot(sensitivity: Sensitivity, metric: str = "accuracy") -> str:
     """Accuracy without shares of each group alone."""
     size = (_WIDTH, 1.0 + 0.26 * len(sensitivity.groups))
     return draw(size, lambda figure: paint_sensitivity(figure.subplots(), sensitivity, metric))
+
+
+def costs_plot(sensitivity: Sensitivity, metric: str = "accuracy") -> str:
+    """`paint_costs` for one half of the page."""
+    return draw((4.7, 3.3), lambda figure: paint_costs(figure.add_subplot(), sensitivity, metric))
 
 
 def paint_accuracy(
@@ -163,3 +172,36 @@ def paint_sensitivity(axes: Axes, sensitivity: Sensitivity, metric: str = "accur
     show_percent(axes.xaxis)
     axes.set_xlabel(f"validation {metric_name(metric)}")
     top_legend(axes)
+
+
+def paint_costs(axes: Axes, sensitivity: Sensitivity, metric: str = "accuracy") -> None:
+    """For each group a line of the metric against the FLOPs that its removed shares save.
+
+    Those that lose most and least of it for their FLOPs are in colour, with their names.
+    """
+    quiet_axes(axes)
+    whole = score(sensitivity, metric) or 0.0
+    groups = sorted(sensitivity.groups, key=lambda group: _price(group, whole, metric))
+    named = {groups[-1].group: ("most sensitive", BAD), groups[0].group: ("least sensitive", ACCENT)}
+    if len(groups) == 1:
+        named = {groups[0].group: ("only", ACCENT)}
+    for group in groups:
+        places = [(0.0, whole), *((part.flops_saved, score(part, metric) or 0.0) for part in group.shares)]
+        word, color = named.get(group.group, ("", BAR))
+        label = f"{word}: {printable(group.group, most=_LENGTH)} ({group.width})" if word else None
+        (line,) = axes.plot(*zip(*places, strict=True), "-", color=color, label=label)
+        line.set(linewidth=2.0 if word else 1.0, zorder=3 if word else 2)
+        points(axes, places[1:], "", color=color, markersize=4 if word else 2.5)
+    values = [whole, *(score(part, metric) or 0.0 for group in groups for part in group.shares)]
+    dashes([axes.axhline(whole)])
+    accuracy_axis(axes, values, metric)
+    show_percent(axes.xaxis)
+    axes.set_xlabel("FLOPs saved")
+    top_legend(axes)
+
+
+def _price(group: GroupSensitivity, whole: float, metric: str) -> float:
+    """What the largest removed share costs of the metric, for each part of the FLOPs that it saves."""
+    part = group.shares[-1]
+    lost = whole - (score(part, metric) or 0.0)
+    return lost / part.flops_saved if part.flops_saved > 0 else math.copysign(math.inf, lost)

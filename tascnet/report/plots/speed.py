@@ -31,7 +31,7 @@ _LENGTH = 28
 
 def speed_plot(models: Mapping[str, ModelMetrics], metric: str = "accuracy") -> str:
     """`paint_speed` with room for the names of the models on the right."""
-    size = (5.6, max(3.4, 1.4 + 0.3 * len(models)))
+    size = (4.9, max(3.1, 1.3 + 0.28 * len(models)))
     return draw(size, lambda figure: paint_speed(figure.add_subplot(), models, metric))
 
 

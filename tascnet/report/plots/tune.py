@@ -26,7 +26,7 @@ from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, SECOND, draw, pl
 from tascnet.run.records import FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial, score
 
 _COSTS = {"flops": "FLOPs, one sample", "params": "parameters", "latency_ms": "latency, batch 1, in ms"}
-_SIZE, _INSIGHT_SIZE = (5.4, 3.3), (5.4, 3.9)
+_SIZE, _INSIGHT_SIZE = (4.7, 3.1), (4.7, 3.6)
 # By status: label and looks.
 _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("trial", {"color": MUTED, "alpha": 0.75}),

@@ -91,21 +91,18 @@ def test_mixed_places_are_marked_and_named(tmp_path):
 
 
 def test_deployed_forms_have_a_column_of_their_own(tmp_path):
-    def in_runtimes(single, int8):
-        times = {"eager": 9.0, "onnxruntime": single, "onnxruntime_int8": int8}
+    def in_runtimes(single, openvino):
+        times = {"eager": 9.0, "onnxruntime": single, "openvino": openvino, "onnxruntime_int8": 1.0}
         return {"latencies": tuple(timed(runtime, ms) for runtime, ms in times.items())}
 
     write_run(tmp_path, tune={"conventional": in_runtimes(4.0, 5.0), "after": in_runtimes(3.0, 2.0)})
     rows = markdown(tmp_path)
-    assert rows["tuned"]["deployed batch 1"] == "2.00 ms int8 ± – (−50 %)"
+    assert rows["tuned"]["deployed batch 1"] == "2.00 ms OpenVINO ± – (−50 %)"
     assert rows["conventional"]["deployed batch 1"] == "4.00 ms ONNX ± –"
     assert rows["baseline"]["deployed batch 1"] == "–"
     assert rows["tuned"]["eager batch 1"] == "9.00 ms ± – (±0 %)"
     found, _ = read(tmp_path)
-    assert (
-        "Deployed: exported, in the fastest of ONNX Runtime and ONNX Runtime int8, for one sample."
-        in notes(found)
-    )
+    assert "Deployed: exported, in the fastest of ONNX Runtime and OpenVINO, for one sample." in notes(found)
     assert not any(note.startswith("mixed") for note in notes(found))
     text = terminal(found)
     assert max(map(len, text.splitlines())) <= 80
@@ -114,7 +111,7 @@ def test_deployed_forms_have_a_column_of_their_own(tmp_path):
     records = {row["model"]: row for row in csv.DictReader(io.StringIO(as_csv(found)))}
     assert (records["tuned"]["deployed_ms"], records["tuned"]["deployed_runtime"]) == (
         "2.0",
-        "onnxruntime_int8",
+        "openvino",
     )
     assert (records["baseline"]["deployed_ms"], records["baseline"]["deployed_runtime"]) == ("", "")
 

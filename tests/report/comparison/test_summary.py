@@ -172,19 +172,22 @@ def test_a_latency_is_not_compared_with_one_of_another_place(tmp_path):
     assert changes["unpruned"]["latency_ms"].mean == pytest.approx(-0.75)
 
 
-def in_runtimes(eager, single, int8):
-    """The latencies of a network in eager PyTorch, ONNX Runtime, and its int8."""
-    times = {"eager": eager, "onnxruntime": single, "onnxruntime_int8": int8}
+def in_runtimes(eager, single, openvino):
+    """The latencies of a network in eager PyTorch, ONNX Runtime and OpenVINO; it is fastest in int8."""
+    times = {"eager": eager, "onnxruntime": single, "openvino": openvino, "onnxruntime_int8": 0.5}
     return {"latencies": tuple(timed(runtime, ms) for runtime, ms in times.items() if ms is not None)}
 
 
 def test_the_deployed_form_is_that_of_the_fastest_runtime_in_the_mean(tmp_path):
-    """3 and 3 ms in float, 1 and 4 in int8: int8, with 2.5 ms; the conventional one has 5 and 8 at best."""
-    for seed, (int8, before) in enumerate(((1.0, 5.0), (4.0, 8.0))):
-        tune = {"conventional": in_runtimes(9.0, before, 10.0), "after": in_runtimes(6.0, 3.0, int8)}
+    """3 and 3 ms in ONNX Runtime, 1 and 4 in OpenVINO: that, with 2.5 ms; the conventional one has 5 and 8.
+
+    int8 is faster still, but of other outputs than the accuracy beside it.
+    """
+    for seed, (openvino, before) in enumerate(((1.0, 5.0), (4.0, 8.0))):
+        tune = {"conventional": in_runtimes(9.0, before, 10.0), "after": in_runtimes(6.0, 3.0, openvino)}
         write_run(tmp_path, seed, tune=tune)
     row = row_of(tmp_path, "tuned")
-    assert (row.runtime, row.figures["deployed_ms"].mean) == ("onnxruntime_int8", 2.5)
+    assert (row.runtime, row.figures["deployed_ms"].mean) == ("openvino", 2.5)
     # 1 of 5 and 4 of 8.
     assert row.changes["conventional"]["deployed_ms"].mean == pytest.approx(-0.65)
     assert row.changes["conventional"]["latency_ms"].mean == pytest.approx(-1 / 3)
