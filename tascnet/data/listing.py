@@ -202,6 +202,19 @@ def _images(
     root: Path, folder: Path, label: int, part: str, nested: bool, passed_over: Counter[str]
 ) -> Iterator[ImageFile]:
     """The images of a class; other files are counted in `passed_over`."""
+    for path in files_below(folder, nested=nested):
+        if is_image(path):
+            yield image_file(root, path.relative_to(root).as_posix(), label, part)
+        elif not is_hidden(path.name):
+            passed_over[path.suffix.lower() or NO_ENDING] += 1
+
+
+def files_below(folder: Path, *, nested: bool = True) -> Iterator[Path]:
+    """Files of a folder, and with `nested` of the folders in it that are not hidden, in sorted order.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -216,11 +229,7 @@ def _images(
             continue
         seen.add(real)
         folders[:] = sorted(sub for sub in folders if nested and not is_hidden(sub))
-        for path in (Path(place, name) for name in sorted(names)):
-            if is_image(path):
-                yield image_file(root, path.relative_to(root).as_posix(), label, part)
-            elif not is_hidden(path.name):
-                passed_over[path.suffix.lower() or NO_ENDING] += 1
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def image_file(root: Path, path: str, label: int, part: str = "") -> ImageFile:

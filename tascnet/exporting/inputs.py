@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from glob import has_magic, iglob
 from pathlib import Path
 
-from tascnet.data.listing import is_hidden, is_image
+from tascnet.data.listing import files_below, is_hidden, is_image
 from tascnet.errors import DataError, printable
 from tascnet.run.files import check_regular
 
@@ -73,7 +73,7 @@ class Inputs:
 
     def _below(self, place: Path) -> Iterator[str]:
         if place.is_dir():
-            for path in _files_below(place):
+            for path in files_below(place):
                 if self._is_expected(path):
                     yield from self._in_file(path)
         else:
@@ -92,25 +92,6 @@ class Inputs:
                 yield from _lines(file)
         else:
             yield str(path)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files that are not hidden, sorted folder by folder."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename} cannot be read ({error.strerror})", "make it readable, or move it away"
-        ) from error
-
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        # A link may lead to a folder that it lies in.
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(place, name) for name in sorted(names))
 
 
 def _column(path: Path, is_text: bool) -> Iterator[str]:
