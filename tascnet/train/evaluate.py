@@ -25,6 +25,7 @@ from tascnet.options import METRICS, Data
 from tascnet.run.console import track
 from tascnet.run.folder import cache_folder
 from tascnet.run.records import EvaluateMetrics
+from tascnet.train.classes import class_metrics, confusion
 from tascnet.train.setting import computing
 
 log = logging.getLogger("tascnet")
@@ -212,9 +213,6 @@ class _Renamed:
 
 
 def _figures(names: tuple[str, ...], labels: Tensor, found: Evaluation) -> dict[str, Any]:
-    # Late: it builds on this module.
-    from tascnet.train.judge import class_metrics, confusion
-
     assert found.probabilities is not None
     return {
         "loss": found.loss,

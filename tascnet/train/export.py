@@ -44,8 +44,8 @@ from tascnet.run.records import (
     read_record,
     write_record,
 )
+from tascnet.train.classes import class_metrics, confusion
 from tascnet.train.evaluate import accuracies, check_metric, evaluate_source, shortened
-from tascnet.train.judge import class_metrics, confusion
 from tascnet.train.setting import computing
 
 log = logging.getLogger("tascnet")

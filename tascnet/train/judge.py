@@ -1,20 +1,19 @@
 """The figures of finished networks, and where the figures come from."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from tascnet.measure import describe_device, measure_facts, measure_models, size_bytes, versions
 from tascnet.options import Measure
 from tascnet.run.events import ModelEvent, emit
-from tascnet.run.records import ClassMetrics, ModelMetrics, StageMetrics, StepRecord, TrainingRecord
+from tascnet.run.records import ModelMetrics, StageMetrics, StepRecord, TrainingRecord
 from tascnet.run.verdict import class_warnings
+from tascnet.train.classes import class_metrics, confusion
 from tascnet.train.learner import Learner
 
 log = logging.getLogger("tascnet")
@@ -79,30 +78,6 @@ def _accuracies(learner: Learner, network: nn.Sequential) -> dict[str, Any]:
         "confusion": confusion(labels, test.predictions),
         "predictions": tuple(test.predictions.tolist()),
     }
-
-
-def class_metrics(names: Sequence[str], labels: Tensor, predictions: Tensor) -> tuple[ClassMetrics, ...]:
-    """Recall, precision and F1 of each class, from labels and predictions `samples`.
-
-    A class without samples has a recall of 0, and one that is never predicted a precision of 0.
-    """
-    # Importing it takes seconds.
-    from sklearn.metrics import precision_recall_fscore_support
-
-    known = np.arange(len(names))
-    columns = precision_recall_fscore_support(
-        labels.numpy(), predictions.numpy(), labels=known, zero_division=0.0
-    )
-    return tuple(
-        ClassMetrics(name=name, samples=int(samples), recall=recall, precision=precision, f1=f1)
-        for name, precision, recall, f1, samples in zip(names, *(c.tolist() for c in columns), strict=True)
-    )
-
-
-def confusion(labels: Tensor, predictions: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """True class, predicted class and number of samples, for each pair that occurs in `samples`."""
-    pairs, counts = torch.stack([labels, predictions], dim=1).unique(dim=0, return_counts=True)
-    return tuple((true, named, n) for (true, named), n in zip(pairs.tolist(), counts.tolist(), strict=True))
 
 
 def warn_of_lost_classes(metrics: StageMetrics) -> None:

@@ -15,9 +15,8 @@ from tascnet.models.head import HeadSpec, replace_head
 from tascnet.options import Measure
 from tascnet.run.records import ClassMetrics, StageMetrics, StepRecord, TrainingRecord, from_json, to_json
 from tascnet.run.verdict import class_warnings
+from tascnet.train.classes import class_metrics, confusion
 from tascnet.train.judge import (
-    class_metrics,
-    confusion,
     judge,
     remeasured,
     stage_facts,
