@@ -38,7 +38,7 @@ from tascnet.models.info import ModelInfo, info_of, with_info
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import FORMATS
 from tascnet.report.numbers import MISSING, count
-from tascnet.run.console import track
+from tascnet.run.console import output, track
 from tascnet.run.files import digest_json
 from tascnet.surgery import Trace, narrow
 from tascnet.train.setting import computing
@@ -96,6 +96,9 @@ def _compare_saved(args: argparse.Namespace, folder: Path, formats: Sequence[str
         network = tascnet.load(args.model)
         rows = collect(folder, keys, partial(_saved_row, network, paths), "exports")
     common.report(args, folder, rows, None, _saved_table(rows))
+    for row in rows:
+        for name, margin in row["different"]:
+            output().print(f"{row['format']}: {name}, margin {margin:.3g}")
 
 
 def _saved_row(network: nn.Sequential, paths: Sequence[Path], key: Row) -> Row:
@@ -124,11 +127,9 @@ def _saved_row(network: nn.Sequential, paths: Sequence[Path], key: Row) -> Row:
 
 def _saved_table(rows: Sequence[Row]) -> Table:
     table = new_table("Exports of a saved model", ["format"], ["images", "equal", "difference"])
-    table.add_column("other classes: file, margin")
     for row in rows:
         equal = 1 - len(row["different"]) / row["images"]
-        others = ", ".join(f"{name} {margin:.1e}" for name, margin in row["different"])
-        table.add_row(row["format"], count(row["images"]), points(equal, 2), f"{row['largest']:.0e}", others)
+        table.add_row(row["format"], f"{row['images']:,}", points(equal, 2), f"{row['largest']:.0e}")
     return table
 
 

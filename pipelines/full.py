@@ -19,6 +19,7 @@ from tascnet.report.mistakes import mistakes_in
 from tascnet.run.console import output
 from tascnet.run.files import write_text
 from tascnet.run.records import (
+    ExportedFile,
     ExportMetrics,
     Iteration,
     ModelMetrics,
@@ -77,13 +78,14 @@ def _conclude(config: Config, example: Tensor, exported: ExportMetrics | None) -
     search, tuned, pruned = (stage_folder(config, stage) for stage in ("search", "tune", "prune"))
     tuning = read_record(tuned / "metrics.json", TuneMetrics)
     pruning = read_record(pruned / "metrics.json", PruneMetrics)
-    models = _measured(config, example, tuning, pruning)
+    int8 = next((file for file in exported.files if file.format == "onnx_int8"), None) if exported else None
+    models = _measured(config, example, tuning, pruning, int8)
     reading: dict[str, Any] = {
         "seed": config.seed,
         "cache": cache_folder(config),
         "cache_limit_gb": config.cache_limit_gb,
     }
-    if exported is not None and any(file.format == "onnx_int8" for file in exported.files):
+    if int8 is not None:
         file = pruned / "export" / FILES["onnx_int8"]
         models["pruned int8"] = judge_file(
             file, config.dataset, models["pruned"], threads=config.threads, **reading
@@ -113,9 +115,12 @@ def _conclude(config: Config, example: Tensor, exported: ExportMetrics | None) -
 
 
 def _measured(
-    config: Config, example: Tensor, tuning: TuneMetrics, pruning: PruneMetrics
+    config: Config, example: Tensor, tuning: TuneMetrics, pruning: PruneMetrics, int8: ExportedFile | None
 ) -> dict[str, ModelMetrics]:
-    """What both stages measured, but for latency, which compares only where it is measured side by side."""
+    """What both stages measured, but for latency, which compares only where it is measured side by side.
+
+    In int8 the pruned network is timed with the layers in float that the file has.
+    """
     records = rows_of(tuning, pruning)
     folders = {name: stage_folder(config, "search") / place for name, place in tuning.archives.items()}
     folders |= {"tuned": stage_folder(config, "tune") / "model"}
@@ -123,4 +128,9 @@ def _measured(
     with computing(config.device, config.threads) as device:
         networks = {name: tascnet.load(folders[name], device=device) for name in records}
         examples = examples_of(networks, tuning.rivals, example)
-        return measured_again(records, networks, examples, measure=config.measure, cache=cache_folder(config))
+        return measured_again(
+            *(records, networks, examples),
+            measure=config.measure,
+            cache=cache_folder(config),
+            float_layers={"pruned": int8.float_layers} if int8 else None,
+        )

@@ -151,17 +151,27 @@ def quantise(
     return metadata
 
 
-def quantise_plain(float_path: Path, int8_path: Path, batches: Iterable[Tensor]) -> None:
+def quantise_plain(
+    float_path: Path, int8_path: Path, batches: Iterable[Tensor], *, float_layers: Sequence[str] = ()
+) -> None:
     """Write the int8 file of a float one by its plain ranges, which runs as fast as any other one.
 
     Args:
         float_path: an ONNX file.
         int8_path: the file to write, whole or not at all.
         batches: samples, which are read more than once; they may be noise.
+        float_layers: names of layers that stay in float.
+
+    Raises:
+        ExportError: the file lacks one of these.
     """
     model = _loaded(float_path)
+    names = layer_names(model)
+    if unknown := sorted(set(float_layers) - set(names.values())):
+        raise ExportError(f"{float_path} has no layer {unknown[0]}, which is to stay in float")
+    kept = [node for node, name in names.items() if name in float_layers]
     ranges = _ranges(model, observe(model, batches), METHODS[0])
-    write_model(int8_path, quantised(model, ranges))
+    write_model(int8_path, quantised(model, ranges, exclude=kept))
 
 
 def is_within(fall: float, tolerance: float) -> bool:

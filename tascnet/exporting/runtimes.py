@@ -1,7 +1,7 @@
 """Exported files as functions: ONNX Runtime, OpenVINO and torch.export; and networks in any runtime."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,7 +86,13 @@ def open_file(path: str | Path, *, threads: int | None = None) -> Runnable:
 
 
 def runnable(
-    network: nn.Sequential, runtime: str, example: Tensor, *, threads: int, folder: Path
+    network: nn.Sequential,
+    runtime: str,
+    example: Tensor,
+    *,
+    threads: int,
+    folder: Path,
+    float_layers: Sequence[str] = (),
 ) -> Runnable:
     """A network in a runtime, to be timed; what it computes is not compared with the network.
 
@@ -96,6 +102,7 @@ def runnable(
         example: one sample, `1 x ...`.
         threads: CPU threads; for `eager` and `compile` the caller sets torch's.
         folder: keeps the files by `structure_digest`; a structure is exported once.
+        float_layers: layers that `onnxruntime_int8` leaves in float, as `ExportedFile` names them.
 
     Raises:
         ConfigError: the runtime is not installed.
@@ -112,7 +119,7 @@ def runnable(
     if runtime == "openvino":
         return _openvino_session(path, threads, has_metadata=False)
     if runtime == "onnxruntime_int8":
-        path = _int8_of(path, example)
+        path = _int8_of(path, example, float_layers)
     return _onnx_session(path, threads, None, runtime)
 
 
@@ -137,11 +144,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _int8_of(path: Path, example: Tensor) -> Path:
+def _int8_of(path: Path, example: Tensor, float_layers: Sequence[str]) -> Path:
     """The int8 file of a float one, with ranges of noise: its time does not depend on them."""
     from tascnet.exporting.int8 import quantise_plain
 
-    quantised = path.with_name(f"{path.stem}-int8.onnx")
+    mixed = f"-{digest_json(sorted(float_layers))}" if float_layers else ""
+    quantised = path.with_name(f"{path.stem}-int8{mixed}.onnx")
     if not quantised.exists():
         generator = torch.Generator().manual_seed(0)
         shape = (4, *example.shape[1:])
@@ -149,7 +157,7 @@ def _int8_of(path: Path, example: Tensor) -> Path:
             noise = torch.randn(shape, generator=generator)
         else:
             noise = torch.zeros(shape, dtype=example.dtype)
-        quantise_plain(path, quantised, [noise])
+        quantise_plain(path, quantised, [noise], float_layers=float_layers)
     return quantised
 
 

@@ -51,9 +51,13 @@ class LayerTable:
     Args:
         path: of the file.
         timer: times layers that the file lacks.
+
+    Attributes:
+        name: of the file; tables of other machines, threads or packages have other ones.
     """
 
     def __init__(self, path: Path, timer: Timer) -> None:
+        self.name = path.stem
         self._path, self._timer = path, timer
         self._times = self._read()
 
@@ -178,12 +182,17 @@ class Clock:
         Raises:
             ConfigError: it cannot be exported.
         """
+        return self._of_reference()["original_ms"]
+
+    def _of_reference(self) -> dict[str, float]:
+        """Milliseconds of the reference, and the seconds that it took to export and to time it."""
 
         def measure() -> dict[str, float]:
+            started = time.perf_counter()
             timed = self._timed({"": self._reference}, self._measure.repeats, SECONDS)
-            return {"original_ms": timed[""].median_ms}
+            return {"original_ms": timed[""].median_ms, "seconds": time.perf_counter() - started}
 
-        return measured_once(self._path, measure)["original_ms"]
+        return measured_once(self._path, measure)
 
     def times(
         self,
@@ -205,28 +214,21 @@ class Clock:
         return self._beside_reference(networks, repeats or self._measure.repeats, max_seconds)
 
     def exact(self, network: nn.Sequential) -> float:
-        """Milliseconds of a network, measured; later predictions start from it.
+        """Milliseconds of a network, measured.
 
         Raises:
             ConfigError: the network cannot be exported.
         """
         if network is self._reference:
             return self.reference_ms
-        predicted = self.times({"": network})[""] if self.predicts else None
-        started = time.perf_counter()
-        found = self._beside_reference({"": network}, self._measure.repeats, SECONDS)[""]
-        if predicted is not None:
-            log.info(
-                "latency in %s: %.3g ms measured, %.3g ms predicted by its layers (%+.0f %%)",
-                *(self.name, found, predicted, 100 * (predicted / found - 1)),
-            )
-            self._keep(found, network, time.perf_counter() - started)
-        return found
+        return self._beside_reference({"": network}, self._measure.repeats, SECONDS)[""]
 
     def confirmed(
         self, network: nn.Sequential, is_enough: Callable[[float], bool], seconds: float = 0.0
     ) -> float:
         """Milliseconds of a network: measured where a prediction is enough or measuring takes little time.
+
+        Predictions start from the last network that was measured here.
 
         Args:
             is_enough: whether a latency reaches what is aimed at.
@@ -234,37 +236,59 @@ class Clock:
         """
         if network is self._reference:
             return self.reference_ms
-        found = self.times({"": network})[""]
-        if not self.predicts or not (is_enough(found) or self._last()["seconds"] <= SHARE * seconds):
-            return found
-        return self.exact(network)
+        predicted = self.times({"": network})[""]
+        if not self.predicts or not (is_enough(predicted) or self._last()["seconds"] <= SHARE * seconds):
+            return predicted
+        started = time.perf_counter()
+        found = self.exact(network)
+        log.info(
+            "latency in %s: %.3g ms measured, %.3g ms predicted by its layers (%+.0f %%)",
+            *(self.name, found, predicted, 100 * (predicted / found - 1)),
+        )
+        self._keep(found, network, time.perf_counter() - started)
+        return found
 
     def _factor(self) -> float:
-        """Milliseconds of the network that was measured last, for each of its table's."""
+        """Milliseconds of the network that predictions start from, for each of its table's."""
         last = self._last()
-        return last["measured_ms"] / last["table_ms"]
+        return float(last["measured_ms"] / last["table_ms"])
 
-    def _last(self) -> dict[str, float]:
-        """The network that was measured last: its milliseconds and its table's, and the seconds it took."""
+    def _last(self) -> dict[str, Any]:
+        """The network that predictions start from: its milliseconds and its table's, and what they took."""
         if self._anchor.exists():
             try:
-                return read_record(self._anchor, dict[str, float])
+                kept = read_record(self._anchor, dict[str, Any])
             except DamagedFile as error:
                 log.warning("%s: predictions start from the first network again", error.message)
-        started = time.perf_counter()
-        self._exported(self._reference)
-        seconds = time.perf_counter() - started
-        return self._keep(self.reference_ms, self._reference, seconds)
+            else:
+                if kept.get("table") == self._layers.name:
+                    return kept
+                log.warning(
+                    "the processor, its threads or %s are not those of before: predictions start from the "
+                    "first network again",
+                    self.name,
+                )
+        reference = self._of_reference()
+        return self._keep(reference["original_ms"], self._reference, reference["seconds"])
 
-    def _keep(self, measured_ms: float, network: nn.Sequential, seconds: float) -> dict[str, float]:
-        kept = {"measured_ms": measured_ms, "table_ms": self._sum(network), "seconds": seconds}
+    def _keep(self, measured_ms: float, network: nn.Sequential, seconds: float) -> dict[str, Any]:
+        kept = {
+            "measured_ms": measured_ms,
+            "table_ms": self._sum(network),
+            "table": self._layers.name,
+            "seconds": seconds,
+        }
         write_record(self._anchor, kept)
         return kept
 
-    def _sum(self, network: nn.Sequential) -> float:
+    @property
+    def _layers(self) -> LayerTable:
         if self._table is None:
             self._table = table_of(self.runtime, self._cache)
-        return self._table.sum(layers_of(network, self._example))
+        return self._table
+
+    def _sum(self, network: nn.Sequential) -> float:
+        return self._layers.sum(layers_of(network, self._example))
 
     def _beside_reference(
         self, networks: Mapping[str, nn.Sequential], repeats: int, max_seconds: float | None

@@ -28,6 +28,7 @@ def measure_models(
     cache: Path | None = None,
     warmup: int = 5,
     max_seconds: float | None = 60.0,
+    float_layers: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure several models by name, their latencies side by side; the models are left as they were.
 
@@ -40,6 +41,7 @@ def measure_models(
         cache: folder that keeps files which are exported for timing; None: they are not kept.
         warmup: passes before those that are timed.
         max_seconds: time for the passes of all models in one runtime; None: no limit.
+        float_layers: of a model by name, the layers that its int8 form has in float; None: all are in int8.
 
     Returns:
         By name, fields of `ModelMetrics`. The first of the latencies is that of eager PyTorch with torch's
@@ -47,15 +49,24 @@ def measure_models(
     """
     samples = example if isinstance(example, Mapping) else dict.fromkeys(models, as_example(example))
     # The name of the first model of each structure, by which it is timed.
-    first: dict[str, str] = {}
-    timed_as = {name: first.setdefault(_structure(models[name], samples[name]), name) for name in models}
+    first: dict[tuple[str, tuple[str, ...]], str] = {}
+    floats = float_layers or {}
+    keys = {
+        name: (_structure(model, samples[name]), tuple(floats.get(name, ())))
+        for name, model in models.items()
+    }
+    timed_as = {name: first.setdefault(key, name) for name, key in keys.items()}
     networks = {name: models[name] for name in first.values()}
     device = next(map(device_of, models.values()), "cpu")
     latencies: dict[str, list[RuntimeLatency]] = {name: [] for name in networks}
     with exported_folder(cache) as folder:
         for runtime in runtimes_of(measure, device):
             timed = time_in(
-                *(runtime, networks, samples, measure), folder=folder, warmup=warmup, max_seconds=max_seconds
+                *(runtime, networks, samples, measure),
+                folder=folder,
+                warmup=warmup,
+                max_seconds=max_seconds,
+                float_layers=floats,
             )
             for name, rows in timed.items():
                 latencies[name] += rows
@@ -81,15 +92,16 @@ def measured_again(
     *,
     measure: Measure = Measure(),
     cache: Path | None = None,
+    float_layers: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, ModelMetrics]:
     """Figures of networks that were judged apart, with latencies that compare: measured side by side.
 
     Args:
         records: figures, by name.
         networks: by the same names, on one device.
-        example, measure, cache: as in `measure_models`.
+        example, measure, cache, float_layers: as in `measure_models`.
     """
-    costs = measure_models(networks, example, measure=measure, cache=cache)
+    costs = measure_models(networks, example, measure=measure, cache=cache, float_layers=float_layers)
     timed = ("latencies", "batch", "threads")
     return {
         name: replace(record, **{key: costs[name][key] for key in timed}) for name, record in records.items()

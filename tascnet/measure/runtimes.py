@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,7 @@ def time_in(
     folder: Path,
     warmup: int = 5,
     max_seconds: float | None = 60.0,
+    float_layers: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, tuple[RuntimeLatency, ...]]:
     """Time networks side by side in one runtime, with torch's threads and, where that is not one, with one.
 
@@ -100,6 +101,7 @@ def time_in(
         folder: in which exported files are kept.
         warmup: rounds that are not timed, for each batch and number of threads.
         max_seconds: time for all passes; None: no limit.
+        float_layers: of a network by name, the layers that its int8 form has in float; None: all are in int8.
 
     Returns:
         By name, one latency for each number of threads. A network that the runtime cannot run is warned about
@@ -114,7 +116,9 @@ def time_in(
             if runtime == "eager":
                 timed = [compare_latency(fitting, examples, batch=n, **limits) for n in (1, measure.batch)]
             else:
-                passes = _passes(runtime, fitting, examples, measure.batch, threads, folder)
+                passes = _passes(
+                    *(runtime, fitting, examples, measure.batch, threads, folder, float_layers or {})
+                )
                 fitting = {name: fitting[name] for name in passes}
                 devices = {name: device_of(network) for name, network in fitting.items()}
                 timed = [
@@ -159,6 +163,7 @@ def _passes(
     batch: int,
     threads: int,
     folder: Path,
+    float_layers: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[int, Callable[[], Any]]]:
     """By name and number of samples a function that passes these; without networks that cannot run."""
     passes: dict[str, dict[int, Callable[[], Any]]] = {}
@@ -168,7 +173,12 @@ def _passes(
         try:
             if device_of(network) == "cpu":
                 example = examples[name].float() if examples[name].is_floating_point() else examples[name]
-                run = runnable(network, runtime, example, threads=threads, folder=folder)  # type: ignore[arg-type]
+                run = runnable(
+                    *(network, runtime, example),  # type: ignore[arg-type]
+                    threads=threads,
+                    folder=folder,
+                    float_layers=float_layers.get(name, ()),
+                )
                 inputs = {n: example.repeat(n, *[1] * (example.ndim - 1)) for n in (1, batch)}
             else:
                 run = _compiled_in_place(network)

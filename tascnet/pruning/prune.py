@@ -292,6 +292,7 @@ def _iterate(
     while clock.predicts and (found_ms := _disproved(learner, archive, options, clock, iterations)):
         # It was predicted where another target was asked for.
         known[len(iterations) - 1] = replace(iterations[-1], latency_ms=found_ms)
+        write_records(journal, known)
         iterations, verdict = replayed(known, options, learner.metric)
     reason = verdict.reason
     if reason is None and iterations != known:
@@ -337,7 +338,8 @@ def _disproved(
     assert last.latency_ms is not None
     if not (last.inside and reaches_latency(options, first.latency_ms, last.latency_ms)):
         return None
-    found = clock.exact(learner.place(archive.read(archive.path(last.state))))
+    network = learner.place(archive.read(archive.path(last.state)))
+    found = clock.confirmed(network, lambda _: True)
     return None if reaches_latency(options, first.latency_ms, found) else found
 
 

@@ -157,6 +157,12 @@ def _int8_lines(
         judged, floats = (getattr(one, f"test_{metric}") for one in (int8, model))
         parts.append(f"the test {word} {percent(judged)} (float: {percent(floats)})")
     known = f"In int8 {', '.join(parts)}."
+    # With the figures of the file its own layers were timed.
+    if file.float_layers and int8 is None:
+        known += (
+            f" Its time is that of a network wholly in int8; {plural(len(file.float_layers), 'layer')} of "
+            "the file stayed in float."
+        )
     if _falls(file, metric):
         return [f"{known} int8 is not recommended: it loses more than a point on the validation samples."]
     if exact := [form for form in forms_of(model, export, metric) if not form.is_int8]:

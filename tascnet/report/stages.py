@@ -78,7 +78,8 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         differing,
     ]
     if has_latency:
-        headings.insert(-2, "latency")
+        is_predicted = metrics.measure["target"] != "eager"
+        headings.insert(-2, "predicted latency" if is_predicted else "latency")
     if by_loss:
         headings.insert(2, "val loss")
     content |= {
@@ -258,8 +259,10 @@ def search_figures(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[s
     if metrics.front:
         costs = [metrics.objective.removeprefix("pareto_")]
         caption += f" Line: the best {word} at each cost."
+    runtime = metrics.measure["target"]
     for cost in costs:
         bound = metrics.bounds.get(cost)
+        how = " Those of trials are predicted." if cost == "latency_ms" and runtime != "eager" else ""
         svg = plots.tradeoff_plot(
             trials,
             metrics.models,
@@ -268,9 +271,10 @@ def search_figures(metrics: TuneMetrics, trials: Sequence[Trial]) -> list[dict[s
             bound=bound,
             front=metrics.front,
             metric=metrics.metric,
+            runtime=runtime,
         )
         figures.append(
-            {"title": f"{word.capitalize()} against {_COSTS[cost]}", "caption": caption, "svg": svg}
+            {"title": f"{word.capitalize()} against {_COSTS[cost]}", "caption": caption + how, "svg": svg}
         )
     return figures
 

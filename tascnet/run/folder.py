@@ -28,6 +28,8 @@ INPUTS = {
 }
 # The runtime that latencies are judged in: part of an identity from the first time that they are.
 TARGET = "measure.target"
+# Where the latency of the original is kept, to which others are compared.
+LATENCY = "state/latency.json"
 LOCK, IDENTITY, LOG, METRICS = ".lock", "identity.json", "log.txt", "metrics.json"
 # The files of a stage that has computed nothing yet.
 CLAIM_FILES = {LOCK, IDENTITY, LOG, "splits.json"}
@@ -127,7 +129,7 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
             if _is_new(folder, identity):
                 write_record(folder / IDENTITY, identity)
             elif TARGET in identity:
-                # The folder may be from before.
+                # Latencies may be judged for the first time.
                 write_record(folder / IDENTITY, identity)
             stack.enter_context(log_file(folder / LOG))
         yield folder
@@ -190,6 +192,9 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
         if has_work:
             raise
         return True
+    if found is not None and TARGET in identity and (folder / LATENCY).exists():
+        # Before identities had it there was no other runtime.
+        found = {TARGET: "eager"} | found
     if found == identity:
         return False
     if found is not None and (TARGET in found) != (TARGET in identity):
@@ -204,6 +209,8 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
             return True
         raise RunFolderError(f"{folder} holds results but no {IDENTITY} that names their configuration", hint)
     keys = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
+    if keys == [TARGET]:
+        hint = f"give `target={found[TARGET]}`, or start over with `fresh=true`"
     shown = ", ".join(
         INPUTS.get(key, f"{key} differs")
         if key.startswith("input.")

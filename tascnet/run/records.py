@@ -364,8 +364,8 @@ class Trial:
         depth: the depth at which it was proposed.
         config: its configuration, canonical.
         status: `ok`; `stopped` early, which the surrogate learns from and which never wins; `infeasible`,
-            with a measured latency above the bound and so not trained; or `failed`. The last two have a
-            reason and no value.
+            with a latency above the bound and so not trained; or `failed`. The last two have a reason and
+            no value.
         value: what it is judged by, larger is better; of a stopped trial its best so far.
         reason: why it is not `ok`, or was trained for fewer epochs.
         val_accuracy: of the best epoch (the one of the lowest loss where that is the objective), in [0, 1].
@@ -374,7 +374,8 @@ class Trial:
         curve: validation accuracy after each epoch, or balanced accuracy where that is the metric.
         params: parameters of the whole network.
         flops: FLOPs of one sample.
-        latency_ms: measured before training, where it is bounded.
+        latency_ms: before training, where it is bounded: measured in eager PyTorch, predicted in other
+            runtimes.
         seconds: time it took.
         epochs: epochs trained.
         surrogate: hyperparameters of the surrogate that proposed it.
@@ -884,7 +885,8 @@ class Iteration:
         pairs_similarity_before: mean similarity of pairs before they are pulled together.
         pairs_similarity_after: mean similarity of pairs afterwards.
         block: name of the block that was removed in place of filters.
-        latency_ms: for one sample, where a target asks for it.
+        latency_ms: for one sample, where a target asks for it; in runtimes other than eager PyTorch it may be
+            predicted, but what reaches the target is measured.
         inside: whether it keeps the tolerance.
         removed: filters removed, by group.
         pending: filters whose removal waits for a later iteration, by group.

@@ -13,8 +13,6 @@ from typing import TypeAlias
 from tascnet.errors import ConfigError, first_line
 from tascnet.options import Log
 from tascnet.run.events import (
-    FINISHED,
-    STARTED,
     EpochEvent,
     Event,
     IterationEvent,
@@ -105,7 +103,7 @@ def watched(options: Log, *, folder: Path, name: str, parameters: Mapping[str, o
             writer, end = _mlflow(options.mlflow, name, parameters)
             numbers = _Numbers(writer, "MLflow")
             listeners.append(numbers)
-            stack.callback(lambda: numbers.attempt(lambda: end(numbers.has_failed)))
+            stack.push(lambda kind, *_: numbers.attempt(lambda: end(kind is not None)))
         with watching(listeners):
             yield
 
@@ -124,19 +122,14 @@ class _Numbers:
     """Hands the numbers of each event to a writer, after the name of the stage.
 
     Watching is no reason to lose a search: the first error of the writer is logged, and ends the watching.
-
-    Attributes:
-        has_failed: whether a stage did not come to its end.
     """
 
     def __init__(self, write: _Writer, where: str) -> None:
-        self.has_failed = False
         self._write, self._where, self._stage, self._is_broken = write, where, "", False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunEvent):
             self._stage = f"{event.stage}/"
-            self.has_failed = self.has_failed or event.state not in (STARTED, FINISHED)
         numbers, step = numbers_of(event)
         if numbers:
             named = {f"{self._stage}{name}": value for name, value in numbers.items()}

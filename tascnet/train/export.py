@@ -237,12 +237,12 @@ def judge_file(
 ) -> ModelMetrics:
     """The figures of an exported ONNX file on validation and test samples, kept in a file beside it.
 
-    Its latencies are those that the network's structure has in the file's runtime.
+    Its latencies are those that the network has in the file's runtime.
 
     Args:
         path: of the file, after everything about it is fixed: test samples are read.
         data: the data set that the network was trained on.
-        network: figures of the network.
+        network: figures of the network, timed in int8 with the layers in float that the file has.
         seed, threads, cache, cache_limit_gb: as in `export`.
     """
     kept, digest = _figures_of(path), digest_file(path)

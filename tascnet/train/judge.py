@@ -100,15 +100,15 @@ def remeasured(
         metrics: of the stage; only latencies are measured again.
         networks: all of its models, on the device.
         example: one sample `1 x ...`; by model where they take different ones.
-        measure: how latency is measured. With `runtimes=None` fewer of them than before are no change.
+        measure: how latency is measured. With `runtimes=None` fewer of them than before are no
+            reason to measure again.
         cache: folder that keeps files which are exported for timing; None: they are not kept.
     """
     device = next(next(iter(networks.values())).parameters()).device
     before, wanted = metrics.measure, measure_facts(measure, device)
     changed = {name for name in ("batch", "repeats", "runtimes") if before.get(name) != wanted[name]}
-    if measure.runtimes is None and set(wanted["runtimes"]) <= set(before.get("runtimes", ())):
-        changed -= {"runtimes"}
-    if not changed:
+    has_all = measure.runtimes is None and set(wanted["runtimes"]) <= set(before.get("runtimes", ()))
+    if not changed or (has_all and changed == {"runtimes"}):
         return None
     words = (
         f"`{name}` was {before.get(name)} and is now {value}"

@@ -121,7 +121,7 @@ class Goal:
         return self.excess(config) <= 1
 
     def is_too_slow(self, latency_ms: float | None) -> bool:
-        """Whether a measured latency is above its bound."""
+        """Whether a latency is above its bound."""
         return None not in (latency_ms, self.max_latency_ms) and latency_ms > self.max_latency_ms  # type: ignore[operator]
 
 

@@ -153,9 +153,11 @@ def measured_winner(
             return {"latency_ms": clock.exact(network)}
 
         took = measured_once(path(f"trial-{trial.trial}-latency.json"), measure)["latency_ms"]
+        words = f"trial {trial.trial} takes {took:.3g} ms in {clock.name}"
         if took <= bound:
+            log.info("%s: %.3g ms were predicted", words, predicted)
             return trial, None
-        words = f"trial {trial.trial} takes {took:.3g} ms in {clock.name}, above the bound of {bound:.3g}"
+        words += f", above the bound of {bound:.3g}"
         log.warning("%s: %.3g ms were predicted", words, predicted)
         missed = missed or words
         off = took / predicted

@@ -239,6 +239,26 @@ def test_a_structure_is_exported_once_whatever_its_weights(tmp_path, monkeypatch
     assert exports == [network, other]
 
 
+def test_layers_in_float_are_part_of_the_int8_form(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    network = convolutional()
+    example = inputs(network, 1)
+
+    def in_int8(float_layers):
+        before = set(tmp_path.iterdir())
+        run = runnable(
+            network, "onnxruntime_int8", example, threads=1, folder=tmp_path, float_layers=float_layers
+        )
+        assert run(example).shape == (1, 3)
+        (path,) = (path for path in set(tmp_path.iterdir()) - before if "int8" in path.name)
+        return {tensor.name for tensor in onnx.load(path).graph.initializer}
+
+    assert "classifier.weight" not in in_int8(())
+    assert "classifier.weight" in in_int8(("classifier",))
+    with pytest.raises(ExportError, match="has no layer clasifier"):
+        in_int8(("clasifier",))
+
+
 def test_eager_runs_the_network_itself(tmp_path):
     network = textual().train()
     run = runnable(network, "eager", inputs(network, 1), threads=1, folder=tmp_path)

@@ -1,6 +1,7 @@
 """Latencies from a table of layers, whose times are given, and in real runtimes."""
 
 import math
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,8 +126,11 @@ def test_a_prediction_is_scaled_to_what_was_measured(clock_of) -> None:
         "half": pytest.approx(10.0),
         "quarter": pytest.approx(5.0),
     }
-    # Measured, the half takes 12 ms: 3 ms for each filter from now on, also in a resumed run.
+    # Measured, the half takes 12 ms, which alone changes no prediction.
     assert clock.exact(network(4)) == pytest.approx(12.0)
+    assert clock.times({"quarter": network(2)})["quarter"] == pytest.approx(5.0)
+    # 3 ms for each filter once it is confirmed, also in a resumed run.
+    assert clock.confirmed(network(4), lambda _: True) == pytest.approx(12.0)
     assert clock.times({"quarter": network(2)})["quarter"] == pytest.approx(6.0)
     again = clock_of({}, reference)
     assert again.reference_ms == 20.0
@@ -148,6 +152,30 @@ def test_what_decides_is_measured(clock_of, bound, seconds, expected) -> None:
     clock = clock_of({8: 20.0, 4: 12.0}, network(8))
     found = clock.confirmed(network(4), lambda latency_ms: latency_ms <= bound, seconds)
     assert found == pytest.approx(expected)
+
+
+def test_the_time_to_export_the_reference_counts(clock_of, monkeypatch) -> None:
+    """Measuring takes 60 ms; of a network that took 0.1 s to make it would be more than a tenth."""
+    clock = clock_of({8: 20.0, 4: 12.0}, network(8))
+    timed = Clock._timed
+
+    def slow(*args: object) -> object:
+        time.sleep(0.06)
+        return timed(*args)
+
+    monkeypatch.setattr(Clock, "_timed", slow)
+    assert clock.confirmed(network(4), lambda _: False, 0.1) == pytest.approx(10.0)
+    assert clock.confirmed(network(4), lambda _: False, 60) == pytest.approx(12.0)
+
+
+def test_another_table_starts_from_the_reference_again(clock_of, tmp_path, caplog) -> None:
+    """With other threads all layers take half as long: the anchor's sum is not theirs."""
+    reference = network(8)
+    clock_of({8: 20.0, 4: 12.0}, reference).confirmed(network(4), lambda _: True)
+    clock = clock_of({}, reference)
+    clock._table = LayerTable(tmp_path / "other.json", lambda layers: [t / 2 for t in by_weights(layers)])
+    assert clock.times({"quarter": network(2)})["quarter"] == pytest.approx(5.0)
+    assert "predictions start from the first network again" in caplog.text
 
 
 def test_a_wider_network_is_never_predicted_faster(clock_of) -> None:

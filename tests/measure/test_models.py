@@ -87,6 +87,20 @@ def test_models_of_one_structure_have_the_same_latencies(monkeypatch: pytest.Mon
         assert measured[name]["latencies"] == (f"eager of {first}", f"compile of {first}")
 
 
+def test_a_model_with_layers_in_float_is_timed_apart_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[str], Any]] = []
+
+    def time_in(_: str, networks: dict[str, nn.Module], *__: Any, **limits: Any) -> dict[str, Any]:
+        seen.append((list(networks), limits["float_layers"]))
+        return {name: (f"of {name}",) for name in networks}
+
+    monkeypatch.setattr("tascnet.measure.models.time_in", time_in)
+    models = {name: nn.Linear(3, 2) for name in ("tuned", "pruned", "again")}
+    measured = measure_models(models, (1, 3), float_layers={"pruned": ("head",)}, **QUICK)
+    assert seen == [(["tuned", "pruned"], {"pruned": ("head",)})]
+    assert [row["latencies"] for row in measured.values()] == [("of tuned",), ("of pruned",), ("of tuned",)]
+
+
 class Untouched(nn.Conv2d):
     """Fails where it is given values."""
 

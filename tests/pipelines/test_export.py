@@ -6,7 +6,9 @@ import pytest
 
 import tascnet
 import tascnet_pipelines.export
+import tascnet_pipelines.full
 from tascnet.errors import ExportError
+from tascnet.measure import measured_again
 from tascnet.run.records import ExportMetrics, ModelMetrics, read_record
 from tascnet.train.export import JudgedFile
 from tests.pipelines.commands import TINY, command, contents
@@ -98,11 +100,18 @@ def test_a_model_of_other_classes_is_refused(run, cache, capsys, tmp_path):
 
 
 @pytest.mark.deployed
-def test_the_full_stage_ends_with_an_export_whose_int8_file_is_a_row(run, cache, capsys):
+def test_the_full_stage_ends_with_an_export_whose_int8_file_is_a_row(run, cache, capsys, monkeypatch):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     folder, options = run
     given = (*options, f"cache_dir={cache}", "export.preprocess=outside", "export.int8_tolerance=0.2")
+    in_float = []
+
+    def noting(*networks, float_layers, **how):
+        in_float.append(float_layers)
+        return measured_again(*networks, float_layers=float_layers, **how)
+
+    monkeypatch.setattr(tascnet_pipelines.full, "measured_again", noting)
     assert command(*given) == 0
     printed = capsys.readouterr().out
     export = folder / "prune" / "export"
@@ -113,6 +122,9 @@ def test_the_full_stage_ends_with_an_export_whose_int8_file_is_a_row(run, cache,
         "model_int8.onnx",
     ]
     assert "pruned int8" in printed
+    # Its time is that of the file.
+    metrics = read_record(export / "metrics.json", ExportMetrics)
+    assert in_float == [{"pruned": metrics.files[1].float_layers}]
     judged: ModelMetrics = read_record(export / "model_int8.json", JudgedFile).model
     own = tascnet.evaluate(export / "model_int8.onnx", tascnet.digits(), split="test", cache=cache)
     assert judged.test_accuracy == own.accuracy

@@ -228,6 +228,7 @@ def predicting(monkeypatch):
         )
         monkeypatch.setattr(Clock, "exact", exact)
         monkeypatch.setattr(Clock, "_last", lambda _: {"seconds": math.inf})
+        monkeypatch.setattr(Clock, "_keep", lambda *_: None)
 
     return stand_in
 
@@ -250,6 +251,8 @@ def test_a_prediction_alone_does_not_end_pruning(run, predicting):
     predicting(2.0)
     more = run(replace(options, latency_target=0.59), name="late")
     assert "no target is reached: latency is" in more.metrics.stopped
+    share = more.iterations[-1].params / more.iterations[0].params
+    assert more.iterations[-1].latency_ms / more.iterations[0].latency_ms == pytest.approx(2 * share)
 
 
 def test_a_network_that_does_not_fit_the_data_is_refused_before_its_folder_is_made(run, tmp_path, caplog):

@@ -93,6 +93,14 @@ def test_int8_that_loses_more_than_a_point_is_not_recommended() -> None:
     assert "the validation balanced accuracy is 49.0 % (float: 60.0 %)" in by_recall[1]
 
 
+def test_layers_in_float_are_said_where_they_were_not_timed() -> None:
+    mixed = replace(exported(), files=(replace(file("onnx_int8", 0.795), float_layers=("stem", "head")),))
+    words = "Its time is that of a network wholly in int8; 2 layers of the file stayed in float."
+    assert words in recommendation_lines(pruned(2.0, 10.0), mixed)[-1]
+    assert words not in recommendation_lines(pruned(2.0, 10.0), exported())[-1]
+    assert words not in recommendation_lines(pruned(2.0, 10.0), mixed, int8=model())[-1]
+
+
 def test_int8_without_a_file_or_an_accuracy_is_not_recommended() -> None:
     # It was refused, or not asked for, or there is no export at all.
     for export, first in ((exported(None), "Deploy `model.onnx` in"), (None, "Export `onnx` in")):

@@ -248,6 +248,12 @@ def test_one_figure_for_each_bound(tmp_path: Path) -> None:
     assert {"Accuracy against FLOPs", "Accuracy against latency"} < set(headings(page))
     assert "objective: accuracy, at most 95 FLOPs, at most 4.00 ms" in page.text
     assert "objective" not in tuned(tmp_path).text
+    assert "Those of trials are predicted." not in page.text
+    there = replace(METRICS, bounds={"latency_ms": 4.0}, measure=METRICS.measure | {"target": "onnxruntime"})
+    tune_report(tmp_path / "report.html", there, [replace(TRIALS[0], latency_ms=3.0)])
+    page = read(tmp_path / "report.html")
+    assert "Those of trials are predicted." in page.text
+    assert "predicted latency" in page.text
 
 
 def test_statuses_and_the_loss_in_the_table_of_trials(tmp_path: Path) -> None:

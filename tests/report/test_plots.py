@@ -146,6 +146,17 @@ def test_the_front_and_the_bound_over_the_cost_that_counts() -> None:
     assert on.get_xlabel() == "parameters"
 
 
+def test_latencies_of_trials_and_models_are_of_one_runtime() -> None:
+    on = axes()
+    there = model(latencies=(timed("eager", 9.0), timed("onnxruntime", 4.0)), val_accuracy=0.65)
+    models = {"conventional": there, "rival": model(latencies=(timed("eager", 9.0),))}
+    paint_tradeoff(on, MIXED, models, 9, cost="latency_ms", bound=5.0, runtime="onnxruntime")
+    drawn = lines(on)
+    assert drawn["conventional"] == ([4.0], [0.65])
+    assert "rival" not in drawn, "it was not measured there"
+    assert on.get_xlabel() == "latency in ONNX Runtime, batch 1, in ms"
+
+
 def test_labels_of_short_depths_are_left_out_their_lines_are_not() -> None:
     on = axes()
     depths = [1] * 50 + [2, 3] + [4] * 50
@@ -347,6 +358,13 @@ def test_every_network_in_the_runtimes_whose_accuracy_is_its_own() -> None:
     assert speeds("pruned", {"pruned": FAST["pruned"]})["onnxruntime_int8"] == 2.0
     other = model(latencies=(timed("eager", 9.0, threads=1), timed("eager", 8.0)))
     assert speeds("a", {"a": other}) == {"eager": 8.0}, "with the threads of the run"
+
+
+def test_a_model_that_was_timed_nowhere_is_left_out() -> None:
+    """As an int8 file where latency in int8 was not asked for."""
+    on = axes()
+    paint_speed(on, {"pruned": FAST["conventional"], "pruned int8": model(latencies=())})
+    assert [text.get_text() for text in on.texts] == ["pruned"]
 
 
 def test_accuracy_against_latency() -> None:

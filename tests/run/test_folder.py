@@ -257,6 +257,39 @@ def test_fresh_does_not_need_a_whole_identity(tmp_path):
     claimed(tmp_path, {"seed": 0}, fresh=True)
 
 
+def worked(folder, content):
+    """A folder of this identity in which something was computed."""
+    claimed(folder, content)
+    (folder / "state").mkdir()
+    return folder
+
+
+def test_latencies_of_one_runtime_are_not_continued_in_another(tmp_path):
+    """As where ONNX Runtime was installed in the meantime."""
+    folder = worked(tmp_path, of_tune() | {"measure.target": "eager"})
+    with pytest.raises(RunFolderError, match=r"measure\.target was 'eager' and is now 'onnx") as caught:
+        claimed(folder, of_tune() | {"measure.target": "onnxruntime"})
+    assert caught.value.hint == "give `target=eager`, or start over with `fresh=true`"
+    claimed(folder, of_tune())
+    with pytest.raises(RunFolderError):
+        claimed(folder, of_tune() | {"measure.target": "onnxruntime"})
+
+
+def test_the_runtime_counts_from_the_first_latency_on(tmp_path):
+    folder = worked(tmp_path, of_tune())
+    claimed(folder, of_tune() | {"measure.target": "onnxruntime"})
+    with pytest.raises(RunFolderError, match=r"measure\.target was 'onnxruntime' and is now 'eager'"):
+        claimed(folder, of_tune() | {"measure.target": "eager"})
+
+
+def test_a_folder_with_latencies_of_an_earlier_version_has_those_of_eager_pytorch(tmp_path):
+    folder = worked(tmp_path, of_tune())
+    (folder / "state" / "latency.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"measure\.target was 'eager' and is now 'onnxruntime'"):
+        claimed(folder, of_tune() | {"measure.target": "onnxruntime"})
+    claimed(folder, of_tune() | {"measure.target": "eager"})
+
+
 def test_finished_by_metrics_of_this_very_budget(tmp_path):
     tune = Tune()
     assert not finished(tmp_path)

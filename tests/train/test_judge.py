@@ -113,6 +113,12 @@ def test_only_latencies_are_measured_again(learner, networks, tmp_path: Path, lo
             "`runtimes` was ['eager', 'compile'] and is now ['eager']",
         ),
         ({"repeats": 4}, {}, "`repeats` was 4 and is now 3"),
+        # What is lost by it is said.
+        (
+            {"repeats": 4, "runtimes": ["eager", "onnxruntime"]},
+            {},
+            "`repeats` was 4 and is now 3, `runtimes` was ['eager', 'onnxruntime'] and is now ['eager']",
+        ),
     ],
 )
 def test_what_makes_latencies_be_measured_again(

@@ -12,19 +12,19 @@ from tascnet.measure.runtimes import NAMES
 from tascnet.report.numbers import metric_name
 from tascnet.report.plots.marks import limits, points, quiet_axes, show_percent, top_legend
 from tascnet.report.theme import ACCENT, BAR, GRID, INK, MUTED, SECOND, THIRD, draw
-from tascnet.run.records import ModelMetrics
+from tascnet.run.records import INT8, ModelMetrics
 
 # The colour of each runtime.
 _COLOURS = {
     "eager": MUTED,
     "compile": INK,
     "onnxruntime": ACCENT,
-    "onnxruntime_int8": SECOND,
+    INT8: SECOND,
     "openvino": THIRD,
 }
 _MARKERS = "oDs^vPX*<>phd"
 # At the end of the name of a network that is measured as an int8 file.
-INT8 = " int8"
+_ROW = " int8"
 # Most characters of a name.
 _LENGTH = 28
 
@@ -38,20 +38,23 @@ def speed_plot(models: Mapping[str, ModelMetrics], metric: str = "accuracy") -> 
 def paint_speed(axes: Axes, models: Mapping[str, ModelMetrics], metric: str = "accuracy") -> None:
     """The metric on test samples against the latency for one sample: a marker a model, a colour a runtime.
 
-    A network that was not judged in int8 has a hollow mark there, at the metric of the float network.
+    A network that was not judged in int8 has a hollow mark there, at the metric of the float network. One
+    that was timed nowhere is left out.
     """
     quiet_axes(axes, grid="both")
-    floats = [name for name in models if not name.endswith(INT8)]
+    floats = [name for name in models if not name.endswith(_ROW)]
     markers = dict(zip(floats, cycle(_MARKERS), strict=False))
     labelled: set[str] = set()
     ends = []
     for name, model in models.items():
         value, places = getattr(model, f"test_{metric}"), speeds(name, models)
+        if not places:
+            continue
         axes.plot(list(places.values()), [value] * len(places), "-", color=GRID, linewidth=1.4, zorder=1)
         for runtime, milliseconds in places.items():
-            is_hollow = runtime == "onnxruntime_int8" and not name.endswith(INT8)
+            is_hollow = runtime == INT8 and not name.endswith(_ROW)
             looks = {"mfc": "none", "mew": 1.6} if is_hollow else {"mew": 0.0}
-            color, marker = _COLOURS[runtime], markers.get(name.removesuffix(INT8), "o")
+            color, marker = _COLOURS[runtime], markers.get(name.removesuffix(_ROW), "o")
             points(axes, [(milliseconds, value)], "", color=color, marker=marker, markersize=8, **looks)
             if runtime not in labelled:
                 labelled.add(runtime)
@@ -86,10 +89,10 @@ def speeds(name: str, models: Mapping[str, ModelMetrics]) -> dict[str, float]:
     """
     found = {runtime: models[name].latency(runtime) for runtime in NAMES}
     times = {runtime: one.latency_ms for runtime, one in found.items() if one is not None}
-    if name.endswith(INT8):
-        return {runtime: time for runtime, time in times.items() if runtime.endswith("int8")}
-    if name + INT8 in models:
-        times.pop("onnxruntime_int8", None)
+    if name.endswith(_ROW):
+        return {runtime: time for runtime, time in times.items() if runtime == INT8}
+    if name + _ROW in models:
+        times.pop(INT8, None)
     return times
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from tascnet.measure.runtimes import NAMES
 from tascnet.report.numbers import gap, metric_name
 from tascnet.report.plots.marks import (
     Points,
@@ -25,7 +26,7 @@ from tascnet.report.plots.marks import (
 from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, SECOND, draw, plotted
 from tascnet.run.records import FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial, score
 
-_COSTS = {"flops": "FLOPs, one sample", "params": "parameters", "latency_ms": "latency, batch 1, in ms"}
+_COSTS = {"flops": "FLOPs, one sample", "params": "parameters"}
 _SIZE, _INSIGHT_SIZE = (4.7, 3.1), (4.7, 3.6)
 # By status: label and looks.
 _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,6 +85,7 @@ def paint_tradeoff(
     bound: float | None = None,
     front: Sequence[FrontPoint] = (),
     metric: str = "accuracy",
+    runtime: str = "eager",
 ) -> None:
     """Accuracy against a cost of all trials that have both, the winner ringed, and of named models.
 
@@ -96,6 +98,7 @@ def paint_tradeoff(
         bound: the largest allowed cost; None: no line.
         front: the trials that no other one dominates.
         metric: `accuracy` or `balanced_accuracy`.
+        runtime: whose latency it is; models that were not measured there are left out.
     """
     quiet_axes(axes)
     costs = {row.trial: getattr(row, cost) for row in trials if row.status != "failed"}
@@ -110,7 +113,11 @@ def paint_tradeoff(
         axes.step(*zip(*places, strict=True), where="post", color=ACCENT, linewidth=1.4)
         points(axes, places, "front", color=ACCENT, markersize=6)
     mark_winner(axes, [place for row, place in shown if row.trial == winner])
-    named = {name: (getattr(model, cost), score(model, metric) or 0.0) for name, model in models.items()}
+    named = {
+        name: (getattr(record, cost), score(model, metric) or 0.0)
+        for name, model in models.items()
+        if (record := model.latency(runtime) if cost == "latency_ms" else model) is not None
+    }
     for (name, place), marker in zip(named.items(), cycle("D^sv"), strict=False):
         points(axes, [place], name, color=SECOND, marker=marker, markersize=6, mfc="none", mew=1.6)
     if bound is not None:
@@ -121,7 +128,7 @@ def paint_tradeoff(
     extent = [*costs.values(), *(x for x, _ in named.values()), *([bound] if bound else [])]
     axes.set_xlim(limits(extent, least=0.6 * max(extent, default=1.0)))
     show_counts(axes.xaxis)
-    axes.set_xlabel(_COSTS[cost])
+    axes.set_xlabel(_COSTS.get(cost, f"latency in {NAMES[runtime]}, batch 1, in ms"))
     top_legend(axes)
 
 
