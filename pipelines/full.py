@@ -67,6 +67,8 @@ def run(config: Config) -> None:
         # After all that work the page is written first.
         except ExportError as error:
             refused = error
+            if (kept := stage_folder(config, "prune") / "export" / "metrics.json").exists():
+                exported = read_record(kept, ExportMetrics)
     _conclude(config, example, exported)
     if refused is not None:
         raise refused
