@@ -124,11 +124,12 @@ def _prepared(image: "_Value", preprocessing: Preprocessing) -> "_Value":
         square = graph.op("Transpose", levels, perm=[0, 3, 1, 2])
     else:
         square = _resized(image, rows, columns, preprocessing)
-    # As `normalise` computes it.
+    # `normalise` multiplies and adds in one step and rounds once. To the last bit, so that an int8 network rounds
+    # both to the same levels.
     mean, std = (np.array(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
-    scaled = square * graph.constant((1 / (255 * std)).astype(np.float32))
-    shifted = scaled + graph.constant((-mean / std).astype(np.float32))
-    return graph.op("Reshape", shifted, graph.constant([0, channels, size, size]))
+    scale, shift = (values.astype(np.float32).astype(np.float64) for values in (1 / (255 * std), -mean / std))
+    shifted = square.cast(np.float64) * graph.constant(scale) + graph.constant(shift)
+    return graph.op("Reshape", shifted.cast(np.float32), graph.constant([0, channels, size, size]))
 
 
 def _axes(image: "_Value", preprocessing: Preprocessing) -> "tuple[_Axis, _Axis]":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tascnet.errors import plural
+from tascnet.errors import listed, plural
 from tascnet.measure.runtimes import NAMES
 from tascnet.report.numbers import metric_name, milliseconds, percent
 from tascnet.run.records import DEPLOYED, INT8, ExportedFile, ExportMetrics, ModelMetrics, RuntimeLatency
@@ -166,14 +166,15 @@ def _int8_lines(
     if _falls(file, metric):
         return [f"{known} int8 is not recommended: it loses more than a point on the validation samples."]
     if exact := [form for form in forms_of(model, export, metric) if not form.is_int8]:
-        little = []
+        little: dict[str, list[str]] = {}
         for key, words in _batches(model).items():
             gain = 1 - getattr(timed, key) / min(getattr(form.latency, key) for form in exact)
             if gain < WORTHWHILE:
                 saved = f"saves only {percent(gain)} of the time" if gain > 0 else "saves no time"
-                little.append(f"{saved} for {words}")
+                little.setdefault(saved, []).append(words)
         if little:
-            known += f" It {' and '.join(little)}: float, which keeps the network's outputs, is better there."
+            reasons = " and ".join(f"{saved} for {listed(words, 'and')}" for saved, words in little.items())
+            known += f" It {reasons}: float, which keeps the network's outputs, is better there."
     return [known]
 
 
