@@ -124,8 +124,8 @@ def _prepared(image: "_Value", preprocessing: Preprocessing) -> "_Value":
         square = graph.op("Transpose", levels, perm=[0, 3, 1, 2])
     else:
         square = _resized(image, rows, columns, preprocessing)
-    # `normalise` multiplies and adds in one step and rounds once. Equal to the last bit, an int8 network rounds
-    # both to the same levels.
+    # `normalise` multiplies and adds in one step and rounds once. Equal to the last bit, int8 networks round
+    # both alike.
     mean, std = (np.array(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     scale, shift = (values.astype(np.float32).astype(np.float64) for values in (1 / (255 * std), -mean / std))
     shifted = square.cast(np.float64) * graph.constant(scale) + graph.constant(shift)
