@@ -10,6 +10,7 @@ from tascnet.report.card import update_card
 from tascnet.report.exports import export_table
 from tascnet.run.console import output
 from tascnet.run.records import ExportMetrics
+from tascnet.train.export import FILES, judged_before
 
 
 def run(config: Config) -> None:
@@ -40,6 +41,7 @@ def write(config: Config, saved: Path) -> ExportMetrics:
             cache_limit_gb=config.cache_limit_gb,
             fresh=config.fresh,
         )
-    update_card(folder, network)
+    # Its test figures, where stage `full` has read them.
+    update_card(folder, network, int8=judged_before(place / FILES["onnx_int8"]))
     output().print(export_table(metrics, config.metric, title=str(place)))
     return metrics

@@ -121,7 +121,8 @@ def _watched(config: Config) -> AbstractContextManager[None]:
         config.log,
         folder=folder,
         name=folder.relative_to(outputs_folder(config)).as_posix(),
-        parameters=dict(_flat(as_content(config))),
+        # Not where it is watched: an address may hold a password.
+        parameters={key: value for key, value in _flat(as_content(config)) if not key.startswith("log.")},
     )
 
 

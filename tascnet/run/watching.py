@@ -27,6 +27,8 @@ log = logging.getLogger("tascnet")
 
 # Folder of TensorBoard's files in that of a run.
 TENSORBOARD = "tensorboard"
+# User and password in an address.
+_PASSWORD = re.compile(r"//[^/@\s]+@")
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboard"), "mlflow": ("mlflow", "mlflow-skinny")}
 # The numbers of each kind of event.
 EPOCH = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy")
@@ -189,8 +191,9 @@ def _mlflow(uri: str, name: str, parameters: Mapping[str, object]) -> tuple[_Wri
                 client.log_batch(run.run_id, params=texts[first : first + _TOGETHER])
     # Of the network, of the server, and of the disk.
     except Exception as error:
+        message = f"`log.mlflow={uri}` cannot be used ({first_line(error)})"
         raise ConfigError(
-            f"`log.mlflow={uri}` cannot be used ({first_line(error)})",
+            _PASSWORD.sub("//***@", message),
             "give the address of a running server such as http://localhost:5000, or a folder",
         ) from error
 

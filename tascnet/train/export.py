@@ -225,6 +225,19 @@ def check_place(folder: Path) -> None:
         raise ConfigError(f"{folder} {reason}", "give another place, such as beside a copy of the model")
 
 
+def judged_before(path: Path) -> ModelMetrics | None:
+    """What `judge_file` found of a file as it is; None where it was not judged, or that is damaged."""
+    kept = _figures_of(path)
+    if not (path.exists() and kept.exists()):
+        return None
+    try:
+        found = read_record(kept, JudgedFile)
+    except DamagedFile as error:
+        log.warning("%s: %s counts as not judged", error.message, path.name)
+        return None
+    return found.model if found.content == digest_file(path) else None
+
+
 def judge_file(
     path: Path,
     data: Data,
@@ -245,14 +258,8 @@ def judge_file(
         network: figures of the network, timed in int8 with the layers in float that the file has.
         seed, threads, cache, cache_limit_gb: as in `export`.
     """
-    kept, digest = _figures_of(path), digest_file(path)
-    if kept.exists():
-        try:
-            found = read_record(kept, JudgedFile)
-            if found.content == digest:
-                return _timed_as(found.model, network)
-        except DamagedFile as error:
-            log.warning("%s: %s is judged again", error.message, path.name)
+    if (found := judged_before(path)) is not None:
+        return _timed_as(found, network)
     with computing("cpu", threads):
         model = open_model(path)
         samples = open_samples(
@@ -285,7 +292,7 @@ def judge_file(
         predictions=tuple(test.predictions.tolist()),
         size_bytes=path.stat().st_size,
     )
-    write_record(kept, JudgedFile(content=digest, model=judged))
+    write_record(_figures_of(path), JudgedFile(content=digest_file(path), model=judged))
     return _timed_as(judged, network)
 
 

@@ -129,3 +129,8 @@ def test_the_full_stage_ends_with_an_export_whose_int8_file_is_a_row(run, cache,
     own = tascnet.evaluate(export / "model_int8.onnx", tascnet.digits(), split="test", cache=cache)
     assert judged.test_accuracy == own.accuracy
     assert (folder / "report.html").is_file()
+    # The card keeps these figures when the stage runs alone.
+    carded = []
+    monkeypatch.setattr(tascnet_pipelines.export, "update_card", lambda *_, int8: carded.append(int8))
+    assert command(*given, "stage=export") == 0
+    assert carded == [judged]

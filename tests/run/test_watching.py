@@ -115,6 +115,15 @@ def test_a_folder_that_is_a_file_is_found_before_the_run(tmp_path):
         pytest.fail("the run began")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_password_in_an_address_is_not_shown(tmp_path):
+    pytest.importorskip("mlflow")
+    with pytest.raises(ConfigError) as caught, watch(tmp_path, mlflow="http://me:secret@localhost:9"):
+        pytest.fail("the run began")
+    assert "secret" not in str(caught.value)
+    assert "http://***@localhost:9" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("options", "package"), [({"tensorboard": True}, "tensorboard"), ({"mlflow": "x"}, "mlflow-skinny")]
 )
