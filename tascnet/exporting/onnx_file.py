@@ -95,6 +95,8 @@ def onnx_model(network: nn.Sequential, example: Tensor) -> "onnx.ModelProto":
                 input_names=["image" if example.is_floating_point() else "tokens"],
                 output_names=[OUTPUT],
                 external_data=False,
+                # As newer versions of torch do unless told.
+                optimize=True,
                 verbose=False,
             )
         assert exported is not None

@@ -33,7 +33,8 @@ def traced(
     shapes = None if batch else ({0: torch.export.Dim.DYNAMIC},)
     try:
         with quiet():
-            return torch.export.export(plain_copy(network), (samples,), dynamic_shapes=shapes)
+            # Older versions of torch trace strictly unless told, and then a few networks in a process.
+            return torch.export.export(plain_copy(network), (samples,), dynamic_shapes=shapes, strict=False)
     # Whatever the tracer meets.
     except Exception as error:
         raise ExportError(f"torch.export cannot trace the network ({first_line(error)})") from error
