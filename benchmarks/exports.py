@@ -32,8 +32,8 @@ from tascnet.exporting.export import export_file
 from tascnet.exporting.formats import FLOAT_FORMATS
 from tascnet.exporting.inputs import Inputs
 from tascnet.exporting.int8 import quantise_plain
-from tascnet.exporting.onnx_file import example_of, onnx_model, write_model
-from tascnet.exporting.runtimes import onnx_session, open_file
+from tascnet.exporting.onnx_file import example_of, onnx_model, onnx_session, write_model
+from tascnet.exporting.runtimes import open_file
 from tascnet.models.info import ModelInfo, info_of, with_info
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import FORMATS

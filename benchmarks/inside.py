@@ -26,7 +26,7 @@ from benchmarks.common import Row, collect, new_table, points
 from tascnet.errors import ConfigError
 from tascnet.exporting import installed
 from tascnet.exporting.inputs import Inputs
-from tascnet.exporting.onnx_file import example_of, onnx_model
+from tascnet.exporting.onnx_file import example_of, onnx_model, onnx_session
 from tascnet.exporting.pixels import with_preprocessing
 from tascnet.models import Preprocessing
 from tascnet.models.info import info_of
@@ -138,14 +138,7 @@ class Comparison:
 
 
 def _session(model: "onnx.ModelProto") -> Graph:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnx_session(model.SerializeToString(), 1)
     return lambda images: session.run(None, {"image": images})[0]
 
 

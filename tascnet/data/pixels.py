@@ -2,9 +2,7 @@
 
 import os
 import warnings
-from collections import deque
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +35,7 @@ from tascnet.models.preprocessing import (
 from tascnet.options import usable_cpus
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json, read_checked, write_checked
+from tascnet.run.parallel import in_order
 
 FORMAT = 3
 # Of an index: about 300 for each image.
@@ -293,17 +292,10 @@ class _DecodingJob:
     def _outcomes(self) -> Iterator[Decoded | UnreadableImage]:
         """What came of each file, in order; threads decode, because Pillow works outside Python's lock."""
         workers = usable_cpus()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        waiting: deque[Future[Decoded | UnreadableImage]] = deque()
-        try:
-            for file in self.listing.files:
-                waiting.append(pool.submit(self._outcome, file))
-                if len(waiting) >= AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        found = in_order(
+            self.listing.files, self._outcome, workers=workers, window=AHEAD * workers, name="decode"
+        )
+        return (outcome for _, outcome in found)
 
     def _outcome(self, file: ImageFile) -> Decoded | UnreadableImage:
         listing, known = self.listing, None if self.store is None else self.store.outcome(file)

@@ -22,7 +22,13 @@ from torch import Tensor
 
 from tascnet.errors import ExportError, plural
 from tascnet.exporting.metadata import Metadata
-from tascnet.exporting.onnx_file import read_metadata, read_model, with_metadata, write_model
+from tascnet.exporting.onnx_file import (
+    onnx_session,
+    read_metadata,
+    read_model,
+    with_metadata,
+    write_model,
+)
 from tascnet.run.console import track
 from tascnet.run.files import write_whole
 
@@ -417,13 +423,7 @@ def _logits(model: Any, samples: Tensor) -> Tensor:
 
 
 def _session(model: Any) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4
-    content = model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnx_session(model.SerializeToString(), torch.get_num_threads())
 
 
 def _loaded(path: Path) -> Any:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tascnet.exporting import installed
-from tascnet.exporting.onnx_file import OPSET
-from tascnet.exporting.runtimes import onnx_session, openvino_model
+from tascnet.exporting.onnx_file import OPSET, onnx_session
+from tascnet.exporting.runtimes import openvino_model
 from tascnet.models.inspect import evaluating, input_for
 from tascnet.run.files import digest_json
 

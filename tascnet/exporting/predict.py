@@ -1,8 +1,6 @@
 """The classes of new images or texts, in their order, by a network or an exported file."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +18,7 @@ from tascnet.models.preprocessing import (
 from tascnet.models.text import normalise as words_of
 from tascnet.options import Predict, usable_cpus
 from tascnet.run.console import log, track
+from tascnet.run.parallel import in_order
 from tascnet.run.records import Classified
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from tascnet.models.preprocessing import Picture
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Images in work for each worker beside those of a batch.
 AHEAD = 4
@@ -167,7 +165,8 @@ def _images(
                 return error.__cause__
             raise
 
-    outcomes = _in_order(samples, read, workers, options.batch_size + AHEAD * workers)
+    window = options.batch_size + AHEAD * workers
+    outcomes = in_order(samples, read, workers=workers, window=window, name="predict")
     number = count()
     for batch in _batches(outcomes, options.batch_size):
         names = [_name(image, next(number)) for image, _ in batch]
@@ -223,25 +222,6 @@ def _records(
             (model.class_names[label], share) for label, share in zip(classes, shares, strict=True)
         )
         yield Classified(sample=name, class_name=best[0], probability=best[1], others=tuple(others))
-
-
-def _in_order(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int, window: int
-) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order; threads work on at most `window` of them at a time."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) >= window:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from tascnet.errors import ExportError, first_line, listed
 from tascnet.exporting import installed
 from tascnet.exporting.metadata import Metadata
-from tascnet.exporting.onnx_file import OUTPUT, check_file, input_name, onnx_model, read_metadata, write_model
+from tascnet.exporting.onnx_file import (
+    OUTPUT,
+    check_file,
+    input_name,
+    onnx_model,
+    onnx_session,
+    read_metadata,
+    write_model,
+)
 from tascnet.exporting.programs import quiet, traced
 from tascnet.models.describe import describe
 from tascnet.run.files import digest_json
@@ -197,32 +205,6 @@ def _open_onnx(path: Path, threads: int) -> Runnable:
     metadata = read_metadata(path)
     name = "onnxruntime_int8" if metadata.format == "onnx_int8" else "onnxruntime"
     return _onnx_session(path, threads, metadata, name)
-
-
-def onnx_session(model: Path | bytes, threads: int) -> Any:
-    """A session of ONNX Runtime, of a file or of a model's bytes.
-
-    Raises:
-        ExportError: ONNX Runtime refuses the model.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Threads that wait within a pass spin, which makes small networks a quarter faster; after it they would
-    # take the processor from whatever comes next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Fatal errors alone: all others are raised.
-    options.log_severity_level = 4
-    content = model if isinstance(model, bytes) else str(model)
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    # Of ONNX Runtime and of protobuf; the classes are not public.
-    except Exception as error:
-        what = "a model" if isinstance(model, bytes) else model
-        raise ExportError(f"ONNX Runtime cannot open {what} ({first_line(error)})") from error
 
 
 def _onnx_session(path: Path, threads: int, metadata: Metadata | None, runtime: str) -> Runnable:

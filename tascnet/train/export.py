@@ -37,6 +37,7 @@ from tascnet.run.console import track
 from tascnet.run.files import digest_file, digest_json, unwritable
 from tascnet.run.folder import METRICS, cache_folder
 from tascnet.run.records import (
+    INT8,
     ExportedFile,
     ExportMetrics,
     ModelMetrics,
@@ -120,9 +121,7 @@ def export(
     check_metric(metric)
     check_place(path.parent)
     with computing("cpu", threads):
-        samples = None
-        if data is not None:
-            samples = _open(network, data, seed, cache_folder(cache), cache_limit_gb)
+        samples = _open(network, data, seed, cache_folder(cache), cache_limit_gb)
         exporter = _Exporter(
             network=network, data=data, samples=samples, options=options, metric=metric, seed=seed
         )
@@ -162,9 +161,7 @@ def export_all(
     check_metric(metric)
     check_place(folder)
     with computing("cpu", threads):
-        samples = None
-        if data is not None:
-            samples = _open(network, data, seed, cache_folder(cache), cache_limit_gb)
+        samples = _open(network, data, seed, cache_folder(cache), cache_limit_gb)
         exporter = _Exporter(
             network=network, data=data, samples=samples, options=options, metric=metric, seed=seed
         )
@@ -312,7 +309,7 @@ class JudgedFile:
 
 
 def _timed_as(judged: ModelMetrics, network: ModelMetrics) -> ModelMetrics:
-    latencies = tuple(one for one in network.latencies if one.runtime == "onnxruntime_int8")
+    latencies = tuple(one for one in network.latencies if one.runtime == INT8)
     return replace(judged, latencies=latencies, batch=network.batch, threads=network.threads)
 
 
@@ -464,12 +461,11 @@ class _Exporter:
     def _outputs_of(self, path: Path) -> Tensor:
         """Of a file on the validation samples, `n x classes`."""
         assert self.samples is not None
-        source: Any = self.samples.val
-        model: Any = open_file(path)
-        if model.metadata.preprocess == "outside":
-            return _outputs_on(model, source)
+        if path.suffix != ".onnx":
+            return _outputs_on(open_file(path), self.samples.val)
         model = open_model(path)
-        return _outputs_on(model, _fitting(model, source, self.data), f"export: run {path.name}")
+        shown = f"export: run {path.name}" if model.takes_pixels else None
+        return _outputs_on(model, _fitting(model, self.samples.val, self.data), shown)
 
     def _check_classes(self, wanted: Tensor, found: Tensor, other: str, *, most: float = _UNEQUAL) -> None:
         """Name the samples to which a file that prepares images itself gives another class.
@@ -552,12 +548,16 @@ class _Drawn:
         return (batch for batch, _ in self.samples.drawn_batches(CALIBRATION, self.seed, "cpu"))
 
 
-def _open(network: nn.Sequential, data: Data, seed: int, cache: Path, limit_gb: float | None) -> Samples:
-    """The samples of the data set that a network was trained on.
+def _open(
+    network: nn.Sequential, data: Data | None, seed: int, cache: Path, limit_gb: float | None
+) -> Samples | None:
+    """The samples of the data set that a network was trained on; None without one.
 
     Raises:
         ConfigError: it has other classes.
     """
+    if data is None:
+        return None
     info = info_of(network)
     samples = open_samples(data, info.preprocessing, seed=seed, cache=cache, cache_limit_gb=limit_gb)
     if samples.class_names != info.class_names:
