@@ -37,7 +37,7 @@ CRITERIA = (
     *("history", "reconstruction", "magnitude", "taylor", "fpgm", "lamp", "hessian", "bn_scale", "random"),
 )
 
-# Where a network runs; `eager` is PyTorch as it is trained in.
+# Where a network runs; `eager` is PyTorch as in training.
 RUNTIMES = ("eager", "onnxruntime", "onnxruntime_int8", "compile", "openvino")
 FORMATS = ("onnx", "onnx_int8", "onnx_fp16", "pt2", "openvino", "executorch")
 

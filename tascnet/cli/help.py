@@ -18,11 +18,13 @@ from tascnet.run.console import output
 USAGE = """\
 tascnet: small, fast networks for your own images or texts, from a large pre-trained CNN.
 
-  python -m tascnet                                      the embedded digits, both stages
+  python -m tascnet                                      the embedded digits, all stages
   python -m tascnet dataset=image_folder dataset.root=<folder of class folders>
   python -m tascnet stage=tune backbone=resnet50 ...     the same command again resumes
   python -m tascnet -m backbone=resnet18,mobilenet_v2 seed=0,1 ...    several runs
   python -m tascnet stage=pretrain dataset=<name> ...    a file of weights for backbone.weights=
+  python -m tascnet stage=export export.model=<folder> ...    files that run anywhere
+  python -m tascnet stage=predict predict.input=<folder> ...    the classes of new images
   python -m tascnet stage=compare                        one table of all finished runs
 
 Flags: --help [section, option, backbones or backbone=<name>], -m (--multirun), --cfg job (shows the

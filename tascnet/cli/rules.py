@@ -173,19 +173,16 @@ def _predict(config: Config) -> Iterator[Rule]:
     if config.stage != "predict":
         return
     given, output = config.predict.input, config.predict.output
-    yield (
-        given is None,
-        "stage=predict needs predict.input",
-        "give a folder, files, a pattern, a CSV, or - for standard input",
-    )
+    expected = "give a folder, files, a pattern, a CSV, or - for standard input"
+    yield given is None, "stage=predict needs predict.input", expected
     places = (given,) if isinstance(given, str) else given or ()
     yield "-" in places and len(places) > 1, "predict.input names - beside other places", "give - alone"
     for place in places:
-        yield not place, "predict.input is empty", "give a folder, files, a pattern, a CSV, or -"
+        yield not place, "predict.input is empty", expected
         path = Path(place).expanduser()
         is_there = os.path.lexists(path) or next(iglob(str(path), recursive=True), None) is not None
         missing = "matches no file" if has_magic(place) else "does not exist"
-        yield place != "-" and not is_there, f"predict.input={place} {missing}", "give what exists"
+        yield place != "-" and not is_there, f"predict.input={place} {missing}", expected
     yield (
         output not in (None, "-") and not str(output).lower().endswith(ENDINGS),
         f"predict.output={output} ends in neither .csv nor .jsonl",
