@@ -15,7 +15,7 @@ from tascnet.run.console import log, set_up_logging
 
 # A module each, with `add_arguments(parser)` and `run(args)`.
 BENCHMARKS = (
-    *("trial_throughput", "search_quality", "suggest_time", "pareto", "methods"),
+    *("trial_throughput", "search_quality", "suggest_time", "pareto", "methods", "results"),
     *("pruning", "pruning_cost", "loading", "reliability", "checks", "make_table"),
     *("backbones", "exports", "inside", "layer_times", "pipelines", "predicting"),
 )

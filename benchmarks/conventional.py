@@ -13,7 +13,7 @@ from tascnet.measure import complexity
 from tascnet.models import with_info
 from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.run.records import StepRecord, TrainingRecord
-from tascnet.train import CHECKPOINT, Archive, Learner, freeze_before
+from tascnet.train import CHECKPOINT, Archive, Learner, fit_head, freeze_before
 from tascnet.train.transfer import with_words
 from tascnet.tuning.tails import Tails
 
@@ -42,10 +42,10 @@ def open_network(setup: Setup, device: torch.device) -> tuple[nn.Sequential, Lea
 def train_softmax(chain: nn.Sequential, learner: Learner, checkpoint: Path | None = None) -> TrainingRecord:
     """Train the dense head of a network, in place, by the recipe `head`."""
     cut = head_start(chain)
-    return learner.fit(
+    return fit_head(
+        learner,
         chain[cut:].requires_grad_(True),
-        "head",
-        features=Tails(learner, chain).features(cut),
+        Tails(learner, chain).features(cut),
         checkpoint=checkpoint,
         description="softmax layer",
     )

@@ -25,7 +25,7 @@ from tascnet.errors import ConfigError
 from tascnet.exporting import installed
 from tascnet.exporting.layers import layers_of
 from tascnet.measure import Clock, complexity
-from tascnet.measure.clock import table_of
+from tascnet.measure.table import table_of
 from tascnet.options import ImageBackbone, Measure
 from tascnet.surgery import Trace, narrow
 from tascnet.train.setting import computing

@@ -32,7 +32,7 @@ from tascnet.run.records import StepRecord, read_record
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.tuning import TuneResult, discover
-from tascnet.tuning.finetune import fine_tunings
+from tascnet.tuning.finetune import SLOWER_STEP, fine_tunings
 from tascnet.tuning.tails import Tails
 
 # The preset of each method, and what it sets beside.
@@ -212,7 +212,8 @@ def figures(result: TuneResult, folder: Path) -> Row:
     metrics = result.metrics
     start = f"{USUAL}-0" if metrics.finetuned_from == USUAL else None
     steps = [path.parent for path in (folder / "state").glob(f"*/{RECORD}")]
-    own = [step for step in steps if step.name == start or not step.name.startswith(USUAL)]
+    counts = (start, f"{start}{SLOWER_STEP}")
+    own = [step for step in steps if step.name in counts or not step.name.startswith(USUAL)]
     return {
         **{name: getattr(metrics.models["after"], name) for name in FIGURES},
         "seconds": sum(trial.seconds for trial in result.trials)

@@ -63,8 +63,8 @@ def search(key: Row) -> Row:
     table = _table(key["table"])
     goal = _goal(table, key["goal"])
     seen = list(explore(lambda folder: _searcher(table, goal, key, folder), table, key["trials"]))
-    entries = [entry for _, entry, _ in seen]
-    infeasible = sum(not goal.is_feasible(config) for config, _, _ in seen)
+    entries = [one.entry for one in seen]
+    infeasible = sum(not goal.is_feasible(one.config) for one in seen)
     if key["goal"] == "pareto":
         original = _point(table[table.space.neutral()])
         found, whole = (

@@ -36,7 +36,11 @@ from tascnet.train.setting import computing
 
 log = logging.getLogger("tascnet")
 
-OURS = ("reconstruction", "tascnet")
+OURS = ("reconstruction", "tascnet", "isomorphic")
+# Methods of ours that are another preset with options of their own: each kind of layers ranked by itself.
+CHANGED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "isomorphic": ("reconstruction", {"scope": "isomorphic"})
+}
 KINDS = {"cut": "The cut alone, without training", "full": "The whole schedule"}
 FIGURES = ("val_accuracy", "test_accuracy", "params", "flops_ratio", "latency_ratio", "latency_ratio_batch")
 # A cut this near to its budget, relatively, is comparable.
@@ -196,7 +200,8 @@ class Cutter:
         """
         step = PAIRED_STEP if method == "tascnet" else STEP
         fixed = {"round_to": 1, "flops_target": budget, "tolerance": 1.0, "retries": 0}
-        options: Prune = self.setup.options("prune", method, max_pruning_ratio=step, **fixed)
+        preset, own = CHANGED.get(method, (method, {}))
+        options: Prune = self.setup.options("prune", preset, max_pruning_ratio=step, **fixed, **own)
         ratio, iterations = self._steps(options, budget)
         each = self.epochs // iterations
         final = self.epochs - each * iterations

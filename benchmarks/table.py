@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tascnet.errors import ConfigError, DataError
 from tascnet.run.files import write_whole
@@ -31,6 +31,8 @@ class Entry:
         val_loss: validation loss of the epochs that gave the accuracies.
         params: parameters of the whole network.
         flops: FLOPs of one sample.
+        finals: the accuracy of each training; empty in tables that do not have it.
+        curve: mean accuracy after each epoch, of which a training keeps the best; likewise.
     """
 
     val_accuracy: float
@@ -38,6 +40,16 @@ class Entry:
     val_loss: float
     params: int
     flops: int
+    finals: tuple[float, ...] = ()
+    curve: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """From JSON values, in a mapping that may hold more."""
+        own: dict[str, Any] = {name: row[name] for name in MEASURED if name in row}
+        for name in ("finals", "curve"):
+            own[name] = tuple(own.get(name, ()))
+        return cls(**own)
 
 
 MEASURED = [entry.name for entry in fields(Entry)]
@@ -89,10 +101,7 @@ def read_table(path: Path) -> Table:
         space = Space(tuple(_unit(unit) for unit in content["units"]))
         names = [FIRST_TRAINED, *(choice.name for choice in space.choices)]
         rows = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
-        entries = {
-            space.key({name: row[name] for name in names}): Entry(**{name: row[name] for name in MEASURED})
-            for row in rows
-        }
+        entries = {space.key({name: row[name] for name in names}): Entry.of(row) for row in rows}
         if len(entries) != space.count(space.depth):
             raise ValueError(f"it has {len(entries)} of {space.count(space.depth)} configurations")
         return Table(space, entries, dict(content["about"]))

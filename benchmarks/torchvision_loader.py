@@ -54,13 +54,18 @@ def usual_transform(
     crop: Any = transforms.RandomResizedCrop(size, (augmentation.min_scale, 1.0), interpolation=method)
     if augmentation.min_scale == 1:
         crop = transforms.RandomCrop(size, augmentation.pad or None, padding_mode="edge")
+    magnitude, probability = augmentation.randaugment, augmentation.erasing
+    changes = [transforms.RandAugment(magnitude=magnitude)] if magnitude else []
+    erasing = [transforms.RandomErasing(probability)] if probability else []
     return transforms.Compose(
         [
             transforms.Resize(side, method),
             transforms.CenterCrop(side),
             crop,
             transforms.RandomHorizontalFlip(0.5 if augmentation.flip else 0.0),
+            *changes,
             transforms.ToTensor(),
             transforms.Normalize(preprocessing.mean, preprocessing.std),
+            *erasing,
         ]
     )

@@ -129,7 +129,7 @@ def _measured(
     folders |= {"pruned": stage_folder(config, "prune") / "model"}
     with computing(config.device, config.threads) as device:
         networks = {name: tascnet.load(folders[name], device=device) for name in records}
-        examples = examples_of(networks, tuning.rivals, example)
+        examples = examples_of(networks, example)
         return measured_again(
             *(records, networks, examples),
             measure=config.measure,

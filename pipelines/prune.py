@@ -13,9 +13,10 @@ from tascnet.models.info import ModelInfo
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.models.text import TextPreprocessing
 from tascnet.options import ImageBackbone, Texts
-from tascnet.report import class_lines, speed_lines, stage_tables, widths_table
+from tascnet.report import class_lines, fall_lines, speed_lines, stage_tables, widths_table
 from tascnet.run.console import output
 from tascnet.run.folder import finished
+from tascnet.run.records import TuneMetrics, read_record, score
 
 log = logging.getLogger("tascnet")
 
@@ -24,23 +25,29 @@ def run(config: Config) -> None:
     """Run stage `prune`, resume it, or show what it found."""
     cache = cache_folder(config)
     check_samples(config.dataset, cache)
-    saved = _saved_network(config)
+    saved, teaching = _saved_network(config), _teaching(config)
     try:
         network = tascnet.load(saved)
+        teacher = None if teaching is None else tascnet.load(teaching)
     except ArchiveError as error:
         if config.prune_run.source is not None:
             raise
         raise ArchiveError(error.message, "run stage=tune again, which makes it again") from error
     _log_inputs(config, cast(ModelInfo, network.info).preprocessing)
+    if teaching is not None:
+        log.info("the conventional network teaches: on validation it is better than the network to prune")
     result = tascnet.prune(
         network,
         config.dataset,
         config.prune,
+        teacher=teacher,
         **stage_keywords(config, stage_folder(config, "prune")),
     )
     metrics = result.metrics
     for part in (widths_table(metrics.widths), *stage_tables(metrics), *class_lines(metrics)):
         output().print(part)
+    for line in fall_lines(metrics):
+        log.info(line)
     for line in speed_lines(metrics.models, metrics.removable_blocks, metrics.measure["target"]):
         log.info(line)
 
@@ -67,6 +74,20 @@ def _saved_network(config: Config) -> Path:
             "choose another folder with name=..., or another network",
         )
     return saved
+
+
+def _teaching(config: Config) -> Path | None:
+    """The folder of stage `tune`'s conventional network, if that is better on validation than the tuned one.
+
+    None: there is none, another network is pruned, or nothing is learnt from a teacher.
+    """
+    if config.prune_run.source is not None or not config.prune.distill:
+        return None
+    tuning = read_record(stage_folder(config, "tune") / "metrics.json", TuneMetrics)
+    usual, tuned = (score(tuning.models[name], config.metric) for name in ("conventional", "after"))
+    if usual is None or tuned is None or usual <= tuned:
+        return None
+    return stage_folder(config, "search") / tuning.archives["conventional"]
 
 
 def _log_inputs(config: Config, saved: Preprocessing | TextPreprocessing) -> None:

@@ -6,7 +6,14 @@ import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
-from tascnet.report import class_lines, front_table, insight_lines, layerwise_table, stage_tables
+from tascnet.report import (
+    class_lines,
+    front_table,
+    handover_lines,
+    insight_lines,
+    layerwise_table,
+    stage_tables,
+)
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
 from tascnet.train.setting import computing
@@ -42,5 +49,5 @@ def _print(metrics: TuneMetrics) -> None:
         output().print(front_table(metrics.front, metrics.winner, metrics.metric))
     if metrics.layerwise:
         output().print(layerwise_table(metrics.layerwise, metrics.winner, metrics.metric))
-    for part in (*stage_tables(metrics), *class_lines(metrics)):
+    for part in (*stage_tables(metrics), *handover_lines(metrics), *class_lines(metrics)):
         output().print(part)

@@ -253,6 +253,13 @@ class Images(Data):
         maximum=1,
     )
     pad: int = option(0, "Augmentation: pixels of edge padding before a random crop.", minimum=0, maximum=512)
+    randaugment: int = option(
+        0,
+        "Augmentation: magnitude of two random changes of colour or shape by RandAugment; 0: none.",
+        minimum=0,
+        maximum=30,
+    )
+    erasing: float = _share(0.0, "Augmentation: probability that a random rectangle of an image is erased.")
 
     def rules(self) -> Iterator[Rule]:
         yield from super().rules()
@@ -474,6 +481,12 @@ class Steps(Options):
         "adamw", "Optimiser; sgd and nesterov: momentum 0.9.", choices=("adamw", "sgd", "nesterov", "adagrad")
     )
     lr: float = option(1e-3, "Peak learning rate.", minimum=0, maximum=100)
+    layer_decay: float = option(
+        1.0,
+        "Factor of the learning rate from a block to the one before it; the head has the full rate.",
+        above=0,
+        maximum=1,
+    )
     weight_decay: float = option(
         1e-2, "Weight decay: decoupled for adamw, L2 for the others.", minimum=0, maximum=100
     )
@@ -488,6 +501,30 @@ class Steps(Options):
     factor: float = _share(0.5, "Factor of a reduction by schedule step or plateau.")
     plateau_patience: int = _epochs(5, "Epochs without improvement before plateau reduces.", minimum=0)
     label_smoothing: float = _share(0.0, "Label smoothing of the cross-entropy.")
+    dropout: float = option(
+        0.0,
+        "Dropout of the classifier's input in training alone; no effect where a head has dropout of its own.",
+        minimum=0,
+        below=1,
+    )
+    mixup: float = option(
+        0.0,
+        "MixUp of images or cached features: parameter of its Beta distribution; 0: off.",
+        minimum=0,
+        maximum=100,
+    )
+    cutmix: float = option(
+        0.0,
+        "CutMix of images, not of cached features (head, trial): parameter of its Beta distribution; 0: off.",
+        minimum=0,
+        maximum=100,
+    )
+    ema: float = option(
+        0.0,
+        "Decay of the moving average of the weights, which is evaluated and kept; 0: off.",
+        minimum=0,
+        below=1,
+    )
     batchnorm: str = option(
         "train",
         "Batch-norm statistics of trained layers: each batch's, or frozen.",
@@ -531,6 +568,8 @@ else:
     RecipeChanges = _changes("RecipeChanges", Recipe)
 
 RECIPES = ("pretrain", "head", "trial", "finetune", "recover")
+# Those that read cached features.
+CACHED = ("head", "trial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,6 +585,10 @@ class Trainer(Recipe):
     recover: StepChanges = field(default_factory=StepChanges, metadata={"help": "All training in pruning."})
     class_weights: str = option(
         "none", "Weight of a class in the loss: none, or balanced by its size.", choices=("none", "balanced")
+    )
+    standardise: bool = option(
+        True,
+        "New heads learn on features of mean 0 and deviation 1; both are then folded into their weights.",
     )
 
     def recipe(self, name: str) -> Recipe:
@@ -564,6 +607,9 @@ class Trainer(Recipe):
                 self.recipe(name)
             except ConfigError as error:
                 yield True, *_inside(name, error)
+        for name in CACHED:
+            idle, hint = bool(getattr(self, name).cutmix), f"leave it out, or take `{name}.mixup`"
+            yield idle, f"`{name}.cutmix` has no effect, because `{name}` reads cached features", hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -586,6 +632,11 @@ class Measure(Options):
         "measured, else eager.",
         choices=tuple(name for name in RUNTIMES if name != "compile"),
     )
+    table: str | None = option(
+        None,
+        "File of layer times made on another device: latency targets, round_to=auto and the choice of blocks "
+        "are then that device's; see tascnet.measure.make_table.",
+    )
 
     def rules(self) -> Iterator[Rule]:
         runtimes = self.runtimes
@@ -598,6 +649,11 @@ class Measure(Options):
             None not in (runtimes, self.target) and self.target not in runtimes,  # type: ignore[operator]
             f"`target={self.target}` is not among `runtimes={shown(runtimes)}`",
             f"add {self.target}",
+        )
+        yield (
+            self.table is not None and self.target is None,
+            f"`table={self.table}` needs `target`, the runtime that its layers were timed in",
+            "give it, such as `target=onnxruntime`",
         )
 
 
@@ -771,7 +827,7 @@ class TuneBase(Targets):
     start_depth: int = option(
         1, "Units open to the first trials; 0: the dense head alone.", minimum=0, maximum=1
     )
-    initial_trials: int = option(6, "Trials before the surrogate proposes.", minimum=1, maximum=MOST_TRIALS)
+    initial_trials: int = option(4, "Trials before the surrogate proposes.", minimum=1, maximum=MOST_TRIALS)
     trials_per_depth: int = option(
         8, "Trials before one more unit is opened.", minimum=1, maximum=MOST_TRIALS, extendable=True
     )
@@ -795,8 +851,10 @@ class TuneBase(Targets):
     patience: int = option(
         1, "Units opened without gain before the end.", minimum=1, maximum=10_000, extendable=True
     )
-    early_stop: int | None = _epochs(
-        None, "Epoch from which trials below the median of earlier ones are stopped; null: never."
+    promote: bool = option(
+        True,
+        "Trials are judged after 3, 9, 27, ... epochs, and trained on while they may still win; with the "
+        "objective loss and with layerwise all are trained to their end.",
     )
     tolerance: float | None = _share(
         0.02,
@@ -809,11 +867,24 @@ class TuneBase(Targets):
         "conventional where the winner is the pre-trained network made smaller, else best.",
         choices=("auto", "conventional", "best", "all", "prefix"),
     )
+    fallback: bool = option(
+        True,
+        "Whether the baseline, a trial or the conventional network is handed over where the fine-tuned "
+        "winner stays more than the tolerance below it on validation.",
+    )
 
     rivals: tuple[str, ...] = option(
         (),
         "Networks that are fine-tuned conventionally for comparison: <name>, <name>@<size> with the side of "
         "their images, <name>@<size>:<weights> with a file or the name of published weights.",
+        empty=True,
+        cosmetic=True,
+    )
+
+    warm_start: tuple[str, ...] = option(
+        (),
+        "Earlier runs on the same backbone (folders, or trials.jsonl): their best configurations are tried "
+        "first.",
         empty=True,
         cosmetic=True,
     )
@@ -828,6 +899,11 @@ class TuneBase(Targets):
         """Whether each trial is the pre-trained network, trained from one block on."""
         return self.algorithm == "layerwise"
 
+    @property
+    def promotes(self) -> bool:
+        """Whether hopeless trials are stopped: not if each is shown, or judged by what their curves lack."""
+        return self.promote and not self.is_layerwise and self.objective != "loss"
+
     def rules(self) -> Iterator[Rule]:
         for entry in fields(Targets):
             is_given = getattr(self, entry.name) is not None
@@ -841,6 +917,8 @@ class TuneBase(Targets):
         idle = self.is_layerwise and self.max_units is not None
         hint = "leave it out; `max_trials` and `max_seconds` limit the number of depths"
         yield _no_effect(idle, "max_units", "algorithm=layerwise", hint)
+        idle, hint = bool(self.warm_start) and self.algorithm != "bo", "leave it out, or take `algorithm=bo`"
+        yield _no_effect(idle, "warm_start", f"algorithm={self.algorithm}", hint)
         for text in self.rivals:
             yield (
                 RivalName.of(text) is None,
@@ -881,6 +959,18 @@ class Tune(TuneBase):
         ("relu", "elu"), "Choices besides the pre-trained activation.", choices=ACTIVATIONS, empty=True
     )
     remove_blocks: bool = option(True, "Whether residual blocks with an identity shortcut may be removed.")
+    exit: bool = option(
+        True,
+        "Whether the network may end earlier, without its last units. Never so with `head=grow` and "
+        "`algorithm=layerwise`, nor beyond a layer that `ignore` names.",
+    )
+    sizes: tuple[int, ...] = option(
+        (),
+        "Choices for the side of the images, besides the network's own; their features are cached for each.",
+        minimum=4,
+        maximum=4096,
+        empty=True,
+    )
     ignore: tuple[str, ...] = option(
         (), "Layers and blocks that are not searched: names, or patterns such as `layer1_*`.", empty=True
     )
@@ -900,11 +990,23 @@ class Tune(TuneBase):
         3, "Every n-th proposal seeks a smaller network; 0: none does.", minimum=0, maximum=MOST_TRIALS
     )
     distill: float = _share(0.8, "Weight of the distillation loss from the conventional network.")
+    distill_features: float = option(
+        0.0,
+        "Weight of a further loss, on the features of the last block that both networks have.",
+        minimum=0,
+        maximum=1000,
+    )
 
     @property
     def looks_for_narrower(self) -> bool:
         """Whether the winner is the pre-trained network made smaller, unless a searched head has grown."""
         return not self.is_layerwise and self.head != "grow"
+
+    @property
+    def searches_exit(self) -> bool:
+        """Whether the search decides where the network ends."""
+        # A grown head reads the features at the network's own end; `layerwise` only decides what is frozen.
+        return self.exit and self.looks_for_narrower
 
     def rules(self) -> Iterator[Rule]:
         yield from super().rules()
@@ -914,6 +1016,8 @@ class Tune(TuneBase):
         idle = self.is_layerwise and self.objective.startswith("pareto")
         hint = "take `objective=accuracy`, or another `algorithm`"
         yield _no_effect(idle, f"objective={self.objective}", "algorithm=layerwise", hint)
+        idle, hint = self.is_layerwise and bool(self.sizes), "leave it out, or take another `algorithm`"
+        yield _no_effect(idle, "sizes", "algorithm=layerwise", hint)
         idle, hint = self.is_layerwise and self.head == "search", "take `head=new` or `head=grow`"
         yield _no_effect(idle, "head=search", "algorithm=layerwise", hint)
         idle = not self.is_layerwise and self.changed("layerwise_every")
@@ -929,11 +1033,12 @@ class Tune(TuneBase):
             "take `finetune_from=auto`",
         )
         teaches = self.looks_for_narrower and self.finetune_from in ("auto", "conventional")
-        yield (
-            not teaches and self.changed("distill"),
-            "`distill` has no effect without a conventional network that teaches (`finetune_from`)",
-            "leave it out",
-        )
+        for name in ("distill", "distill_features"):
+            yield (
+                not teaches and self.changed(name),
+                f"`{name}` has no effect without a conventional network that teaches (`finetune_from`)",
+                "leave it out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -991,8 +1096,9 @@ class Prune(Targets):
     )
     scope: str = option(
         "global",
-        "Filters are ranked in each group, or over all groups by cost per FLOP, param or filter saved.",
-        choices=("group", "global", "global_params", "global_filters"),
+        "Filters are ranked in each group, groups of one kind of layers (isomorphic), or over all by "
+        "cost per FLOP, param or filter saved; latency: the widths of least cost at a latency.",
+        choices=("group", "isomorphic", "global", "global_params", "global_filters", "latency"),
     )
     where: str = option(
         "all", "Pruned layers: all, or those that stage tune searched (tail).", choices=("all", "tail")
@@ -1010,26 +1116,48 @@ class Prune(Targets):
         maximum=MOST_FILTERS,
         words=("auto",),
     )
-    blocks: bool = option(False, "Remove residual blocks where that costs less accuracy per time saved.")
+    blocks: bool = option(
+        False, "Remove residual blocks, or the network's end, where that costs less accuracy per time saved."
+    )
     merge: str = option(
         "refit",
         "Removed filters: dropped, averaged into their pair, folded into kept ones by activations or by "
         "weights, or folded with every layer refitted.",
         choices=MERGES,
     )
-    pruning_ratio: float = option(0.05, "Share of filters removed by an iteration.", above=0, maximum=0.95)
+    pruning_ratio: float = option(
+        0.05,
+        "Share of filters removed by an iteration; of the time where widths are chosen by latency.",
+        above=0,
+        maximum=0.95,
+    )
     max_pruning_ratio: float = option(
         0.25, "Largest share of a group that it removes.", above=0, maximum=0.95
     )
     one_shot: bool = option(False, "One cut to the target: up to 0.95 of all filters, 0.75 of a group.")
     epochs: int = _epochs(4, "Training epochs of one iteration.")
-    final_epochs: int = _epochs(0, "Further training epochs of the final network.", minimum=0)
+    growing_epochs: int = _epochs(
+        0, "Epochs of a growing penalty on the filters to remove, before each cut.", minimum=0
+    )
+    final_epochs: int = _epochs(
+        0, "Most further training epochs of the final network, in rounds, while they pay.", minimum=0
+    )
     distill: float = _share(0.5, "Weight of the distillation loss from the unpruned network.")
+    distill_features: float = option(
+        0.0,
+        "Weight of a further loss, on the features of the last block that both networks have.",
+        minimum=0,
+        maximum=1000,
+    )
     tolerance: float = _share(
         0.02, "Largest fall of the metric on validation below the best so far.", extendable=True
     )
     retries: int = option(
-        2, "Smaller cuts tried after one that fell further.", minimum=0, maximum=100, extendable=True
+        2,
+        "Smaller cuts tried after one that fell further also after a second training; 0: neither.",
+        minimum=0,
+        maximum=100,
+        extendable=True,
     )
     max_iterations: int = option(10, "Most iterations.", minimum=1, maximum=10_000, extendable=True)
     max_seconds: float | None = option(
@@ -1044,8 +1172,13 @@ class Prune(Targets):
     )
 
     @property
+    def spends_latency(self) -> bool:
+        """Whether widths are chosen by the time that they save."""
+        return self.scope == "latency"
+
+    @property
     def ratio(self) -> float:
-        """Share of the filters that one iteration removes."""
+        """Share of the filters, or of the time, that one iteration removes."""
         return 0.95 if self.one_shot else self.pruning_ratio
 
     @property
@@ -1087,9 +1220,29 @@ class Prune(Targets):
             f"`merge=average` needs pairs, but `criterion={self.criterion}` has none",
             "take `merge=fold` or `criterion=history`",
         )
+        idle = self.distill == 0 and self.distill_features > 0
+        yield _no_effect(idle, "distill_features", "distill=0", "leave it out, or raise `distill`")
         for name in ("pruning_ratio", "max_pruning_ratio"):
             idle = self.one_shot and self.changed(name)
             yield _no_effect(idle, name, "one_shot=true", "leave one of them out")
+        yield (
+            self.scope == "latency" and not self.has_latency_target,
+            "`scope=latency` needs a latency to aim at",
+            "add one such as `latency_target=0.5`",
+        )
+        others = [entry.name for entry in fields(Targets) if not entry.name.startswith("latency")]
+        given = [name for name in others if getattr(self, name) is not None]
+        yield (
+            self.scope == "latency" and bool(given),
+            f"`scope=latency` aims at a latency alone, but there is `{(given or others)[0]}`",
+            "leave it out, or take `scope=global`",
+        )
+        yield _no_effect(
+            has_pairs and self.growing_epochs > 0,
+            "growing_epochs",
+            "criterion=history",
+            "leave it out: `optimise_epochs` prepare its cuts",
+        )
         yield (
             self.one_shot and not self.has_targets,
             "`one_shot=true` needs a target at which the cut ends",

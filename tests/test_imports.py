@@ -38,7 +38,7 @@ PLACES = {
     "hydra": ("cli/",),
     "omegaconf": ("cli/",),
     "torch_pruning": ("surgery/scores.py",),
-    "torchvision": ("models/library.py", "data/catalogue.py"),
+    "torchvision": ("models/library.py", "data/catalogue.py", "data/augment.py", "train/mixing.py"),
     "timm": ("models/library.py",),
     "tokenizers": ("models/text.py",),
     "imagehash": ("models/preprocessing.py",),

@@ -269,6 +269,8 @@ def test_a_criterion_may_be_a_dotted_path():
         ),
         (Tune, {"objective": "pareto_params", "latency_target_ms": 5.0}, "`latency_target_ms` has no effect"),
         (Tune, {"finetune_from": "all", "distill": 0.5}, "`distill` has no effect without"),
+        (Tune, {"finetune_from": "all", "distill_features": 1.0}, "`distill_features` has no effect without"),
+        (Prune, {"distill": 0.0, "distill_features": 1.0}, "`distill_features` has no effect with"),
         (Tune, {"head": "grow", "finetune_from": "conventional"}, "`finetune_from=conventional` needs"),
         (Autotune, {"finetune_from": "conventional"}, "`finetune_from=conventional` needs"),
         (Prune, {"merge": "average"}, "`merge=average` needs pairs, but `criterion=reconstruction` has none"),
@@ -438,6 +440,11 @@ def test_a_rule_of_the_base_holds_for_each_recipe():
     assert trainer.recipe("head").min_lr == 1e-4
     text = refused(Trainer, {"schedule": "plateau", "min_lr": 1e-4, "head": {"lr": 1e-5}})
     assert text == "`head.min_lr` is 0.0001, above `head.lr`, 1e-05: lower it"
+
+
+def test_what_reads_cached_features_takes_no_cutmix():
+    text = refused(Trainer, {"trial": {"cutmix": 1}})
+    assert "`trial.cutmix` has no effect, because `trial` reads cached features" in text
 
 
 # Pruning.

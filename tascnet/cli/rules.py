@@ -69,12 +69,6 @@ def _together(config: Config) -> Iterator[Rule]:
         f"tune.kernels takes odd numbers for images, not {shown(getattr(tune, 'kernels', ()))}",
         None,
     )
-    epochs = config.trainer.recipe("trial").epochs
-    yield (
-        tune.early_stop is not None and tune.early_stop >= epochs,
-        f"tune.early_stop={tune.early_stop} stops no trial of {epochs} epochs",
-        "lower it, or raise trainer.trial.epochs",
-    )
     yield (
         isinstance(backbone, DigitsBackbone) and not isinstance(data, Digits),
         f"backbone={backbone.name} is for digits of 8 x 8 pixels, not for dataset={data.name}",

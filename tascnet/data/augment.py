@@ -1,6 +1,8 @@
-"""Random crops, shifts and flips of a batch of images."""
+"""Random crops, shifts, flips, changes by RandAugment and erased rectangles of a batch of images."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,12 +15,12 @@ MAX_RATIO = 4 / 3
 
 
 def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Generator) -> Tensor:
-    """Randomly cropped and flipped images; every call draws the same count of random numbers.
+    """Randomly cropped, flipped and changed images; every call draws the same count of random numbers.
 
     Args:
         images: pixels, `b x R x R x c`, uint8.
         size: side of the crops.
-        augmentation: options `flip`, `min_scale` and `pad`.
+        augmentation: options `flip`, `min_scale`, `pad` and `randaugment`.
         generator: on the CPU.
 
     Returns:
@@ -35,7 +37,52 @@ def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Ge
     for image, crop, (top, left, height, width, flip) in zip(padded, crops, boxes, strict=True):
         window = _resized(image[top : top + height, left : left + width], size)
         crop.copy_(window.flip(1) if flip else window)
+    if augmentation.randaugment:
+        _change(crops, augmentation.randaugment, generator)
     return crops
+
+
+def erase(images: Tensor, probability: float, generator: torch.Generator) -> None:
+    """Set a random rectangle of some images to zero, in place; of normalised images that is the mean.
+
+    Args:
+        images: `b x c x h x w`, floating point.
+        probability: that an image is changed.
+        generator: on the CPU.
+
+    Source: Zhong et al. 2020 (random erasing); torchvision's `RandomErasing` with its sizes.
+    """
+    # Imported late: it takes a while.
+    from torchvision.transforms import v2
+
+    erasing = v2.RandomErasing(probability)
+    with _drawing_from(generator):
+        for image in images:
+            image.copy_(erasing(image))
+
+
+def _change(images: Tensor, magnitude: int, generator: torch.Generator) -> None:
+    """Two random changes of colour or shape of each image `b x h x w x c`, uint8, in place.
+
+    Source: Cubuk et al. 2020 (RandAugment); torchvision's `RandAugment` with its range of magnitudes.
+    """
+    # Imported late: it takes a while.
+    from torchvision.transforms import v2
+
+    # What comes in from beyond the edges is grey.
+    changes = v2.RandAugment(magnitude=magnitude, interpolation=v2.InterpolationMode.BILINEAR, fill=128)
+    with _drawing_from(generator):
+        for image in images.permute(0, 3, 1, 2):
+            image.copy_(changes(image.contiguous()))
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Make torch's own random numbers, which transforms draw, a function of one number of the generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _edge_padded(images: Tensor, pad: int) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tascnet.data.arrays import CheckedArray, DecodedWhenRead, digest_array
-from tascnet.data.augment import augment
+from tascnet.data.augment import augment, erase
 from tascnet.data.copies import equal_rows
 from tascnet.data.sources import AnyPreprocessing, SampleSource
 from tascnet.models.preprocessing import Preprocessing, centre_crop, normalise
@@ -102,8 +102,8 @@ class ImageSource(SampleSource):
     """Normalised images of some rows of a data set.
 
     Args:
-        augmentation: options `flip`, `min_scale` and `pad` for batches that are read with a generator; None:
-            images are not augmented.
+        augmentation: options `flip`, `min_scale`, `pad`, `randaugment` and `erasing` for batches that are
+            read with a generator; None: images are not augmented.
     """
 
     preprocessing: Preprocessing
@@ -123,9 +123,11 @@ class ImageSource(SampleSource):
         """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
         if generator is None or self.augmentation is None:
             return self.batch_view(rows, "plain")
-        return normalise(
-            augment(self._read(rows), self.size, self.augmentation, generator), self.preprocessing
-        )
+        crops = augment(self._read(rows), self.size, self.augmentation, generator)
+        images = normalise(crops, self.preprocessing)
+        if self.augmentation.erasing:
+            erase(images, self.augmentation.erasing, generator)
+        return images
 
     def batch_view(self, rows: Tensor, view: str) -> Tensor:
         """Images under one fixed transform of `VIEWS`, `b x c x size x size`, float32, channels_last."""

@@ -19,6 +19,8 @@ from tascnet.presets import preset
 
 Place = str | os.PathLike[str]
 
+AUGMENTATION = ("flip", "min_scale", "pad", "randaugment", "erasing")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TorchData(ReadyImages):
@@ -62,7 +64,8 @@ def datasets(
             validation, or `allow` them.
         extra_channels: PIL images with more channels than colours and transparency: `refuse` them, or `drop`
             all but the first three channels.
-        augmentation: `flip`, `min_scale` and `pad`, as in `tascnet.image_folder`, with its defaults.
+        augmentation: `flip`, `min_scale`, `pad`, `randaugment` and `erasing`, as in `tascnet.image_folder`,
+            with its defaults.
 
     Raises:
         DataError: a data set is empty, or has no `__len__` or `__getitem__`.
@@ -90,7 +93,7 @@ def datasets(
         duplicates=duplicates,
         extra_channels=extra_channels,
         **own,
-        **{option: getattr(photographs, option) for option in ("flip", "min_scale", "pad")} | augmentation,
+        **{option: getattr(photographs, option) for option in AUGMENTATION} | augmentation,
     )
 
 

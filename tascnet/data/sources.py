@@ -112,12 +112,21 @@ class FeatureSource(_Labelled):
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Features `b x ...`, float32: plain without a generator, else each sample picks one of the views."""
+        return self.take(rows, self.picks(rows, generator))
+
+    def picks(self, rows: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Which view each sample takes, `b`, as the generator draws it; None: all are plain."""
+        if generator is None or len(self.views) == 1:
+            return None
+        return torch.randint(len(self.views), (len(rows),), generator=generator)
+
+    def take(self, rows: Tensor, picks: Tensor | None) -> Tensor:
+        """Features `b x ...`, float32, of the views that `picks` chose."""
         plain = _take(self.views["plain"], rows)
         memory_format = torch.channels_last if plain.dim() == 4 else torch.preserve_format
         mixed = plain.to(torch.float32, memory_format=memory_format)
-        if generator is None or len(self.views) == 1:
+        if picks is None:
             return mixed
-        picks = torch.randint(len(self.views), (len(rows),), generator=generator)
         for index, (view, features) in enumerate(self.views.items()):
             chosen = (picks == index).nonzero().flatten()
             if view != "plain" and len(chosen):

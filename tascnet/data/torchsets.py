@@ -25,7 +25,7 @@ from tascnet.data.dataset import Dataset, SampleSet, content_fingerprint
 from tascnet.data.listing import twin_images, warn_of_twins
 from tascnet.data.named import TorchData
 from tascnet.data.sources import PlainSource, SampleSource
-from tascnet.errors import BudgetError, DataError, first_line
+from tascnet.errors import BudgetError, ConfigError, DataError, first_line
 from tascnet.models.preprocessing import Preprocessing, UnreadableImage, decode_picture, picture_of
 from tascnet.options import Images
 from tascnet.run.console import log, track
@@ -66,11 +66,18 @@ def load_torch(
         limit_gb: gigabytes that this folder may take; None: no limit.
 
     Raises:
+        ConfigError: an augmentation is asked for that tensors do not have.
         DataError: an item is not a pair of an image and a label, items are of different kinds, or an item
             differs when it is read twice.
     """
     items = _Items(data, preprocessing)
     labels = np.array(items.read_all(), dtype=np.int64)
+    asked = next((name for name in ("randaugment", "erasing") if getattr(data, name)), None)
+    if asked and items.dtype == np.float32:
+        raise ConfigError(
+            f"`{asked}` has no effect with tensors, which are used as they are",
+            "give PIL images or uint8 arrays, or leave it out",
+        )
     folder = cache / "pixels" / "datasets"
     path = folder / f"{digest_json([items.shape, str(items.dtype), items.digests.digest])}.npy"
 
@@ -177,7 +184,7 @@ class _Items:
             raise DataError(
                 f"{self.place(row)} differs when it is read twice",
                 "remove random transforms from the data set: tascnet augments training images itself "
-                "(`flip`, `min_scale`, `pad`)",
+                "(`flip`, `min_scale`, `pad`, `randaugment`, `erasing`)",
             )
         return values
 

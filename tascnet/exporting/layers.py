@@ -1,18 +1,20 @@
 """The layers with weights of a network, and each of them alone in a runtime of exported files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tascnet.exporting import installed
 from tascnet.exporting.onnx_file import OPSET, onnx_session
 from tascnet.exporting.runtimes import openvino_model
-from tascnet.models.inspect import evaluating, input_for
+from tascnet.models.inspect import evaluating, hooked, input_for
 from tascnet.run.files import digest_json
 
 # Older than any package that reads the models of one layer.
@@ -48,7 +50,65 @@ class Layer:
     @property
     def key(self) -> str:
         """A digest of all of it."""
-        return digest_json(asdict(self))
+        return _key(self)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Channels of its input and of its output."""
+        return self.inputs[1], self.outputs[1]
+
+    @property
+    def family(self) -> str:
+        """A digest of all but its size."""
+        return _family(self)
+
+    @property
+    def idle(self) -> tuple["Layer", ...]:
+        """Layers that compute next to nothing with its input and with its output; none of a linear layer.
+
+        A runtime that has a layout of its own converts to it and back around each layer that runs alone.
+        """
+        if self.is_linear:
+            return ()
+        sides = len(self.weights) - 2
+        return tuple(
+            Layer(
+                inputs=shape,
+                outputs=shape,
+                weights=(shape[1], 1, *[1] * sides),
+                stride=(1,) * sides,
+                padding=(0,) * sides,
+                dilation=(1,) * sides,
+                groups=shape[1],
+            )
+            for shape in (self.inputs, self.outputs)
+        )
+
+    def resized(self, inputs: int, outputs: int) -> Self:
+        """The layer with so many channels; a grouped convolution has as many groups as the outputs need."""
+        weights, groups = (outputs, inputs, *self.weights[2:]), self.groups
+        if self.groups > 1:
+            groups = -(-outputs * self.groups // self.weights[0])
+            outputs, inputs = groups * (self.weights[0] // self.groups), groups * self.weights[1]
+            weights = (outputs, *self.weights[1:])
+        return replace(
+            self,
+            inputs=(self.inputs[0], inputs, *self.inputs[2:]),
+            outputs=(self.outputs[0], outputs, *self.outputs[2:]),
+            weights=weights,
+            groups=groups,
+        )
+
+
+@lru_cache(maxsize=1 << 16)
+def _key(layer: Layer) -> str:
+    return digest_json(asdict(layer))
+
+
+@lru_cache(maxsize=1 << 16)
+def _family(layer: Layer) -> str:
+    inputs, outputs = (1, 1) if layer.groups == 1 else (layer.weights[1], layer.weights[0] // layer.groups)
+    return digest_json([asdict(layer.resized(inputs, outputs)), layer.groups > 1])
 
 
 # A layer that computes next to nothing: what it takes is the price of a pass.
@@ -62,7 +122,20 @@ def layers_of(network: nn.Module, example: Tensor) -> list[Layer]:
         network: on the CPU; it is left as it was.
         example: one sample `1 x ...`.
     """
-    with evaluating(network), torch.no_grad(), _LayerRecorder() as recorder:
+    return [layer for _, layer in named_layers(network, example)]
+
+
+def named_layers(network: nn.Module, example: Tensor) -> list[tuple[str, Layer]]:
+    """As `layers_of`, each with the name of the module without children that computes it, or none ("")."""
+    recorder = _LayerRecorder()
+    handles = []
+    for name, module in network.named_modules():
+        if not any(module.children()):
+            handles += [
+                module.register_forward_pre_hook(partial(recorder.enter, name)),
+                module.register_forward_hook(partial(recorder.enter, "")),
+            ]
+    with evaluating(network), torch.no_grad(), hooked(handles), recorder:
         network(input_for(network, example))
     return recorder.layers
 
@@ -72,7 +145,12 @@ class _LayerRecorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.layers: list[Layer] = []
+        self.layers: list[tuple[str, Layer]] = []
+        self._name = ""
+
+    def enter(self, name: str, *_: object) -> None:
+        """The module that computes what follows."""
+        self._name = name
 
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -82,42 +160,45 @@ class _LayerRecorder(TorchDispatchMode):
         if name is torch.ops.aten.convolution and not args[6]:
             samples, weights, _, stride, padding, dilation, *_, groups = args
             sides = weights.ndim - 2
-            self.layers.append(
-                Layer(
-                    inputs=tuple(samples.shape),
-                    outputs=tuple(outputs.shape),
-                    weights=tuple(weights.shape),
-                    # One number stands for all sides.
-                    stride=tuple(stride) * (sides // len(stride)),
-                    padding=tuple(padding) * (sides // len(padding)),
-                    dilation=tuple(dilation) * (sides // len(dilation)),
-                    groups=groups,
-                )
+            layer = Layer(
+                inputs=tuple(samples.shape),
+                outputs=tuple(outputs.shape),
+                weights=tuple(weights.shape),
+                # One number stands for all sides.
+                stride=tuple(stride) * (sides // len(stride)),
+                padding=tuple(padding) * (sides // len(padding)),
+                dilation=tuple(dilation) * (sides // len(dilation)),
+                groups=groups,
             )
+            self.layers.append((self._name, layer))
         elif name in (torch.ops.aten.addmm, torch.ops.aten.mm):
             samples, weights = args[-2:]
-            self.layers.append(
-                Layer(
-                    inputs=tuple(samples.shape),
-                    outputs=tuple(outputs.shape),
-                    weights=tuple(reversed(weights.shape)),
-                )
+            layer = Layer(
+                inputs=tuple(samples.shape),
+                outputs=tuple(outputs.shape),
+                weights=tuple(reversed(weights.shape)),
             )
+            self.layers.append((self._name, layer))
         return outputs
 
 
-def layer_call(layer: Layer, runtime: str, threads: int) -> Callable[[], object]:
+def layer_call(
+    layer: Layer, runtime: str, threads: int, device: torch.device | str = "cpu"
+) -> Callable[[], object]:
     """A function that makes one pass of a layer alone.
 
     Args:
-        runtime: `onnxruntime`, `onnxruntime_int8` or `openvino`.
-        threads: CPU threads.
+        runtime: `eager`, `onnxruntime`, `onnxruntime_int8` or `openvino`.
+        threads: CPU threads; in eager PyTorch those of torch are used.
+        device: of a layer in eager PyTorch.
 
     Raises:
         ConfigError: the runtime is not installed.
         ExportError: the runtime cannot run the layer.
     """
     installed.need(runtime)
+    if runtime == "eager":
+        return _eager_call(layer, device)
     model = _layer_model(layer, is_int8=runtime == "onnxruntime_int8").SerializeToString()
     if runtime == "openvino":
         _, compiled = openvino_model(model, threads)
@@ -128,6 +209,31 @@ def layer_call(layer: Layer, runtime: str, threads: int) -> Callable[[], object]
     kind = np.uint8 if runtime == "onnxruntime_int8" else np.float32
     given = {"input": np.full(layer.inputs, 1, kind)}
     return lambda: session.run(["output"], given)
+
+
+def _eager_call(layer: Layer, device: torch.device | str) -> Callable[[], object]:
+    samples, weights = (torch.full(shape, _WEIGHT, device=device) for shape in (layer.inputs, layer.weights))
+    bias = torch.zeros(layer.weights[0], device=device)
+    if samples.ndim == 4:
+        samples, weights = (one.contiguous(memory_format=torch.channels_last) for one in (samples, weights))
+    own: tuple[Any, ...] = (
+        () if layer.is_linear else (layer.stride, layer.padding, layer.dilation, layer.groups)
+    )
+    sides = len(layer.weights) - 2
+    function: Any = {
+        0: functional.linear,
+        1: functional.conv1d,
+        2: functional.conv2d,
+        3: functional.conv3d,
+    }[sides]
+
+    @torch.inference_mode()
+    def call() -> None:
+        function(samples, weights, bias, *own)
+        if samples.device.type != "cpu":
+            torch.accelerator.synchronize(samples.device)
+
+    return call
 
 
 def _layer_model(layer: Layer, *, is_int8: bool) -> Any:

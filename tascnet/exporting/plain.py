@@ -25,16 +25,22 @@ def plain_copy(network: nn.Sequential) -> nn.Sequential:
     identity: outputs differ by rounding alone.
     """
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    places = Counter(id(module) for _, module in plain.named_modules(remove_duplicate=False))
     folded = []
-    for convolution, norm in _pairs(plain):
-        if places[id(convolution)] == places[id(norm)] == 1 and _fits(convolution, norm):
-            _fold(convolution, norm)
-            folded.append(norm)
+    for convolution, norm in foldable_pairs(plain):
+        _fold(convolution, norm)
+        folded.append(norm)
     _replace(plain, folded)
     for tensor in (*plain.parameters(), *plain.buffers()):
         tensor.data = tensor.data.contiguous(memory_format=torch.contiguous_format)
     return plain
+
+
+def foldable_pairs(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Convolutions, and the batch-norm with statistics that alone reads the outputs of each."""
+    places = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+    for convolution, norm in _pairs(network):
+        if places[id(convolution)] == places[id(norm)] == 1 and _fits(convolution, norm):
+            yield convolution, norm
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

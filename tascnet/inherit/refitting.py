@@ -36,13 +36,13 @@ Target: TypeAlias = tuple[Tensor | None, Tensor]
 FOLDS = 4
 # Pixels from which a layer learns: in all, and at least of each sample's map.
 ROWS, PIXELS = 8192, 16
-# Pixels whose patches are held at a time.
-PART = 2048
+# Numbers in the patches that are held at a time, and pixels.
+PATCHES, PART = 2**20, 2048
 # Inputs of one output (channels x kernel positions) up to which they are solved for. Beyond, outputs are
 # corrected by each other, where they are no more than this.
 WIDEST = 2304
-# Bytes of activations that are held at a time.
-BYTES = 2**31
+# Bytes of activations between blocks that are held at a time, and of those that one layer reads and gives.
+BYTES, STEP = 2**30, 2**23
 
 
 @torch.no_grad()
@@ -71,30 +71,33 @@ def refit(
     generator = torch.Generator().manual_seed(seed)
     with _without_in_place(network, whole):
         plan = survey(whole, next(iter(batches()))[:1])
-        before = after = images = _as_many_as_fit(batches(), plan.bytes_per_sample)
-        pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, images))))
-        # Blocks that may have changed.
-        behind: list[nn.Module] = []
-        is_cut = False
+        before = _as_many_as_fit(batches(), max(plan.held.values()))
+        pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, before))))
+        # The network's own activations, from the first block that may have changed.
+        after: list[Tensor] | None = None
         for name in track(list(whole._modules), "refit"):
             block, narrowed = whole.get_submodule(name), network._modules.get(name)
-            is_cut = is_cut or narrowed is None or not _are_equal(block, narrowed)
-            if not is_cut:
-                before = after = [block(x) for x in before]
+            size = max(1, STEP // plan.moved[name])
+            before = _in_batches(before, size)
+            if after is None and (narrowed is None or not _are_equal(block, narrowed)):
+                after = list(before)
+            if after is None:
+                _advance(block, before)
                 continue
             layers = plan.layers.get(name, []) if narrowed is not None else []
-            noted = [_outputs(whole, block, x, layers, kept, pixels, generator) for x in before]
-            before = [outputs for outputs, _ in noted]
+            noted = []
+            for index, x in enumerate(before):
+                before[index], by_layer = _outputs(whole, block, x, layers, kept, pixels, generator)
+                noted.append(by_layer)
             if narrowed is None:
                 continue
-            behind.append(narrowed)
+            after = _in_batches(after, size)
             for layer in layers:
                 norm = plan.norms.get(layer)
-                targets = [by_layer[layer] for _, by_layer in noted]
                 parts = network.get_submodule(layer), norm and network.get_submodule(norm)
-                _fit(narrowed, *parts, after, targets)
-            after = [narrowed(x) for x in after]
-        _absorb(network, behind, batches())
+                _fit(narrowed, *parts, after, [by_layer.pop(layer) for by_layer in noted])
+            with _absorbed(narrowed):
+                _advance(narrowed, after)
 
 
 @contextmanager
@@ -117,12 +120,15 @@ class Survey:
     Args:
         layers: by block, its layers that run once and can be solved for, in the order in which they run.
         norms: by such a layer, the batch-norm that reads its outputs, if one alone does.
-        bytes_per_sample: of the largest inputs and outputs of a block together.
+        held: by block, bytes of a sample's inputs or outputs, whichever are more.
+        moved: by block, the most bytes that one of its modules reads and gives for a sample, in it or in any
+            later block.
     """
 
     layers: dict[str, list[str]]
     norms: dict[str, str]
-    bytes_per_sample: int
+    held: dict[str, int]
+    moved: dict[str, int]
 
 
 def survey(chain: nn.Sequential, example: Tensor) -> Survey:
@@ -133,7 +139,8 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
     """
     outputs: list[tuple[str, Tensor]] = []
     reads: list[tuple[str, Tensor]] = []
-    sizes: list[int] = []
+    held = dict.fromkeys(chain._modules, 1)
+    moved = dict.fromkeys(chain._modules, 1)
 
     def note_output(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, output: outputs.append((name, output))
@@ -141,11 +148,20 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
     def note_read(name: str) -> Callable[..., None]:
         return lambda _module, inputs: reads.append((name, inputs[0]))
 
-    def note_size(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes.append(sum(value.numel() * value.element_size() for value in (inputs[0], output)))
+    def note_sizes(name: str) -> Callable[..., None]:
+        def note(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            sizes = [value.nbytes for value in (*inputs, output) if isinstance(value, Tensor)]
+            block, _, inner = name.partition(".")
+            if not inner:
+                held[block] = max(held[block], *sizes)
+            moved[block] = max(moved[block], sum(sizes))
 
-    hooks = [block.register_forward_hook(note_size) for block in chain]
+        return note
+
+    hooks = []
     for name, module in chain.named_modules():
+        if name:
+            hooks.append(module.register_forward_hook(note_sizes(name)))
         if isinstance(module, WEIGHTED):
             hooks.append(module.register_forward_hook(note_output(name)))
         elif isinstance(module, _BatchNorm):
@@ -166,7 +182,10 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
         alone = len(readers) == 1 and runs[readers[0]] == 1
         if alone and readers[0].rpartition(".")[0] == name.rpartition(".")[0]:
             norms[name] = readers[0]
-    return Survey(layers=layers, norms=norms, bytes_per_sample=max(sizes))
+    largest = 0
+    for block in reversed(moved):
+        moved[block] = largest = max(largest, moved[block])
+    return Survey(layers=layers, norms=norms, held=held, moved=moved)
 
 
 def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Tensor]:
@@ -182,6 +201,24 @@ def _as_many_as_fit(batches: Iterable[Tensor], bytes_per_sample: int) -> list[Te
     if sum(map(len, taken)) < FOLDS:
         log.warning("refit needs %d samples to learn from: no layer is changed", FOLDS)
     return taken
+
+
+def _in_batches(batches: Sequence[Tensor], size: int) -> list[Tensor]:
+    """The same samples in batches of at most `size`: larger ones are split, smaller ones are joined."""
+    joined: list[Tensor] = []
+    for batch in batches:
+        for part in batch.split(size):
+            if joined and len(joined[-1]) + len(part) <= size:
+                joined[-1] = torch.cat([joined[-1], part])
+            else:
+                joined.append(part)
+    return joined
+
+
+def _advance(block: nn.Module, batches: list[Tensor]) -> None:
+    """Put the outputs of a block in the place of its inputs, one batch after the other."""
+    for index, x in enumerate(batches):
+        batches[index] = block(x)
 
 
 def _are_equal(block: nn.Module, other: nn.Module) -> bool:
@@ -267,18 +304,21 @@ def _rows(
         given = read.pop()
         judges = torch.arange(seen, seen + len(x)) % FOLDS == FOLDS - 1
         seen += len(x)
-        size = max(1, PART // wanted.shape[1])
+        weight: Any = layer.weight
+        # A depthwise layer reads its kernel's pixels in every channel.
+        width = weight.numel() if is_depthwise(layer) else weight[0].numel()
+        size = max(1, min(PART, PATCHES // width) // wanted.shape[1])
         for mask, judge in ((~judges, False), (judges, True)):
             for rows in mask.nonzero()[:, 0].to(x.device).split(size):
                 at = None if places is None else places[rows]
                 yield patches(layer, given[rows], at), wanted[rows].flatten(0, 1), judge
 
 
-def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterable[Tensor]) -> None:
-    """Set batch-norm to the statistics of these images, with scales and shifts that change nothing."""
+@contextmanager
+def _absorbed(block: nn.Module) -> Iterator[None]:
+    """Set batch-norm to the statistics of what it reads inside; scales and shifts keep the function."""
     norms: list[Any] = [
         module
-        for block in blocks
         for module in block.modules()
         if isinstance(module, _BatchNorm) and module.affine and module.running_mean is not None
     ]
@@ -286,16 +326,15 @@ def _absorb(network: nn.Sequential, blocks: Iterable[nn.Module], images: Iterabl
     sums: dict[Any, tuple[int, Tensor, Tensor]] = {}
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        pixels = inputs[0].transpose(0, 1).flatten(1).double()
-        variance, own = torch.var_mean(pixels, 1, correction=0)
+        pixels = inputs[0].movedim(1, -1).flatten(0, -2).double()
+        own, more = pixels.mean(0), len(pixels)
+        squared = (pixels - own).square_().sum(0)
         count, mean, squares = sums.get(module, (0, torch.zeros_like(own), torch.zeros_like(own)))
-        more = pixels.shape[1]
         apart, weight = moved(mean, count, own, more)
-        sums[module] = (count + more, mean, squares + more * variance + weight * apart.square())
+        sums[module] = (count + more, mean, squares + squared + weight * apart.square())
 
     with hooked(norm.register_forward_pre_hook(add) for norm in norms):
-        for batch in images:
-            network(batch)
+        yield
     for norm, (count, mean, squares) in sums.items():
         variance = squares / count
         before = (norm.running_var.double() + norm.eps).sqrt()

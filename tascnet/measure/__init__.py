@@ -4,7 +4,7 @@ Words: `flops` are fvcore's for one sample, one multiply-add counted as one; `la
 time of one forward pass in milliseconds; sizes are bytes.
 """
 
-from tascnet.measure.clock import Clock
+from tascnet.measure.clock import Clock, judged_in, make_table
 from tascnet.measure.complexity import Complexity, LayerCost, compare_layers, complexity
 from tascnet.measure.latency import Latency, compare_calls, compare_latency, latency, torch_threads
 from tascnet.measure.machine import describe_device, versions
@@ -18,7 +18,7 @@ from tascnet.measure.runtimes import (
     time_in,
 )
 from tascnet.measure.uncut import reach, reasons
-from tascnet.measure.widths import WidthCosts, costs_of_shapes
+from tascnet.measure.widths import WidthCosts, WidthTimes, costs_of_shapes
 
 __all__ = [
     "Clock",
@@ -26,6 +26,7 @@ __all__ = [
     "Latency",
     "LayerCost",
     "WidthCosts",
+    "WidthTimes",
     "check_batch",
     "check_runtimes",
     "compare_calls",
@@ -35,7 +36,9 @@ __all__ = [
     "costs_of_shapes",
     "describe_device",
     "exported_folder",
+    "judged_in",
     "latency",
+    "make_table",
     "measure_facts",
     "measure_models",
     "measured_again",

@@ -1,137 +1,37 @@
 """How long networks take in the runtime that counts, without exporting each of them.
 
-Exporting takes seconds. So candidates are judged by a table: each layer with weights is timed alone once, as
-an ONNX model of one layer, and kept. A network takes the sum of its layers times a factor, with which the sum
-of another network that was exported meets the measured time: what else a network does is taken to shrink as
-its layers do.
+Exporting takes seconds. So candidates are judged by a table of layers, each of which is timed alone once. A
+network takes the sum of its layers times a factor, with which the sum of another network that was exported
+meets the measured time: what else a network does is taken to shrink as its layers do.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import ConfigError, DamagedFile, TascnetError
-from tascnet.exporting.layers import EMPTY, Layer, layer_call, layers_of
+from tascnet.errors import ConfigError, DamagedFile, TascnetError, plural
+from tascnet.exporting.layers import layers_of, named_layers
 from tascnet.exporting.runtimes import runnable
 from tascnet.measure.latency import Latency, compare_calls, compare_latency, device_of
-from tascnet.measure.machine import describe_device, versions
 from tascnet.measure.runtimes import NAMES, exported_folder, target_of
+from tascnet.measure.table import LayerTable, grid, table_at, table_of
+from tascnet.measure.widths import WidthCosts, WidthTimes
 from tascnet.options import Measure
-from tascnet.run.files import digest_json, read_checked, write_checked
 from tascnet.run.records import measured_once, read_record, write_record
 
 log = logging.getLogger("tascnet")
 
-# Layers are timed in rounds, so that a short load of the machine does not meet all passes of one; the least
-# time of all passes counts. A round of a slow layer ends early.
-ROUNDS, PASSES, ROUND_SECONDS = 4, 6, 0.02
-# Models of one layer that are open at once.
-OPEN = 16
-# What the empty layer takes is taken off each layer; this much is always left.
-LEAST_MS = 0.0005
 # Measuring an exported network may take this share of the time in which the network was made.
 SHARE = 0.1
 # Seconds in which exported networks are timed side by side.
 SECONDS = 20.0
-_PACKAGES = ("onnxruntime", "openvino")
-
-# Milliseconds of each of some layers.
-Timer = Callable[[Sequence[Layer]], list[float]]
-
-
-class LayerTable:
-    """Milliseconds of single layers for one sample, kept in a file.
-
-    Args:
-        path: of the file.
-        timer: times layers that the file lacks.
-
-    Attributes:
-        name: of the file; tables of other machines, threads or packages have other ones.
-    """
-
-    def __init__(self, path: Path, timer: Timer) -> None:
-        self.name = path.stem
-        self._path, self._timer = path, timer
-        self._times = self._read()
-
-    def sum(self, layers: Iterable[Layer]) -> float:
-        """Milliseconds of all layers together, without what a pass of each alone takes besides."""
-        layers = list(layers)
-        self._time({layer.key: layer for layer in (EMPTY, *layers)})
-        empty = self._times[EMPTY.key]
-        return sum(max(self._times[layer.key] - empty, LEAST_MS) for layer in layers)
-
-    def _time(self, layers: Mapping[str, Layer]) -> None:
-        if all(key in self._times for key in layers):
-            return
-        # What another run has timed in the meantime.
-        self._times = self._read() | self._times
-        if new := {key: layer for key, layer in layers.items() if key not in self._times}:
-            self._times |= dict(zip(new, self._timer(list(new.values())), strict=True))
-            write_checked(self._path, {"milliseconds": self._times})
-
-    def _read(self) -> dict[str, float]:
-        if not self._path.exists():
-            return {}
-        try:
-            return dict(read_checked(self._path)["milliseconds"])
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s: %s; its layers are timed again", self._path, error)
-            return {}
-
-
-def time_layers(layers: Sequence[Layer], runtime: str, threads: int) -> list[float]:
-    """Milliseconds of one pass of each layer alone: the least of a few.
-
-    Args:
-        runtime: `onnxruntime`, `onnxruntime_int8` or `openvino`.
-        threads: CPU threads.
-
-    Raises:
-        ExportError: the runtime cannot run one of them.
-    """
-    least: list[float] = []
-    for start in range(0, len(layers), OPEN):
-        calls = [layer_call(layer, runtime, threads) for layer in layers[start : start + OPEN]]
-        for call in calls:
-            call()
-        rounds = [[_least_seconds(call) for call in calls] for _ in range(ROUNDS)]
-        least += [1000 * min(times) for times in zip(*rounds, strict=True)]
-    return least
-
-
-def _least_seconds(call: Callable[[], object]) -> float:
-    least, end = float("inf"), time.perf_counter() + ROUND_SECONDS
-    for _ in range(PASSES):
-        start = time.perf_counter()
-        call()
-        now = time.perf_counter()
-        least = min(least, now - start)
-        if now >= end:
-            break
-    return least
-
-
-def table_of(runtime: str, cache: Path) -> LayerTable:
-    """The table of this machine with torch's number of threads, kept in a folder that runs share."""
-    threads, found = torch.get_num_threads(), versions()
-    digest = digest_json(
-        {
-            "runtime": runtime,
-            "threads": threads,
-            "cpu": describe_device().cpu,
-            "versions": {package: found.get(package) for package in _PACKAGES},
-        }
-    )
-    timer = partial(time_layers, runtime=runtime, threads=threads)
-    return LayerTable(cache / "layer-times" / f"{digest}.json", timer)
 
 
 class Clock:
@@ -140,13 +40,18 @@ class Clock:
     Other work on the machine slows all networks down: whatever is measured is measured beside the reference,
     and a latency is the ratio of the two times the reference's.
 
+    With `measure.table` all of them are those of another machine: sums of layers, none of them measured here.
+
     Args:
         measure: the runtime, and how often networks are timed.
         example: one sample `1 x ...`.
         reference: on the device; it is exported once.
         cache: folder of exported files and tables of layers, which runs share.
         path: of a file that keeps the reference's latency, so that a resumed run has the same bounds.
-        table: of layers; None: that of this machine.
+        table: of layers; None: that of `measure`, or else of this machine.
+
+    Raises:
+        ConfigError: `measure.table` cannot be used.
     """
 
     def __init__(
@@ -164,16 +69,26 @@ class Clock:
         self._cache, self._path = cache, path
         self._anchor = path.with_name("anchor.json")
         self._table = table
+        if measure.table is not None:
+            self._table = LayerTable.made_elsewhere(measure.table, self.runtime)
+            facts = self._table.facts
+            machine = facts["machine"], plural(facts["threads"], "thread")
+            log.info("latency is that of %s with %s, by `table=%s`", *machine, measure.table)
 
     @property
     def name(self) -> str:
         """The runtime, as people write it."""
-        return NAMES[self.runtime]
+        return NAMES[self.runtime] + (" on another machine" if self.is_foreign else "")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether latencies are those of another machine, which nothing here can measure."""
+        return self._table is not None and self._table.is_foreign
 
     @property
     def predicts(self) -> bool:
         """Whether `times` predicts."""
-        return self.runtime != "eager"
+        return self.runtime != "eager" or self.is_foreign
 
     @property
     def reference_ms(self) -> float:
@@ -189,8 +104,12 @@ class Clock:
 
         def measure() -> dict[str, float]:
             started = time.perf_counter()
-            timed = self._timed({"": self._reference}, self._measure.repeats, SECONDS)
-            return {"original_ms": timed[""].median_ms, "seconds": time.perf_counter() - started}
+            if self.is_foreign:
+                layers = layers_of(self._reference, self._example)
+                found = self._layers.factor(layers) * self._layers.sum(layers)
+            else:
+                found = self._timed({"": self._reference}, self._measure.repeats, SECONDS)[""].median_ms
+            return {"original_ms": found, "seconds": time.perf_counter() - started}
 
         return measured_once(self._path, measure)
 
@@ -214,13 +133,15 @@ class Clock:
         return self._beside_reference(networks, repeats or self._measure.repeats, max_seconds)
 
     def exact(self, network: nn.Sequential) -> float:
-        """Milliseconds of a network, measured.
+        """Milliseconds of a network, measured, or by another machine's table.
 
         Raises:
             ConfigError: the network cannot be exported.
         """
         if network is self._reference:
             return self.reference_ms
+        if self.is_foreign:
+            return self.times({"": network})[""]
         return self._beside_reference({"": network}, self._measure.repeats, SECONDS)[""]
 
     def confirmed(
@@ -237,7 +158,8 @@ class Clock:
         if network is self._reference:
             return self.reference_ms
         predicted = self.times({"": network})[""]
-        if not self.predicts or not (is_enough(predicted) or self._last()["seconds"] <= SHARE * seconds):
+        is_cheap = self._last()["seconds"] <= SHARE * seconds if self.predicts else False
+        if not self.predicts or self.is_foreign or not (is_enough(predicted) or is_cheap):
             return predicted
         started = time.perf_counter()
         found = self.exact(network)
@@ -247,6 +169,26 @@ class Clock:
         )
         self._keep(found, network, time.perf_counter() - started)
         return found
+
+    def width_times(self, network: nn.Sequential, costs: WidthCosts) -> WidthTimes:
+        """Milliseconds of a network as a function of the units removed from its groups.
+
+        Each layer is timed once at a few widths, in eager PyTorch too, and interpolated between them.
+
+        Args:
+            network: on the device.
+            costs: of it, by group.
+        """
+        table = self._layers
+        times = WidthTimes(
+            layers=named_layers(network, self._example),
+            lost=costs.lost,
+            times=partial(table.times, interpolate=True),
+            factor=self._factor(),
+        )
+        if not table.is_foreign:
+            table.cover([sized for layer, *sides in times.changing() for sized in grid(layer, *sides)])
+        return times
 
     def _factor(self) -> float:
         """Milliseconds of the network that predictions start from, for each of its table's."""
@@ -279,12 +221,13 @@ class Clock:
             "seconds": seconds,
         }
         write_record(self._anchor, kept)
+        self._layers.note_network(layers_of(network, self._example), measured_ms)
         return kept
 
     @property
     def _layers(self) -> LayerTable:
         if self._table is None:
-            self._table = table_of(self.runtime, self._cache)
+            self._table = table_of(self.runtime, self._cache, device_of(self._reference))
         return self._table
 
     def _sum(self, network: nn.Sequential) -> float:
@@ -324,3 +267,44 @@ class Clock:
                     "give `target=eager`",
                 ) from error
         return partial(run, self._example)
+
+
+def make_table(
+    path: str | Path, network: nn.Sequential, example: Tensor, *, runtime: str = "onnxruntime"
+) -> LayerTable:
+    """Time every layer of a network at several widths on this machine, with torch's number of threads.
+
+    The file serves as `measure.table` on another machine, for this network and what is cut from it. What a
+    file has already is not timed again.
+
+    Args:
+        path: of the file that is written.
+        network: on its device; it is left as it was.
+        example: one sample `1 x ...`.
+        runtime: `eager`, `onnxruntime`, `onnxruntime_int8` or `openvino`.
+
+    Raises:
+        ConfigError: the runtime is not installed or cannot run the network, or the file was made otherwise.
+    """
+    path = Path(path)
+    table = table_at(path, runtime, device_of(network))
+    layers = layers_of(network, example)
+    with TemporaryDirectory(prefix="tascnet-table-") as folder:
+        measure = Measure(target=runtime)
+        clock = Clock(measure, example, network, Path(folder), Path(folder) / "latency.json", table=table)
+        milliseconds = clock.reference_ms
+    table.cover([sized for layer in layers for sized in grid(layer)], interpolate=False)
+    table.note_network(layers, milliseconds)
+    return table
+
+
+def judged_in(measure: Measure, device: torch.device | str = "cpu") -> str:
+    """Where latencies are judged, for identities: the runtime, and which other machine's table.
+
+    Raises:
+        ConfigError: `measure.table` cannot be used.
+    """
+    runtime = target_of(measure, device)
+    if measure.table is None:
+        return runtime
+    return f"{runtime} by table {LayerTable.made_elsewhere(measure.table, runtime).name[:12]}"

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of networks that are not built: as functions of widths and kernels, or of shapes.
+"""What networks cost that are not built: as a function of widths and kernels, or of shapes.
 
 A layer has inputs x outputs x area of the kernel weights, each used once for every pixel of its output; a
 grouped convolution has as many inputs for each output whatever its width. What a layer costs in another size
@@ -6,7 +6,7 @@ follows from what was counted in its own.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
+from tascnet.exporting.layers import Layer
 from tascnet.measure.complexity import LayerCost, complexity
 from tascnet.models.inspect import hooked, input_for, meta_copy, meta_like
 from tascnet.models.layers import LayerNorm2d
@@ -101,6 +102,7 @@ class WidthCosts:
     Attributes:
         params, flops: of the network as it is, the latter for one sample.
         layers: what each of its layers costs, by name.
+        lost: see `lost_sizes`.
 
     Raises:
         SurgeryError: a layer's cost does not follow from its widths.
@@ -110,19 +112,66 @@ class WidthCosts:
         measured = complexity(chain, example)
         self.params, self.flops = measured.params, measured.flops
         self.layers = {cost.name: cost for cost in measured.layers}
-        self._lost = lost_sizes(groups, self.layers)
-        names = (name for layers in self._lost.values() for name in layers)
+        self.lost = lost_sizes(groups, self.layers)
+        names = (name for layers in self.lost.values() for name in layers)
         self._layers = SizedLayers(chain, self.layers, names)
 
     def __call__(self, removed: Mapping[str, int]) -> tuple[int, int]:
         """Parameters and FLOPs without the units removed, as counts by group."""
-        params, flops = self._layers.change((count, self._lost[group]) for group, count in removed.items())
+        params, flops = self._layers.change((count, self.lost[group]) for group, count in removed.items())
         return self.params + params, self.flops + flops
 
     def saved(self, group: str) -> tuple[int, int]:
         """Parameters and FLOPs that one unit of a group costs."""
-        params, flops = self._layers.change([(1, self._lost[group])])
+        params, flops = self._layers.change([(1, self.lost[group])])
         return -params, -flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthTimes:
+    """Milliseconds of a network as a function of the units removed from its groups: the sum of its layers.
+
+    Args:
+        layers: with their names, as often as one pass computes them.
+        lost: see `lost_sizes`.
+        times: milliseconds of layers.
+        factor: of all of them.
+    """
+
+    layers: Sequence[tuple[str, Layer]]
+    lost: Mapping[str, Mapping[str, tuple[int, int]]]
+    times: Callable[[Sequence[Layer]], list[float]]
+    factor: float = 1.0
+
+    def __call__(self, removed: Mapping[str, int]) -> float:
+        """Milliseconds without the units removed, as counts by group."""
+        return self.of(self.layers, removed)
+
+    def of(self, layers: Sequence[tuple[str, Layer]], removed: Mapping[str, int]) -> float:
+        """Milliseconds of some of the layers without the units removed."""
+        return self.factor * sum(self.times([self.sized(name, layer, removed) for name, layer in layers]))
+
+    def sized(self, name: str, layer: Layer, removed: Mapping[str, int]) -> Layer:
+        """A layer without the units removed."""
+        inputs, outputs = layer.size
+        for group, count in removed.items():
+            fewer_inputs, fewer_outputs = self.lost[group].get(name, (0, 0))
+            inputs, outputs = inputs - count * fewer_inputs, outputs - count * fewer_outputs
+        return layer if (inputs, outputs) == layer.size else layer.resized(inputs, outputs)
+
+    def by_groups(self) -> dict[tuple[str, ...], list[tuple[str, Layer]]]:
+        """The layers whose size depends on the same groups; those of none under `()`."""
+        found: dict[tuple[str, ...], list[tuple[str, Layer]]] = {}
+        for name, layer in self.layers:
+            groups = tuple(group for group, slots in self.lost.items() if any(slots.get(name, ())))
+            found.setdefault(groups, []).append((name, layer))
+        return found
+
+    def changing(self) -> Iterator[tuple[Layer, bool, bool]]:
+        """The layers, each with whether some group changes its inputs, and its outputs."""
+        for name, layer in self.layers:
+            slots = [slots[name] for slots in self.lost.values() if name in slots]
+            yield layer, any(inputs for inputs, _ in slots), any(outputs for _, outputs in slots)
 
 
 def lost_sizes(

@@ -1,23 +1,102 @@
-"""Whole residual blocks, where their removal costs less than the filters that save the same time."""
+"""Residual blocks and the end of the network, where that costs less than filters that save as much time."""
 
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from tascnet.data import cached_features, module_digest
+from tascnet.errors import SurgeryError
 from tascnet.measure import Clock
+from tascnet.models.head import head_start
 from tascnet.pruning.cut import WithKept, settle, teacher_of
-from tascnet.surgery import without_blocks
-from tascnet.train import Learner
+from tascnet.surgery import Shortener, holds_filters, holds_ignored, without_blocks
+from tascnet.train import Distillation, Learner, fit_head
 
 log = logging.getLogger("tascnet")
 
-# Training samples on which the loss is compared.
+# Validation samples on which the loss is compared, and training samples that kept layers are adapted on.
 SAMPLES = 256
 REPEATS, SECONDS = 40, 30.0
 # Share of the network's time up to which a difference is noise.
 NOISE = 0.01
+# What is removed where the network is shortened: the block of this name and all behind it.
+END = "end from "
+
+
+def last_end(
+    network: nn.Sequential, example: Tensor, first: int = 0, ignore: Sequence[str] = ()
+) -> str | None:
+    """What a network that ends one layer, or block of layers, earlier would be without; None: it cannot.
+
+    Args:
+        example: one sample `1 x ...`.
+        first: index of the first block that may be removed.
+        ignore: layers and blocks that stay.
+
+    Returns:
+        `END` and the name of the first removed block.
+    """
+    try:
+        shortener, names = Shortener(network, example), list(network._modules)[: head_start(network)]
+    # Its head is none that could be made again.
+    except SurgeryError:
+        return None
+    for index in reversed(range(max(first, 1), len(names))):
+        if holds_ignored(network, names[index], ignore):
+            return None
+        if holds_filters(network[index]):
+            return END + names[index] if shortener.width(index) is not None else None
+    return None
+
+
+def without(network: nn.Sequential, name: str, example: Tensor, seed: int) -> tuple[nn.Sequential, int]:
+    """A network without a block, or without what `last_end` names, and the index of what follows.
+
+    A new end has a new head, drawn by the seed.
+    """
+    block = name.removeprefix(END)
+    at = list(network._modules).index(block)
+    if block == name:
+        return without_blocks(network, {block})[0], at
+    return Shortener(network, example).network(at, seed=seed), at
+
+
+def train_end(
+    learner: Learner,
+    network: nn.Sequential,
+    teacher: nn.Module | None,
+    weight: float,
+    checkpoint: Path,
+) -> None:
+    """Train the head of a shortened network on the features that it reads.
+
+    Args:
+        network: on the device.
+        teacher: whose answers are learnt beside the labels; None: labels alone.
+        weight: share of the loss on these answers.
+        checkpoint: file from which an interrupted training resumes.
+    """
+    samples, start = learner.samples, head_start(network)
+    trunk, head = network[:start].eval(), network[start:].requires_grad_(True)
+    options: dict[str, Any] = {
+        "folder": samples.cache / "features",
+        "trunk_digest": module_digest(trunk),
+        "limit_gb": samples.cache_limit_gb,
+        "device": learner.device,
+    }
+    train = cached_features(trunk, samples.train, views=samples.views, **options)
+    val = cached_features(trunk, samples.val, beside=(train,), **options)
+    taught = None
+    if teacher is not None and weight:
+        own: dict[str, Any] = {"weight": weight, "device": learner.device, "beside": (train, val)}
+        taught = Distillation.cached(teacher, samples, **own)
+    features = train.resident(learner.device), val.resident(learner.device)
+    fit_head(*(learner, head, features), checkpoint=checkpoint, description="new end", distillation=taught)
 
 
 def cheaper_block(
@@ -28,27 +107,32 @@ def cheaper_block(
     merge: str,
     is_too_small: Callable[[nn.Sequential], bool],
     clock: Clock,
+    shorten: Callable[[nn.Sequential], None],
 ) -> str | None:
     """The block whose removal raises the loss least for each millisecond; None where the filters cost less.
 
-    All candidates are adapted and compared on the same `SAMPLES` training samples, and by their times for one
-    sample. A saving below the noise counts as `NOISE` of the network's time.
+    All candidates are adapted, and compared on the same `SAMPLES` validation samples (a new head has learnt
+    the training samples' labels) and by their times for one sample. A saving below the noise counts as
+    `NOISE` of the network's time.
 
     Args:
         network: on the device.
-        blocks: names of those that may be removed.
+        blocks: names of those that may be removed, of which one may be of `last_end`.
         filters: the network without the filters that would be removed instead; None: none can be removed.
         is_too_small: whether a network is beyond a target; where filters can be removed such blocks are kept.
         clock: how long networks take.
+        shorten: trains the head of a network with a new end.
     """
+    samples, seed = learner.samples, learner.seed
     candidates: dict[str, WithKept] = {
-        name: (copy.deepcopy(without_blocks(network, {name})[0]), {}) for name in blocks
+        name: (copy.deepcopy(without(network, name, samples.example, seed)[0]), {}) for name in blocks
     }
     if filters is not None:
         candidates = {name: one for name, one in candidates.items() if not is_too_small(one[0])}
     if not candidates:
         return None
-    sample = learner.samples.drawn(SAMPLES, learner.seed)
+    chosen = torch.randperm(len(samples.val), generator=torch.Generator().manual_seed(seed))[:SAMPLES]
+    sample = samples.dataset.take(samples.val.rows[chosen], samples.preprocessing)
     loss = learner.evaluate(network, sample).loss
     everything = candidates if filters is None else {"": filters, **candidates}
     times = clock.times(
@@ -60,7 +144,10 @@ def cheaper_block(
     prices: dict[str, tuple[float, float]] = {}
     teacher = teacher_of(network, {}, merge)
     for name, (candidate, kept) in everything.items():
-        settle(learner, candidate, teacher and (teacher[0], kept), samples=SAMPLES)
+        if name.startswith(END):
+            shorten(candidate)
+        else:
+            settle(learner, candidate, teacher and (teacher[0], kept), samples=SAMPLES)
         saved = max(now - times[name], NOISE * now)
         rise = max(learner.evaluate(candidate, sample).loss - loss, 0.0)
         # Of those that cost nothing the one that saves most is removed.

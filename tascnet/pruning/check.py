@@ -14,6 +14,7 @@ from tascnet.measure import reasons
 from tascnet.models.info import ModelInfo
 from tascnet.options import CRITERIA as NAMED_CRITERIA
 from tascnet.options import Prune
+from tascnet.pruning.blocks import last_end
 from tascnet.pruning.ranks import find_importance, own_scores, refuse_silent
 from tascnet.report import uncut_words
 from tascnet.surgery import (
@@ -148,7 +149,8 @@ def check_options(options: Prune, network: nn.Sequential, example: Tensor, widen
     trace = Trace(network, example)
     wide = [group for group in trace.groups if spared(options, first, group) is None]
     blocks = _blocks_from(options, first, network)
-    if not wide and not (options.blocks and blocks):
+    has_blocks = bool(blocks) or last_end(network, example, first, options.ignore) is not None
+    if not wide and not (options.blocks and has_blocks):
         if not widens:
             raise _nothing_to_remove(options, first, trace, blocks)
         why = why_none(options, first, trace)

@@ -18,30 +18,35 @@ from tascnet.measure import Clock, WidthCosts, complexity, size_bytes
 from tascnet.models.info import ModelInfo
 from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning.allocate import GroupSize, IterationPlan, allocate, landed, plan_iteration, share_of
-from tascnet.pruning.blocks import cheaper_block
+from tascnet.pruning.blocks import END, cheaper_block, last_end, train_end, without
 from tascnet.pruning.check import eligible_groups, first_block, removable_blocks, why_none
 from tascnet.pruning.cut import cut, kept_outputs, settle, teacher_of
-from tascnet.pruning.history import FilterHistory, write_history
+from tascnet.pruning.history import FilterHistory, read_history, write_history
+from tascnet.pruning.latency_plan import latency_removal
 from tascnet.pruning.ranks import Ranks, rank, sizes_of, train_all
-from tascnet.pruning.regulariser import INERT_RATIO, PairRegulariser, gradient_ratio
+from tascnet.pruning.regulariser import INERT_RATIO, GrowingPenalty, PairRegulariser, gradient_ratio
 from tascnet.pruning.schedule import (
     Verdict,
     fitted_targets,
+    latency_targets,
     reaches_fitted,
     reaches_latency,
     size_without,
 )
 from tascnet.run.files import digest_json
 from tascnet.run.records import Iteration, StepRecord, TrainingRecord, measured_once, score
-from tascnet.surgery import Trace, without_blocks
+from tascnet.surgery import Trace
 from tascnet.train import Archive, Distillation, Learner
 
 log = logging.getLogger("tascnet")
 
 # How often a reverted step is halved at most until it removes something else.
 HALVINGS = 12
+# By how much the learning rate is smaller where the usual one did not recover a network.
+GENTLER = 3.0
 # The block that is removed, or none: a resumed step does not measure times again.
 CHOICE = "block.json"
+AGAIN = "-again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +79,12 @@ def decide_removal(
     iterations: Sequence[Iteration],
     verdict: Verdict,
     round_to: int,
+    clock: Clock,
     deadline: float,
 ) -> Decision | str:
     """What the iteration after `iterations` removes, or why nothing can be removed.
 
-    A history is recorded until `deadline`, a time of `time.perf_counter`.
+    A history is recorded until `deadline`, a time of `time.perf_counter`. The `clock` plans by latency.
     """
     number, start = len(iterations), iterations[verdict.keep]
     network = learner.place(archive.read(archive.path(start.state)))
@@ -103,7 +109,13 @@ def decide_removal(
         failed = [iteration.removed for iteration in tried if not iteration.block]
         for halvings in range(HALVINGS):
             ratio = options.ratio * verdict.step / 2**halvings
-            plan = plan_removal(options, ranks, costs, pending, ratio, round_to, reaches)
+            if options.spends_latency:
+                # A resumed run does not measure times again.
+                key = digest_json([start.state, ratio, latency_targets(options), round_to])[:8]
+                file = archive.path(f"plan-{number:03d}-{key}.json")
+                plan = latency_removal(options, ranks, costs, clock, file, ratio, round_to)
+            else:
+                plan = plan_removal(options, ranks, costs, pending, ratio, round_to, reaches)
             if filters_of(plan.remove, sizes) not in failed:
                 break
         else:
@@ -111,6 +123,9 @@ def decide_removal(
             why = f"the smallest step, {least}, costs more than `tolerance` allows"
             plan = IterationPlan(remove={}, pending={}, reason=why)
     blocks = removable_blocks(options, archive.info, network) if options.blocks else []
+    if options.blocks:
+        end = last_end(network, trace.example, first_block(options, archive.info), options.ignore)
+        blocks += [] if end is None else [end]
     blocks = [name for name in blocks if name not in failed_blocks]
     removed = sum(filters_of(plan.remove, sizes).values())
     reason = plan.reason or "the criterion ranks no filter"
@@ -160,14 +175,21 @@ def plan_removal(
     if options.scope in ("global", "global_params"):
         at = 1 if options.scope == "global" else 0
         worth = {name: float(costs.saved(name)[at]) for name in sizes}
+    kinds = ranks.kinds() if options.scope == "isomorphic" else [list(sizes)]
 
     def plan(ratio: float) -> IterationPlan:
         if options.scope == "group":
             return plan_iteration(sizes, pending, ratio=ratio, round_to=round_to, group_ratio=group_ratio)
-        count = max(1, share_of(sum(size.filters for size in sizes.values()), ratio))
-        remove = allocate(
-            ranks.rankings, sizes, count, round_to=round_to, group_ratio=group_ratio, worth=worth
-        )
+        remove: dict[str, int] = {}
+        for names in kinds:
+            own = {name: sizes[name] for name in names}
+            count = max(1, share_of(sum(size.filters for size in own.values()), ratio))
+            remove |= allocate(
+                *({name: ranks.rankings[name] for name in own}, own, count),
+                round_to=round_to,
+                group_ratio=group_ratio,
+                worth=worth,
+            )
         return IterationPlan(remove=remove, pending={})
 
     return landed(plan, ratio, lambda removed: reaches(*costs(removed)))
@@ -182,13 +204,13 @@ def apply_removal(
     learner: Learner,
     info: ModelInfo,
     options: Prune,
-    unpruned: nn.Sequential,
+    teacher: nn.Module,
     decision: Decision,
     clock: Clock,
     deadline: float,
     folder: Path,
 ) -> tuple[nn.Sequential, StepRecord]:
-    """Optimisation phase, removal, retraining with the unpruned network as a teacher.
+    """Optimisation phase, removal, retraining with a teacher.
 
     The network of the decision is changed; the folder keeps checkpoints. Blocks are compared by the `clock`.
     Each training ends in the epoch in which `deadline` has passed.
@@ -205,37 +227,33 @@ def apply_removal(
             similarities = _optimise(learner, options, ranks, ranks.first(counts), folder, deadline, recorder)
         else:
             epochs += optimise
-    block = None
-    if options.blocks:
-
-        def choose() -> dict[str, str | None]:
-            filters = (cut(learner, ranks, counts, merge), kept_outputs(ranks, counts)) if counts else None
-
-            def is_too_small(candidate: nn.Sequential) -> bool:
-                cost = complexity(candidate, ranks.trace.example)
-                return decision.reaches(cost.params, cost.flops)
-
-            blocks = decision.blocks
-            name = cheaper_block(learner, network, blocks, filters, merge, is_too_small, clock)
-            return {"block": name}
-
-        block = measured_once(folder / CHOICE, choose)["block"]
+    chosen = partial(_cheaper_block, learner, options, teacher, decision, clock, folder)
+    block = measured_once(folder / CHOICE, lambda: {"block": chosen()})["block"] if options.blocks else None
     if block is None:
-        teacher = teacher_of(network, kept_outputs(ranks, counts), merge)
+        if options.growing_epochs:
+            ranks = _grow(learner, options, teacher, ranks, counts, folder, deadline)
+        before = teacher_of(network, kept_outputs(ranks, counts), merge)
         cut(learner, ranks, counts, merge, in_place=True)
-        settle(learner, network, teacher, first=min(g.first_block for g in ranks.groups if g.name in counts))
+        settle(learner, network, before, first=min(g.first_block for g in ranks.groups if g.name in counts))
     else:
-        log.info("block %s is removed in place of filters", block)
-        teacher, at = teacher_of(network, {}, merge), list(network._modules).index(block)
-        network = without_blocks(network, {block})[0]
-        settle(learner, network, teacher, first=at)
+        log.info(
+            "%s is removed in place of filters", f"the {block}" if block.startswith(END) else f"block {block}"
+        )
+        before = teacher_of(network, {}, merge)
+        network, at = without(network, block, ranks.trace.example, learner.seed)
+        if block.startswith(END):
+            train_end(learner, network, teacher, options.distill, folder / "end.pt")
+        else:
+            settle(learner, network, before, first=at)
     if recorder is not None:
         groups = eligible_groups(options, info, Trace(network, ranks.trace.example))
         # Groups that passed through a block, or of a convolution of which one group is left, are others.
         if block is not None or not recorder.fits(groups):
             recorder = FilterHistory(groups)
     after_cut = learner.evaluate(network)
-    training = recover(learner, options, network, unpruned, folder / "retrain.pt", epochs, deadline, recorder)
+    training = recover(
+        *(learner, options, network, teacher, folder / "retrain.pt", epochs, deadline), recorder=recorder
+    )
     if recorder is not None:
         write_history(folder, recorder)
     return network, StepRecord(
@@ -249,19 +267,136 @@ def apply_removal(
     )
 
 
+def retrain(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    teacher: nn.Module,
+    decision: Decision,
+    network: nn.Sequential,
+    step: StepRecord,
+    deadline: float,
+) -> tuple[nn.Sequential, StepRecord]:
+    """Train the network of an iteration, which `step` made, once more with a smaller learning rate."""
+
+    def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        started, recorder = time.perf_counter(), None
+        learner.place(network)
+        epochs = options.phases[2] if isinstance(options, HistoryPrune) else options.epochs
+        if isinstance(options, HistoryPrune) and options.history == "continue":
+            groups = eligible_groups(options, archive.info, Trace(network, learner.samples.example))
+            recorder = read_history(archive.path(decision.state), groups)
+        training = recover(
+            *(learner, options, network, teacher, folder / "retrain.pt", epochs, deadline),
+            lr=gentler(step.training),
+            recorder=recorder,
+        )
+        if recorder is not None:
+            write_history(folder, recorder)
+        return network, replace(step, seconds=time.perf_counter() - started, training=training, files={})
+
+    return archive.once(again_of(decision.state), work)
+
+
+def again_of(state: str) -> str:
+    """Name of the step that trains the network of a step once more."""
+    return f"{state}{AGAIN}"
+
+
+def first_of(state: str) -> str:
+    """Name of the step of the removal, for the step whose network was kept."""
+    return state.removesuffix(AGAIN)
+
+
+def final_of(state: str, number: int) -> str:
+    """Name of a final round of training, from 1, of the network of a step."""
+    return f"{state}-final-{number}"
+
+
 def recover(
     learner: Learner,
     options: Prune,
     network: nn.Sequential,
-    unpruned: nn.Sequential,
+    teacher: nn.Module,
     checkpoint: Path,
     epochs: int,
     deadline: float,
-    recorder: FilterHistory | None = None,
+    *,
+    lr: float | None = None,
+    schedule: str | None = None,
+    **fit_options: Any,
 ) -> TrainingRecord:
-    """Train every layer of a pruned network, with the unpruned one as a teacher."""
-    teacher = Distillation(teacher=unpruned, weight=options.distill) if options.distill else None
-    return train_all(learner, network, checkpoint, epochs, deadline, distillation=teacher, recorder=recorder)
+    """Train every layer of a pruned network with a teacher.
+
+    Args:
+        lr: the peak learning rate; None: the recipe's.
+        schedule: of it; None: the recipe's.
+        fit_options: further ones of `tascnet.train.fit`.
+    """
+    recipe = learner.trainer.recipe("recover")
+    if lr is not None:
+        recipe = replace(recipe, lr=lr, min_lr=min(recipe.min_lr, lr))
+    if schedule is not None:
+        recipe = replace(recipe, schedule=schedule, min_lr=0.0)
+    taught = None
+    if options.distill:
+        taught = Distillation.of(
+            *(teacher, network, learner.samples),
+            weight=options.distill,
+            features=options.distill_features,
+            device=learner.device,
+        )
+    own = {"recipe": recipe, "distillation": taught, **fit_options}
+    return train_all(learner, network, checkpoint, epochs, deadline, **own)
+
+
+def gentler(training: TrainingRecord | None) -> float:
+    """The learning rate after a training that did not recover a network."""
+    assert training is not None
+    assert training.lr is not None
+    return training.lr / GENTLER
+
+
+def _cheaper_block(
+    learner: Learner, options: Prune, teacher: nn.Module, decision: Decision, clock: Clock, folder: Path
+) -> str | None:
+    """The block that is removed in place of filters."""
+    ranks, counts, merge = decision.ranks, decision.plan.remove, options.merge
+    filters = (cut(learner, ranks, counts, merge), kept_outputs(ranks, counts)) if counts else None
+
+    def is_too_small(candidate: nn.Sequential) -> bool:
+        cost = complexity(candidate, ranks.trace.example)
+        return decision.reaches(cost.params, cost.flops)
+
+    def shorten(candidate: nn.Sequential) -> None:
+        train_end(learner, candidate, teacher, options.distill, folder / "end.pt")
+
+    candidates = ranks.network, decision.blocks, filters
+    return cheaper_block(learner, *candidates, merge, is_too_small, clock, shorten)
+
+
+def _grow(
+    learner: Learner,
+    options: Prune,
+    teacher: nn.Module,
+    ranks: Ranks,
+    counts: Mapping[str, int],
+    folder: Path,
+    deadline: float,
+) -> Ranks:
+    """Train the network of `ranks` with a growing penalty on the units that are going to be removed."""
+    removed = {name: ranking.order for name, ranking in ranks.first(counts).items()}
+    penalty = GrowingPenalty(ranks.network, ranks.groups, removed, options.growing_epochs)
+    before = penalty.norm()
+    own: dict[str, Any] = {"penalty": penalty, "recorder": penalty, "keep": "last"}
+    checkpoint, epochs = folder / "growing.pt", options.growing_epochs
+    recover(
+        learner, options, ranks.network, teacher, checkpoint, epochs, deadline, schedule="constant", **own
+    )
+    left = penalty.norm() / before if before else 0.0
+    log.info("growing penalty: the filters to remove have %.1f %% of their norm left", 100 * left)
+    # What the layers read is no longer what was read for the ranking.
+    return replace(ranks, readings=None)
 
 
 def _optimise(
@@ -297,7 +432,7 @@ def _optimise(
                 "`regulariser=per_group_mean`",
                 ratio,
             )
-        own = {"penalty": penalty, "recorder": recorder, "keep": "last"}
+        own: dict[str, Any] = {"penalty": penalty, "recorder": recorder, "keep": "last"}
         train_all(learner, network, folder / "optimise.pt", options.phases[1], deadline, **own)
         after = mean_similarity()
         log.info("mean similarity of the pairs: %.4f before optimisation, %.4f after", before, after)
@@ -339,12 +474,24 @@ def record_removal(
     first: Iteration,
     decision: Decision,
     step: StepRecord,
+    again: StepRecord | None,
     costs: Mapping[str, Any],
     metric: str,
 ) -> Iteration:
-    """The journal's record of an iteration without `inside` and seconds; `first` is the unpruned network."""
-    training, plan, start = step.training, decision.plan, decision.start
-    assert training is not None
+    """The journal's record of an iteration without `inside` and seconds.
+
+    Args:
+        first: the unpruned network.
+        step: the removal.
+        again: the second retraining; None: there was none.
+        costs: of the network, by field of `Iteration`.
+    """
+    trained, plan, start = step.training, decision.plan, decision.start
+    assert trained is not None
+    training, state = trained, decision.state
+    if again is not None and has_gained(again, step, metric):
+        assert again.training is not None
+        training, state = again.training, again_of(state)
     assert training.val_accuracy is not None
     assert training.val_balanced_accuracy is not None
     assert training.val_loss is not None
@@ -363,7 +510,7 @@ def record_removal(
         iteration=decision.number,
         start=start.iteration,
         step=decision.step,
-        state=decision.state,
+        state=state,
         landed=fitted_targets(options) if has_landed else None,
         val_accuracy=training.val_accuracy,
         val_balanced_accuracy=training.val_balanced_accuracy,
@@ -374,8 +521,16 @@ def record_removal(
         seconds=0.0,
         val_accuracy_after_cut=step.val_accuracy_after_cut,
         val_balanced_accuracy_after_cut=step.val_balanced_accuracy_after_cut,
+        val_accuracy_first=None if again is None else trained.val_accuracy,
+        val_balanced_accuracy_first=None if again is None else trained.val_balanced_accuracy,
         pairs_similarity_before=step.pairs_similarity_before,
         pairs_similarity_after=step.pairs_similarity_after,
         block=step.block,
         **costs,
     )
+
+
+def has_gained(again: StepRecord, step: StepRecord, metric: str) -> bool:
+    """Whether the network of a second training is better than that of the first."""
+    now, before = score(again.training, metric), score(step.training, metric)
+    return now is not None and before is not None and now > before

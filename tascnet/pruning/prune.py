@@ -3,33 +3,60 @@
 import copy
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, TascnetError, plural
-from tascnet.measure import Clock, check_runtimes, compare_layers, complexity, latency, reach, target_of
+from tascnet.measure import (
+    Clock,
+    check_runtimes,
+    compare_layers,
+    complexity,
+    judged_in,
+    latency,
+    reach,
+    target_of,
+)
 from tascnet.models.archive import save
+from tascnet.models.conversion import convert
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, HistoryPrune, Measure, Prune, Trainer
 from tascnet.presets import trainer_for
 from tascnet.pruning.check import check_criterion, check_options, first_block, removable_blocks, spared
-from tascnet.pruning.iteration import apply_removal, costs_of, decide_removal, record_removal, recover
+from tascnet.pruning.iteration import (
+    Decision,
+    again_of,
+    apply_removal,
+    costs_of,
+    decide_removal,
+    final_of,
+    first_of,
+    gentler,
+    has_gained,
+    record_removal,
+    recover,
+    retrain,
+)
 from tascnet.pruning.rounding import rounding
 from tascnet.pruning.schedule import (
     deadline_of,
     decide,
+    is_retrained,
     missed_latency,
     missed_targets,
+    noise,
     reaches_latency,
     replayed,
+    rounds,
 )
 from tascnet.pruning.sensitivity import FILE as SENSITIVITY
 from tascnet.pruning.sensitivity import sensitivity
@@ -55,10 +82,12 @@ from tascnet.run.records import (
 )
 from tascnet.surgery import Trace
 from tascnet.train import Archive, Learner
+from tascnet.train.distillation import adapted
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
+from tascnet.train.transfer import outputs_of
 
 log = logging.getLogger("tascnet")
 
@@ -106,6 +135,7 @@ def prune(
     *,
     trainer: Trainer | None = None,
     measure: Measure = Measure(),
+    teacher: nn.Module | None = None,
     metric: str = "accuracy",
     seed: int = 0,
     device: str = "auto",
@@ -123,6 +153,7 @@ def prune(
         options: what is removed, and when to stop.
         trainer: recipes, of which `recover` is used; None: what suits the data.
         measure: how latency is measured.
+        teacher: a network of the same classes that the pruned ones learn from; None: the unpruned network.
         metric: by which networks are compared, and of which the tolerance is: `accuracy`, or
             `balanced_accuracy`, the mean recall of the classes.
         seed: of splits, order of samples and augmentation.
@@ -152,7 +183,8 @@ def prune(
             cache=cache_folder(cache),
             cache_limit_gb=cache_limit_gb,
         )
-        _check_network(info, samples)
+        _check_network("network", info, samples)
+        own_teacher = None if teacher is None else _teaching(teacher, options, samples, where)
         learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
         learner.check_memory(network, "recover", measure)
         first_block(options, info)
@@ -160,10 +192,13 @@ def prune(
         recipe = asdict(trainer.recipe("recover"))
         # The options say for how many epochs.
         del recipe["epochs"]
+        inputs = {"data": samples.fingerprint, "network": module_digest(network)}
+        if teacher is not None:
+            inputs["teacher"] = module_digest(teacher)
         own = identity(
             "prune",
             seed,
-            {"data": samples.fingerprint, "network": module_digest(network)},
+            inputs,
             {
                 "dataset": data,
                 "prune": options,
@@ -172,20 +207,22 @@ def prune(
             },
         ) | {"metric": metric}
         if depends_on_latency(options):
-            own |= {TARGET: target_of(measure, where)}
+            own |= {TARGET: judged_in(measure, where)}
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
             samples.write_splits(folder / SPLITS)
             archive = Archive(folder=folder, info=info)
             # A resumed run does not depend on where the network came from.
             copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
             unpruned = learner.place(copied)
+            taught_by = own_teacher or unpruned
             clock = Clock(measure, samples.example, unpruned, samples.cache, archive.path("latency.json"))
             if finished(folder, budget(options)) and _is_whole(archive):
                 log.info("prune is finished in %s; `fresh=true` starts it over", folder)
                 _add(learner, archive, options, measure, unpruned)
             else:
-                iterations, kept, reason = _iterate(learner, archive, options, unpruned, clock)
-                _hand_over(learner, archive, options, measure, unpruned, iterations, kept, reason)
+                iterations, kept, reason = _iterate(learner, archive, options, unpruned, taught_by, clock)
+                found = iterations, kept, reason
+                _hand_over(learner, archive, options, measure, unpruned, taught_by, *found)
             metrics = read_record(folder / METRICS, PruneMetrics)
             result = PruneResult(
                 network=archive.read(folder / MODEL),
@@ -214,32 +251,62 @@ def depends_on_latency(options: Prune) -> bool:
     return options.has_latency_target or options.blocks or options.round_to == "auto"
 
 
-def _check_network(info: ModelInfo, samples: Samples) -> None:
-    """Refuse a network of other classes, or one that may have seen test samples."""
+def _check_network(name: str, info: ModelInfo, samples: Samples) -> None:
+    """Refuse a network, or a teacher, of other classes, or one that may have seen test samples."""
     if info.class_names != samples.class_names:
         raise ConfigError(
-            f"the network's {len(info.class_names)} classes are not the data set's {samples.num_classes}",
-            "give the data set that the network was trained on",
+            f"the {name}'s {len(info.class_names)} classes are not the data set's {samples.num_classes}",
+            f"give the data set that the {name} was trained on",
         )
     if info.held_out is None:
         log.warning(
-            "the network does not say which samples it was trained on: its test accuracy may be too high"
+            "the %s does not say which samples it was trained on: test accuracy may be too high", name
         )
     elif not samples.is_data_of(info.held_out):
         raise ConfigError(
-            "the samples are not those that the network was trained on: some were changed, added or removed, "
+            f"the samples are not those that the {name} was trained on: some were changed, added or removed, "
             "or another data set is given",
             "restore them, or tune a network on the samples as they are",
         )
     elif info.held_out != samples.held_out:
         raise ConfigError(
-            "the network was trained on another split of the data and may have seen test samples",
+            f"the {name} was trained on another split of the data and may have seen test samples",
             "give the sizes of its splits (`train`, `val`) and the seed that it was trained with",
         )
 
 
+def _teaching(teacher: nn.Module, options: Prune, samples: Samples, device: torch.device) -> nn.Module:
+    """A copy of a teacher on the device, as a chain that takes the samples.
+
+    Raises:
+        ConfigError: it cannot teach these classes, or may have seen test samples.
+    """
+    if not options.distill:
+        raise ConfigError("`teacher` has no effect with `distill=0`", "leave it out, or raise `distill`")
+    info = getattr(teacher, "info", None)
+    if isinstance(info, ModelInfo):
+        _check_network("teacher", info, samples)
+    else:
+        log.warning("it is unknown which samples the teacher was trained on: test accuracy may be too high")
+    check_weights(teacher)
+    if isinstance(teacher, nn.Sequential):
+        chain: nn.Sequential = copy.deepcopy(teacher)
+    else:
+        outputs_of(teacher, samples.example)
+        chain = convert(teacher, samples.example).chain
+    # Its type is lost with `to`.
+    chain.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    chain.eval()
+    return adapted(chain, samples, device)
+
+
 def _iterate(
-    learner: Learner, archive: Archive, options: Prune, unpruned: nn.Sequential, clock: Clock
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    unpruned: nn.Sequential,
+    teacher: nn.Module,
+    clock: Clock,
 ) -> tuple[list[Iteration], int, str]:
     """All iterations, the number of the kept one, and why pruning ended."""
     _log_estimate(learner, options, unpruned)
@@ -255,7 +322,7 @@ def _iterate(
     if at is not None:
         # Which networks are read below.
         for number in range(len(replay)) if lacks_latency else [at.keep]:
-            _repair(learner, archive, options, unpruned, clock, known, number)
+            _repair(learner, archive, options, unpruned, teacher, clock, known, number)
     cost = partial(costs_of, learner, archive, options, clock)
     if not known:
         found = learner.evaluate(unpruned)
@@ -301,16 +368,18 @@ def _iterate(
         started = time.perf_counter()
         round_to = rounding(learner, archive, options, unpruned, clock)
         deadline = deadline_of(iterations, options, started)
-        decision = decide_removal(learner, archive, options, iterations, verdict, round_to, deadline)
+        decision = decide_removal(learner, archive, options, iterations, verdict, round_to, clock, deadline)
         if isinstance(decision, str):
             reason = decision
             break
-        work = partial(apply_removal, learner, archive.info, options, unpruned, decision, clock, deadline)
-        network, step = archive.once(decision.state, work)
-        costs = cost(learner.place(network), decision.state, step.seconds)
-        came = record_removal(options, iterations[0], decision, step, costs, learner.metric)
+        network, step, again = _remove(
+            *(learner, archive, options, teacher, decision, clock, deadline), before=iterations
+        )
+        took = step.seconds + (again.seconds if again else 0.0)
+        costs = cost(learner.place(network), decision.state, took)
+        came = record_removal(options, iterations[0], decision, step, again, costs, learner.metric)
         # A step that is read back took its time before an interruption.
-        came = replace(came, seconds=max(time.perf_counter() - started, step.seconds))
+        came = replace(came, seconds=max(time.perf_counter() - started, took))
         verdict = decide([*iterations, came], options, learner.metric)
         iterations.append(replace(came, inside=verdict.inside[-1]))
         append_record(journal, iterations[-1])
@@ -325,6 +394,33 @@ def _iterate(
         reason = f"{reason}; no target is reached: {missed}"
     log.info("pruning ended after %s: %s", plural(len(iterations) - 1, "iteration"), reason)
     return iterations, verdict.keep, reason
+
+
+def _remove(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    teacher: nn.Module,
+    decision: Decision,
+    clock: Clock,
+    deadline: float,
+    *,
+    before: Sequence[Iteration],
+) -> tuple[nn.Sequential, StepRecord, StepRecord | None]:
+    """The network of an iteration, its step, and the second retraining where the first lost too much."""
+    work = partial(apply_removal, learner, archive.info, options, teacher, decision, clock, deadline)
+    network, step = archive.once(decision.state, work)
+    if not is_retrained(score(step.training, learner.metric), before, options, learner.metric):
+        return network, step, None
+    log.info(
+        "iteration %d is below the tolerance: it is retrained once more with a third of the learning rate",
+        decision.number,
+    )
+    retrained, again = retrain(learner, archive, options, teacher, decision, network, step, deadline)
+    if has_gained(again, step, learner.metric):
+        return retrained, step, again
+    log.info("that did not help")
+    return archive.read(archive.path(decision.state)), step, again
 
 
 def _disproved(
@@ -349,6 +445,7 @@ def _hand_over(
     options: Prune,
     measure: Measure,
     unpruned: nn.Sequential,
+    teacher: nn.Module,
     iterations: list[Iteration],
     kept: int,
     reason: str,
@@ -356,7 +453,7 @@ def _hand_over(
     """Save the kept network, and measure it and the unpruned one on the test samples."""
     started, folder, example = time.perf_counter(), archive.folder, learner.samples.example
     deadline = deadline_of(iterations, options, started)
-    pruned = _recovered(learner, archive, options, unpruned, iterations[kept], deadline)
+    pruned = _recovered(learner, archive, options, teacher, iterations[kept], deadline)
     # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (folder / METRICS).unlink(missing_ok=True)
     save(pruned, folder / MODEL, archive.info)
@@ -373,7 +470,10 @@ def _hand_over(
         trainings=_trainings(archive, iterations, kept),
         iterations=len(iterations) - 1,
         kept_iteration=kept,
-        stopped=_with_measured(reason, models, options, target_of(measure, learner.device)),
+        # What another machine takes is not measured here.
+        stopped=reason
+        if measure.table
+        else _with_measured(reason, models, options, target_of(measure, learner.device)),
         removable_blocks=0 if options.blocks else len(removable_blocks(options, archive.info, pruned)),
         tolerance=options.tolerance,
         widths=widths,
@@ -399,10 +499,17 @@ def _with_measured(reason: str, models: Mapping[str, ModelMetrics], options: Pru
 
 
 def _trainings(archive: Archive, iterations: list[Iteration], kept: int) -> dict[str, TrainingRecord]:
-    """The trainings of all iterations, and that of the kept network's final epochs."""
-    places = {f"iteration {one.iteration}": one.state for one in iterations[1:]}
-    final = f"{iterations[kept].state}-final"
-    places |= {f"iteration {kept}: final epochs": final} if final in archive.done else {}
+    """The trainings of all iterations, and those of the kept network's final rounds."""
+    places = {}
+    for one in iterations[1:]:
+        first = first_of(one.state)
+        places[f"iteration {one.iteration}"] = first
+        if one.val_accuracy_first is not None:
+            places[f"iteration {one.iteration}: once more"] = again_of(first)
+    state, number = iterations[kept].state, 1
+    while (final := final_of(state, number)) in archive.done:
+        places[f"iteration {kept}: final round {number}"] = final
+        number += 1
     steps = {}
     for name, place in places.items():
         # The networks of iterations that are not kept are not needed, and may be gone.
@@ -422,34 +529,54 @@ def _recovered(
     learner: Learner,
     archive: Archive,
     options: Prune,
-    unpruned: nn.Sequential,
+    teacher: nn.Module,
     kept: Iteration,
     deadline: float,
 ) -> nn.Sequential:
-    """The kept network after its final epochs, or before them where it was better.
+    """The kept network after its final rounds of training, or before them where it was better.
 
-    They end with the one in which `deadline` has passed.
+    A round starts from the best network so far. One that gains no more than the noise is followed by one with
+    a third of the learning rate, and that ends them where it gains no more. They also end with the epoch in
+    which `deadline` has passed.
     """
-    network = archive.read(archive.path(kept.state))
-    if not options.final_epochs or not kept.iteration:
-        return network
+    best, value = kept.state, score(kept, learner.metric) or 0.0
+    lr: float | None = None
+    for number, epochs in enumerate(rounds(options.final_epochs) if kept.iteration else (), start=1):
+        if number > 1 and time.perf_counter() >= deadline:
+            break
+        name = final_of(kept.state, number)
+        own = partial(_final_round, learner, archive, options, teacher, best, epochs, lr, deadline)
+        _, step = archive.once(name, own)
+        now = score(step.training, learner.metric)
+        assert now is not None
+        words = learner.metric.replace("_", " "), 100 * now, 100 * value
+        log.info("after final round %d: validation %s %.2f %%, %.2f %% before it", number, *words)
+        pays = now > value + noise(value, learner.val_samples())
+        if now >= value:
+            best, value = name, now
+        if not pays and lr is not None:
+            break
+        lr = None if pays else gentler(step.training)
+    if best == kept.state and options.final_epochs and kept.iteration:
+        log.info("the final epochs did not help: the network is handed over as it was before them")
+    return archive.read(archive.path(best))
 
-    def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
-        started = time.perf_counter()
-        learner.place(network)
-        checkpoint, epochs = folder / "final.pt", options.final_epochs
-        training = recover(learner, options, network, unpruned, checkpoint, epochs, deadline)
-        return network, StepRecord(seconds=time.perf_counter() - started, training=training)
 
-    recovered, step = archive.once(f"{kept.state}-final", work)
-    assert step.training is not None
-    now, before = score(step.training, learner.metric), score(kept, learner.metric)
-    assert now is not None
-    assert before is not None
-    name = learner.metric.replace("_", " ")
-    log.info("after the final epochs: validation %s %.2f %%", name, 100 * now)
-    is_better = now >= before
-    return recovered if is_better else archive.read(archive.path(kept.state))
+def _final_round(
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    teacher: nn.Module,
+    start: str,
+    epochs: int,
+    lr: float | None,
+    deadline: float,
+    folder: Path,
+) -> tuple[nn.Sequential, StepRecord]:
+    """Train the network of the step `start` for some epochs more."""
+    started, network = time.perf_counter(), learner.place(archive.read(archive.path(start)))
+    training = recover(learner, options, network, teacher, folder / "final.pt", epochs, deadline, lr=lr)
+    return network, StepRecord(seconds=time.perf_counter() - started, training=training)
 
 
 def _add(
@@ -490,6 +617,7 @@ def _repair(
     archive: Archive,
     options: Prune,
     unpruned: nn.Sequential,
+    teacher: nn.Module,
     clock: Clock,
     known: list[Iteration],
     number: int,
@@ -503,19 +631,18 @@ def _repair(
     # The unpruned network has been checked.
     if number == 0 or archive.has(last.state):
         return
-    _repair(learner, archive, options, unpruned, clock, known, last.start)
+    _repair(learner, archive, options, unpruned, teacher, clock, known, last.start)
     _, verdict = replayed(before, options, learner.metric)
     round_to = rounding(learner, archive, options, unpruned, clock)
     deadline = deadline_of(before, options, started)
-    decision = decide_removal(learner, archive, options, before, verdict, round_to, deadline)
-    if isinstance(decision, str) or decision.state != last.state:
+    decision = decide_removal(learner, archive, options, before, verdict, round_to, clock, deadline)
+    if isinstance(decision, str) or last.state not in (decision.state, again_of(decision.state)):
         raise RunFolderError(
             f"the network in {archive.path(last.state)} is missing or damaged, and these options would make "
             "another one",
             "give the options that it was made with, restore it, or start over with `fresh=true`",
         )
-    work = partial(apply_removal, learner, archive.info, options, unpruned, decision, clock, deadline)
-    archive.once(last.state, work)
+    _remove(learner, archive, options, teacher, decision, clock, deadline, before=before)
 
 
 def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> None:
@@ -524,8 +651,9 @@ def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> N
     forward = timed.median_ms / 1000 / BATCH
     train, val = len(learner.samples.train), len(learner.samples.val)
     retrain = options.phases[2] if isinstance(options, HistoryPrune) else options.epochs
-    teacher = retrain * train if options.distill else 0
-    seconds = (options.epochs * (3 * train + val) + teacher) * forward
+    teacher = (retrain + options.growing_epochs) * train if options.distill else 0
+    epochs = options.epochs + options.growing_epochs
+    seconds = (epochs * (3 * train + val) + teacher) * forward
     log.info(
         "estimate: %s an iteration, at most %d of them; %.1f GB of disk each",
         f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min",

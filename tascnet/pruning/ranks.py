@@ -23,7 +23,7 @@ from tascnet.inherit import (
     rank_pairs,
     rank_scores,
 )
-from tascnet.options import HistoryPrune, Prune
+from tascnet.options import HistoryPrune, Prune, Recipe
 from tascnet.pruning.allocate import GroupSize, share_of
 from tascnet.pruning.history import FilterHistory, read_history, write_history
 from tascnet.run.records import EpochRecord, Iteration, StepRecord, TrainingRecord
@@ -74,6 +74,25 @@ class Ranks:
         """By group, its size now."""
         return sizes_of(self.groups)
 
+    def kinds(self) -> list[list[str]]:
+        """The names of groups whose layers are of the same kinds, coupled in the same way.
+
+        Source: Fang et al. 2024, Isomorphic Pruning for Vision Models.
+        """
+        found: dict[tuple[object, ...], list[str]] = {}
+        for group in self.groups:
+            kind = [
+                (role, type(self.network.get_submodule(name)).__name__)
+                for role, names in (
+                    ("writes", group.outputs),
+                    ("passes", group.passed),
+                    ("reads", group.inputs),
+                )
+                for name in names
+            ]
+            found.setdefault(tuple(sorted(kind)), []).append(group.name)
+        return list(found.values())
+
     def first(self, counts: Mapping[str, int]) -> dict[str, Ranking]:
         """By group, the rankings of the units to remove, in the order of the groups."""
         return {g.name: self.rankings[g.name].first(counts[g.name]) for g in self.groups if g.name in counts}
@@ -99,12 +118,20 @@ def read_inputs(learner: Learner, network: nn.Sequential, groups: Sequence[Width
 
 
 def train_all(
-    learner: Learner, network: nn.Sequential, checkpoint: Path, epochs: int, deadline: float, **options: Any
+    learner: Learner,
+    network: nn.Sequential,
+    checkpoint: Path,
+    epochs: int,
+    deadline: float,
+    *,
+    recipe: str | Recipe = "recover",
+    **options: Any,
 ) -> TrainingRecord:
-    """Train every layer by the recipe `recover`, until the epoch in which `deadline` has passed.
+    """Train every layer, until the epoch in which `deadline` has passed.
 
     Args:
         deadline: on the clock of `time.perf_counter`; one epoch is trained in any case.
+        recipe: one of the trainer's by name, or any other.
         options: those of `tascnet.train.fit`.
     """
     is_late = False
@@ -117,7 +144,7 @@ def train_all(
     # Iterations train under names of their own; the digest of a cut says nothing to a reader.
     step = re.sub(r"-[0-9a-f]{8}(?=-|$)", "", checkpoint.parent.name)
     own = {"checkpoint": checkpoint, "description": f"{step}: {checkpoint.stem}", "stop": ends, **options}
-    training = learner.fit(network.requires_grad_(True), "recover", epochs=epochs, **own)
+    training = learner.fit(network.requires_grad_(True), recipe, epochs=epochs, **own)
     if is_late:
         log.warning(
             "%s ended after %d of %d epochs: the seconds of pruning (`max_seconds`) were used up",

@@ -1,6 +1,7 @@
-"""The penalty of the optimisation phase, which makes the members of each pair more similar."""
+"""Penalties before a cut: one makes the members of pairs more similar, one the removed filters small."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from tascnet.surgery import WidthGroup
 
 # Below this share of the loss's gradient the penalty moves nothing within an epoch.
 INERT_RATIO = 1e-6
+# Largest weight of the growing penalty, as published.
+CEILING = 1.0
 # Squared norm below which a filter counts as dead.
 _DEAD = 1e-16
 
@@ -106,3 +109,64 @@ def gradient_ratio(penalty: Tensor, loss: Tensor, parameters: Iterable[nn.Parame
     if below == 0:
         return float("inf") if above > 0 else 0.0
     return above / below
+
+
+class GrowingPenalty:
+    """L2 penalty of the units that are going to be removed, whose weight grows with every epoch.
+
+    It covers all that makes the channels of a unit: filters and biases, and the scale and shift of
+    normalisation. It is a `Recorder`, too, so that a checkpoint holds how far it has grown.
+
+    Args:
+        model: the network, which keeps its layers.
+        groups: its width groups.
+        removed: by group name, units.
+        epochs: after which the penalty of a parameter `w` would be `CEILING w^2 / 2`.
+
+    Source: Wang et al. 2021, Neural pruning via growing regularization (GReg-1), section 3.2; here the
+    penalty grows once an epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[WidthGroup],
+        removed: Mapping[str, Sequence[int]],
+        epochs: int,
+    ) -> None:
+        self._epochs, self._grown = epochs, 0
+        device = next(model.parameters()).device
+        self._parts: list[tuple[nn.Parameter, Tensor]] = []
+        for group in groups:
+            units = list(removed.get(group.name, ()))
+            for name, positions in {**group.outputs, **group.passed}.items() if units else ():
+                rows = positions[units].flatten().unique().to(device)
+                own = model.get_submodule(name).named_parameters(recurse=False)
+                self._parts += [(value, rows) for key, value in own if key in ("weight", "bias")]
+
+    @property
+    def strength(self) -> float:
+        """The weight of the penalty in this epoch."""
+        return CEILING * min(self._grown + 1, self._epochs) / self._epochs
+
+    def __call__(self) -> Tensor:
+        """The penalty of the network as it is now, a scalar."""
+        return 0.5 * self.strength * self._squares()
+
+    def norm(self) -> float:
+        """Euclidean norm of all that is penalised."""
+        with torch.no_grad():
+            return float(self._squares().sqrt())
+
+    def record(self, model: nn.Module) -> None:
+        """Grow after an epoch."""
+        self._grown += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"grown": self._grown}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._grown = int(state["grown"])
+
+    def _squares(self) -> Tensor:
+        return torch.stack([value[rows].float().square().sum() for value, rows in self._parts]).sum()

@@ -41,17 +41,15 @@ class Verdict:
 def decide(iterations: Sequence[Iteration], options: Prune, metric: str = "accuracy") -> Verdict:
     """Whether to continue after the last iteration, from which network, and in which steps.
 
-    An iteration that falls below the tolerance is reverted: the next one starts from the last network inside
-    it, with half the step, until more than `retries` in a row have failed. A reverted block does not count as
-    failed, and no step is halved for it. The first of `iterations` is the unpruned network, and the tolerance
-    is one of the metric.
+    An iteration that falls below the tolerance, also after a second retraining, is reverted: the next one
+    starts from the last network inside it, with half the step, until more than `retries` in a row have
+    failed. A reverted block does not count as failed, and no step is halved for it. The first of `iterations`
+    is the unpruned network, and the tolerance is one of the metric.
     """
-    best, inside, steps_outside, failed = -math.inf, [], 0, 0
-    for iteration in iterations:
-        value = score(iteration, metric) or 0.0
-        best = max(best, value)
-        # Accuracies are fractions of a split: a difference of exactly the tolerance is inside.
-        inside.append(value >= best - options.tolerance - 1e-9)
+    inside: list[bool] = []
+    steps_outside = failed = 0
+    for count, iteration in enumerate(iterations, start=1):
+        inside.append(is_inside(score(iteration, metric), iterations[:count], options, metric))
         if inside[-1]:
             failed = 0
         elif not iteration.block:
@@ -71,6 +69,51 @@ def decide(iterations: Sequence[Iteration], options: Prune, metric: str = "accur
         reason = f"{options.max_seconds:g} seconds have passed"
     keep = max(one.iteration for one, is_in in zip(iterations, inside, strict=True) if is_in)
     return Verdict(reason=reason, keep=keep, inside=tuple(inside), step=0.5**steps_outside)
+
+
+def is_inside(
+    value: float | None, iterations: Sequence[Iteration], options: Prune, metric: str = "accuracy"
+) -> bool:
+    """Whether a value of the metric keeps the tolerance below the best of some iterations."""
+    best = max(score(iteration, metric) or 0.0 for iteration in iterations)
+    # Accuracies are fractions of a split: a difference of exactly the tolerance is inside.
+    return (value or 0.0) >= best - options.tolerance - 1e-9
+
+
+def is_retrained(
+    value: float | None, iterations: Sequence[Iteration], options: Prune, metric: str = "accuracy"
+) -> bool:
+    """Whether a network of this value after `iterations` is retrained once more before it is judged.
+
+    That is a first retry: without `retries` none is.
+    """
+    return options.retries > 0 and not is_inside(value, iterations, options, metric)
+
+
+def rounds(most: int) -> list[int]:
+    """Epochs of the rounds of training, each with a schedule of its own, that at most so many epochs allow.
+
+    Each round is twice as long as the one before it, so that most epochs are those of the last; what would be
+    left for a shorter round is part of it.
+
+    Source: Loshchilov and Hutter 2017, SGDR, section 4.1 (restarts with a doubled period).
+    """
+    lengths: list[int] = []
+    while most:
+        length = 2 * lengths[-1] if lengths else max(1, most // 7)
+        # A rest that is shorter than this round joins it.
+        lengths.append(length if most - length >= length else most)
+        most -= lengths[-1]
+    return lengths
+
+
+def noise(value: float, n_val: float) -> float:
+    """By how much a metric on `n_val` validation samples has to rise to count as a gain.
+
+    That is half its binomial standard error: two networks of one training make most mistakes in common, so
+    their difference varies less than each of them.
+    """
+    return 0.5 * math.sqrt(max(value * (1 - value), 0.0) / n_val)
 
 
 def deadline_of(iterations: Sequence[Iteration], options: Prune, started: float) -> float:
@@ -137,8 +180,9 @@ def replayed(
 ) -> tuple[list[Iteration], Verdict]:
     """The iterations that an uninterrupted run with these options would have made, too, and the verdict.
 
-    With another tolerance an iteration would have started from another network, and with another target it
-    would have removed other filters: it is left out then, with those after it. `inside` is by these options.
+    With another tolerance an iteration would have started from another network, or would have been retrained
+    once more or not, and with another target it would have removed other filters: it is left out then, with
+    those after it. `inside` is by these options.
     """
     for count in range(1, len(iterations) + 1):
         verdict = decide(iterations[:count], options, metric)
@@ -146,6 +190,11 @@ def replayed(
             break
         following = iterations[count]
         if (following.start, following.step) != (verdict.keep, verdict.step):
+            break
+        first = getattr(following, f"val_{metric}_first")
+        retrained = first is not None
+        value = first if retrained else score(following, metric)
+        if is_retrained(value, iterations[:count], options, metric) != retrained:
             break
         landed = following.landed
         if landed is None and reaches_fitted(vars(following), iterations[0], options):
@@ -158,13 +207,25 @@ def replayed(
 
 def fitted_targets(options: Prune) -> dict[str, float | None]:
     """The targets that the last step is fitted to, by cost."""
-    return {field: getattr(options, option) for field, option, _ in FITTED}
+    return {field: getattr(options, option) for field, option, _ in FITTED} | latency_targets(options)
+
+
+def latency_targets(options: Prune) -> dict[str, float | None]:
+    """The targets of latency that steps are fitted to, by option."""
+    names = ("latency_target", "latency_target_ms") if options.spends_latency else ()
+    return {name: getattr(options, name) for name in names}
 
 
 def reaches_fitted(costs: Mapping[str, float], first: Iteration, options: Prune) -> bool:
     """Whether costs, by field of an iteration, reach one of the fitted targets."""
-    targets = fitted_targets(options)
-    return any(t is not None and costs[field] <= t * getattr(first, field) for field, t in targets.items())
+    for field, option, _ in FITTED:
+        share = getattr(options, option)
+        if share is not None and costs[field] <= share * getattr(first, field):
+            return True
+    latency_ms = costs.get("latency_ms")
+    if not options.spends_latency or latency_ms is None or first.latency_ms is None:
+        return False
+    return reaches_latency(options, first.latency_ms, latency_ms)
 
 
 def size_without(start: Iteration, params: int) -> int:

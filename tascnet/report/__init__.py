@@ -11,6 +11,8 @@ from tascnet.report.page import models_html
 from tascnet.report.plots import models_plot
 from tascnet.report.sentences import (
     class_lines,
+    fall_lines,
+    handover_lines,
     insight_lines,
     reach_lines,
     speed_lines,
@@ -32,9 +34,11 @@ __all__ = [
     "Mistakes",
     "class_lines",
     "classes_table",
+    "fall_lines",
     "find_mistakes",
     "front_table",
     "full_report",
+    "handover_lines",
     "insight_lines",
     "latency_table",
     "layerwise_table",

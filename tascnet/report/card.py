@@ -194,10 +194,15 @@ def _summary(info: ModelInfo, metrics: StageMetrics) -> str:
             "filters were removed from a network fitted to this data set, and the rest was retrained "
             f"({plural(metrics.iterations, 'iteration')})"
         )
+    elif isinstance(metrics, TuneMetrics) and metrics.handed_over == "baseline":
+        how = "a new last layer was trained on this data set, which nothing else that was tried improved"
+    elif isinstance(metrics, TuneMetrics) and metrics.handed_over == "conventional":
+        how = "fine-tuned on this data set, with the structure that it had"
     elif isinstance(metrics, TuneMetrics):
+        trained = "fine-tuned" if metrics.handed_over == "tuned" else "trained"
         how = (
             f"trial {metrics.winner} of {plural(metrics.trials, 'trial')} of a search over the configuration "
-            "of its deeper layers, fine-tuned on this data set"
+            f"of its deeper layers, {trained} on this data set"
         )
     else:
         how = "trained from random weights on this data set"

@@ -6,7 +6,17 @@ from tascnet.errors import by_ending, plural
 from tascnet.measure.runtimes import NAMES
 from tascnet.report.classes import FEW, pairs, reference_of
 from tascnet.report.numbers import decimal, gap, percent
-from tascnet.run.records import Insight, ModelMetrics, Reach, SampleCounts, StageMetrics
+from tascnet.run.records import (
+    CandidateRecord,
+    Insight,
+    ModelMetrics,
+    PruneMetrics,
+    Reach,
+    SampleCounts,
+    StageMetrics,
+    TuneMetrics,
+    score,
+)
 from tascnet.run.verdict import class_name, class_warnings
 
 TOO_FEW = "Too few different results to judge what the search learnt."
@@ -20,6 +30,14 @@ _AGREEMENT = 0.5
 _PAIRS = 3
 # Reasons that are named where layers keep their width.
 _REASONS = 3
+# Candidates of stage tune.
+_HANDED = {
+    "baseline": "the baseline",
+    "conventional": "the conventional network",
+    "winner": "the winner as the search trained it",
+    "best trial": "the best trial as the search trained it",
+    "tuned": "the fine-tuned winner",
+}
 
 
 def insight_lines(insight: Insight | None) -> list[str]:
@@ -44,6 +62,23 @@ def insight_figures(insight: Insight) -> list[tuple[str, str]]:
         ("R², refitted", decimal(insight.refitted_r2)),
         ("rank correlation, refitted", decimal(insight.refitted_rank_correlation)),
     ]
+
+
+def fall_lines(metrics: PruneMetrics) -> list[str]:
+    """Which network stage prune hands over, and how far it is below the unpruned one on validation."""
+    before, after = (score(metrics.models[name], metrics.metric) for name in ("before", "after"))
+    if before is None or after is None:
+        return []
+    if not metrics.kept_iteration:
+        why = "no iteration keeps the tolerance" if metrics.iterations else "there was no iteration"
+        return [f"Handed over: the unpruned network, {percent(after)} on validation, because {why}."]
+    fall = (
+        f"{100 * (before - after):.1f} points below the unpruned network"
+        if after < before
+        else f"not below the unpruned network ({percent(before)})"
+    )
+    which = f"the network of iteration {metrics.kept_iteration}"
+    return [f"Handed over: {which}, {percent(after)} on validation, {fall}."]
 
 
 def speed_lines(
@@ -110,6 +145,34 @@ def uncut_words(reasons: Iterable[tuple[str, Sequence[str]]]) -> str:
     parts = [f"{reason} ({some(layers)})" for reason, layers in ordered[:_REASONS]]
     rest = len(ordered) - _REASONS
     return "; ".join([*parts, *([plural(rest, "other reason")] if rest > 0 else [])])
+
+
+def handover_lines(metrics: TuneMetrics) -> list[str]:
+    """Which network stage tune hands over, beside the best that it had; and what training did not improve."""
+    rows = {one.name: one for one in metrics.candidates}
+    if metrics.handed_over not in rows:
+        return []
+    chosen = rows[metrics.handed_over]
+
+    def value(one: CandidateRecord) -> float:
+        return score(one, metrics.metric) or 0.0
+
+    best = max(metrics.candidates, key=value)
+    note = f" ({chosen.note})" if chosen.note else ""
+    line = f"Handed over: {_HANDED[chosen.name]}{note}, {percent(value(chosen))} on validation"
+    if (lost := value(best) - value(chosen)) > 0:
+        facts = "; ".join(filter(None, (percent(value(best)), best.note)))
+        line += f", {100 * lost:.1f} points below the best, {_HANDED[best.name]} ({facts})"
+        if not best.fits:
+            line += ", which " + ("does not keep the targets" if metrics.bounds else "was not asked for")
+    lines = [f"{line}."]
+    tuned = rows.get("tuned")
+    if tuned is not None and tuned is not chosen:
+        lines.append(f"Fine-tuning did not help: it ended at {percent(value(tuned))} ({tuned.note}).")
+    # Of the conventional network nothing follows that other figures would not show.
+    if (usual := rows.get("conventional")) is not None and usual.note:
+        lines.append(f"The conventional network: {usual.note}.")
+    return lines
 
 
 def some(names: Sequence[str]) -> str:

@@ -10,7 +10,14 @@ from tascnet.report import numbers, plots
 from tascnet.report.mistakes import Mistakes
 from tascnet.report.page import stage_page, write_page
 from tascnet.report.parts import mistakes_part, strip_part
-from tascnet.report.sentences import TOO_FEW, insight_figures, reach_lines, speed_lines
+from tascnet.report.sentences import (
+    TOO_FEW,
+    fall_lines,
+    handover_lines,
+    insight_figures,
+    reach_lines,
+    speed_lines,
+)
 from tascnet.run.records import (
     Insight,
     Iteration,
@@ -95,6 +102,12 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         "reach_lines": reach_lines(metrics.reach) if metrics.reach else [],
         "layerwise": metrics.layerwise,
         "curve": depth_figure(metrics),
+        "candidates": metrics.candidates,
+        "handed_over": metrics.handed_over,
+        "handover_lines": handover_lines(metrics),
+        "ends": metrics.ends,
+        "end": metrics.best_config.get("exit", 0),
+        "ends_plot": ends_figure(metrics),
         "strip": strip_part(metrics.widths, "conventional", "tuned"),
         "insight": insight,
         "too_few": TOO_FEW,
@@ -146,6 +159,7 @@ def prune_report(
         "strip": strip_part(metrics.widths, "unpruned", "pruned"),
         "reach": metrics.reach,
         "reach_lines": reach_lines(metrics.reach),
+        "fall": fall_lines(metrics),
         "speed": speed_lines(metrics.models, metrics.removable_blocks, metrics.measure["target"]),
         "sensitivity": sensitivity,
         "sensitivity_headings": ["group", "width", *shares],
@@ -169,8 +183,15 @@ def tuned_words(metrics: TuneMetrics) -> dict[str, str]:
         "conventional": "fine-tuned at the pre-trained widths",
         "after": "fine-tuned winner of the search",
     }
-    if metrics.finetuned_from == "conventional":
+    if metrics.handed_over in ("baseline", "conventional"):
+        words["after"] = f"the {metrics.handed_over} network: the fine-tuned winner was worse"
+    elif metrics.handed_over != "tuned":
+        words["after"] = "trial of the search, which fine-tuning did not improve"
+    elif metrics.finetuned_from == "conventional":
         words["after"] = _DISTILLED
+    size = metrics.best_config.get("input.size")
+    if size is not None and metrics.handed_over in ("tuned", "winner"):
+        words["after"] += f", for images of {size} px"
     return words | {
         rival.row: f"another network, fine-tuned at {rival.size} px from {rival.weights}"
         for rival in metrics.rivals
@@ -185,6 +206,17 @@ def depth_figure(metrics: TuneMetrics) -> dict[str, Any] | None:
         "title": f"{numbers.metric_name(metrics.metric).capitalize()} against depth",
         "caption": "Each trial trains the network from one block on; all blocks before it stay frozen.",
         "svg": plots.layerwise_plot(metrics.layerwise, metrics.winner, metrics.metric),
+    }
+
+
+def ends_figure(metrics: TuneMetrics) -> dict[str, Any] | None:
+    """The figure of where the network may end; None where that was not searched, or it ends only there."""
+    if len(metrics.ends) < 2:
+        return None
+    return {
+        "title": f"{numbers.metric_name(metrics.metric).capitalize()} against the end",
+        "caption": "A new head on the features of the pre-trained network before each of its last units.",
+        "svg": plots.ends_plot(metrics.ends, metrics.best_config.get("exit", 0), metrics.metric),
     }
 
 

@@ -24,6 +24,7 @@ PLACES = {"root", "csv", "vectors"}
 INPUTS = {
     "input.data": "the samples differ",
     "input.network": "the network to start from differs",
+    "input.teacher": "the teacher differs",
     "input.excluded": "the excluded samples differ",
 }
 # The runtime that latencies are judged in: part of an identity from the first time that they are.

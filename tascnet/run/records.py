@@ -40,15 +40,15 @@ class EpochRecord:
     """One epoch of a training.
 
     Args:
-        epoch: its number, from 1.
-        train_loss: mean over its steps.
+        epoch: its number, from 1; 0: before the first one.
+        train_loss: mean over its steps; None before the first epoch.
         val_loss, val_accuracy: after it; None where there is no validation split.
         val_balanced_accuracy: mean recall of the classes; None where there is no validation split.
         seconds: time it took.
     """
 
     epoch: int
-    train_loss: float
+    train_loss: float | None
     val_loss: float | None
     val_accuracy: float | None
     val_balanced_accuracy: float | None
@@ -62,9 +62,11 @@ class TrainingRecord:
     Args:
         val_accuracy, val_balanced_accuracy, val_loss: of the best epoch; None where there is no validation
             split.
-        best_epoch: its number.
-        seconds: of all epochs.
+        best_epoch: its number; 0: the weights of before the training were kept.
+        seconds: of all epochs, and of what was evaluated or tried before them.
         epochs: all of them.
+        before: the network before the first epoch; None where there is no validation split.
+        lr: the peak learning rate.
     """
 
     val_accuracy: float | None
@@ -73,6 +75,8 @@ class TrainingRecord:
     best_epoch: int
     seconds: float
     epochs: tuple[EpochRecord, ...]
+    before: EpochRecord | None = None
+    lr: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -585,6 +589,49 @@ class RivalRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidateRecord:
+    """A network that stage tune may hand over, judged on the validation samples.
+
+    Args:
+        name: `baseline`, `conventional`, `winner` (the trial as the search trained it), `best trial` where
+            that is another one, or `tuned` (the fine-tuned winner).
+        val_accuracy, val_balanced_accuracy: of the training that made it.
+        params: of the whole network.
+        flops: of one sample.
+        fits: whether it may be handed over: it keeps the targets, and is what `pick` and `fallback` ask for.
+        note: how it was made, where that is not the usual way.
+    """
+
+    name: str
+    val_accuracy: float
+    val_balanced_accuracy: float | None
+    params: int
+    flops: int
+    fits: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndPoint:
+    """The pre-trained network ended before one of its units, with a new head alone trained.
+
+    Args:
+        exit: number of units removed from the end; 0: none, the baseline.
+        block: index in the chain of the first removed block.
+        params: of the whole network, its head included.
+        flops: of one sample.
+        val_accuracy, val_balanced_accuracy: on the validation samples.
+    """
+
+    exit: int
+    block: int
+    params: int
+    flops: int
+    val_accuracy: float | None
+    val_balanced_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneMetrics(StageMetrics):
     """`metrics.json` of stage tune: the models `baseline`, `conventional`, rivals and `after`.
 
@@ -593,6 +640,9 @@ class TuneMetrics(StageMetrics):
         neutral_config: the pre-trained settings, trained from the same unit.
         winner: number of the winning trial.
         finetuned_from: where its fine-tuning began: `conventional`, `prefix` or `all`.
+        candidates: networks that could be handed over.
+        handed_over: name of the one that was, the model `after`.
+        ends: where the network may end, with a new head alone; none where that is not searched.
         first_searched_block: index of the first block that the winner's search could change.
         stopped: why the search ended.
         archives: folders of `baseline`, `conventional` and rivals, below that of the search.
@@ -623,6 +673,9 @@ class TuneMetrics(StageMetrics):
     reach: Reach | None = None
     rivals: tuple[RivalRecord, ...] = ()
     widths: tuple["LayerWidths", ...] = ()
+    candidates: tuple[CandidateRecord, ...] = ()
+    handed_over: str = "tuned"
+    ends: tuple[EndPoint, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -882,6 +935,8 @@ class Iteration:
         val_accuracy, val_balanced_accuracy, val_loss: after retraining.
         params, flops, size_bytes: of the pruned network.
         val_accuracy_after_cut, val_balanced_accuracy_after_cut: before retraining.
+        val_accuracy_first, val_balanced_accuracy_first: after the first retraining, where that left it below
+            the tolerance and it was retrained once more.
         pairs_similarity_before: mean similarity of pairs before they are pulled together.
         pairs_similarity_after: mean similarity of pairs afterwards.
         block: name of the block that was removed in place of filters.
@@ -910,6 +965,8 @@ class Iteration:
     seconds: float
     val_accuracy_after_cut: float | None = None
     val_balanced_accuracy_after_cut: float | None = None
+    val_accuracy_first: float | None = None
+    val_balanced_accuracy_first: float | None = None
     pairs_similarity_before: float | None = None
     pairs_similarity_after: float | None = None
     block: str | None = None

@@ -9,12 +9,14 @@ chain, can take its place in every function, so that a network is traced once fo
 """
 
 from tascnet.models.head import he_linear
+from tascnet.surgery.ends import Shortener
 from tascnet.surgery.groups import Uncut, WidthGroup
 from tascnet.surgery.ignored import check_ignored, holds_ignored, is_ignored
 from tascnet.surgery.layers import (
     activation_name,
     activations,
     block_of,
+    holds_filters,
     is_depthwise,
     is_removable,
     layer_widths,
@@ -34,6 +36,7 @@ __all__ = [
     "GRADIENTS",
     "Importance",
     "Rebuilt",
+    "Shortener",
     "Skip",
     "Trace",
     "Uncut",
@@ -45,6 +48,7 @@ __all__ = [
     "check_ignored",
     "footprint",
     "he_linear",
+    "holds_filters",
     "holds_ignored",
     "is_depthwise",
     "is_ignored",

@@ -45,6 +45,11 @@ def layer_widths(chain: nn.Module) -> dict[str, int]:
     }
 
 
+def holds_filters(block: nn.Module) -> bool:
+    """Whether a block is, or holds, a convolution or linear layer."""
+    return any(isinstance(layer, (*CONVS, nn.Linear)) for layer in block.modules())
+
+
 def is_removable(block: nn.Module) -> bool:
     """Whether the network fits together without a block: a residual one with an identity shortcut."""
     return isinstance(block, Residual) and isinstance(block.shortcut, nn.Identity)

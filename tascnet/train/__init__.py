@@ -1,7 +1,9 @@
 """Training and evaluating networks."""
 
+from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import evaluate_source
-from tascnet.train.fit import Distillation, fit
+from tascnet.train.fit import fit
+from tascnet.train.heads import fit_head
 from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor
@@ -16,6 +18,7 @@ __all__ = [
     "batches",
     "evaluate_source",
     "fit",
+    "fit_head",
     "freeze_before",
     "learning_rate_factor",
     "reestimate_batchnorm",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tascnet.data.sources import Source
@@ -23,14 +22,18 @@ from tascnet.run.console import Progress, progress
 from tascnet.run.events import EpochEvent, emit
 from tascnet.run.files import check_regular, unreadable, write_whole
 from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, to_json
-from tascnet.train.evaluate import evaluate_source
-from tascnet.train.mode import batches, set_training_mode
-from tascnet.train.optimiser import learning_rate_factor, make_optimizer
+from tascnet.train.averaging import Average
+from tascnet.train.distillation import Distillation
+from tascnet.train.evaluate import effective_samples, evaluate_source
+from tascnet.train.folded import folded
+from tascnet.train.mixing import Mixing, soft_cross_entropy
+from tascnet.train.mode import batches, classifier_dropout, set_training_mode
+from tascnet.train.optimiser import layer_groups, learning_rate_factor, make_optimizer
 
 log = logging.getLogger("tascnet")
 
-# Softens the answers of teacher and student.
-TEMPERATURE = 2.0
+# A fall of the metric that is reported: points as a share, and standard errors.
+FAR_BELOW, FAR_ERRORS = 0.1, 3
 
 
 class Recorder(Protocol):
@@ -44,29 +47,6 @@ class Recorder(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the result of `state_dict`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """Learn from a teacher's soft answers beside the labels.
-
-    Args:
-        teacher: produces logits for the same inputs; in eval mode.
-        weight: share of the distillation loss, in [0, 1].
-
-    Source: Hinton, Vinyals and Dean 2015, section 2.
-    """
-
-    teacher: nn.Module
-    weight: float
-
-    def mixed(self, loss: Tensor, logits: Tensor, inputs: Tensor) -> Tensor:
-        """The loss on the labels, mixed with that of the student's logits `b x classes`."""
-        with torch.no_grad():
-            target = F.log_softmax(self.teacher(inputs) / TEMPERATURE, 1)
-        answer = F.log_softmax(logits / TEMPERATURE, 1)
-        soft = F.kl_div(answer, target, log_target=True, reduction="batchmean") * TEMPERATURE**2
-        return torch.lerp(loss, soft, self.weight)
 
 
 def fit(
@@ -89,6 +69,8 @@ def fit(
     description: str = "train",
 ) -> TrainingRecord:
     """Train `model` in place and leave it with the weights of its best epoch, in eval mode.
+
+    The weights of before the training are kept where no epoch is better (with `keep="last"` never).
 
     The same arguments produce the same weights on one CPU, also after an interruption: the random
     numbers of an epoch depend on `seed` and the epoch alone, and `checkpoint` holds the rest.
@@ -113,89 +95,177 @@ def fit(
         description: text of the progress bar.
 
     Raises:
+        ConfigError: the samples cannot be mixed as the recipe asks.
         RunFolderError: the checkpoint cannot be read.
         TrainingDiverged: the loss became infinite or not a number.
     """
     device = torch.device(device)
     weights = None if class_weights is None else class_weights.to(device)
 
-    def loss_of(inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = model(inputs)
-        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
-        if distillation is not None:
-            loss = distillation.mixed(loss, logits, inputs)
+    def loss_of(running: nn.Sequential, inputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+        def supervised(logits: Tensor) -> Tensor:
+            return soft_cross_entropy(logits, labels, weights, recipe.label_smoothing)
+
+        if distillation is None:
+            loss = supervised(running(inputs))
+        else:
+            loss = distillation.loss(running, inputs, supervised, answers)
         return loss if penalty is None else loss + penalty()
 
-    run = _Run(model, recipe, train, device, first_trained, checkpoint, recorder, keep, metric)
+    started = time.perf_counter()
+    run = _Run(
+        model=model,
+        recipe=recipe,
+        train=train,
+        val=val,
+        seed=seed,
+        device=device,
+        first_trained=first_trained,
+        loss_of=loss_of,
+        distillation=distillation,
+        keep=keep,
+        metric=metric,
+        checkpoint=checkpoint,
+        recorder=recorder,
+    )
     done = run.epoch * run.steps_per_epoch
-    with progress(description, total=recipe.epochs * run.steps_per_epoch, done=done) as bar:
+    with (
+        classifier_dropout(model, recipe.dropout),
+        progress(description, total=recipe.epochs * run.steps_per_epoch, done=done) as bar,
+    ):
+        if not run.records:
+            run.begin(started)
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
-            train_loss = run.train_epoch(seed, loss_of, bar)
-            verdict = None if val is None else evaluate_source(model, val, device=device)
-            record = EpochRecord(
-                epoch=run.epoch + 1,
-                train_loss=train_loss,
-                val_loss=None if verdict is None else verdict.loss,
-                val_accuracy=None if verdict is None else verdict.accuracy,
-                val_balanced_accuracy=None if verdict is None else verdict.balanced_accuracy,
-                seconds=time.perf_counter() - started,
-            )
+            train_loss = run.train_epoch(bar)
+            record = run.judged(run.epoch + 1, train_loss, started)
+            is_first = not any(map(run.is_far_below_start, run.records))
+            if is_first and run.is_far_below_start(record):
+                log.warning(
+                    "%s: epoch %d ends at %.1f %%, far below the %.1f %% before the training; a lower "
+                    "learning rate or a longer warm-up keeps more of what is there",
+                    *(description, record.epoch, 100 * run.value(record), 100 * run.value(run.before)),
+                )
             run.finish_epoch(record)
             emit(EpochEvent(training=description, epoch=record))
             bar.advance(0, best=None if run.best is None else score(run.best, metric))
     best = run.best
-    assert best is not None, "a recipe has at least one epoch"
+    if best is None:
+        raise ValueError("the training has no epoch, and no validation samples to judge it without one")
+    if best.epoch == 0 and run.records:
+        log.info(
+            "%s: no epoch is better than the weights of before the training (%.1f %%): these are kept",
+            *(description, 100 * run.value(best)),
+        )
     model.load_state_dict(run.best_state)
     model.eval()
+    earlier = 0.0 if run.before is None else run.before.seconds
     return TrainingRecord(
         epochs=tuple(run.records),
         best_epoch=best.epoch,
         val_accuracy=best.val_accuracy,
         val_balanced_accuracy=best.val_balanced_accuracy,
         val_loss=best.val_loss,
-        seconds=sum(record.seconds for record in run.records),
+        seconds=earlier + sum(record.seconds for record in run.records),
+        before=run.before,
+        lr=recipe.lr,
     )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Run:
     """The state of one training run, which a checkpoint holds."""
 
     model: nn.Sequential
     recipe: Recipe
     train: Source
+    val: Source | None
+    seed: int
     device: torch.device
     first_trained: int
-    checkpoint: Path | None
-    recorder: Recorder | None
+    loss_of: Callable[[nn.Sequential, Tensor, Tensor, Tensor | None], Tensor]
+    distillation: Distillation | None
     keep: str
     metric: str
+    checkpoint: Path | None = None
+    recorder: Recorder | None = None
     records: list[EpochRecord] = field(default_factory=list)
+    before: EpochRecord | None = None
     best: EpochRecord | None = None
     best_state: dict[str, Tensor] = field(default_factory=dict)
     plateau_factor: float = 1.0
     plateau_wait: int = 0
 
     def __post_init__(self) -> None:
-        self.optimizer = make_optimizer(self.model.parameters(), self.recipe)
+        self._prepare()
+        self.mixing = Mixing.of(self.recipe, self.train)
         self.samples = max(1, round(self.recipe.epoch_share * len(self.train)))
         self.steps_per_epoch = len(batches(torch.arange(self.samples), self.recipe.batch_size))
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
 
+    def _prepare(self) -> None:
+        """Optimiser and average of the network as it is."""
+        groups = layer_groups(self.model, self.recipe.layer_decay)
+        self.factors = [factor for factor, _ in groups]
+        self.optimizer = make_optimizer([parameters for _, parameters in groups], self.recipe)
+        self.average = Average(self.model, self.recipe.ema) if self.recipe.ema else None
+
     @property
     def epoch(self) -> int:
         return len(self.records)
 
-    def is_patience_spent(self) -> bool:
-        patience = self.recipe.patience
-        return patience is not None and self.best is not None and self.epoch - self.best.epoch >= patience
+    @property
+    def judged_model(self) -> nn.Sequential:
+        """The network that is evaluated and kept."""
+        return self.model if self.average is None else self.average.model
 
-    def train_epoch(self, seed: int, loss_of: Callable[[Tensor, Tensor], Tensor], bar: Progress) -> float:
+    def is_patience_spent(self) -> bool:
+        if self.recipe.patience is None or not self.records:
+            return False
+        best = max(self.records, key=self._rank)
+        return self.epoch - best.epoch >= self.recipe.patience
+
+    def value(self, record: EpochRecord | None) -> float:
+        """The metric of a record that has one."""
+        value = None if record is None else score(record, self.metric)
+        assert value is not None
+        return value
+
+    def is_far_below_start(self, record: EpochRecord) -> bool:
+        """Whether a record is below the one before the training by more than chance explains."""
+        if self.before is None or self.val is None:
+            return False
+        start = self.value(self.before)
+        error = math.sqrt(start * (1 - start) / effective_samples(self.val.labels, self.metric))
+        return start - self.value(record) > max(FAR_BELOW, FAR_ERRORS * error)
+
+    def judged(self, epoch: int, train_loss: float | None, started: float) -> EpochRecord:
+        """The record of an epoch that began at `started` on the clock of `time.perf_counter`."""
+        found = None if self.val is None else evaluate_source(self.judged_model, self.val, device=self.device)
+        return EpochRecord(
+            epoch=epoch,
+            train_loss=train_loss,
+            val_loss=None if found is None else found.loss,
+            val_accuracy=None if found is None else found.accuracy,
+            val_balanced_accuracy=None if found is None else found.balanced_accuracy,
+            seconds=time.perf_counter() - started,
+        )
+
+    def begin(self, started: float) -> None:
+        """Judge the network before the first epoch."""
+        before = self.judged(0, None, started)
+        # The outputs of an untrained network may be infinite.
+        if before.val_loss is not None and math.isfinite(before.val_loss):
+            self.before = before
+            if self.keep != "last":
+                self.best, self.best_state = self.before, copy.deepcopy(self.model.state_dict())
+
+    def train_epoch(self, bar: Progress) -> float:
         """One pass over the training samples; returns the mean loss."""
         set_training_mode(self.model, self.first_trained, self.recipe.batchnorm)
-        epoch_seed = seed * 1_000_003 + self.epoch
+        running = folded(self.model)
+        epoch_seed = self.seed * 1_000_003 + self.epoch
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(len(self.train), generator=generator)[: self.samples]
         lr = self.recipe.lr
@@ -207,21 +277,34 @@ class _Run:
             torch.manual_seed(epoch_seed)
             first_step = self.epoch * self.steps_per_epoch
             for step, rows in enumerate(batches(order, self.recipe.batch_size), start=first_step):
-                factor = learning_rate_factor(self.recipe, step, self.steps_per_epoch)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = lr * factor
-                inputs = self.train.batch(rows, generator).to(self.device, non_blocking=True)
-                labels = self.train.labels[rows].to(self.device, non_blocking=True)
+                share = learning_rate_factor(self.recipe, step, self.steps_per_epoch)
+                for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
+                    group["lr"] = lr * share * factor
+                inputs, labels, answers = self._batch(rows, generator)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
-                    loss = loss_of(inputs, labels)
+                    loss = self.loss_of(running, inputs, labels, answers)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
+                if self.average is not None:
+                    self.average.update(self.model)
                 total += loss.detach() * len(rows)
                 bar.advance(1)
         mean = float(total) / self.samples
         _check_finite("training", mean, self.epoch + 1)
         return mean
+
+    def _batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, labels, and the teacher's answers where they are cached, on the device."""
+        answers = None
+        if self.distillation is None:
+            inputs = self.train.batch(rows, generator)
+        else:
+            inputs, answers = self.distillation.batch(self.train, rows, generator)
+        inputs = inputs.to(self.device, non_blocking=True)
+        labels = self.train.labels[rows].to(self.device, non_blocking=True)
+        answers = None if answers is None else answers.to(self.device, non_blocking=True)
+        return (inputs, labels, answers) if self.mixing is None else self.mixing(inputs, labels, answers)
 
     def finish_epoch(self, record: EpochRecord) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
@@ -236,22 +319,28 @@ class _Run:
         self.records.append(record)
         if self.best is None or self._rank(record) > self._rank(self.best):
             self.best = record
-            self.best_state = copy.deepcopy(self.model.state_dict())
+            self.best_state = copy.deepcopy(self.judged_model.state_dict())
         self.plateau_wait = 0 if is_highest else self.plateau_wait + 1
         if self.recipe.schedule == "plateau" and self.plateau_wait > self.recipe.plateau_patience:
             self.plateau_factor *= self.recipe.factor
             self.plateau_wait = 0
-        if self.checkpoint is not None:
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "records": [to_json(record) for record in self.records],
-                "best": self.best.epoch,
-                "best_state": self.best_state,
-                "plateau": [self.plateau_factor, self.plateau_wait],
-                "recorder": None if self.recorder is None else self.recorder.state_dict(),
-            }
-            write_whole(self.checkpoint, partial(_save, state))
+        self._save()
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "before": None if self.before is None else to_json(self.before),
+            "records": [to_json(record) for record in self.records],
+            "best": None if self.best is None else self.best.epoch,
+            "best_state": self.best_state,
+            "plateau": [self.plateau_factor, self.plateau_wait],
+            "recorder": None if self.recorder is None else self.recorder.state_dict(),
+        }
+        write_whole(self.checkpoint, partial(_write, state))
 
     def _rank(self, record: EpochRecord) -> float:
         """The epoch of the highest rank, the first of equals, is kept."""
@@ -289,8 +378,8 @@ class _Run:
             self.model.load_state_dict(before)
             if self.recorder is not None and recorded is not None:
                 self.recorder.load_state_dict(recorded)
-            self.optimizer = make_optimizer(self.model.parameters(), self.recipe)
-            self.records, self.best, self.best_state = [], None, {}
+            self._prepare()
+            self.records, self.before, self.best, self.best_state = [], None, None, {}
             self.plateau_factor, self.plateau_wait = 1.0, 0
         else:
             log.info("training resumes after epoch %d of %d", self.epoch, self.recipe.epochs)
@@ -301,17 +390,22 @@ class _Run:
         self.records = [from_json(EpochRecord, record) for record in state["records"]]
         if [record.epoch for record in self.records] != list(range(1, len(self.records) + 1)):
             raise ValueError("its epochs are not those from the first one on")
-        self.best = self.records[state["best"] - 1]
+        self.before = None if state["before"] is None else from_json(EpochRecord, state["before"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        found = {0: self.before, **dict(enumerate(self.records, start=1))}
+        self.best = None if state["best"] is None else found[state["best"]]
         self.best_state = state["best_state"]
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        if {name: tensor.shape for name, tensor in self.best_state.items()} != shapes:
+        is_kept = self.best is not None
+        if is_kept and {name: tensor.shape for name, tensor in self.best_state.items()} != shapes:
             raise ValueError("its best weights are of another network")
         self.plateau_factor, self.plateau_wait = state["plateau"][0], int(state["plateau"][1])
         if self.recorder is not None:
             self.recorder.load_state_dict(state["recorder"])
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
+def _write(state: dict[str, Any], path: Path) -> None:
     # To a file that is open, because torch does not say why it cannot write to a path.
     with open(path, "wb") as file:
         torch.save(state, file)

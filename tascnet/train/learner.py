@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tascnet.data import FeatureSource, SampleSource, class_weights
 from tascnet.data.samples import Samples
+from tascnet.errors import ConfigError
 from tascnet.measure import check_batch
-from tascnet.options import Measure, Recipe, Trainer
+from tascnet.options import CACHED, RECIPES, Measure, Recipe, Trainer
 from tascnet.run.records import TrainingRecord
 from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_source
 from tascnet.train.fit import fit
@@ -30,6 +31,9 @@ class Learner:
         trainer: the recipes.
         seed: of the order of samples, augmentation and dropout.
         metric: by which epochs, trials and networks are compared: `accuracy` or `balanced_accuracy`.
+
+    Raises:
+        ConfigError: a recipe mixes texts.
     """
 
     samples: Samples
@@ -37,6 +41,18 @@ class Learner:
     trainer: Trainer
     seed: int
     metric: str = "accuracy"
+
+    def __post_init__(self) -> None:
+        if not self.samples.is_text:
+            return
+        for name in sorted({*RECIPES} - {*CACHED}):
+            recipe = self.trainer.recipe(name)
+            for option in ("mixup", "cutmix"):
+                if getattr(recipe, option):
+                    raise ConfigError(
+                        f"`trainer.{option}` mixes images, but {self.samples.dataset.name} holds texts",
+                        f"leave it out, or set `trainer.{name}.{option}=0`",
+                    )
 
     @cached_property
     def class_weights(self) -> Tensor | None:
@@ -56,6 +72,7 @@ class Learner:
         recipe: str | Recipe,
         *,
         epochs: int | None = None,
+        lr: float | None = None,
         features: tuple[FeatureSource, FeatureSource] | None = None,
         **options: Any,
     ) -> TrainingRecord:
@@ -65,12 +82,15 @@ class Learner:
             network: frozen as it is to be trained.
             recipe: one of the trainer's by name, or any other.
             epochs: in place of the recipe's.
+            lr: peak learning rate in place of the recipe's.
             features: cached training and validation features, in place of samples.
             options: further ones of `fit`.
         """
         chosen = self.trainer.recipe(recipe) if isinstance(recipe, str) else recipe
         if epochs is not None:
             chosen = replace(chosen, epochs=epochs)
+        if lr is not None:
+            chosen = replace(chosen, lr=lr)
         train, val = features or (self.samples.train, self.samples.val)
         return fit(
             *(network, train, val, chosen),

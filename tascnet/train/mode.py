@@ -1,10 +1,15 @@
 """Which layers learn: frozen prefixes, training mode, batch-norm statistics."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.data.sources import Source
+from tascnet.models.head import head_start
 
 
 def freeze_before(chain: nn.Sequential, first_trained: int) -> None:
@@ -23,6 +28,30 @@ def set_training_mode(chain: nn.Sequential, first_trained: int, batchnorm: str) 
     for module in chain.modules():
         if isinstance(module, _BatchNorm) and (batchnorm == "frozen" or _is_frozen(module)):
             module.eval()
+
+
+@contextmanager
+def classifier_dropout(chain: nn.Sequential, probability: float) -> Iterator[None]:
+    """Dropout of the classifier's input in training mode; a head with dropout of its own is left alone."""
+    classifier = chain[-1] if len(chain) else None
+    if not probability or not isinstance(classifier, nn.Linear) or has_dropout(chain):
+        yield
+        return
+
+    def drop(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (F.dropout(inputs[0], probability, training=module.training),)
+
+    handle = classifier.register_forward_pre_hook(drop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def has_dropout(chain: nn.Sequential) -> bool:
+    """Whether the head of a chain has dropout."""
+    head = chain[head_start(chain) :]
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in head.modules())
 
 
 def batches(order: Tensor, batch_size: int) -> list[Tensor]:

@@ -36,6 +36,12 @@ class Archive:
     info: ModelInfo
     done: list[str] = field(default_factory=list, init=False)
 
+    def with_info(self, info: ModelInfo) -> "Archive":
+        """The same archive, which saves other information with networks."""
+        other = replace(self, info=info)
+        object.__setattr__(other, "done", self.done)
+        return other
+
     def path(self, name: str) -> Path:
         """The folder of a step."""
         return self.folder / "state" / name

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.models.head import classifier_of, head_start
 from tascnet.surgery import (
+    Shortener,
     Trace,
     WidthGroup,
     all_channel_scores,
@@ -24,10 +25,10 @@ from tascnet.surgery import (
 )
 from tascnet.tuning.choices import Changes
 from tascnet.tuning.head import TAIL_LR, SearchedHead
-from tascnet.tuning.space import FIRST_TRAINED, Space
+from tascnet.tuning.space import Space
 
-# What the coupled layers of a tail depend on: the cut, the removed blocks, and the head if it is grown.
-_Start: TypeAlias = tuple[int, frozenset[str], SearchedHead | None]
+# What the coupled layers of a tail depend on: cut, exit, removed blocks, and the head if it is grown.
+_Start: TypeAlias = tuple[int, int, frozenset[str], SearchedHead | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,13 @@ class Candidate:
 
     Args:
         tail: the blocks from `cut` on, copied and changed; the trunk is `chain[:cut]`.
-        cut: index in the chain of the first trained block.
+        cut: index in the chain of the first trained block, or of the first removed one where the head alone
+            is trained at an exit.
         first_changed: index in `tail` of the first block whose structure or input was changed; None: the
             structure is the pre-trained one.
         lr_factor: by which the recipe's learning rate is multiplied.
         frozen: dotted names of layers in `tail` that keep their pre-trained weights, in eval mode.
+        new_head: whether its head has layers that have never been trained.
     """
 
     tail: nn.Sequential
@@ -48,6 +51,15 @@ class Candidate:
     first_changed: int | None
     lr_factor: float = 1.0
     frozen: tuple[str, ...] = ()
+    new_head: bool = False
+
+
+class Share(NamedTuple):
+    """Units of a group that were in another one before blocks were removed, and that one's channels."""
+
+    group: str
+    units: int
+    channels: int
 
 
 class HandOver(Protocol):
@@ -83,6 +95,7 @@ class CandidateBuilder:
         magnitude: root-mean-square of that layer's outputs on the training data.
         seed: of the weights of new layers, and of random importance.
         hand_over: chooses what is kept in place of `importance`.
+        heads: softmax layers of networks that end earlier, by exit; where one is missing it is new.
     """
 
     def __init__(
@@ -96,12 +109,16 @@ class CandidateBuilder:
         magnitude: float | None = None,
         seed: int = 0,
         hand_over: HandOver | None = None,
+        heads: Mapping[int, nn.Linear] | None = None,
     ) -> None:
         self._chain, self._space, self._example = chain, space, example
         self._num_classes = classifier_of(chain).out_features
         self._importance = importance
         self._classifier, self._magnitude = classifier, magnitude
         self._seed, self._hand_over = seed, hand_over
+        self._heads = heads or {}
+        self._shortener: Shortener | None = None
+        self._ended = {0: chain}
         self._probes: dict[int, Tensor] = {}
         self._traces: dict[_Start, Trace] = {}
         self._wholes: dict[int, tuple[WidthGroup, ...]] = {}
@@ -111,7 +128,8 @@ class CandidateBuilder:
         """Copy the tail that a configuration trains, and give it the configuration's structure.
 
         A block is removed with the activation after its sum: its input has passed the activation of the
-        block before. Without hidden layers the trained softmax layer is kept, with its weights.
+        block before. Without hidden layers the trained softmax layer is kept, with its weights. At an exit
+        the network's own pooling and the head follow the block before the first removed unit.
 
         Raises:
             SurgeryError: the structure is impossible.
@@ -119,17 +137,20 @@ class CandidateBuilder:
         config = self._space.canonical(config)
         changes = Changes.of(self._space.choices, config)
         searched = SearchedHead.of(config)
-        cut = self._space.units[int(config[FIRST_TRAINED])].block
-        removed = frozenset(changes.removed)
-        tail, changed = without_blocks(self._chain[cut:], removed)
+        cut, exit = self._space.cut(config), self._space.exit_of(config)
+        chain, removed = self._ended_at(exit), frozenset(changes.removed)
+        tail, changed = without_blocks(chain[cut:], removed)
         tail = copy.deepcopy(tail).requires_grad_(True)
+        if exit:
+            following = list(chain._modules)[self._space.units[exit].block]
+            changed.append(list(tail._modules).index(following))
         head = head_start(tail)
         # A kept classification layer is cut with the features; a new layer is made for those that are left.
         if searched.is_grown:
             tail = self._with_head(tail, searched)
         if self._hand_over is not None:
             changed += _change_layers(tail, changes)
-        start = (cut, removed, searched if searched.is_grown else None)
+        start = (cut, exit, removed, searched if searched.is_grown else None)
         changed += self._narrow(tail, start, changes.widths, min(changed, default=None))
         if self._hand_over is None:
             changed += _change_layers(tail, changes)
@@ -143,7 +164,16 @@ class CandidateBuilder:
             cut=cut,
             first_changed=min(changed, default=None),
             lr_factor=float(config.get(TAIL_LR, 1.0)),
+            new_head=searched.is_new or (exit > 0 and exit not in self._heads),
         )
+
+    def _ended_at(self, exit: int) -> nn.Sequential:
+        """The pre-trained network that ends at an exit."""
+        if exit not in self._ended:
+            self._shortener = self._shortener or Shortener(self._chain, self._example)
+            block, head = self._space.units[exit].block, self._heads.get(exit)
+            self._ended[exit] = self._shortener.network(block, head, seed=self._seed)
+        return self._ended[exit]
 
     def _probe(self, cut: int) -> Tensor:
         """Zeros of the shape in which one sample reaches a tail."""
@@ -176,7 +206,7 @@ class CandidateBuilder:
         if start not in self._traces:
             self._traces[start] = Trace(tail, self._probe(start[0]))
         trace = self._traces[start]
-        whole = self._whole(start[0]) if start[1] else trace.groups
+        whole = self._whole(start[0]) if start[1] or start[2] else trace.groups
         if missing := widths.keys() - {group.name for group in whole}:
             raise SurgeryError(f"the group '{min(missing)}' cannot be made narrower in the trained tail")
         units = kept_units(whole, trace.groups, widths)
@@ -209,18 +239,29 @@ def kept_units(
     Returns:
         Kept units by group of `after`, where any are removed.
     """
-    narrowed = [group for group in before if group.name in widths]
-    units = {}
+    after = list(after)
+    shares = channel_shares((group for group in before if group.name in widths), after)
+    lost = {group.name: lost_units(shares[group.name], widths) for group in after}
+    return {group.name: group.width - lost[group.name] for group in after if lost[group.name]}
+
+
+def channel_shares(before: Iterable[WidthGroup], after: Iterable[WidthGroup]) -> dict[str, tuple[Share, ...]]:
+    """By group of `after`, the groups of `before` that its units belong to; see `kept_units`."""
+    old_groups = list(before)
+    found = {}
     for group in after:
         layer, positions = next(iter(group.outputs.items()))
-        removed = 0
-        for old in narrowed:
-            if layer in old.outputs:
-                shared = int(torch.isin(positions[:, 0], old.outputs[layer]).sum())
-                removed += shared * (old.channels - widths[old.name]) // old.channels
-        if removed:
-            units[group.name] = group.width - removed
-    return units
+        found[group.name] = tuple(
+            Share(old.name, int(torch.isin(positions[:, 0], old.outputs[layer]).sum()), old.channels)
+            for old in old_groups
+            if layer in old.outputs
+        )
+    return found
+
+
+def lost_units(shares: Iterable[Share], widths: Mapping[str, int]) -> int:
+    """The units that a group loses where the groups of its shares keep `widths` channels."""
+    return sum(s.units * (s.channels - widths[s.group]) // s.channels for s in shares if s.group in widths)
 
 
 def check_output(tail: nn.Sequential, features: Tensor, num_classes: int) -> None:

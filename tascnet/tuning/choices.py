@@ -175,6 +175,8 @@ class ActivationChoice(LayerChoice):
 class BlockChoice(LayerChoice):
     """Whether a residual block with an identity shortcut is kept (1) or removed (0)."""
 
+    removes_unit: ClassVar[bool] = True
+
     @classmethod
     def found(cls, part: Part) -> Iterator[Self]:
         """One if the part begins with such a block."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from tascnet.tuning.space import FIRST_TRAINED, Configuration, Key, Space, Value
+from tascnet.tuning.space import EXIT, FIRST_TRAINED, Configuration, Key, Space, Value
 
 # The number of climbs, and of the steps of each.
 STARTS = 8
@@ -52,7 +52,7 @@ def climb(
     """
 
     def allowed(config: Configuration) -> bool:
-        return config[FIRST_TRAINED] in space.firsts(k) and is_allowed(config)
+        return space.holds(config, k) and is_allowed(config)
 
     front = list(islice(filter(allowed, _ranked(values, pool)), STARTS))
     if not front:
@@ -90,15 +90,16 @@ def _step(
 
 
 def _lines(space: Space, k: int, config: Configuration) -> list[Configuration]:
-    """The configurations that differ in one choice, by any value, or in the first trained unit."""
+    """The configurations that differ in one choice, by any value, in the first trained unit or the exit."""
+    exit = space.exit_of(config)
     steps: list[tuple[str, Value]] = [
-        (FIRST_TRAINED, f) for f in space.firsts(k) if f != config[FIRST_TRAINED]
+        (FIRST_TRAINED, f) for f in space.firsts(k, exit) if f != config[FIRST_TRAINED]
     ]
+    steps += [(EXIT, e) for e in space.exits_to(k) if e != exit]
     steps += [(c.name, v) for c in space.active(config) for v in c.values if v != config[c.name]]
     # Changing a choice on which no other depends keeps a configuration canonical, and `canonical` is slow.
-    deciding = {FIRST_TRAINED, *(choice.only_if for choice in space.choices)}
     changed = (({**config, name: value}, name) for name, value in steps)
-    return [space.canonical(near) if name in deciding else near for near, name in changed]
+    return [space.canonical(near) if name in space.deciding else near for near, name in changed]
 
 
 def _pairs(space: Space, k: int, config: Configuration) -> list[Configuration]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tascnet.tuning.space import FIRST_TRAINED, Choice, Space, Value
+from tascnet.tuning.space import EXIT, FIRST_TRAINED, Choice, Space, Value
 
 
 def encode(space: Space, configs: Sequence[Mapping[str, Any]], k: int) -> Tensor:
@@ -18,7 +18,7 @@ def encode(space: Space, configs: Sequence[Mapping[str, Any]], k: int) -> Tensor
 
     Args:
         space: the search space.
-        configs: `n` canonical configurations with `first_trained <= k`.
+        configs: `n` canonical configurations of depth `k`.
         k: depth.
 
     Returns:
@@ -30,14 +30,17 @@ def encode(space: Space, configs: Sequence[Mapping[str, Any]], k: int) -> Tensor
 
 
 def columns(space: Space, k: int) -> tuple[str, ...]:
-    """For each of the `d` columns the name of its choice, or `first_trained`."""
+    """For each of the `d` columns the name of its choice, or `first_trained` or `exit`."""
     return tuple(name for name, code in _codes(space, k).items() for _ in next(iter(code.values())))
 
 
 def _codes(space: Space, k: int) -> dict[str, dict[Value, Sequence[float]]]:
     """By choice, the columns that stand for each of its values."""
-    first: dict[Value, Sequence[float]] = dict(zip(range(k + 1), _ranks(k + 1), strict=True))
-    return {FIRST_TRAINED: first, **{choice.name: _code(choice) for choice in space.choices_to(k)}}
+    own = {FIRST_TRAINED: range(k + 1)} | ({EXIT: space.exits_to(k)} if space.has_exit else {})
+    codes: dict[str, dict[Value, Sequence[float]]] = {
+        name: dict(zip(values, _ranks(len(values)), strict=True)) for name, values in own.items()
+    }
+    return codes | {choice.name: _code(choice) for choice in space.choices_to(k)}
 
 
 def _code(choice: Choice) -> dict[Value, Sequence[float]]:

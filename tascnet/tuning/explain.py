@@ -81,7 +81,7 @@ def explain(space: Space, trials: Sequence[Trial], goal: Goal) -> Insight | None
     if len(ok) < _LEAST or len(set(observed)) < 2:
         return None
     configs = [trial.config for trial in ok]
-    depth = max(int(config[FIRST_TRAINED]) for config in configs)
+    depth = max(map(space.depth_of, configs))
     results = torch.tensor(observed, dtype=torch.float64)
     surrogate = _Surrogate(encode(space, configs, depth), results, columns(space, depth))
     predicted, deviations = surrogate.leave_one_out()

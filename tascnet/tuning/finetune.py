@@ -1,10 +1,11 @@
 """Fine-tuning from samples: the winner of a search, and the network that it is compared with."""
 
 import copy
+import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,32 +17,59 @@ from tascnet.inherit import hand_over
 from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.options import Tune, TuneBase
 from tascnet.run.files import digest_json
-from tascnet.run.records import StepRecord, Trial, score
+from tascnet.run.records import StepRecord, TrainingRecord, Trial, score
 from tascnet.surgery import WidthGroup
-from tascnet.train import CHECKPOINT, Archive, Distillation, Learner, freeze_before, reestimate_batchnorm
+from tascnet.train import (
+    CHECKPOINT,
+    Archive,
+    Distillation,
+    Learner,
+    fit_head,
+    freeze_before,
+    reestimate_batchnorm,
+)
 from tascnet.tuning.build import CandidateBuilder
 from tascnet.tuning.head import SearchedHead
-from tascnet.tuning.problem import Builder
+from tascnet.tuning.sizes import Setting, Settings
 from tascnet.tuning.space import FIRST_TRAINED, Space
 from tascnet.tuning.tails import Tails, cached_pair, join
+
+log = logging.getLogger("tascnet")
+
+
+# Of the learning rate, where a training is done once more because the first one did harm.
+SLOWER = 1 / 3
+SLOWER_STEP = "-slower"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:
-    """The network of a trial, fine-tuned from samples.
+    """A trained network, and how it is trained again.
 
     Args:
         network: the network.
+        training: that made it.
         first_trained: index of its first trained block.
         frozen: layers from that block on that were not trained.
         origin: where training began: at the `conventional` network, or at the trial, from its first trained
-            block on (`prefix`) or in all blocks (`all`).
+            block on (`prefix`) or in all blocks (`all`); or at the `baseline`; or `trial`: it is the trial.
+        step: its name in the archive.
+        fit: trains the start of this network in a folder, by the recipe's learning rate or `lr`; None: it is
+            not trained again.
     """
 
     network: nn.Sequential
+    training: TrainingRecord
     first_trained: int
-    frozen: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
     origin: str
+    step: str
+    fit: Callable[..., tuple[nn.Sequential, StepRecord]] | None = None
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether the learning rate was a third of the recipe's."""
+        return self.step.endswith(SLOWER_STEP)
 
 
 def origin_of(options: TuneBase, *, is_grown: bool = False) -> str:
@@ -60,25 +88,63 @@ def fine_tunings(options: TuneBase) -> float:
     return 2 if origin == "best" else 1
 
 
-def fine_tune(
-    options: TuneBase, winner: Trial, space: Space, tails: Tails, build: Builder, archive: Archive
-) -> FineTuned:
+def fine_tune(options: TuneBase, winner: Trial, space: Space, settings: Settings) -> FineTuned:
     """The network of the winner, fine-tuned from samples; each step is archived."""
-    # Settings of deeper units, which may join the space later, do not change this network.
-    neutral = space.neutral(int(winner.config[FIRST_TRAINED]))
-    own = {name: value for name, value in winner.config.items() if value != neutral[name]}
-    key = digest_json({**own, FIRST_TRAINED: winner.config[FIRST_TRAINED]})[:8]
     origin = origin_of(options, is_grown=space.nested and SearchedHead.of(winner.config).is_grown)
+    setting, native = settings(winner.config), settings.native
     if origin != "conventional":
-        return _from_trial(origin, winner, tails, build, archive, key)
+        return _from_trial(origin, winner, space, setting)
     assert isinstance(options, Tune)
-    learner = tails.learner
-    usual = learner.place(conventional(learner, archive, tails.chain, 0)[0])
-    start, _ = archive.once(f"narrowed-{key}", partial(_narrowed, learner, winner, space, usual))
-    teacher = Distillation(teacher=usual, weight=options.distill) if options.distill else None
-    work = partial(_fit, learner, start, description="fine-tune from conventional", distillation=teacher)
-    network, _ = archive.once(f"taught-{key}", work)
-    return FineTuned(network=network, first_trained=0, frozen=(), origin=origin)
+    learner, archive, key = setting.learner, setting.archive, _key(winner, space)
+    made = conventional(native.learner, native.archive, native.tails.chain, 0)
+    usual = learner.place(made.network)
+    narrow = partial(_narrowed, learner, winner, space, usual, options)
+    start, _ = archive.once(f"narrowed-{key}", narrow)
+    words = "fine-tune from conventional"
+    fit = partial(_fit, learner, start, description=words, teacher=usual, options=options)
+    return _fitted(archive, f"taught-{key}", fit, origin)
+
+
+def slower(made: FineTuned, learner: Learner, archive: Archive) -> FineTuned:
+    """A network trained once more from the same start, at a third of the learning rate; the better is kept.
+
+    Of equally good ones the first is kept.
+    """
+    assert made.fit is not None
+    rate = made.training.lr or learner.trainer.recipe("finetune").lr
+    fit = partial(made.fit, lr=SLOWER * rate)
+    other = _fitted(archive, f"{made.step}{SLOWER_STEP}", fit, made.origin)
+    return max((made, other), key=lambda one: metric_of(one.training, learner.metric))
+
+
+def metric_of(training: TrainingRecord, metric: str) -> float:
+    """The metric of a training that has a validation split."""
+    value = score(training, metric)
+    assert value is not None
+    return value
+
+
+def of_trial(trial: Trial, space: Space, setting: Setting) -> FineTuned:
+    """The network of a trial as the search trained it, which is done again."""
+
+    def repeat(folder: Path) -> tuple[nn.Sequential, StepRecord]:
+        # The weights of trials are not kept; the same seed reproduces them.
+        candidate = setting.build(trial.config)
+        network, training = setting.tails.train(
+            candidate,
+            f"trial {trial.trial}",
+            checkpoint=folder / CHECKPOINT,
+            # The search's seconds may have stopped it.
+            stop=lambda epochs: len(epochs) == trial.epochs,
+        )
+        return network, StepRecord(
+            seconds=training.seconds,
+            training=training,
+            first_trained=candidate.cut,
+            frozen=candidate.frozen,
+        )
+
+    return _fitted(setting.archive, f"trial_{trial.trial}-{_key(trial, space)}", repeat, "trial")
 
 
 def baseline(
@@ -86,7 +152,8 @@ def baseline(
 ) -> tuple[nn.Sequential, StepRecord]:
     """The pre-trained network with a new softmax layer, the only trained one, and its training.
 
-    A text network keeps its dropout: without it the few filters overfit the training texts.
+    The layer learns on standardised features. A text network keeps its dropout: without it the few filters
+    overfit the training texts.
     """
     dropped = [block.p for block in pretrained[head_start(pretrained) :] if isinstance(block, nn.Dropout)]
     dropout = float(dropped[-1]) if dropped and learner.samples.is_text else 0.0
@@ -97,10 +164,10 @@ def baseline(
     def train(folder: Path) -> tuple[nn.Sequential, StepRecord]:
         cut = head_start(chain)
         tail = chain[cut:].requires_grad_(True)
-        training = learner.fit(
+        training = fit_head(
+            learner,
             tail,
-            "head",
-            features=Tails(learner, chain).features(cut),
+            Tails(learner, chain).features(cut),
             checkpoint=folder / CHECKPOINT,
             description="softmax layer",
         )
@@ -111,13 +178,27 @@ def baseline(
     return learner.place(trained), step
 
 
-def conventional(
-    learner: Learner, archive: Archive, chain: nn.Sequential, first_trained: int
-) -> tuple[nn.Sequential, Path]:
-    """The network at its pre-trained widths, trained from the same block on, and its folder."""
-    name = f"conventional-{first_trained}"
-    work = partial(_fit, learner, chain, description="conventional", first_trained=first_trained)
-    return archive.once(name, work)[0], archive.path(name)
+def conventional(learner: Learner, archive: Archive, chain: nn.Sequential, first_trained: int) -> FineTuned:
+    """The network at its pre-trained widths, trained from the same block on.
+
+    Where no epoch is better than the start, it is trained once more at a third of the learning rate.
+    """
+    fit = partial(_fit, learner, chain, description="conventional", first_trained=first_trained)
+    made = _fitted(archive, f"conventional-{first_trained}", fit, "baseline")
+    if helped(made.training):
+        return made
+    is_new = not archive.has(f"{made.step}{SLOWER_STEP}")
+    if is_new:
+        log.info("conventional: training did not help; it is done once more at a third of the learning rate")
+    made = slower(made, learner, archive)
+    if is_new and not helped(made.training):
+        log.warning("conventional: training did not help, and the weights from before it are kept")
+    return made
+
+
+def helped(training: TrainingRecord) -> bool:
+    """Whether an epoch was better than the start."""
+    return training.best_epoch > 0
 
 
 def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = ()) -> None:
@@ -127,45 +208,27 @@ def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = (
         network.get_submodule(name).requires_grad_(False)
 
 
-def _from_trial(
-    origin: str, winner: Trial, tails: Tails, build: Builder, archive: Archive, key: str
-) -> FineTuned:
+def _key(trial: Trial, space: Space) -> str:
+    """Digest of a trial's network: settings of deeper units, which may join the space, do not change it."""
+    neutral = space.neutral(int(trial.config[FIRST_TRAINED]))
+    own = {name: value for name, value in trial.config.items() if value != neutral[name]}
+    return digest_json({**own, FIRST_TRAINED: trial.config[FIRST_TRAINED]})[:8]
+
+
+def _from_trial(origin: str, winner: Trial, space: Space, setting: Setting) -> FineTuned:
     """The trained trial, trained further as `prefix` or `all`, or (`best`) the better of both."""
-
-    def repeat(folder: Path) -> tuple[nn.Sequential, StepRecord]:
-        # The weights of trials are not kept; the same seed reproduces them.
-        candidate = build(winner.config)
-        network, training = tails.train(
-            candidate,
-            f"trial {winner.trial}",
-            checkpoint=folder / CHECKPOINT,
-            # The search's seconds may have stopped it.
-            stop=lambda epochs: len(epochs) == winner.epochs,
-        )
-        return network, StepRecord(
-            seconds=training.seconds,
-            training=training,
-            first_trained=candidate.cut,
-            frozen=candidate.frozen,
-        )
-
-    start, step = archive.once(f"winner-{key}", repeat)
-    found: list[tuple[float, FineTuned]] = []
+    start = of_trial(winner, space, setting)
+    learner, archive, key = setting.learner, setting.archive, _key(winner, space)
+    found = []
     for name in ("prefix", "all") if origin == "best" else (origin,):
-        first_trained, frozen = (step.first_trained, step.frozen) if name == "prefix" else (0, ())
-        fit = partial(_fit, tails.learner, start, first_trained=first_trained, frozen=frozen)
-        work = partial(fit, description=f"fine-tune {name}")
-        network, tuned = archive.once(f"{name}-{key}", work)
-        assert tuned.training is not None
-        value = score(tuned.training, tails.learner.metric)
-        assert value is not None
-        made = FineTuned(network=network, first_trained=first_trained, frozen=frozen, origin=name)
-        found.append((value, made))
-    return max(found, key=lambda entry: entry[0])[1]
+        first_trained, frozen = (start.first_trained, start.frozen) if name == "prefix" else (0, ())
+        fit = partial(_fit, learner, start.network, first_trained=first_trained, frozen=frozen)
+        found.append(_fitted(archive, f"{name}-{key}", partial(fit, description=f"fine-tune {name}"), name))
+    return max(found, key=lambda one: metric_of(one.training, learner.metric))
 
 
 def _narrowed(
-    learner: Learner, winner: Trial, space: Space, usual: nn.Sequential, folder: Path
+    learner: Learner, winner: Trial, space: Space, usual: nn.Sequential, options: Tune, folder: Path
 ) -> tuple[nn.Sequential, StepRecord]:
     """A fine-tuned network with the winner's structure; removed channels are folded into the kept ones."""
     started = time.perf_counter()
@@ -196,19 +259,19 @@ def _narrowed(
     network = learner.place(join(usual[: candidate.cut], candidate.tail))
     measure_norms(network, candidate.cut, candidate.first_changed)
     seconds = time.perf_counter() - started
-    if not SearchedHead.of(winner.config).spec.hidden:
+    if not candidate.new_head:
         return network, StepRecord(seconds=seconds)
     # Large gradients of a new head would spoil the other layers. No other network has these features.
     cut, features = head_start(network), folder / "features"
     trunk, head = network[:cut].eval(), network[cut:].requires_grad_(True)
+    teacher = None
     try:
-        training = learner.fit(
-            head,
-            "head",
-            features=cached_pair(learner, trunk, module_digest(trunk), features),
-            checkpoint=folder / CHECKPOINT,
-            description="head",
-        )
+        pair = cached_pair(learner, trunk, module_digest(trunk), features)
+        if options.distill:
+            teacher = Distillation.cached(
+                usual, learner.samples, weight=options.distill, device=learner.device, beside=pair
+            )
+        training = fit_head(learner, head, pair, checkpoint=folder / CHECKPOINT, distillation=teacher)
     finally:
         shutil.rmtree(features, ignore_errors=True)
     return join(trunk, head), StepRecord(seconds=seconds + training.seconds, head=training)
@@ -222,17 +285,52 @@ def _fit(
     description: str,
     first_trained: int = 0,
     frozen: Sequence[str] = (),
-    distillation: Distillation | None = None,
+    teacher: nn.Sequential | None = None,
+    options: Tune | None = None,
+    lr: float | None = None,
 ) -> tuple[nn.Sequential, StepRecord]:
-    """A copy of `start`, trained from samples from block `first_trained` on but for the layers `frozen`."""
+    """A copy of `start`, trained from samples from block `first_trained` on but for the layers `frozen`.
+
+    It learns from `teacher` too, if the options say so; `lr` takes the place of the recipe's.
+    """
     network = learner.place(copy.deepcopy(start))
     freeze(network, first_trained, frozen)
+    recipe = learner.trainer.recipe("finetune")
+    distillation = None
+    if teacher is not None and options is not None and (options.distill or options.distill_features):
+        distillation = Distillation.of(
+            teacher,
+            network,
+            learner.samples,
+            weight=options.distill,
+            features=options.distill_features,
+            device=learner.device,
+        )
     training = learner.fit(
         network,
-        "finetune",
+        recipe if lr is None else replace(recipe, lr=lr, min_lr=min(recipe.min_lr, lr)),
         first_trained=first_trained,
         checkpoint=folder / CHECKPOINT,
         description=description,
         distillation=distillation,
     )
-    return network, StepRecord(seconds=training.seconds, training=training, first_trained=first_trained)
+    return network, StepRecord(
+        seconds=training.seconds, training=training, first_trained=first_trained, frozen=tuple(frozen)
+    )
+
+
+def _fitted(
+    archive: Archive, step: str, fit: Callable[..., tuple[nn.Sequential, StepRecord]], origin: str
+) -> FineTuned:
+    """A training as a step of the archive."""
+    network, record = archive.once(step, fit)
+    assert record.training is not None
+    return FineTuned(
+        network=network,
+        training=record.training,
+        first_trained=record.first_trained,
+        frozen=record.frozen,
+        origin=origin,
+        step=step,
+        fit=fit,
+    )

@@ -159,6 +159,35 @@ def winner(
     return min(near, key=lambda trial: _smallest_first(trial, size))
 
 
+def least_to_win(
+    trials: Sequence[Trial],
+    goal: Goal,
+    network: Cost,
+    n_val: float,
+    tolerance: float | None = None,
+) -> float:
+    """The metric that a new trial has to reach to change which trial wins, or the front.
+
+    A network that is smaller than the winner has to come near the best; another one has to be as good as the
+    best. With `pareto` it has to be as good as the best of those that cost no more.
+
+    Args:
+        trials: so far.
+        goal: of the search.
+        network: what the new trial's network costs.
+        n_val: see `winner`.
+        tolerance: see `winner`.
+    """
+    ok = [trial for trial in trials if trial.status == "ok"]
+    if goal.objective == "pareto":
+        ok = [t for t in ok if getattr(t, goal.pareto_cost) <= getattr(network, goal.pareto_cost)]
+    highest = max((score(trial, goal.metric) or 0.0 for trial in ok), default=-math.inf)
+    first = winner(ok, n_val, tolerance, metric=goal.metric)
+    if goal.objective == "pareto" or first is None or network.params >= (first.params or 0):
+        return highest
+    return highest - near_margin(highest, n_val, tolerance)
+
+
 def front(trials: Sequence[Trial], cost: CostName) -> list[Trial]:
     """The `ok` trials that no other one matches or beats in value and cost, cheapest first.
 

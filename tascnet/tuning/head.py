@@ -32,9 +32,18 @@ def head_choices(chain: nn.Sequential, options: Tune) -> tuple[Choice, ...]:
     if options.head != "new":
         grown = (1,) if options.head == "grow" else (0, 1)
         norms = options.grow_norms
+        # The pre-trained classification layer reads the features at the network's own end.
         choices += [
-            Choice(name=GROWN, values=grown, neutral=grown[0], kind="ordinal", unit=0),
-            Choice(name=NORM, values=norms, neutral=norms[0], kind="categorical", unit=0, only_if=GROWN),
+            Choice(name=GROWN, values=grown, neutral=grown[0], kind="ordinal", unit=0, whole_only=True),
+            Choice(
+                name=NORM,
+                values=norms,
+                neutral=norms[0],
+                kind="categorical",
+                unit=0,
+                only_if=GROWN,
+                whole_only=True,
+            ),
         ]
     rate = Choice.ordinal(TAIL_LR, options.lr_factors, 1.0, 0)
     return (*choices, rate) if len(rate.values) > 1 else tuple(choices)

@@ -1,8 +1,9 @@
 """What the options of a search mean for one network: its space, its builder and its goal."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,15 +13,18 @@ from tascnet.measure import Clock, complexity, reach, size_bytes
 from tascnet.models.grow import output_magnitude
 from tascnet.models.head import head_start
 from tascnet.models.text import TextPreprocessing
-from tascnet.options import Autotune, Trainer, Tune, TuneBase
-from tascnet.run.records import Reach, made_once
+from tascnet.options import Autotune, Tune, TuneBase
+from tascnet.run.records import Reach, TrainingRecord, made_once
 from tascnet.surgery import Trace, WidthGroup, check_ignored, is_ignored
+from tascnet.train import Archive, Learner
 from tascnet.tuning.autotune import AutotuneBuilder, AutotuneCost, discover_autotune
 from tascnet.tuning.build import Candidate, CandidateBuilder
 from tascnet.tuning.choices import discover_units
-from tascnet.tuning.cost import CostModel
+from tascnet.tuning.cost import Cost, CostModel
+from tascnet.tuning.ends import Ends, depth_of, find_ends
 from tascnet.tuning.goal import Goal, KnownCosts, Slim
 from tascnet.tuning.progression import DEPTH
+from tascnet.tuning.sizes import SIZE, example_of, with_sizes
 from tascnet.tuning.space import Configuration, Space
 from tascnet.tuning.tails import Tails
 
@@ -32,18 +36,34 @@ PARAM_BYTES = 4
 Builder = Callable[[Configuration], Candidate]
 
 
-def check_options(options: TuneBase, trainer: Trainer, network: nn.Sequential) -> None:
-    """Check that options fit the network and the recipes.
+class _SizedCosts:
+    """The cost of each configuration's network, for images of the size that it has; see `CostModel`."""
+
+    def __init__(self, learner: Learner, chain: nn.Sequential, space: Space, classifier: nn.Linear) -> None:
+        self._learner, self._chain, self._space, self._classifier = learner, chain, space, classifier
+        self._models: dict[Any, CostModel] = {}
+        # What cannot be counted is found before the search.
+        self._model({})
+
+    def __call__(self, config: Mapping[str, Any]) -> Cost:
+        """The cost of a canonical configuration."""
+        return self._model(config)(config)
+
+    def _model(self, config: Mapping[str, Any]) -> CostModel:
+        size = config.get(SIZE)
+        if size not in self._models:
+            example = example_of(self._learner, config)
+            made = CostModel(self._chain, self._space, example, classifier=self._classifier)
+            self._models[size] = made
+        return self._models[size]
+
+
+def check_options(options: TuneBase, network: nn.Sequential) -> None:
+    """Check that options fit the network.
 
     Raises:
         ConfigError: they do not.
     """
-    epochs = trainer.recipe("trial").epochs
-    if options.early_stop is not None and options.early_stop >= epochs:
-        raise ConfigError(
-            f"`early_stop={options.early_stop}` stops no trial of {epochs} epochs",
-            "lower it, or raise the epochs of the recipe `trial`",
-        )
     if isinstance(options, Tune):
         check_ignored(network, options.ignore)
     if isinstance(options, Autotune) and isinstance(network.preprocessing, TextPreprocessing):
@@ -65,7 +85,7 @@ def may_widen(options: TuneBase, min_filters: int) -> bool:
 
 
 def discover(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> Space:
-    """The search space of a network with its new softmax layer, for samples like `example`, `1 x c x h x w`.
+    """The search space of a network that ends where it does, for samples like `example`, `1 x c x h x w`.
 
     Raises:
         SurgeryError: the chain does not take the example.
@@ -75,6 +95,32 @@ def discover(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> 
         return Space(discover_autotune(chain, example, options, deepest), nested=False)
     assert isinstance(options, Tune)
     return Space(discover_units(chain, example, options, deepest))
+
+
+def discover_all(
+    chain: nn.Sequential, learner: Learner, options: TuneBase, archive: Archive, first: TrainingRecord
+) -> tuple[Space, Ends]:
+    """The search space of a network with its new softmax layer, and where the network may end.
+
+    Args:
+        chain: the network.
+        learner: samples, device and recipes.
+        options: of the search.
+        archive: of the heads of earlier ends.
+        first: training of the softmax layer.
+
+    Raises:
+        SurgeryError: the chain does not take the samples.
+    """
+    example = learner.samples.example
+    if not isinstance(options, Tune):
+        return discover(chain, example, options), Ends()
+    if not options.searches_exit:
+        return Space(with_sizes(discover(chain, example, options).units, learner, options)), Ends()
+    units = tuple(discover_units(chain, example, options, None))
+    ends = find_ends(learner, chain, units, options, archive, first)
+    units = units[: depth_of(options, ends) + 1]
+    return Space(with_sizes(units, learner, options), exits=min(ends.exits, len(units) - 1)), ends
 
 
 def reach_of(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> Reach | None:
@@ -92,7 +138,14 @@ def reach_of(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> 
         return None
 
 
-def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Linear, path: Path) -> Builder:
+def builder_of(
+    options: TuneBase,
+    space: Space,
+    tails: Tails,
+    classifier: nn.Linear,
+    path: Path,
+    heads: Mapping[int, nn.Linear],
+) -> Builder:
     """The builder of a space's candidates; see `CandidateBuilder` and `AutotuneBuilder`.
 
     Args:
@@ -101,6 +154,7 @@ def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Lin
         tails: of the network with its trained softmax layer.
         classifier: the pre-trained classification layer.
         path: of the magnitude of that layer's outputs, which is measured once if the head may grow on it.
+        heads: softmax layers of earlier ends, by exit.
     """
     chain, learner = tails.chain, tails.learner
     if isinstance(options, Autotune):
@@ -123,6 +177,7 @@ def builder_of(options: TuneBase, space: Space, tails: Tails, classifier: nn.Lin
         classifier=classifier,
         magnitude=magnitude,
         seed=learner.seed,
+        heads=heads,
     )
 
 
@@ -172,12 +227,12 @@ def goal_of(
     if isinstance(options, Tune) and options.slim_every and learns_accuracy:
         n_val = tails.learner.val_samples()
         slim = Slim(every=options.slim_every, n_val=n_val, tolerance=options.tolerance)
-    costs: CostModel | AutotuneCost | None = None
+    costs: _SizedCosts | AutotuneCost | None = None
     if pareto_cost or slim is not None or max_params is not None or max_flops is not None:
         if isinstance(options, Autotune):
             costs = AutotuneCost(chain, space, example, options)
         else:
-            costs = CostModel(chain, space, example, classifier=classifier)
+            costs = _SizedCosts(tails.learner, chain, space, classifier)
     return Goal(
         objective=objective,  # type: ignore[arg-type]
         metric=tails.learner.metric,

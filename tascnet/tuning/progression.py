@@ -8,7 +8,7 @@ from tascnet.errors import plural
 from tascnet.options import Tune, TuneBase
 from tascnet.run.records import Trial, score
 from tascnet.tuning.goal import Goal
-from tascnet.tuning.space import FIRST_TRAINED, Space
+from tascnet.tuning.space import Space
 
 # Where the options leave the depth and the number of trials open.
 DEPTH = 3
@@ -119,9 +119,7 @@ def next_depth(
         is_open = limits.is_timed and depth == deepest
         is_full = sum(trial.depth == depth for trial in trials) >= limits.trials_per_depth
         if depth not in exhausted and (is_open or not is_full):
-            of_depth = (
-                trial.config for trial in trials if trial.config[FIRST_TRAINED] in space.firsts(depth)
-            )
+            of_depth = (trial.config for trial in trials if space.holds(trial.config, depth))
             if len({space.key(config) for config in of_depth}) < space.count(depth):
                 return Advice(depth=depth)
         stale = _stale_depths(trials, depth, goal)

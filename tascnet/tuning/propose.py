@@ -25,8 +25,9 @@ from tascnet.tuning.acquisition import (
 from tascnet.tuning.climb import Values, climb
 from tascnet.tuning.encoding import columns, encode
 from tascnet.tuning.goal import Goal
+from tascnet.tuning.promotion import expected_values
 from tascnet.tuning.sampling import draw
-from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space
+from tascnet.tuning.space import Configuration, Space
 from tascnet.tuning.surrogate import Hyperparameters, Standardiser, fit, hyperparameters, quiet, seeded
 
 # Climbs may start at this many quasi-random configurations and at the neighbours of this many best ones.
@@ -55,8 +56,9 @@ def propose(
     Args:
         space: the search space.
         k: depth.
-        observed: all trials. A failed one counts as the worst value seen, a stopped one as its value; an
-            infeasible one, which was too slow to be trained, has no value to learn from.
+        observed: all trials. A failed one counts as the worst value seen, a stopped one as what it would have
+            reached (`promotion.expected_values`); an infeasible one, which was too slow to be trained, has
+            no value to learn from.
         pending: configurations that are being evaluated.
         n: how many.
         seed: of everything random.
@@ -128,7 +130,7 @@ class _Evidence:
     @cached_property
     def deepest(self) -> int:
         """The depth at which all configurations can be encoded."""
-        return max([self.k, *(int(config[FIRST_TRAINED]) for config in self.configs)])
+        return max([self.k, *map(self.space.depth_of, self.configs)])
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -141,8 +143,9 @@ class _Evidence:
     @cached_property
     def filled(self) -> list[float]:
         """The values of `tried`, failures at the worst value seen."""
-        worst = min(entry.value for entry in self.tried if entry.value is not None)
-        return [worst if entry.value is None else entry.value for entry in self.tried]
+        values = expected_values(self.tried, self.goal)
+        worst = min(value for value in values if value is not None)
+        return [worst if value is None else value for value in values]
 
     @cached_property
     def value_scale(self) -> Standardiser:
@@ -276,4 +279,8 @@ def _pool(evidence: _Evidence, seed: int) -> list[Configuration]:
     good = [(entry.value, -i) for i, entry in enumerate(evidence.observed) if entry.value is not None]
     best = [evidence.observed[-i].config for _, i in heapq.nlargest(_BEST, good)]
     near = [near for config in best for near in space.neighbours(config, k)]
-    return [*near, *(space.neutral(f) for f in space.firsts(k)), *space.sample(_POOL, k, seed)]
+    return [
+        *near,
+        *(space.neutral(f, e) for e in space.exits_to(k) for f in space.firsts(k, e)),
+        *space.sample(_POOL, k, seed),
+    ]

@@ -124,10 +124,9 @@ def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) ->
     log.info("%s: %d px", rival.row, rival.preprocessing.size)
     blocks = nn.Sequential(OrderedDict(rival.network.named_children())).requires_grad_(True)
     chain, _ = baseline(own.place(blocks), own, archive)
-    network, place = conventional(own, archive, chain, 0)
-    freeze(network, 0)
+    made = conventional(own, archive, chain, 0)
+    freeze(made.network, 0)
     steps = [read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done]
-    names = (f"{rival.row}: head", rival.row)
     record = RivalRecord(
         row=rival.row,
         key=rival.key,
@@ -136,8 +135,14 @@ def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) ->
         licence=info.licence,
         seconds=sum(step.seconds for step in steps),
     )
-    trainings = trainings_of(dict(zip(names, steps, strict=True)))
-    return FineTunedRival(record=record, network=network, learner=own, folder=place, trainings=trainings)
+    trainings = trainings_of({f"{rival.row}: head": steps[0]}) | {rival.row: made.training}
+    return FineTunedRival(
+        record=record,
+        network=made.network,
+        learner=own,
+        folder=archive.path(made.step),
+        trainings=trainings,
+    )
 
 
 def learner_for(network: nn.Sequential, learner: Learner, data: Data) -> Learner:
@@ -155,21 +160,20 @@ def learner_for(network: nn.Sequential, learner: Learner, data: Data) -> Learner
     return replace(learner, samples=own)
 
 
-def examples_of(
-    networks: Mapping[str, nn.Sequential], records: Sequence[RivalRecord], example: Tensor
-) -> dict[str, Tensor]:
+def examples_of(networks: Mapping[str, nn.Sequential], example: Tensor) -> dict[str, Tensor]:
     """One sample of zeros for each network of a stage.
 
     Args:
         networks: by their rows, as they were saved.
-        records: of the rivals among them.
-        example: of the other networks, `1 x ...`.
+        example: of networks of texts, `1 x tokens`.
     """
-    rows = {record.row for record in records}
-    return {
-        name: torch.zeros(info_of(network).preprocessing.example_shape) if name in rows else example
-        for name, network in networks.items()
-    }
+
+    def one(network: nn.Sequential) -> Tensor:
+        preprocessing = info_of(network).preprocessing
+        is_image = isinstance(preprocessing, Preprocessing)
+        return torch.zeros(preprocessing.example_shape) if is_image else example
+
+    return {name: one(network) for name, network in networks.items()}
 
 
 def _load(name: RivalName, learner: Learner, measure: Measure) -> Rival:

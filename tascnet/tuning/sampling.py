@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tascnet.errors import ConfigError
 from tascnet.tuning.goal import Goal
-from tascnet.tuning.space import FIRST_TRAINED, Configuration, Key, Space
+from tascnet.tuning.space import Configuration, Key, Space
 
 # If this many draws hold too few feasible configurations, this many of the cheapest are made cheaper.
 _DRAWS = 512
@@ -86,7 +86,7 @@ def _descend(
 def _lowest(space: Space, goal: Goal, k: int, config: Configuration) -> Configuration:
     """Step to the cheapest neighbour while it is cheaper."""
     while True:
-        inside = [near for near in space.neighbours(config, k) if near[FIRST_TRAINED] in space.firsts(k)]
+        inside = [near for near in space.neighbours(config, k) if space.holds(near, k)]
         lower = min(inside, key=goal.excess, default=config)
         if goal.excess(lower) >= goal.excess(config):
             return config

@@ -1,11 +1,11 @@
 """The nested search space: units from the output backwards, each with its choices."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 import torch
 from torch.quasirandom import SobolEngine
@@ -15,8 +15,9 @@ from tascnet.errors import ConfigError
 Value: TypeAlias = int | float | str
 Configuration: TypeAlias = dict[str, Value]
 Key: TypeAlias = tuple[Value, ...]
+T = TypeVar("T")
 
-FIRST_TRAINED = "first_trained"
+FIRST_TRAINED, EXIT = "first_trained", "exit"
 # After more than this many repeated draws in a row the neighbours of earlier configurations are taken.
 _MISSES = 64
 # Draws made at once; a power of two keeps the Sobol sequence balanced.
@@ -36,12 +37,15 @@ class Choice:
         layers: the layers, the width group or the block that it acts on.
         only_if: an ordinal choice of the same unit; this one is inactive, and neutral, while that one is
             below `only_from`.
+        whole_only: inactive where the network ends earlier.
 
     Raises:
         ConfigError: the neutral setting is not among the values, or ordinal values are not ascending.
     """
 
     is_width: ClassVar[bool] = False
+    # Whether it removes its unit's first block.
+    removes_unit: ClassVar[bool] = False
 
     name: str
     values: tuple[Value, ...]
@@ -51,6 +55,7 @@ class Choice:
     layers: tuple[str, ...] = ()
     only_if: str | None = None
     only_from: int = 1
+    whole_only: bool = False
 
     def __post_init__(self) -> None:
         if self.neutral not in self.values:
@@ -75,8 +80,7 @@ class Choice:
         """The values one step away: the two beside it, or all others of a category."""
         if self.kind == "categorical":
             return tuple(other for other in self.values if other != value)
-        at = self.values.index(value)
-        return self.values[max(at - 1, 0) : at] + self.values[at + 1 : at + 2]
+        return tuple(_beside(self.values, self.values.index(value)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +97,15 @@ class Unit:
     block: int
     choices: tuple[Choice, ...]
 
-    def count(self) -> int:
-        """The number of different settings."""
+    def count(self, fixed: Collection[Choice] = ()) -> int:
+        """The number of different settings in which the choices `fixed` are neutral."""
         total = 1
         for choice in self.choices:
             if choice.only_if is None:
-                others = [other for other in self.choices if other.only_if == choice.name]
+                others = [o for o in self.choices if o.only_if == choice.name and o not in fixed]
                 total *= sum(
                     math.prod(len(other.values) for other in others if float(value) >= other.only_from)
-                    for value in choice.values
+                    for value in ((choice.neutral,) if choice in fixed else choice.values)
                 )
         return total
 
@@ -110,33 +114,60 @@ class Unit:
 class Space:
     """All configurations of units 0 to `depth`.
 
-    A configuration is a plain dict: `first_trained` and one value for every choice. In a canonical
-    configuration inactive choices and those of units deeper than `first_trained` are neutral. Each network
-    has exactly one canonical configuration.
+    A configuration is a plain dict: `first_trained`, `exit` in a space that has exits, and one value for
+    every choice. At `exit=e` the units 1 to `e` are removed, and the head follows the block before unit `e`;
+    `first_trained` is then 0, where the head alone is trained, or above `e`. In a canonical configuration
+    inactive choices and those of removed units and of units deeper than `first_trained` are neutral. The
+    choice that removes unit `e + 1` is inactive, because that is `exit=e+1`. Each network has exactly one
+    canonical configuration.
 
     Args:
         units: the dense head and the units before it.
         nested: whether the configurations of depth `k` include those of smaller depths; else all of them
             train exactly the units 0 to `k`.
+        exits: the largest `exit`; 0: the network always ends where it does, and configurations have no
+            `exit`.
 
     Raises:
-        ConfigError: units are not numbered 0, 1, ..., or two choices have the same name.
+        ConfigError: units are not numbered 0, 1, ..., two choices have the same name, or there are exits
+            beyond the deepest unit or in a space that is not nested.
     """
 
     units: tuple[Unit, ...]
     nested: bool = True
+    exits: int = 0
 
     def __post_init__(self) -> None:
         indices = [unit.index for unit in self.units]
         if not indices or indices != list(range(len(indices))):
             raise ConfigError(f"units are numbered {indices}, expected 0, 1, ...")
-        if len(self._by_name) != len(self.choices) or FIRST_TRAINED in self._by_name:
+        if len(self._by_name) != len(self.choices) or {FIRST_TRAINED, EXIT} & self._by_name.keys():
             raise ConfigError("two choices of the space have the same name")
+        deepest = self.depth if self.nested else 0
+        if self.exits not in range(deepest + 1):
+            raise ConfigError(f"the space has {self.exits} exits, expected 0 to {deepest}")
 
     @property
     def depth(self) -> int:
         """The index of the deepest unit."""
         return len(self.units) - 1
+
+    @property
+    def has_exit(self) -> bool:
+        """Whether the network may end earlier."""
+        return self.exits > 0
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of a configuration, in order."""
+        own = (FIRST_TRAINED, EXIT) if self.has_exit else (FIRST_TRAINED,)
+        return (*own, *(choice.name for choice in self.choices))
+
+    @cached_property
+    def deciding(self) -> frozenset[str]:
+        """The names on whose values it depends whether others are active."""
+        others = (choice.only_if for choice in self.choices if choice.only_if is not None)
+        return frozenset((FIRST_TRAINED, EXIT, *others))
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
@@ -153,18 +184,49 @@ class Space:
 
     def count(self, k: int) -> int:
         """The number of canonical configurations of depth `k`."""
-        settings = [unit.count() for unit in self.units[: k + 1]]
-        return sum(math.prod(settings[: first + 1]) for first in self.firsts(k))
+        total = 0
+        for exit in self.exits_to(k):
+            fixed = [choice for choice in self.choices if self._is_fixed(choice, exit)]
+            head, *units = (unit.count(fixed) for unit in self.units[: k + 1])
+            for first in self.firsts(k, exit):
+                total += head * math.prod(units[exit:first])
+        return total
 
-    def firsts(self, k: int) -> range:
-        """The values that `first_trained` may take at depth `k`."""
-        return range(0 if self.nested else k, k + 1)
+    def exits_to(self, k: int) -> range:
+        """The values that `exit` may take at depth `k`."""
+        return range(min(k, self.exits) + 1)
 
-    def neutral(self, first_trained: int = 0) -> Configuration:
+    def firsts(self, k: int, exit: int = 0) -> Sequence[int]:
+        """The values that `first_trained` may take at depth `k` where the network ends at `exit`."""
+        if not self.nested:
+            return range(k, k + 1)
+        return (0, *range(exit + 1, k + 1)) if exit else range(k + 1)
+
+    def holds(self, config: Mapping[str, Any], k: int) -> bool:
+        """Whether a canonical configuration is one of depth `k`."""
+        exit = self.exit_of(config)
+        return exit in self.exits_to(k) and config[FIRST_TRAINED] in self.firsts(k, exit)
+
+    def exit_of(self, config: Mapping[str, Any]) -> int:
+        """How many units a configuration removes at the network's end."""
+        return int(config.get(EXIT, 0))
+
+    def depth_of(self, config: Mapping[str, Any]) -> int:
+        """The smallest depth of a canonical configuration."""
+        return max(int(config[FIRST_TRAINED]), self.exit_of(config))
+
+    def cut(self, config: Mapping[str, Any]) -> int:
+        """Index in the chain of the first block that a canonical configuration trains.
+
+        With the head alone that is where the network ends.
+        """
+        return self.units[int(config[FIRST_TRAINED]) or self.exit_of(config)].block
+
+    def neutral(self, first_trained: int = 0, exit: int = 0) -> Configuration:
         """The pre-trained settings of all choices."""
-        return {FIRST_TRAINED: first_trained, **{choice.name: choice.neutral for choice in self.choices}}
+        return self._config(first_trained, exit) | {choice.name: choice.neutral for choice in self.choices}
 
-    def narrowed(self, share: float, first_trained: int) -> Configuration:
+    def narrowed(self, share: float, first_trained: int, exit: int = 0) -> Configuration:
         """The pre-trained settings, but with each trained width at `share` of the pre-trained one.
 
         Of the values of a width the nearest is taken, of two equally near ones the smaller.
@@ -174,26 +236,30 @@ class Space:
             for c in self.choices_to(first_trained)
             if c.is_width
         }
-        return self.canonical({**self.neutral(first_trained), **nearest})
+        return self.canonical({**self.neutral(first_trained, exit), **nearest})
 
     def canonical(self, config: Mapping[str, Any]) -> Configuration:
         """The canonical configuration of the same network.
 
         Args:
-            config: `first_trained` and any choices; missing ones are neutral.
+            config: `first_trained` and any choices; missing ones are neutral, and a missing `exit` is 0.
 
         Raises:
             ConfigError: a name or a value is not in the space.
         """
         if config.get(FIRST_TRAINED) not in range(self.depth + 1):
             raise ConfigError(f"{FIRST_TRAINED} is {config.get(FIRST_TRAINED)!r}, expected 0 to {self.depth}")
+        exit = config.get(EXIT, 0)
+        if self.has_exit and exit not in range(self.exits + 1):
+            raise ConfigError(f"{EXIT} is {exit!r}, expected 0 to {self.exits}")
         for name, value in config.items():
             choice = self._by_name.get(name)
-            if choice is None and name != FIRST_TRAINED:
+            if choice is None and name not in self.names:
                 raise ConfigError(f"the space has no choice {name!r}")
             if choice is not None and value not in choice.values:
                 raise ConfigError(f"{name} is {value!r}, expected one of {choice.values}")
-        result: Configuration = {FIRST_TRAINED: int(config[FIRST_TRAINED])}
+        first = int(config[FIRST_TRAINED])
+        result = self._config(first if first > exit else 0, int(exit))
         for choice in self.choices:
             value = config.get(choice.name, choice.neutral)
             is_active = self._is_active(choice, config)
@@ -209,16 +275,21 @@ class Space:
         return tuple(self.canonical(config).values())
 
     def neighbours(self, config: Mapping[str, Any], k: int) -> list[Configuration]:
-        """The canonical configurations of depth `k` that are one step away in one choice or in depth.
+        """The canonical configurations of depth `k` that are one step away in one choice, depth or exit.
 
         Such steps lead from every configuration of depth `k` to every other one.
         """
         origin = self.canonical(config)
-        first = int(origin[FIRST_TRAINED])
-        allowed = self.firsts(k)
-        if first not in allowed:
-            return [self.canonical({**origin, FIRST_TRAINED: min(max(first, allowed[0]), allowed[-1])})]
-        steps: list[tuple[str, Value]] = [(FIRST_TRAINED, f) for f in (first - 1, first + 1) if f in allowed]
+        if not self.holds(origin, k):
+            exit = min(self.exit_of(origin), self.exits_to(k)[-1])
+            allowed = self.firsts(k, exit)
+            nearest = min(allowed, key=lambda f: abs(f - int(origin[FIRST_TRAINED])))
+            return [self.canonical({**origin, **self._config(nearest, exit)})]
+        exit = self.exit_of(origin)
+        allowed = self.firsts(k, exit)
+        at = allowed.index(int(origin[FIRST_TRAINED]))
+        steps: list[tuple[str, Value]] = [(FIRST_TRAINED, f) for f in _beside(allowed, at)]
+        steps += [(EXIT, e) for e in _beside(self.exits_to(k), exit)]
         for choice in self.active(origin):
             steps += [(choice.name, value) for value in choice.near(origin[choice.name])]
         return [self.canonical({**origin, name: value}) for name, value in steps]
@@ -261,32 +332,55 @@ class Space:
         seen = {self.key(config) for config in configs}
         for origin in queue:
             for config in [origin, *self.neighbours(origin, k)]:
-                if int(config[FIRST_TRAINED]) in self.firsts(k) and self.key(config) not in seen:
+                if self.holds(config, k) and self.key(config) not in seen:
                     seen.add(self.key(config))
                     queue.append(config)
                     yield config
 
     def _draws(self, k: int, seed: int, method: str) -> Iterator[Configuration]:
         choices = self.choices_to(k)
+        own = 2 if self.has_exit else 1
         generator = torch.Generator().manual_seed(seed)
-        engine = SobolEngine(len(choices) + 1, scramble=True, seed=seed)
+        engine = SobolEngine(own + len(choices), scramble=True, seed=seed)
         while True:
             if method == "sobol":
                 points = engine.draw(_BATCH, dtype=torch.float64)
             else:
-                points = torch.rand(_BATCH, len(choices) + 1, dtype=torch.float64, generator=generator)
+                points = torch.rand(_BATCH, own + len(choices), dtype=torch.float64, generator=generator)
             for row in points.tolist():
-                config: Configuration = {FIRST_TRAINED: _pick(self.firsts(k), row[0])}
-                config |= {c.name: _pick(c.values, u) for c, u in zip(choices, row[1:], strict=True)}
+                exit = _pick(self.exits_to(k), row[1]) if self.has_exit else 0
+                config = self._config(_pick(self.firsts(k, exit), row[0]), exit)
+                config |= {c.name: _pick(c.values, u) for c, u in zip(choices, row[own:], strict=True)}
                 yield self.canonical(config)
 
+    def _config(self, first_trained: int, exit: int) -> Configuration:
+        """The settings of the whole network."""
+        config: Configuration = {FIRST_TRAINED: first_trained}
+        return config | ({EXIT: exit} if self.has_exit else {})
+
+    def _is_fixed(self, choice: Choice, exit: int) -> bool:
+        """Whether a choice of a unit that is there is inactive because of where the network ends."""
+        if choice.removes_unit and self.has_exit and choice.unit == exit + 1:
+            return True
+        return choice.whole_only and exit > 0
+
     def _is_active(self, choice: Choice, config: Mapping[str, Any]) -> bool:
-        if choice.unit > int(config[FIRST_TRAINED]):
+        exit = self.exit_of(config)
+        is_there = choice.unit == 0 or exit < choice.unit <= int(config[FIRST_TRAINED])
+        if not is_there or self._is_fixed(choice, exit):
             return False
         if choice.only_if is None:
             return True
-        value = config.get(choice.only_if, self._by_name[choice.only_if].neutral)
+        other = self._by_name[choice.only_if]
+        value = other.neutral
+        if not self._is_fixed(other, exit):
+            value = config.get(other.name, other.neutral)
         return float(value) >= choice.only_from
+
+
+def _beside(values: Sequence[T], at: int) -> Sequence[T]:
+    """The values before and after the one at position `at`."""
+    return (*values[max(at - 1, 0) : at], *values[at + 1 : at + 2])
 
 
 def _pick(values: Sequence[Any], u: float) -> Any:

@@ -1,11 +1,11 @@
 """One search: `ask` for proposals, `tell` their trials; the journal is its whole memory."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.records import Trial, append_record, read_records
@@ -13,11 +13,15 @@ from tascnet.tuning.goal import Goal, front, value_of, winner
 from tascnet.tuning.progression import layerwise_depths
 from tascnet.tuning.propose import propose
 from tascnet.tuning.sampling import draw, refuse_infeasible
-from tascnet.tuning.space import FIRST_TRAINED, Configuration, Space
+from tascnet.tuning.space import EXIT, FIRST_TRAINED, Configuration, Space
 from tascnet.tuning.surrogate import Hyperparameters
 
 # Widths of the second trial, as a share of the pre-trained ones.
 HALF = 0.5
+# Of so many quasi-random points the first that trains all units is tried.
+DRAWN = 32
+# The first proposals of a depth.
+Starts: TypeAlias = Callable[[int], Sequence[Configuration]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,9 @@ class Study:
             `sobol`: one scrambled Sobol sequence for each depth; `layerwise`: the pre-trained settings,
             trained from every `every`-th unit on.
         every: units from one `layerwise` trial to the next.
+        starts: the first proposals of a depth with `bo` in a nested space; None: the pre-trained setting
+            trained from unit `k` on, and the same at half its widths.
+        earlier: canonical configurations that are tried first with `bo`, each as soon as the depth holds it.
 
     Attributes:
         exhausted: depths without an untried feasible configuration.
@@ -79,10 +86,14 @@ class Study:
         goal: Goal | None = None,
         algorithm: str = "bo",
         every: int = 1,
+        starts: Starts | None = None,
+        earlier: Sequence[Configuration] = (),
     ) -> None:
         self.path, self.space, self.seed = path, space, seed
         self.goal = goal or Goal()
         self.algorithm, self.every = algorithm, every
+        self._earlier = earlier
+        self._starts = starts or (lambda k: [space.neutral(k), space.narrowed(HALF, k)])
         self.pending: dict[int, Proposal] = {}
         self.exhausted: set[int] = set()
         self._trials = {trial.trial: trial for trial in _read_trials(path, space)}
@@ -99,8 +110,8 @@ class Study:
             k: depth; ignored with `layerwise`.
             n: how many.
             initial_trials: with `bo`, at the first depth of the search, trials before this number are
-                quasi-random. In a nested space the first two are the pre-trained setting trained from unit
-                `k` on, and the same at half its widths, if they keep the bounds.
+                quasi-random, and train all units where they can. In a nested space the first ones are the
+                `starts` that keep the bounds.
 
         Raises:
             ConfigError: no configuration of any depth keeps the bounds.
@@ -157,10 +168,6 @@ class Study:
         """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""
         return front(self.trials, self.goal.pareto_cost)
 
-    def curves(self) -> list[tuple[float, ...]]:
-        """Learning curves of the trials that were trained to their end."""
-        return [trial.curve for trial in self.trials if trial.status == "ok" and trial.curve is not None]
-
     def _next_number(self) -> int:
         return next(n for n in count() if n not in self._trials and n not in self.pending)
 
@@ -177,14 +184,22 @@ class Study:
             return [config for config in map(self.space.neutral, depths) if config not in tried][:n], None
         if self.algorithm == "random":
             return draw(self.space, self.goal, 1, k, seed, exclude=tried, method="random"), None
+        for config in self._earlier if self.algorithm == "bo" else ():
+            if self.space.holds(config, k) and config not in tried and self.goal.is_feasible(config):
+                return [config], None
         is_first_depth = all(trial.depth >= k for trial in self.trials)
         if self.algorithm == "sobol" or (is_first_depth and number < initial_trials):
             if self.algorithm == "bo" and self.space.nested:
                 # The first thing to learn is what narrowing all layers costs in accuracy.
-                for start in (self.space.neutral(k), self.space.narrowed(HALF, k)):
+                for start in self._starts(k):
                     if start not in tried and self.goal.is_feasible(start):
                         return [start], None
-            return draw(self.space, self.goal, 1, k, self.seed, exclude=tried), None
+            if self.algorithm == "sobol":
+                return draw(self.space, self.goal, 1, k, self.seed, exclude=tried), None
+            # Draws that train fewer units differ in few choices, and say little about the others.
+            drawn = draw(self.space, self.goal, DRAWN, k, self.seed, exclude=tried)
+            deep = [config for config in drawn if config[FIRST_TRAINED] == k]
+            return (deep or drawn)[:1], None
         slim = self.goal.slim
         fits = [trial.surrogate for trial in self.trials if trial.surrogate is not None]
         return propose(
@@ -207,7 +222,6 @@ def _read_trials(path: Path, space: Space) -> list[Trial]:
     Raises:
         RunFolderError: a line is no trial of this space.
     """
-    names = {FIRST_TRAINED, *(choice.name for choice in space.choices)}
     trials = []
     for line, trial in enumerate(read_records(path, Trial), start=1):
         try:
@@ -216,9 +230,20 @@ def _read_trials(path: Path, space: Space) -> list[Trial]:
                 raise ConfigError(
                     f"it trains unit {first}, and the deepest one is {space.depth} (`max_units`)"
                 )
+            exit = trial.config.get(EXIT, 0)
+            if isinstance(exit, int) and exit > space.exits:
+                raise ConfigError(
+                    f"its network ends before unit {exit}, and the earliest end is {space.exits}"
+                )
             # If the space now has fewer units, choices of the deeper ones were neutral.
-            own = {name: value for name, value in trial.config.items() if name in names}
-            trials.append(replace(trial, config=space.canonical(own)))
+            own = {name: value for name, value in trial.config.items() if name in space.names}
+            config = space.canonical(own)
+            for choice in space.choices:
+                if choice.removes_unit and own.get(choice.name, choice.neutral) != config[choice.name]:
+                    raise ConfigError(
+                        f"it removes unit {choice.unit} by {choice.name}, which is now an `exit`"
+                    )
+            trials.append(replace(trial, config=config))
         except ConfigError as error:
             raise RunFolderError(
                 f"line {line} of the journal {path} does not fit this search ({error})",

@@ -46,6 +46,10 @@ class Tails:
             self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest, folder)
         return self._pair[1]
 
+    def forget(self) -> None:
+        """Free the memory of the features that were read last."""
+        self._pair = None
+
     def train(
         self,
         candidate: Candidate,
@@ -84,7 +88,7 @@ class Tails:
         return join(self.chain[: candidate.cut], tail), training
 
 
-def cached_pair(learner: Learner, trunk: nn.Sequential, digest: str, folder: Path) -> FeaturePair:
+def cached_pair(learner: Learner, trunk: nn.Module, digest: str, folder: Path) -> FeaturePair:
     """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
 
     Raises:

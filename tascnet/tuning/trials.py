@@ -2,7 +2,6 @@
 
 import logging
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +16,12 @@ from tascnet.measure import Clock, complexity
 from tascnet.run.console import progress
 from tascnet.run.events import TrialEvent, emit
 from tascnet.run.records import EpochRecord, Trial, measured_once, score
+from tascnet.tuning.cost import Cost
+from tascnet.tuning.goal import least_to_win
 from tascnet.tuning.problem import Builder
 from tascnet.tuning.progression import Limits, next_depth
+from tascnet.tuning.promotion import curves, is_promising, is_rung
+from tascnet.tuning.sizes import Settings
 from tascnet.tuning.space import FIRST_TRAINED
 from tascnet.tuning.study import Proposal, Study
 from tascnet.tuning.tails import Tails, join
@@ -27,8 +30,6 @@ from tascnet.tuning.tails import Tails, join
 ALL_FAILED = 5
 # Trials that a terminal shows.
 SHOWN = 5
-# No trial is stopped early before this many others have reached its epoch.
-STOP_TRIALS = 5
 
 log = logging.getLogger("tascnet")
 
@@ -86,14 +87,16 @@ def run_trial(
     build: Builder,
     clock: Clock,
     *,
-    early_stop: int | None,
+    promote: bool,
+    tolerance: float | None = None,
     max_seconds: float | None = None,
 ) -> Trial:
     """Build, train and judge one configuration; a failure is recorded as well.
 
-    From epoch `early_stop` on the trial may be stopped; None: never. It is also stopped after the epoch in
-    which all trials together have taken `max_seconds`; it still is `ok` where no other trial is, for a search
-    hands over a network.
+    With `promote` it is trained on only while it may still change which trial wins, for which `tolerance`
+    counts (see `promotion` and `Study.winner`). It is also stopped after the epoch in which all trials
+    together have taken `max_seconds`; it still is `ok` where no other trial is, for a search hands over a
+    network.
 
     Raises:
         CacheLimitError: the features would take more than the cache's limit.
@@ -102,7 +105,7 @@ def run_trial(
     try:
         spent = sum(trial.seconds for trial in study.trials)
         deadline = math.inf if max_seconds is None else started + max_seconds - spent
-        found = _judged(proposal, study, tails, build, clock, early_stop, deadline)
+        found = _judged(proposal, study, tails, build, clock, promote, tolerance, deadline)
     except (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError) as error:
         found = {"status": "failed", "reason": first_line(error)}
     if found["status"] == "failed" and tails.learner.device.type == "cuda":
@@ -126,9 +129,7 @@ def run_trial(
 
 def measured_winner(
     study: Study,
-    tails: Tails,
-    build: Builder,
-    clock: Clock,
+    settings: Settings,
     tolerance: float | None,
     path: Callable[[str], Path],
 ) -> tuple[Trial | None, str | None]:
@@ -138,19 +139,23 @@ def measured_winner(
     predictions are off by as much; if no trial is left, the first winner stays.
 
     Args:
+        study: the finished search.
+        settings: of the images' sizes.
         tolerance: see `Study.winner`.
         path: gives the file of a name, in which a latency is kept.
     """
-    first = found = study.winner(tails.learner.val_samples(), tolerance)
+    clock, n_val = settings.native.clock, settings.native.learner.val_samples()
+    first = found = study.winner(n_val, tolerance)
     bound, too_slow, missed = study.goal.max_latency_ms, set[int](), None
     while found is not None and bound is not None and clock.predicts:
         trial, predicted = found, found.latency_ms
         assert predicted is not None
 
         def measure(trial: Trial = trial) -> dict[str, float]:
-            candidate = build(trial.config)
-            network = tails.learner.place(join(tails.chain[: candidate.cut], candidate.tail))
-            return {"latency_ms": clock.exact(network)}
+            own = settings(trial.config)
+            candidate = own.build(trial.config)
+            network = own.learner.place(join(own.tails.chain[: candidate.cut], candidate.tail))
+            return {"latency_ms": own.clock.exact(network)}
 
         took = measured_once(path(f"trial-{trial.trial}-latency.json"), measure)["latency_ms"]
         words = f"trial {trial.trial} takes {took:.3g} ms in {clock.name}"
@@ -163,7 +168,7 @@ def measured_winner(
         off = took / predicted
         too_slow |= {one.trial for one in study.trials if (one.latency_ms or 0.0) * off > bound}
         too_slow.add(trial.trial)
-        found = study.winner(tails.learner.val_samples(), tolerance, without=too_slow)
+        found = study.winner(n_val, tolerance, without=too_slow)
     return (found, None) if found is not None else (first, missed)
 
 
@@ -184,38 +189,14 @@ def no_winner(study: Study) -> TascnetError:
     )
 
 
-def median_stop(
-    curve: Sequence[float], others: Sequence[Sequence[float]], *, stop_epoch: int, stop_trials: int
-) -> bool:
-    """Whether to stop a trial: its best is below the median of the averages of others until that epoch.
-
-    The surrogate is fitted to the best value of a stopped trial until then, a lower bound of what it would
-    have reached. Without it the surrogate would propose the same place again; as a failure the trial would
-    count as the worst value of all, which is too low.
-
-    Args:
-        curve: the metric after each epoch so far.
-        others: whole curves of the trials that were trained to their end.
-        stop_epoch: no trial is stopped before this many epochs.
-        stop_trials: no trial is stopped before this many others have reached its epoch.
-
-    Source: Golovin et al. 2017 (Vizier), section 3.2.2: the best value so far against the median of the
-    running averages of all completed trials, at equal epochs.
-    """
-    epochs = len(curve)
-    reached = [other for other in others if len(other) >= epochs]
-    if epochs < max(stop_epoch, 1) or len(reached) < max(stop_trials, 1):
-        return False
-    return max(curve) < statistics.median(statistics.fmean(other[:epochs]) for other in reached)
-
-
 def _judged(
     proposal: Proposal,
     study: Study,
     tails: Tails,
     build: Builder,
     clock: Clock,
-    early_stop: int | None,
+    promote: bool,
+    tolerance: float | None,
     deadline: float,
 ) -> dict[str, Any]:
     """The fields of a trial, from its status on."""
@@ -230,7 +211,10 @@ def _judged(
         if goal.is_too_slow(took):
             reason = f"latency of {took:.3g} ms, above the bound of {goal.max_latency_ms:.3g}"
             return {**found, "status": "infeasible", "reason": reason}
-    others = study.curves()
+    finished = curves(study.trials)
+    network_cost = Cost(params=cost.params, flops=cost.flops)
+    n_val = tails.learner.val_samples()
+    needed = least_to_win(study.trials, goal, network_cost, n_val, tolerance)
     stopped = is_late = False
 
     def curve(epochs: Sequence[EpochRecord]) -> tuple[float, ...]:
@@ -239,14 +223,13 @@ def _judged(
     def ends(epochs: Sequence[EpochRecord]) -> bool:
         nonlocal stopped, is_late
         is_late = bool(epochs) and time.perf_counter() >= deadline
-        stopped = early_stop is not None and median_stop(
-            curve(epochs), others, stop_epoch=early_stop, stop_trials=STOP_TRIALS
-        )
+        is_judged = promote and is_rung(len(epochs))
+        stopped = is_judged and not is_promising(curve(epochs), finished, needed)
         return stopped or is_late
 
     _, training = tails.train(candidate, f"trial {proposal.trial}", stop=ends)
     if stopped:
-        found |= {"status": "stopped", "reason": "below the median of earlier trials at the same epoch"}
+        found |= {"status": "stopped", "reason": "it would hardly have become the winner"}
     elif is_late:
         status = "ok" if study.best() is None else "stopped"
         found |= {"status": status, "reason": "the seconds of the search (`max_seconds`) were used up"}

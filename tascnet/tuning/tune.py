@@ -26,8 +26,8 @@ from tascnet.measure import (
     compare_layers,
     complexity,
     describe_device,
+    judged_in,
     measure_facts,
-    target_of,
 )
 from tascnet.models.archive import save
 from tascnet.models.head import classifier_of, head_start
@@ -35,7 +35,7 @@ from tascnet.models.info import info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
-from tascnet.report import models_html, models_text, reach_lines, tune_report
+from tascnet.report import handover_lines, models_html, models_text, reach_lines, tune_report
 from tascnet.report.card import CARD, write_card
 from tascnet.run.events import running
 from tascnet.run.files import digest_json
@@ -57,10 +57,12 @@ from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, wa
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
+from tascnet.tuning.candidates import TUNED, Selected, select
+from tascnet.tuning.ends import Ends, starts
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
-from tascnet.tuning.finetune import baseline, conventional, fine_tune, freeze
-from tascnet.tuning.problem import builder_of, check_options, discover, goal_of, reach_of
+from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze
+from tascnet.tuning.problem import builder_of, check_options, discover_all, goal_of, reach_of
 from tascnet.tuning.progression import Limits
 from tascnet.tuning.rivals import (
     examples_of,
@@ -70,10 +72,12 @@ from tascnet.tuning.rivals import (
     rival_key,
     trainings_of_rivals,
 )
-from tascnet.tuning.space import FIRST_TRAINED
-from tascnet.tuning.study import Study
+from tascnet.tuning.sizes import Setting, Settings, check_sizes, learners_of
+from tascnet.tuning.space import FIRST_TRAINED, Space
+from tascnet.tuning.study import Proposal, Study
 from tascnet.tuning.tails import Tails
 from tascnet.tuning.trials import measured_winner, no_winner, run_search, run_trial
+from tascnet.tuning.warm import digest_of, earlier_trials, transferred
 
 log = logging.getLogger("tascnet")
 
@@ -155,7 +159,8 @@ def tune(
     check_weights(network)
     trainer = trainer or trainer_for(data)
     check_metric(metric)
-    check_options(options, trainer, network)
+    check_options(options, network)
+    check_sizes(network, options)
     _check_pick(options, run)
     with computing(device, threads) as where:
         check_runtimes(measure, where)
@@ -180,12 +185,17 @@ def tune(
                 "dataset": data,
                 "preprocessing": expected,
                 "tune": options,
-                "trainer": {"class_weights": trainer.class_weights},
+                "trainer": {
+                    "class_weights": trainer.class_weights,
+                    "standardise": trainer.standardise,
+                },
                 **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
             },
         ) | {"metric": metric}
+        if options.warm_start:
+            own |= {"input.warm_start": digest_of(earlier_trials(options.warm_start))}
         if options.has_latency_target:
-            own |= {TARGET: target_of(measure, where)}
+            own |= {TARGET: judged_in(measure, where)}
         with _folders(run, own, options.pick, cache=samples.cache, fresh=fresh) as (search, output):
             samples.write_splits(output / SPLITS)
             archive = Archive(
@@ -289,7 +299,8 @@ def _add(
     networks = {row: learner.place(archive.read(folder)) for row, folder in folders.items()}
     metrics: TuneMetrics | None
     if rivals:
-        learners = {record.row: learner_for(networks[record.row], learner, data) for record in kept}
+        prepared = ("after", *(record.row for record in kept))
+        learners = {row: learner_for(networks[row], learner, data) for row in prepared}
         learners |= {rival.record.row: rival.learner for rival in rivals}
         networks |= {rival.record.row: rival.network for rival in rivals}
         known = {row: before.models[row] for row in (*rows, "after")}
@@ -304,7 +315,7 @@ def _add(
             seconds=before.seconds + sum(rival.record.seconds for rival in rivals),
         )
     else:
-        examples = examples_of(networks, before.rivals, learner.samples.example)
+        examples = examples_of(networks, learner.samples.example)
         metrics = remeasured(before, networks, examples, measure, cache=learner.samples.cache)
     if metrics is not None:
         (output / REPORT).unlink(missing_ok=True)
@@ -332,6 +343,9 @@ def _run(
     pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
     learner.check_memory(pretrained, "finetune", measure)
     check_network(pretrained, learner.samples)
+    learners = learners_of(learner, data, options)
+    for other in learners.values():
+        other.check_memory(pretrained, "finetune", measure)
     rivals = load_rivals(options.rival_names, learner, measure)
     chain, first = baseline(pretrained, learner, archive)
     assert first.training is not None
@@ -339,32 +353,51 @@ def _run(
     assert before is not None
     folders = {"baseline": archive.path("baseline"), "after": output / MODEL}
     classifier = classifier_of(pretrained)
-    tails = Tails(learner, chain, options.objective)
-    clock = Clock(
-        measure, learner.samples.example, chain, learner.samples.cache, archive.path("latency.json")
-    )
-    space = discover(chain, learner.samples.example, options)
+    space, ends = discover_all(chain, learner, options, archive, first.training)
     found_reach = reach_of(chain, learner.samples.example, options)
-    build = builder_of(options, space, tails, classifier, archive.path("magnitude.json"))
+    setting = partial(_setting, chain, space, classifier, ends, options, measure)
+    settings = Settings(setting(learner, archive), lambda size: setting(learners[size], archive, size))
+    tails, clock = settings.native.tails, settings.native.clock
     goal = goal_of(options, space, tails, classifier, clock, before=before, folder=folders["baseline"])
     limits = Limits.of(options)
+    if limits.every is None:
+        limits = replace(limits, max_units=space.depth)
     journal = archive.folder / JOURNAL
-    study = Study(journal, space, learner.seed, goal, options.algorithm, limits.every or 1)
+    first_ones = partial(
+        starts,
+        space,
+        points=ends.points,
+        n_val=learner.val_samples(),
+        tolerance=options.tolerance,
+        metric=learner.metric,
+    )
+    searches = earlier_trials(options.warm_start)
+    study = Study(
+        journal,
+        space,
+        learner.seed,
+        goal,
+        options.algorithm,
+        limits.every or 1,
+        starts=first_ones,
+        earlier=transferred(searches, space, options.warm_start),
+    )
     if options.pick is None:
         for line in reach_lines(found_reach) if found_reach else ():
             log.info("%s", line)
         log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
-        trial = partial(
-            run_trial,
-            study=study,
-            tails=tails,
-            build=build,
-            clock=clock,
-            early_stop=options.early_stop,
-            max_seconds=options.max_seconds,
-        )
+
+        def trial(proposal: Proposal) -> Trial:
+            own = settings(proposal.config)
+            return run_trial(
+                *(proposal, study, own.tails, own.build, own.clock),
+                promote=options.promotes,
+                tolerance=options.tolerance,
+                max_seconds=options.max_seconds,
+            )
+
         stopped = run_search(study, limits, trial, initial_trials=options.initial_trials)
-        winner, missed = measured_winner(study, tails, build, clock, options.tolerance, archive.path)
+        winner, missed = measured_winner(study, settings, options.tolerance, archive.path)
         if winner is None:
             raise no_winner(study)
         stopped = f"{stopped}; {missed}" if missed else stopped
@@ -372,27 +405,31 @@ def _run(
     else:
         stopped = read_record(archive.folder / METRICS, TuneMetrics).stopped
         winner = next(trial for trial in study.trials if trial.trial == options.pick)
-    unit = int(winner.config[FIRST_TRAINED])
-    first_searched = space.units[unit].block
-    tuned = fine_tune(options, winner, space, tails, build, archive)
-    usual, folders["conventional"] = conventional(learner, archive, chain, tuned.first_trained)
+    found = select(options, winner, study, space, settings, first)
+    made, usual = found.network, found.usual
+    folders["conventional"] = archive.path(usual.step)
     others = [fine_tune_rival(rival, learner, data, archive.folder) for rival in rivals]
     # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (output / METRICS).unlink(missing_ok=True)
     (output / REPORT).unlink(missing_ok=True)
-    save(tuned.network, output / MODEL, replace(archive.info, first_searched=first_searched))
+    first_searched = space.cut(winner.config)
+    info = replace(found.setting.archive.info, first_searched=first_searched)
+    save(made.network, output / MODEL, info)
     freeze(chain, head_start(chain))
-    freeze(usual, tuned.first_trained)
-    freeze(tuned.network, tuned.first_trained, tuned.frozen)
+    freeze(usual.network, usual.first_trained)
+    freeze(made.network, made.first_trained, made.frozen)
     started = time.perf_counter()
-    networks = {"baseline": chain, "conventional": usual}
-    networks |= {rival.record.row: rival.network for rival in others} | {"after": tuned.network}
+    networks = {"baseline": chain, "conventional": usual.network}
+    networks |= {rival.record.row: rival.network for rival in others} | {"after": made.network}
     folders |= {rival.record.row: rival.folder for rival in others}
-    learners = {rival.record.row: rival.learner for rival in others}
-    models = judge(learner, networks, folders, measure, learners=learners)
-    found = findings(options, study, chain, build)
+    judging = {rival.record.row: rival.learner for rival in others} | {"after": found.setting.learner}
+    models = judge(learner, networks, folders, measure, learners=judging)
+    learnt = findings(options, study, chain, settings.native.build)
     steps = {name: read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done}
-    example = learner.samples.example
+    counted = [
+        complexity(usual.network, learner.samples.example),
+        complexity(made.network, found.setting.learner.samples.example),
+    ]
     work = [
         *(trial.seconds for trial in study.trials),
         *(step.seconds for step in steps.values()),
@@ -400,12 +437,15 @@ def _run(
     ]
     metrics = TuneMetrics(
         models=models,
-        trainings=_trainings(steps, tuned.origin, winner.trial) | trainings_of_rivals(others),
-        widths=compare_layers(complexity(usual, example), complexity(tuned.network, example)),
+        trainings=_trainings(steps, found) | trainings_of_rivals(others),
+        widths=compare_layers(*counted),
         best_config=winner.config,
-        neutral_config=space.neutral(unit),
+        neutral_config=space.neutral(int(winner.config[FIRST_TRAINED])),
         winner=winner.trial,
-        finetuned_from=tuned.origin,
+        finetuned_from=found.tuned.origin,
+        candidates=found.candidates,
+        handed_over=found.name,
+        ends=ends.points,
         first_searched_block=first_searched,
         stopped=stopped,
         archives=_places(folders, archive),
@@ -414,27 +454,62 @@ def _run(
         rivals=tuple(rival.record for rival in others),
         budget=budget(options),
         seconds=sum(work) + time.perf_counter() - started,
-        **found,
+        **learnt,
         **stage_facts(learner, archive.info.backbone, measure),
     )
+    for line in handover_lines(metrics):
+        log.info("%s", line)
     write_record(output / METRICS, metrics)
 
 
-def _trainings(steps: Mapping[str, StepRecord], origin: str, winner: int) -> dict[str, TrainingRecord]:
-    """The trainings of the networks that were handed over, by the names of these.
+def _setting(
+    chain: nn.Sequential,
+    space: Space,
+    classifier: nn.Linear,
+    ends: Ends,
+    options: TuneBase,
+    measure: Measure,
+    learner: Learner,
+    archive: Archive,
+    size: int | None = None,
+) -> Setting:
+    """What the search needs for the images of a learner; those of the native `size` have None."""
+    tails = Tails(learner, chain, options.objective)
+    place = archive.folder / "state" if size is None else archive.path(f"size-{size}")
+    place.mkdir(parents=True, exist_ok=True)
+    samples = learner.samples
+    clock = Clock(measure, samples.example, chain, samples.cache, place / "latency.json")
+    magnitude = archive.path("magnitude.json")
+    return Setting(
+        tails=tails,
+        build=builder_of(options, space, tails, classifier, magnitude, ends.heads),
+        clock=clock,
+        archive=archive.with_info(replace(archive.info, preprocessing=samples.preprocessing)),
+    )
+
+
+def _trainings(steps: Mapping[str, StepRecord], found: Selected) -> dict[str, TrainingRecord]:
+    """The trainings of the networks that could be handed over, by the names of these.
 
     Args:
         steps: by their names in the archive, which end in what the step depends on.
-        origin: where the kept fine-tuning of the winner began.
-        winner: number of the winning trial.
+        found: what was chosen.
     """
-    names = {
-        **{"baseline": "baseline: head", "winner": f"trial {winner}"},
-        **{"narrowed": "after", "taught": "after"},
-        **{start: "after" if start == origin else f"after: from {start}" for start in ("prefix", "all")},
-    }
-    kinds = {name: name.partition("-")[0] for name in steps}
-    found: dict[str, TrainingRecord] = {}
-    for name, step in steps.items():
-        found |= trainings_of({names.get(kinds[name], kinds[name]): step})
-    return found
+    tuned = "after" if found.name == TUNED else TUNED
+    names = {"baseline": "baseline: head", "narrowed": tuned, "taught": tuned}
+    for start in ("prefix", "all"):
+        names[start] = tuned if start == found.tuned.origin else f"{tuned}: from {start}"
+    kept = {found.usual.step, found.tuned.step}
+    trainings: dict[str, TrainingRecord] = {}
+    for step, record in steps.items():
+        kind = step.partition("-")[0]
+        # Heads of earlier ends, which have a curve of their own.
+        if kind == "end":
+            continue
+        name = names.get(kind, kind.replace("_", " "))
+        if step.endswith(SLOWER_STEP) and step not in kept:
+            name += ": a third of the learning rate"
+        elif f"{step}{SLOWER_STEP}" in kept:
+            name += ": the whole learning rate"
+        trainings |= trainings_of({name: record})
+    return trainings

@@ -34,6 +34,9 @@ def tiny_entry(config) -> Entry:
         val_loss=1 - accuracy,
         params=10 * width,
         flops=100 * width,
+        finals=(round(accuracy, 6),),
+        # It rises evenly over six epochs, so that hopeless trials are known after the third one.
+        curve=tuple(round(accuracy - 0.05 * left, 6) for left in range(5, -1, -1)),
     )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import peers, search_quality
@@ -28,7 +30,7 @@ def test_every_search_gives_a_configuration_of_the_table_for_each_trial(method, 
     row = search(key(method, trials=12))
     known = {entry.val_accuracy for entry in tiny.entries.values()}
     assert len(row["accuracies"]) == 12
-    assert set(row["accuracies"]) <= known
+    assert set(row["accuracies"]) - {None} <= known
     assert row["best"] == max(known)
     assert row["repeats"] == 0 or method in NEEDS
     again = search(key(method, trials=12))
@@ -62,6 +64,7 @@ def test_the_summary_by_hand():
         {
             **key("a", trials=7, seed=seed),
             "accuracies": accuracies,
+            "spent": [1, 2, 3, 4, 5, 6, 7],
             "best": 0.9,
             "repeats": repeats,
             "seconds": 1.0,
@@ -77,6 +80,26 @@ def test_the_summary_by_hand():
     # Of two values a, b the standard error of the mean is |a - b| / 2.
     assert entry["error"] == pytest.approx({"5": 0.05, "7": 0.005})
     assert (entry["repeats"], entry["seeds"]) == (1.5, 2)
+
+
+def test_with_epochs_a_stopped_trial_costs_its_own(tiny):
+    budget = {"trials": 8, "epochs": True}
+    whole, promoted = (search(key("ours") | budget | {"method": name}) for name in ("ours", "ours_promoted"))
+    assert whole["spent"] == list(range(1, 9))
+    # All curves gain 0.15 after their third epoch, so half of a training is enough to stop a trial.
+    steps = [b - a for a, b in zip([0.0, *promoted["spent"]], promoted["spent"], strict=False)]
+    for accuracy, spent in zip(promoted["accuracies"], steps, strict=True):
+        assert spent == pytest.approx(0.5 if accuracy is None else 1)
+    assert None in promoted["accuracies"]
+    assert 8 <= promoted["spent"][-1] < 9
+    assert len(promoted["accuracies"]) > 8
+
+
+def test_tables_without_curves_have_no_epochs(bench, monkeypatch, tiny, capsys):
+    bare = {name: replace(entry, curve=()) for name, entry in tiny.entries.items()}
+    monkeypatch.setattr(search_quality, "_table", lambda name: replace(tiny, entries=bare))
+    assert bench("search_quality", "--tables", "tiny", "--methods", "ours", "--epochs") == 2
+    assert "the table tiny has no curves" in capsys.readouterr().err
 
 
 def test_the_comparison_writes_its_rows_and_resumes(bench, shown, tmp_path, monkeypatch):

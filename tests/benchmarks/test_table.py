@@ -1,3 +1,4 @@
+import argparse
 import gzip
 import json
 import math
@@ -77,16 +78,16 @@ def test_a_truncated_file_is_refused(path):
 def test_a_stored_table_is_whole_wide_and_has_few_good_configurations(name):
     table = load_table(name)
     accuracies = sorted((entry.val_accuracy for entry in table.entries.values()), reverse=True)
-    assert len(accuracies) == table.space.count(table.space.depth) >= 1000
+    assert len(accuracies) == table.space.count(table.space.depth) >= 200
     assert all(0 < entry.deviation < 0.2 or entry.deviation == 0 for entry in table.entries.values())
     assert all(math.isfinite(entry.val_loss) and entry.flops > 0 for entry in table.entries.values())
     # Not saturated, and wider than three standard errors of 800 validation samples: 0.7 points each at 0.96.
     assert accuracies[0] < 0.97
     assert accuracies[0] - accuracies[len(accuracies) // 2] > 0.021
     assert sum(accuracy > accuracies[0] - 0.005 for accuracy in accuracies) <= len(accuracies) // 100
-    assert table.about["digits"] == list(TASKS[name].digits)
+    assert table.about["classes"] == list(TASKS[name].classes)
     # Widths are known as such: the second trial of our search has half of them.
-    assert table.space.narrowed(0.5, 1)["conv5.width"] == 32
+    assert table.space.narrowed(0.5, 2) != table.space.neutral(2)
 
 
 def test_the_stored_tables_are_those_that_can_be_made():
@@ -94,7 +95,8 @@ def test_the_stored_tables_are_those_that_can_be_made():
 
 
 def test_a_row_measured_again_is_that_of_the_stored_table(cache):
-    bench = Workbench(TASKS["digits_high"], cache, torch.device("cpu"))
+    args = argparse.Namespace(cache=cache)
+    bench = Workbench(TASKS["digits_high"], args, torch.device("cpu"))
     table = load_table("digits_high")
     assert bench.space == table.space
     assert bench.about.keys() == table.about.keys()

@@ -226,7 +226,6 @@ def test_what_suits_a_backbone_gives_way_to_presets_and_to_the_command_line(tree
         ("tune.filters=[]", "leave it out; it is an option of tune=autotune"),
         ("tune.grow_norms=[l2]", "tune.grow_norms has no effect with tune.head=new: add tune.head=grow or"),
         ("tune.layerwise_every=2", "tune.layerwise_every has no effect with tune.algorithm=bo: add tune.alg"),
-        ("tune.early_stop=30", "tune.early_stop=30 stops no trial of 30 epochs: lower it, or raise trainer."),
         ("tune.lr_factors=[0.0]", "tune.lr_factors must be above 0, not 0"),
         ("trainer.trial.min_lr=0.1", "trainer.trial.min_lr has no effect with trainer.trial.schedule=cosine"),
         ("trainer.trial.min_lr=0.1", "add trainer.trial.schedule=plateau"),

@@ -79,7 +79,7 @@ def test_an_experiment_has_the_published_settings(name):
     assert isinstance(tune, Autotune)
     assert (tune.space, tune.algorithm, tune.objective, tune.skip) == ("autotune", "bo", "loss", "keep")
     assert (tune.initial_trials, tune.trials_per_depth, tune.patience, tune.tolerance) == (5, 20, 1, 0.0)
-    assert (tune.finetune_from, tune.early_stop, tune.has_targets) == ("prefix", None, False)
+    assert (tune.finetune_from, tune.promotes, tune.has_targets) == ("prefix", False, False)
     # No bound that the deepest network reaches before its accuracy falls.
     assert tune.max_trials == 20 * (tune.max_units + 1)
     assert (tune.filters, tune.filter_sizes) == ((64, 128, 256, 512), (1, 2, 3, 5))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import resized_crop
 
-from tascnet.data.augment import augment
+from tascnet.data.augment import augment, erase
 from tascnet.errors import ConfigError
 from tascnet.models.preprocessing import centre_crop
 from tascnet.options import Images
@@ -88,17 +88,55 @@ def test_scaled_crops_flip_half_of_the_images():
 
 def test_generator_alone_decides():
     images = torch.randint(0, 256, (8, 9, 9, 3), dtype=torch.uint8)
-    for augmentation in (Images(pad=1), Images(min_scale=0.5)):
+    for augmentation in (Images(pad=1), Images(min_scale=0.5), Images(randaugment=9)):
         first, again, other = (augment(images, 8, augmentation, seeded(seed)) for seed in (4, 4, 5))
         assert first.equal(again)
         assert not first.equal(other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_changes_each_image_by_itself_and_more_by_a_higher_magnitude(channels):
+    image = torch.randint(0, 256, (1, 16, 16, channels), generator=seeded(1), dtype=torch.uint8)
+    changed = []
+    for magnitude in (1, 30):
+        state = torch.get_rng_state()
+        out = augment(image.repeat(60, 1, 1, 1), 16, Images(flip=False, randaugment=magnitude), seeded())
+        # Neither does it draw from torch's own generator, nor is it drawn from there.
+        assert torch.get_rng_state().equal(state)
+        torch.manual_seed(magnitude)
+        assert out.shape == (60, 16, 16, channels)
+        assert out.dtype == torch.uint8
+        assert len({one.numpy().tobytes() for one in out}) > 10
+        changed.append((out.float() - image.float()).abs().mean())
+    assert changed[1] > 2 * changed[0]
+
+
+def test_erasing_sets_one_rectangle_of_some_images_to_zero():
+    images = torch.ones(400, 2, 20, 20).contiguous(memory_format=torch.channels_last)
+    state = torch.get_rng_state()
+    erase(images, 0.25, seeded())
+    assert torch.get_rng_state().equal(state)
+    assert images[:, 0].equal(images[:, 1])
+    erased = images[:, 0] == 0
+    shares = erased.float().mean((1, 2))
+    # Three standard errors of the share of 400.
+    assert (shares > 0).float().mean() == pytest.approx(0.25, abs=0.065)
+    # torchvision's RandomErasing takes 2 to 33 % of the area, in whole pixels.
+    assert shares.max() < 0.36
+    for mask in erased[shares > 0]:
+        assert mask.equal(mask.any(1)[:, None] & mask.any(0)[None])
+    again = torch.ones(400, 2, 20, 20)
+    erase(again, 0.25, seeded())
+    assert again.equal(images)
 
 
 def test_centre_crop_by_hand():
     assert centre_crop(ramp(1, 4), 2).flatten().tolist() == [5, 6, 9, 10]
 
 
-@pytest.mark.parametrize("options", [{"min_scale": 0.0}, {"min_scale": 1.5}, {"pad": -1}])
+@pytest.mark.parametrize(
+    "options", [{"min_scale": 0.0}, {"min_scale": 1.5}, {"pad": -1}, {"randaugment": 31}, {"erasing": 1.1}]
+)
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
         Images(**options)

@@ -59,6 +59,34 @@ def test_scaled_crops_are_normalised_images(noise_set, tiny):
     assert batch.amax((0, 2, 3)).le(torch.tensor([1.0, 3.0, 1.0])).all()
 
 
+def test_erased_pixels_have_the_value_of_the_mean(noise_set, tiny):
+    rows = torch.arange(10)
+    source = ImageSource(noise_set(), np.arange(10), tiny, Images(flip=False, erasing=1.0))
+    whole = ImageSource(noise_set(), np.arange(10), tiny, Images(flip=False)).batch(rows, seeded())
+    batch = source.batch(rows, seeded())
+    erased = batch != whole
+    # A fifth of 36 pixels at the mean; less than one is erased from no image.
+    assert erased.flatten(1).any(1).sum() >= 8
+    assert (batch[erased] == 0).all()
+    assert source.batch(rows, None).equal(source.batch_view(rows, "plain"))
+    assert (
+        not ImageSource(noise_set(), np.arange(10), tiny, Images(randaugment=20))
+        .batch(rows, seeded())
+        .equal(ImageSource(noise_set(), np.arange(10), tiny, Images()).batch(rows, seeded()))
+    )
+
+
+def test_two_sources_take_the_same_views():
+    views, labels = feature_views(), torch.zeros(6)
+    others = {name: view + np.float16(1000) for name, view in views.items()}
+    source, other = FeatureSource(views, labels, 1), FeatureSource(others, labels, 1)
+    rows = torch.arange(6)
+    picks = source.picks(rows, seeded())
+    assert source.picks(rows, None) is None
+    assert source.take(rows, picks).equal(source.batch(rows, seeded()))
+    assert other.take(rows, picks).equal(source.take(rows, picks) + 1000)
+
+
 def test_read_only_memory_maps_are_read_without_a_warning(noise_set, grey, tmp_path):
     dataset = noise_set(channels=1)
     np.save(tmp_path / "pixels.npy", dataset.pixels)

@@ -107,6 +107,15 @@ def test_pixels_that_do_not_fit_are_read_when_they_are_needed(opened, tmp_path, 
     assert when_read.fingerprint == kept.fingerprint
 
 
+@pytest.mark.parametrize("options", [{"randaugment": 9}, {"erasing": 0.1}])
+def test_augmentations_that_tensors_do_not_have_are_refused(options, opened):
+    with pytest.raises(ConfigError, match=f"`{min(options)}` has no effect with tensors"):
+        opened(datasets(tensors(20), **options))
+    source = opened(datasets(pictures(20), **options)).train
+    rows, whole = torch.arange(10), opened(datasets(pictures(20))).train
+    assert not source.batch(rows, torch.Generator()).equal(whole.batch(rows, torch.Generator()))
+
+
 def test_float_tensors_are_used_as_they_are(opened, tmp_path):
     items = tensors(20)
     samples = opened(datasets(items))

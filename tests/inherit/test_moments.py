@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tascnet.errors import SurgeryError
 from tascnet.inherit import ChannelMoments, hand_over, input_moments, input_positions, refit
 from tascnet.inherit.cholesky import factorised
-from tascnet.inherit.refitting import _absorb
+from tascnet.inherit.refitting import _absorbed
 from tascnet.surgery import narrow, width_groups
 
 
@@ -140,7 +140,8 @@ def test_batch_norm_measures_a_variance_far_from_zero() -> None:
     """The values 1e4 - 1/4 and 1e4 + 1/4 in equal numbers, over two batches."""
     network = nn.Sequential(nn.BatchNorm2d(1)).eval()
     signs = torch.tensor([1.0, -1, 1, -1]).reshape(2, 1, 1, 2)
-    with torch.no_grad():
-        _absorb(network, network, [1e4 + signs / 4, 1e4 + signs[:1] / 4])
+    with torch.no_grad(), _absorbed(network):
+        for values in (1e4 + signs / 4, 1e4 + signs[:1] / 4):
+            network(values)
     assert network[0].running_mean.item() == 1e4
     assert network[0].running_var.item() == 1 / 16

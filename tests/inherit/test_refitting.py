@@ -129,8 +129,8 @@ def test_memory_bounds_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> 
     whole = TOYS["plain"]()
     network, kept = cut(whole)
     seen: list[int] = []
-    # Of 10 samples in both networks; the largest block reads and gives 12 channels of 8 x 8 pixels.
-    monkeypatch.setattr(refitting, "BYTES", 10 * 2 * (12 + 12) * 8 * 8 * 4)
+    # Of 10 samples in both networks; between blocks there are at most 12 channels of 8 x 8 pixels.
+    monkeypatch.setattr(refitting, "BYTES", 10 * 2 * 12 * 8 * 8 * 4)
     whole.conv2.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
     refit(network, whole, kept, images)
     assert set(seen) == {1, 10}

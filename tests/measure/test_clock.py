@@ -14,7 +14,8 @@ from torch.nn import functional
 from tascnet.errors import ConfigError
 from tascnet.exporting import installed
 from tascnet.exporting.layers import EMPTY, Layer, layers_of
-from tascnet.measure.clock import Clock, LayerTable, time_layers
+from tascnet.measure.clock import Clock
+from tascnet.measure.table import LayerTable, time_layers
 from tascnet.options import Measure
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)

@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import tascnet
 from tascnet.data import evenly
 from tascnet.errors import TascnetError
 from tascnet.options import CRITERIA, HistoryPrune, Prune, StepChanges, Trainer
+from tascnet.pruning.blocks import last_end, without
 from tascnet.run.records import StepRecord, read_record
 from tests.pruning.toy import SMALL, are_equal, network, state, untimed
 
@@ -290,7 +292,7 @@ def test_a_block_that_adds_nothing_is_removed_before_any_filter(run):
 
 
 def test_a_reverted_block_is_not_tried_again_but_filters_are(run, falling):
-    options = small(merge="none", blocks=True, tolerance=0.0, max_iterations=2)
+    options = small(merge="none", blocks=True, tolerance=0.0, max_iterations=2, ignore=("conv2",))
     made = run(options, start=with_idle_block(), trainer=STILL, name=None).iterations
     assert [one.block for one in made[1:]] == ["block", None]
     assert [(one.start, one.step) for one in made[1:]] == [(0, 1), (0, 1)]
@@ -306,6 +308,82 @@ def test_blocks_are_removed_where_no_filter_can_be_and_where_pairs_are_averaged(
     assert run(alone, start=with_idle_block()).iterations == result.iterations
     pairs = HistoryPrune(**HISTORY | {"merge": "average"}, blocks=True, history="continue")
     assert run(pairs, start=with_idle_block(), trainer=STILL, name=None).iterations[1].block == "block"
+
+
+def test_the_end_of_a_network_is_what_its_last_filters_begin():
+    example = torch.zeros(1, 3, 8, 8)
+    assert last_end(network(), example) == "end from conv2"
+    # Block 2 is the residual one, and block 3 the last convolution.
+    assert last_end(network(), example, first=3) == "end from conv2"
+    assert last_end(network(), example, first=4) is None
+    assert last_end(network(), example, ignore=("conv2",)) is None
+    shorter, at = without(network(), "end from conv2", example, seed=0)
+    assert at == 3
+    names = ["conv1", "relu1", "block", "pool", "flatten", "classifier"]
+    assert [name for name, _ in shorter.named_children()] == names
+    assert last_end(shorter, example) == "end from block"
+    # One layer with filters is left at least.
+    assert last_end(without(shorter, "end from block", example, seed=0)[0], example) is None
+
+
+# Nothing but the end may be removed.
+SHORTEN = {"blocks": True, "min_filters": 500, "ignore": ("block",), "max_iterations": 2, "epochs": 2}
+
+
+def test_a_network_is_shortened_and_its_new_head_is_trained_first(run, monkeypatch):
+    result = run(small(**SHORTEN), name="whole")
+    made = result.iterations[1]
+    assert (made.block, made.removed) == ("end from conv2", {})
+    # 448 of conv1, 2,336 of the block, and 2 x 16 + 2 of the new head.
+    assert made.params == 2818 == result.metrics.models["after"].params
+    assert result.metrics.stopped.startswith("no filters can be removed: spared by `ignore`")
+    untrained = without(network(), "end from conv2", torch.zeros(1, 3, 8, 8), seed=0)[0]
+    assert made.val_accuracy_after_cut > 0.5
+    module, recovered = import_module("tascnet.pruning.iteration"), []
+    recover = module.recover
+
+    def failing(learner, options, chain, *others, **own):
+        recovered.append(state(chain))
+        if len(recovered) == 1:
+            raise KeyboardInterrupt
+        return recover(learner, options, chain, *others, **own)
+
+    monkeypatch.setattr(module, "recover", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(small(**SHORTEN))
+    resumed = run(small(**SHORTEN))
+    assert are_equal(*recovered)
+    kept = {key: value for key, value in state(network()).items() if key in recovered[0]}
+    changed = [key for key, value in kept.items() if not torch.equal(value, recovered[0][key])]
+    assert changed == ["classifier.weight", "classifier.bias"] or changed == ["classifier.bias"]
+    assert not torch.equal(recovered[0]["classifier.weight"], untrained.classifier.weight)
+    assert untimed(resumed.iterations) == untimed(result.iterations)
+    assert are_equal(state(resumed.network), state(result.network))
+
+
+def test_filters_shrink_under_a_growing_penalty_before_they_are_removed(run, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="tascnet")
+    options = small(growing_epochs=3, merge="refit", max_iterations=2)
+    trainer = Trainer(batch_size=8, lr=1e-2)
+    whole = run(options, name="whole", trainer=trainer)
+    said = [text.split() for text in caplog.messages if text.startswith("growing penalty")]
+    assert len(said) == 2
+    assert all(0 < float(words[words.index("%") - 1]) < 90 for words in said)
+    fit, calls = import_module("tascnet.train.fit"), []
+    finish = fit._Run.finish_epoch
+
+    def failing(own, record):
+        finish(own, record)
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit._Run, "finish_epoch", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(options, trainer=trainer)
+    resumed = run(options, trainer=trainer)
+    assert untimed(resumed.iterations) == untimed(whole.iterations)
+    assert are_equal(state(resumed.network), state(whole.network))
 
 
 def test_the_published_sum_is_inert_with_many_pairs(run, caplog):

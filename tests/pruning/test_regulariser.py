@@ -1,6 +1,7 @@
 """The penalty pulls pairs together; the published one vanishes with many pairs."""
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from tascnet.pruning.regulariser import (
     INERT_RATIO,
+    GrowingPenalty,
     PairRegulariser,
     gradient_ratio,
     pair_penalty,
@@ -100,3 +102,30 @@ def test_it_follows_the_network_through_a_cut() -> None:
     stem = torch.cat([whole.stem.weight.flatten(1), whole.a0.body.conv2.weight.flatten(1)], 1)
     expected = nn.functional.cosine_similarity(stem[[0, 2]], stem[[3, 7]]).mean()
     assert similarity == {"stem": pytest.approx(expected.item(), abs=1e-6)}
+
+
+def test_the_growing_penalty_by_hand() -> None:
+    """Filters 0 and 2 of three: (1 + 4) + (9 + 16), biases 0.5 and 1.5, scales of 2 and shifts of 1."""
+    conv, norm = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+    chain = nn.Sequential(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU(), last=nn.Conv2d(3, 2, 1)))
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[1.0, 2], [7, 7], [3, 4]]).reshape(3, 2, 1, 1))
+        conv.bias.copy_(torch.tensor([0.5, 7, 1.5]))
+        norm.weight.fill_(2.0)
+        norm.bias.fill_(1.0)
+    (group,) = (g for g in width_groups(chain.eval(), torch.zeros(1, 2, 4, 4)) if g.name == "conv")
+    penalty = GrowingPenalty(chain, [group], {"conv": [0, 2]}, epochs=4)
+    squares = 30 + 0.25 + 2.25 + 2 * 4 + 2 * 1
+    assert penalty.norm() == pytest.approx(math.sqrt(squares))
+    values = []
+    for _ in range(5):
+        values.append(float(penalty().detach()))
+        penalty.record(chain)
+    assert values == pytest.approx([share * squares / 2 for share in (0.25, 0.5, 0.75, 1, 1)])
+    penalty().backward()
+    assert conv.weight.grad is not None
+    assert not conv.weight.grad[1].any()
+    torch.testing.assert_close(conv.weight.grad[2].flatten(), torch.tensor([3.0, 4.0]))
+    again = GrowingPenalty(chain, [group], {"conv": [0, 2]}, epochs=4)
+    again.load_state_dict(penalty.state_dict())
+    assert again.strength == penalty.strength == 1.0

@@ -1,13 +1,23 @@
 """When pruning ends, and from which iteration it continues."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tascnet.options import Prune
-from tascnet.pruning.schedule import Verdict, decide, fitted_targets, missed_targets, replayed
+from tascnet.pruning.schedule import (
+    Verdict,
+    decide,
+    fitted_targets,
+    is_retrained,
+    missed_targets,
+    noise,
+    replayed,
+    rounds,
+)
 from tascnet.run.records import Iteration
 
 
@@ -144,8 +154,13 @@ def test_a_replay_ends_where_another_run_would_leave_the_journal() -> None:
     iterations = runs(0.90, 0.85, 0.85)
     loose, strict = Prune(tolerance=0.1), Prune(tolerance=0.02)
     assert replayed(iterations, loose)[0] == iterations
-    # With a tolerance of 0.02 the second would start from the unpruned network, with half the step.
+    # With a tolerance of 0.02 the first would be retrained once more.
     kept, verdict = replayed(iterations, strict)
+    assert [(one.iteration, one.inside) for one in kept] == [(0, True)]
+    assert (verdict.keep, verdict.step) == (0, 1.0)
+    # Where that did not help, the second would start from the unpruned network, with half the step.
+    again = [iterations[0], replace(iterations[1], val_accuracy_first=0.84), iterations[2]]
+    kept, verdict = replayed(again, strict)
     assert [(one.iteration, one.inside) for one in kept] == [(0, True), (1, False)]
     assert (verdict.keep, verdict.step) == (0, 0.5)
     # It reaches a target to which its cut was not fitted.
@@ -167,3 +182,38 @@ def test_the_tolerance_is_one_of_the_metric() -> None:
     assert verdict.inside == (True, False)
     assert verdict.reason == "validation balanced accuracy fell more than 0.02 below the best"
     assert replayed(iterations, options, "balanced_accuracy")[1] == verdict
+
+
+def test_what_falls_below_the_tolerance_is_retrained_where_there_are_retries() -> None:
+    before, options = runs(0.90, 0.92), Prune(tolerance=0.02, retries=1)
+    assert is_retrained(0.89, before, options)
+    assert not is_retrained(0.90, before, options)
+    assert not is_retrained(0.89, before, replace(options, retries=0))
+
+
+def test_a_replay_ends_where_a_second_retraining_is_missing_or_too_much() -> None:
+    first, second = runs(0.90, 0.90)
+    again = [first, replace(second, val_accuracy_first=0.85)]
+    once = [first, replace(second, val_accuracy=0.85)]
+    strict, loose = Prune(tolerance=0.02, retries=1), Prune(tolerance=0.1, retries=1)
+    assert [len(replayed(again, options)[0]) for options in (strict, loose)] == [2, 1]
+    assert [len(replayed(once, options)[0]) for options in (strict, loose)] == [1, 2]
+
+
+def test_rounds_double_and_a_short_rest_joins_the_last() -> None:
+    assert [rounds(n) for n in (0, 1, 2, 6, 7)] == [[], [1], [1, 1], [1, 2, 3], [1, 2, 4]]
+    assert rounds(24) == [3, 6, 15]
+
+
+@given(st.integers(1, 500))
+def test_rounds_use_all_epochs_and_never_become_shorter(most: int) -> None:
+    lengths = rounds(most)
+    assert sum(lengths) == most
+    assert all(after >= before > 0 for before, after in pairwise(lengths))
+    assert len(lengths) <= 4
+
+
+def test_noise_is_half_a_standard_error() -> None:
+    """0.5 sqrt(0.8 x 0.2 / 100) = 0.02."""
+    assert noise(0.8, 100) == pytest.approx(0.02)
+    assert noise(1.0, 100) == 0.0

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tascnet.report import insight_lines, reach_lines, speed_lines, uncut_words
+from tascnet.report import fall_lines, insight_lines, reach_lines, speed_lines, uncut_words
 from tascnet.report.sentences import class_lines, sample_lines, warnings
 from tascnet.run.records import Importance, ModelMetrics, SampleCounts
 from tests.report.records import (
@@ -25,6 +25,19 @@ def pruned(flops: int, single: float, batch: float) -> dict[str, ModelMetrics]:
     before = model(flops=100, latency_ms=10, latency_ms_batch=40)
     after = model(flops=flops, latency_ms=single, latency_ms_batch=batch)
     return {"before": before, "after": after}
+
+
+def test_it_says_what_pruning_hands_over() -> None:
+    models = {"before": model(val_accuracy=0.85), "after": model(val_accuracy=0.83)}
+    found = prune_metrics(models=models, kept_iteration=2, iterations=3)
+    begin = "Handed over: the network of iteration 2, 83.0 % on validation, "
+    assert fall_lines(found) == [begin + "2.0 points below the unpruned network."]
+    models["before"] = model(val_accuracy=0.8)
+    assert fall_lines(found) == [begin + "not below the unpruned network (80.0 %)."]
+    (line,) = fall_lines(replace(found, models={**models, "after": models["before"]}, kept_iteration=0))
+    assert line == (
+        "Handed over: the unpruned network, 80.0 % on validation, because no iteration keeps the tolerance."
+    )
 
 
 def test_it_says_when_flops_and_clock_disagree() -> None:

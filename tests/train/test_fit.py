@@ -1,5 +1,6 @@
 """Training: what is learnt, what stays, and that an interruption changes nothing."""
 
+import copy
 import errno
 import importlib
 import math
@@ -19,6 +20,7 @@ from tascnet.run.events import EpochEvent, Event, watching
 from tascnet.run.records import TrainingRecord
 from tascnet.train import Distillation, evaluate_source, fit, freeze_before, learning_rate_factor
 from tascnet.train.evaluate import Evaluation
+from tascnet.train.mode import classifier_dropout
 
 # The package has the function under the name of its module.
 MODULE = importlib.import_module("tascnet.train.fit")
@@ -381,8 +383,9 @@ def test_training_ends_where_it_is_told_to() -> None:
 
 
 def test_the_metric_decides_which_epoch_is_kept_and_when_training_ends(monkeypatch) -> None:
-    """Of four epochs the second has the best accuracy, the third the best balanced accuracy."""
-    figures = [(0.5, 0.5), (0.9, 0.4), (0.8, 0.7), (0.8, 0.6), (0.8, 0.6)]
+    """Of five epochs the second has the best accuracy, the third the best balanced accuracy."""
+    before = (0.1, 0.1)
+    figures = [before, (0.5, 0.5), (0.9, 0.4), (0.8, 0.7), (0.8, 0.6), (0.8, 0.6)]
 
     def trained(**options: object) -> TrainingRecord:
         verdicts = iter(figures)
@@ -418,3 +421,117 @@ def test_each_epoch_is_an_event_and_those_before_an_interruption_are_not(tmp_pat
         )
     assert heard == [EpochEvent(training="trial 3", epoch=epoch) for epoch in result.epochs[2:]]
     assert [event.epoch.epoch for event in heard] == [3, 4]
+
+
+@pytest.fixture(scope="module")
+def learnt() -> nn.Sequential:
+    """A network that knows the rule: its logits are the first coordinate and its opposite."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-3.0, 0.0], [3.0, 0.0]]))
+        model[0].bias.zero_()
+    return model
+
+
+def test_weights_of_before_are_kept_where_training_does_harm(
+    learnt: nn.Sequential, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = copy.deepcopy(learnt.state_dict())
+    # The teacher says the opposite of the labels.
+    wrong = Distillation(teacher=nn.Sequential(Opposite()), weight=1.0)
+    recipe = Recipe(epochs=12, lr=0.3)
+    model = copy.deepcopy(learnt)
+    with caplog.at_level("INFO", logger="tascnet"):
+        result = fit(model, Points(80), Points(40, seed=1), recipe, seed=0, distillation=wrong)
+    assert result.before is not None
+    assert (result.before.epoch, result.before.train_loss, result.before.val_accuracy) == (0, None, 1.0)
+    assert (result.best_epoch, result.val_accuracy, len(result.epochs)) == (0, 1.0, 12)
+    assert (result.epochs[-1].val_accuracy or 0.0) < 0.1
+    for name, value in before.items():
+        assert torch.equal(value, model.state_dict()[name])
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("far below the 100.0 % before the training" in text for text in said) == 1
+    assert said[-1] == (
+        "train: no epoch is better than the weights of before the training (100.0 %): these are kept"
+    )
+    last = fit(copy.deepcopy(learnt), Points(), Points(), recipe, seed=0, keep="last")
+    assert last.best_epoch == 12
+
+
+class Opposite(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([inputs[:, 0], -inputs[:, 0]], 1) * 9
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ema": 0.9}, {"mixup": 0.4}, {"layer_decay": 0.5, "dropout": 0.3}],
+    ids=lambda changes: "+".join(changes),
+)
+@pytest.mark.parametrize("done", [0, 2])
+def test_every_setting_resumes(changes: dict[str, float | str], done: int, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, **changes)
+    whole, broken, again = network(), network(), network(seed=0 if done == 0 else 9)
+    expected = fit(whole, Points(), Points(seed=1), recipe, seed=3)
+    own = {"seed": 3, "checkpoint": tmp_path / "fit.pt"}
+    fit(broken, Points(), Points(seed=1), recipe, **own, stop=lambda rows: len(rows) == done)  # type: ignore[arg-type]
+    result = fit(again, Points(), Points(seed=1), recipe, **own)  # type: ignore[arg-type]
+    assert result.before is not None
+    assert expected.before is not None
+    assert replace(result.before, seconds=0) == replace(expected.before, seconds=0)
+    assert (result.lr, result.best_epoch) == (expected.lr, expected.best_epoch)
+    assert [row.train_loss for row in result.epochs] == [row.train_loss for row in expected.epochs]
+    assert equal(whole, again)
+    plain = network()
+    fit(plain, Points(), Points(seed=1), RECIPE, seed=3)
+    assert not equal(whole, plain)
+
+
+def test_the_average_is_what_is_evaluated_and_kept() -> None:
+    model = network()
+    recipe = replace(RECIPE, ema=0.99, epochs=2)
+    result = fit(model, Points(), Points(seed=1), recipe, seed=0, keep="last")
+    live = network()
+    fit(live, Points(), Points(seed=1), replace(recipe, ema=0.0), seed=0, keep="last")
+    assert evaluate_source(model, Points(seed=1)).loss == pytest.approx(result.val_loss, abs=1e-6)
+    start, averaged, end = (one.state_dict()["0.weight"] for one in (network(), model, live))
+    # It lags behind the weights.
+    assert (averaged - start).norm() < (end - start).norm()
+
+
+def test_dropout_acts_in_training_alone_and_leaves_the_network_as_it_is() -> None:
+    seen: list[float] = []
+    model = nn.Sequential(nn.Linear(2, 400), nn.Linear(400, 2))
+
+    def look(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        seen.append(float((inputs[0] == 0).float().mean()))
+
+    with classifier_dropout(model, 0.5):
+        model[1].register_forward_pre_hook(look)
+        model.train()(torch.ones(8, 2))
+        model.eval()(torch.ones(8, 2))
+    model.train()(torch.ones(8, 2))
+    assert seen == [pytest.approx(0.5, abs=0.1), 0.0, 0.0]
+    own = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2))
+    with classifier_dropout(own, 0.5):
+        assert not own[1]._forward_pre_hooks
+
+
+def test_layer_decay_sets_the_rate_of_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[list[float]] = []
+    step = torch.optim.SGD.step
+
+    def watched(self: torch.optim.SGD, *args: object) -> object:
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    recipe = Recipe(epochs=1, batch_size=40, optimizer="sgd", lr=0.01, layer_decay=0.5, schedule="constant")
+    fit(network(), Points(), None, recipe, seed=0)
+    # Of classifier, batch-norm and first layer.
+    assert rates == [pytest.approx([0.01, 0.005, 0.0025])]

@@ -5,11 +5,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tascnet.run.records import Trial
-from tascnet.tuning.choices import WidthChoice
+from tascnet.tuning.choices import BlockChoice, WidthChoice
 from tascnet.tuning.space import Choice, Configuration, Space, Unit
 
 
-def small_space() -> Space:
+def small_space(exits: int = 0) -> Space:
     """Head: 0 or 1 hidden layers of 64 or 128 neurons; units 1 and 2: a width, a kernel, an activation.
 
     Settings: head 1 + 2 = 3, unit 1: 3 x 2 = 6, unit 2: 3 x 3 = 9.
@@ -40,7 +40,8 @@ def small_space() -> Space:
             Unit(index=0, block=5, choices=head),
             Unit(index=1, block=3, choices=one),
             Unit(index=2, block=1, choices=two),
-        )
+        ),
+        exits=exits,
     )
 
 
@@ -66,14 +67,19 @@ def enumerable_space() -> Space:
 
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
-    """Spaces of up to four units with up to three choices each, some of them conditional."""
+    """Spaces of up to four units with up to three choices each, some of them conditional; half have exits."""
     units = tuple(draw(_units(index)) for index in range(draw(st.integers(1, 4))))
-    return Space(units, nested=draw(st.booleans()))
+    nested = draw(st.booleans())
+    exits = draw(st.integers(0, len(units) - 1)) if nested else 0
+    return Space(units, nested=nested, exits=exits)
 
 
 @st.composite
 def _units(draw: st.DrawFn, index: int) -> Unit:
     choices: list[Choice] = []
+    if index and draw(st.booleans()):
+        kept = f"u{index}.kept"
+        choices.append(BlockChoice(name=kept, values=(0, 1), neutral=1, kind="ordinal", unit=index))
     for i in range(draw(st.integers(0, 3))):
         free = [c.name for c in choices if c.only_if is None and c.kind == "ordinal"]
         only_if = draw(st.sampled_from([None, *free]))
@@ -97,6 +103,7 @@ def _choices(draw: st.DrawFn, unit: int, name: str, only_if: str | None) -> Choi
         unit=unit,
         only_if=only_if,
         only_from=draw(st.integers(0, 40)),
+        whole_only=unit == 0 and draw(st.booleans()),
     )
 
 
@@ -104,6 +111,8 @@ def _choices(draw: st.DrawFn, unit: int, name: str, only_if: str | None) -> Choi
 def canonical_configs(draw: st.DrawFn, space: Space) -> Configuration:
     """Any canonical configuration of a space."""
     config: dict[str, Any] = {"first_trained": draw(st.integers(0, space.depth))}
+    if space.has_exit:
+        config["exit"] = draw(st.integers(0, space.exits))
     for choice in space.choices:
         config[choice.name] = draw(st.sampled_from(choice.values))
     return space.canonical(config)

@@ -10,6 +10,7 @@ from tascnet.errors import SurgeryError
 from tascnet.surgery import all_channel_scores, layer_widths, width_groups
 from tascnet.tuning.build import CandidateBuilder
 from tascnet.tuning.choices import discover_units
+from tascnet.tuning.ends import possible_exits
 from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS
 from tests.tuning.splitting import SPLITTING
@@ -21,6 +22,16 @@ NAMES = list(TOYS)
 def prepare(name, **changes):
     chain = TOYS[name]()
     return chain, Space(discover_units(chain, EXAMPLE, options(**changes)))
+
+
+def prepare_exits(name, **changes):
+    """With few values, so that all configurations can be built."""
+    chain, space = prepare(name, widths=(0.5,), kernels=(), activations=(), hidden_layers=(0,), **changes)
+    return chain, Space(space.units, exits=possible_exits(chain, space.units, EXAMPLE))
+
+
+def every_configuration(space):
+    return [*space.frontier([], space.depth)]
 
 
 def pretrained(chain, classes=11):
@@ -310,3 +321,76 @@ def test_an_impossible_structure_is_refused():
     chain, space = prepare("plain")
     with pytest.raises(SurgeryError, match="unknown criterion"):
         build(chain, space, {**space.neutral(1), "fc.width": 4}, importance="size")
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "depthwise", "padded"])
+def test_no_two_configurations_are_the_same_network(name):
+    chain, space = prepare_exits(name, dropouts=(0.0,))
+    build_it = CandidateBuilder(chain, space, EXAMPLE)
+    configs = every_configuration(space)
+    found = set()
+    for config in configs:
+        candidate = build_it(config)
+        network = nn.Sequential(*chain[: candidate.cut], *candidate.tail)
+        assert network.eval()(EXAMPLE).shape == (1, 5)
+        trained = list(candidate.tail._modules)
+        found.add((*map(repr, network), *list(chain._modules)[: candidate.cut], "|", *trained))
+    assert len(found) == len(configs) == space.count(space.depth)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "depthwise", "dense"])
+def test_an_exit_is_the_first_blocks_the_own_pooling_and_the_head(name):
+    chain, space = prepare_exits(name)
+    pooling = nn.Sequential(chain.pool, chain.flatten)
+    for exit in range(1, space.exits + 1):
+        features = chain[: space.units[exit].block](EXAMPLE)
+        features = pooling(features) if features.dim() > 2 else features
+        head = nn.Linear(features.shape[1], 5)
+        candidate = build(chain, space, space.neutral(0, exit), heads={exit: head})
+        assert (candidate.cut, candidate.new_head) == (space.units[exit].block, False)
+        assert torch.equal(whole(chain, candidate), head(features))
+        deeper = build(chain, space, space.neutral(space.depth, exit), heads={exit: head})
+        if space.depth > exit:
+            assert deeper.cut == space.units[-1].block
+        assert torch.equal(whole(chain, deeper), head(features))
+
+
+def test_the_head_of_an_exit_loses_its_inputs_with_the_features():
+    chain, space = prepare_exits("depthwise")
+    # Without the last convolution the head reads the 6 channels of i0 and i1, of which 4 are kept.
+    head = nn.Linear(6, 5)
+    config = {**space.neutral(3, 1), "i0.conv3.width": 4}
+    candidate = build(chain, space, config, heads={1: head})
+    last = candidate.tail.i0.conv3.weight
+    kept = [int((chain.i0.conv3.weight == w).flatten(1).all(1).nonzero()) for w in last]
+    assert len(kept) == 4
+    assert torch.equal(candidate.tail.classifier.weight, head.weight[:, kept])
+    assert torch.equal(candidate.tail.classifier.bias, head.bias)
+
+
+def test_a_head_that_nothing_has_trained_is_called_new():
+    chain, space = prepare_exits("residual", dropouts=(0.0, 0.2))
+    assert not build(chain, space, space.neutral(1)).new_head
+    without = build(chain, space, space.neutral(2, 1))
+    again = build(chain, space, space.neutral(2, 1))
+    assert without.new_head
+    # Of stem stem_bn stem_relu a0 b0 | pool flatten classifier, trained from b0 on.
+    assert without.first_changed == 1
+    assert torch.equal(without.tail.classifier.weight, again.tail.classifier.weight)
+    chain, space = prepare("residual")
+    assert build(chain, space, {**space.neutral(0), "head.hidden_layers": 1}).new_head
+
+
+def test_a_head_does_not_grow_on_the_old_one_at_an_exit():
+    chain, space = prepare_exits("residual", head="search")
+    config = space.canonical({**space.neutral(0, 1), "head.grown": 1, "head.norm": "l2"})
+    assert config == space.neutral(0, 1)
+    assert build(chain, space, config).tail.classifier.in_features == 12
+
+
+def test_what_the_user_spares_is_not_removed():
+    chain, space = prepare("residual")
+    # Units: b1, b0, a0, stem.
+    assert possible_exits(chain, space.units, EXAMPLE) == 3
+    assert possible_exits(chain, space.units, EXAMPLE, ["b0.body.conv1"]) == 1
+    assert possible_exits(chain, space.units, EXAMPLE, ["b1"]) == 0

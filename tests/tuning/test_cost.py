@@ -16,6 +16,7 @@ from tascnet.surgery import width_groups
 from tascnet.tuning.build import CandidateBuilder
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.cost import Cost, CostModel
+from tascnet.tuning.ends import possible_exits
 from tascnet.tuning.space import Space
 from tests.models.toys import EXAMPLE, TOYS, body, conv
 from tests.surgery.networks import NETWORKS
@@ -44,7 +45,8 @@ class Case:
 
     def __init__(self, chain, classifier, example, max_units=None, **changes):
         self.chain, self.example = chain, example
-        self.space = Space(discover_units(chain, example, Tune(**{**OPTIONS, **changes}), max_units))
+        units = discover_units(chain, example, Tune(**{**OPTIONS, **changes}), max_units)
+        self.space = Space(units, exits=possible_exits(chain, units, example))
         self.cost = CostModel(chain, self.space, example, classifier=classifier)
         self.build = CandidateBuilder(chain, self.space, example, classifier=classifier, magnitude=1.0)
 
@@ -82,6 +84,15 @@ def test_costs_of_small_chains_are_those_of_the_built_networks(name, data):
     assert case.cost(config) == case.measured(config)
 
 
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_all_costs_of_a_small_space_are_those_of_the_built_networks(name):
+    one_value = {"kernels": (), "activations": (), "hidden_layers": (0,), "lr_factors": (1.0,)}
+    case = Case(TOYS[name](), None, EXAMPLE, head="new", widths=(0.5,), dropouts=(0.0,), **one_value)
+    assert case.space.exits == {"plain": 2, "residual": 3}[name]
+    for config in case.space.frontier([], 2):
+        assert case.cost(config) == case.measured(config)
+
+
 @settings(few, max_examples=3)
 @pytest.mark.parametrize("name", BACKBONES)
 @given(data=st.data())
@@ -97,7 +108,7 @@ def test_costs_of_backbones_are_those_of_the_built_networks(name, data):
 def test_costs_without_a_block_that_divides_groups_are_those_of_the_built_networks(name, data):
     case = toy(name)
     config = data.draw(canonical_configs(case.space))
-    config = case.space.canonical({**config, "first_trained": case.space.depth, "block.kept": 0})
+    config = case.space.canonical({**config, "exit": 0, "first_trained": case.space.depth, "block.kept": 0})
     assert case.cost(config) == case.measured(config)
 
 

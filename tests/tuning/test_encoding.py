@@ -18,7 +18,7 @@ from tests.tuning.test_discover import OPTIONS
 def test_different_configurations_are_different_points(data):
     space = data.draw(spaces())
     k = data.draw(st.integers(0, space.depth))
-    shallow = Space(space.units[: k + 1])
+    shallow = Space(space.units[: k + 1], exits=min(space.exits, k))
     configs = [space.canonical(data.draw(canonical_configs(shallow))) for _ in range(3)]
     points = encode(space, configs, k)
     assert points.shape == (3, len(columns(space, k)))
@@ -49,6 +49,16 @@ def test_shallower_depths_have_fewer_columns():
     assert [len(columns(space, k)) for k in range(3)] == [2, 5, 9]
     assert encode(space, [space.neutral()], 0).tolist() == [[0.0, 0.0]]
     assert encode(space, [], 1).shape == (0, 5)
+
+
+def test_an_exit_is_a_column_by_rank():
+    space = small_space(exits=2)
+    configs = [space.neutral(2), space.neutral(2, 1), space.neutral(0, 2)]
+    assert columns(space, 2)[:2] == ("first_trained", "exit")
+    assert encode(space, configs, 2)[:, :2].tolist() == [[1.0, 0.0], [1.0, 0.5], [0.0, 1.0]]
+    # At depth 0 there is nothing to choose, and a space without exits has no column for them.
+    assert columns(space, 0) == ("head.hidden_layers", "head.neurons")
+    assert "exit" not in columns(small_space(), 2)
 
 
 def test_columns_of_our_own_space_by_hand():

@@ -118,7 +118,7 @@ def predicted(monkeypatch, latencies):
     return stand_in
 
 
-MANY = {"latency_target": 0.8, "max_trials": 8, "trials_per_depth": 8, "initial_trials": 8}
+MANY = {"latency_target": 0.8, "exit": False, "max_trials": 8, "trials_per_depth": 8, "initial_trials": 8}
 
 
 def test_a_winner_that_is_measured_too_slow_does_not_win(search, predicted):
@@ -182,7 +182,7 @@ def test_layerwise_goes_through_the_depths_with_the_network_as_it_is(search):
 
 
 def test_the_pretrained_classification_layer_stays_in_a_grown_head(search):
-    found = search(head="grow", grow_norms=("l2",), hidden_layers=(0,))
+    found = search(head="grow", grow_norms=("l2",), hidden_layers=(0,), fallback=False)
     assert [name for name, _ in found.network.named_children()][-1] == "classifier"
     # The network comes with seven classes, the data have three.
     assert [block.out_features for block in found.network if isinstance(block, nn.Linear)] == [7, 3]
@@ -230,15 +230,15 @@ def test_slim_proposals_change_the_search_on_their_turns(search):
 
 def test_a_hopeless_trial_is_stopped_early(search):
     own = {"max_trials": 9, "trials_per_depth": 9, "initial_trials": 9, "hidden_layers": (0,)}
-    rows = search(**own, early_stop=1, epochs=4).trials
+    rows = search(**own, tolerance=0.0, epochs=5).trials
     stopped = [row for row in rows if row.status == "stopped"]
     assert stopped
-    # Five trials have reached the epoch before.
-    assert min(row.trial for row in stopped) >= 5
+    # Three trials were trained to their end before.
+    assert min(row.trial for row in stopped) >= 3
     for row in stopped:
-        assert row.epochs == len(row.curve) < 4
+        assert row.epochs == len(row.curve) == 3
         assert row.value == max(row.curve)
-    whole = search(**own, epochs=4, name="whole").trials
+    whole = search(**own, promote=False, epochs=5, name="whole").trials
     assert {row.status for row in whole} == {"ok"}
     assert sum(row.epochs for row in rows) < sum(row.epochs for row in whole)
 
@@ -310,6 +310,5 @@ def test_class_weights_change_what_is_learnt_from_unequal_classes(search):
         )
         for weights in ("none", "balanced")
     }
-    one, other = (tascnet.load(found[name].folder / "state" / "baseline") for name in found)
-    assert torch.equal(one.conv1.weight, other.conv1.weight)
-    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+    one, other = (result.metrics.trainings["baseline: head"].epochs[0] for result in found.values())
+    assert one.train_loss != other.train_loss

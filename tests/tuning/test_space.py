@@ -14,17 +14,29 @@ def every_config(space, k):
     names = [choice.name for choice in space.choices]
     values = [choice.values for choice in space.choices]
     for first in range(0 if space.nested else k, k + 1):
-        for setting in itertools.product(*values):
-            yield {"first_trained": first, **dict(zip(names, setting, strict=True))}
+        for exit in range(min(space.exits, k) + 1):
+            for setting in itertools.product(*values):
+                config = {"first_trained": first, **dict(zip(names, setting, strict=True))}
+                yield {**config, "exit": exit} if space.has_exit else config
 
 
 def network(space, config):
     """What a configuration builds, told independently of `canonical`."""
-    parts = {("first_trained", config["first_trained"])}
-    for unit in space.units[: config["first_trained"] + 1]:
+    exit = config.get("exit", 0)
+    first = config["first_trained"] if config["first_trained"] > exit else 0
+    parts = {("first_trained", first), ("exit", exit)}
+
+    def setting(choice):
+        is_next = space.has_exit and choice.what == "kept" and choice.unit == exit + 1
+        fixed = is_next or (choice.whole_only and exit > 0)
+        return choice.neutral if fixed else config[choice.name]
+
+    choices = {choice.name: choice for choice in space.choices}
+    for unit in [space.units[0], *space.units[exit + 1 : first + 1]]:
         for choice in unit.choices:
-            if choice.only_if is None or config[choice.only_if] >= choice.only_from:
-                parts.add((choice.name, config[choice.name]))
+            other = choices.get(choice.only_if)
+            if other is None or setting(other) >= choice.only_from:
+                parts.add((choice.name, setting(choice)))
     return frozenset(parts)
 
 
@@ -49,7 +61,7 @@ def test_each_network_has_exactly_one_canonical_configuration(data):
 def test_count_is_the_number_of_networks(data):
     space = data.draw(spaces().filter(lambda s: s.count(s.depth) < 400))
     k = data.draw(st.integers(0, space.depth))
-    shallow = Space(space.units[: k + 1], nested=space.nested)
+    shallow = Space(space.units[: k + 1], nested=space.nested, exits=min(space.exits, k))
     assert space.count(k) == len({network(shallow, c) for c in every_config(shallow, k)})
 
 
@@ -58,6 +70,7 @@ def test_canonical_is_idempotent_and_names_the_same_network(data):
     space = data.draw(spaces())
     config = data.draw(canonical_configs(space))
     assert space.canonical(config) == config
+    assert list(config) == list(space.names)
     deeper = space.choices[-1] if space.choices else None
     if deeper is not None and deeper.unit > config["first_trained"]:
         assert space.canonical({**config, deeper.name: deeper.values[0]}) == config
@@ -81,10 +94,11 @@ def test_canonical_resets_deeper_units_and_inactive_choices():
 def test_neighbours_are_canonical_different_and_within_depth(data):
     space = data.draw(spaces())
     k = data.draw(st.integers(0, space.depth))
-    config = data.draw(canonical_configs(Space(space.units[: k + 1])))
+    shallow = Space(space.units[: k + 1], exits=min(space.exits, k))
+    config = space.canonical(data.draw(canonical_configs(shallow)))
     for near in space.neighbours(config, k):
-        assert space.canonical(near) == near != space.canonical(config)
-        assert near["first_trained"] <= k
+        assert space.canonical(near) == near != config
+        assert space.holds(near, k)
 
 
 def test_neighbours_of_an_ordinal_are_the_values_beside_it():
@@ -105,7 +119,7 @@ def test_the_frontier_reaches_every_configuration_once(data):
     k = data.draw(st.integers(0, space.depth))
     start = data.draw(canonical_configs(space))
     reached = {space.key(config) for config in space.frontier([start], k)}
-    assert len(reached) == space.count(k) - (start["first_trained"] in space.firsts(k))
+    assert len(reached) == space.count(k) - space.holds(start, k)
 
 
 def test_without_nesting_a_depth_trains_exactly_its_units():
@@ -194,3 +208,56 @@ def test_narrowed_settings_have_the_nearest_widths_of_the_units_that_are_trained
     # 12 lies between 8 and 16: the smaller one.
     assert space.narrowed(0.375, 1) == {**space.neutral(1), "b.width": 8}
     assert space.narrowed(0.5, 0) == space.neutral(0)
+
+
+def test_counts_with_exits_by_hand():
+    # Without an exit 3, 3 x 6 and 3 x 6 x 9 networks, trained from units 0, 1 and 2; without unit 1 the head
+    # alone, or unit 2 as well; without both the head alone.
+    space = small_space(exits=2)
+    assert [space.count(k) for k in range(3)] == [3, 3 + 18 + 3, 3 + 18 + 162 + (3 + 3 * 9) + 3]
+    # Depth 2 without the last exit.
+    assert small_space(exits=1).count(2) == 3 + 18 + 162 + (3 + 3 * 9)
+
+
+def test_units_behind_an_exit_are_neutral_and_not_trained():
+    space = small_space(exits=2)
+    config = {"first_trained": 2, "exit": 1, "b.width": 8, "a.width": 8, "head.hidden_layers": 1}
+    expected = {**space.neutral(2, 1), "a.width": 8, "head.hidden_layers": 1}
+    assert space.canonical(config) == expected
+    assert space.canonical({**config, "exit": 2}) == {**space.neutral(0, 2), "head.hidden_layers": 1}
+    assert (space.cut(expected), space.cut(space.neutral(0, 2)), space.cut(space.neutral())) == (1, 1, 5)
+    assert space.cut(space.neutral(0, 1)) == 3
+    assert [space.depth_of(space.neutral(*at)) for at in ((0, 0), (1, 0), (0, 2), (2, 1))] == [0, 1, 2, 2]
+    assert [space.holds(space.neutral(0, 1), k) for k in range(3)] == [False, True, True]
+    assert space.narrowed(0.5, 2, 1) == {**space.neutral(2, 1), "a.width": 16}
+
+
+def test_a_configuration_without_exit_ends_where_the_network_does():
+    space = small_space(exits=1)
+    assert space.canonical({"first_trained": 1, "b.width": 8})["exit"] == 0
+    assert "exit" not in small_space().neutral()
+
+
+@pytest.mark.parametrize(
+    ("exits", "config", "said"),
+    [
+        (1, {"first_trained": 0, "exit": 2}, "exit is 2, expected 0 to 1"),
+        (0, {"first_trained": 0, "exit": 0}, "no choice 'exit'"),
+    ],
+)
+def test_a_foreign_exit_is_refused(exits, config, said):
+    with pytest.raises(ConfigError, match=said):
+        small_space(exits).canonical(config)
+
+
+def test_only_nested_spaces_have_exits_and_none_beyond_the_deepest_unit():
+    units = small_space().units
+    with pytest.raises(ConfigError, match="3 exits, expected 0 to 2"):
+        Space(units, exits=3)
+    with pytest.raises(ConfigError, match="1 exits, expected 0 to 0"):
+        Space(units, nested=False, exits=1)
+
+
+def test_quasi_random_points_cover_the_exits_evenly():
+    exits = [c["exit"] for c in itertools.islice(small_space(2)._draws(2, 0, "sobol"), 96)]
+    assert [exits.count(e) for e in range(3)] == pytest.approx([32, 32, 32], abs=2)

@@ -33,7 +33,8 @@ def test_it_starts_at_the_pre_trained_setting_and_half_its_widths_then_quasi_ran
     start = space.neutral(1)
     half = {**start, "b.width": 16}
     configs = search(Study(tmp_path / "trials.jsonl", space, seed=3), 4)
-    assert configs == [start, half, *space.sample(2, 1, 3, exclude=[start, half])]
+    drawn = space.sample(32, 1, 3, exclude=[start, half])
+    assert configs == [start, half, *[config for config in drawn if config["first_trained"] == 1][:2]]
 
 
 def test_a_study_broken_off_goes_on_as_if_it_had_not_been(tmp_path):
@@ -181,7 +182,6 @@ def test_stopped_trials_enter_the_fit_but_never_win(tmp_path):
         study.tell(run(proposal, status=status, value=value, val_accuracy=value, params=5, curve=(value,)))
     assert study.best().trial == study.winner(100).trial == 2
     assert [trial.trial for trial in study.front()] == [2]
-    assert study.curves() == [(0.5,), (0.7,)]
     (learnt,) = study.ask(1, 1, initial_trials=3)
     assert learnt.surrogate is not None
     assert learnt.config not in [trial.config for trial in study.trials]
@@ -343,3 +343,33 @@ def test_a_line_that_is_no_trial_is_refused(tmp_path, change, says):
     write_records(path, [{**row, **change}])
     with pytest.raises(RunFolderError, match=says):
         Study(path, small_space(), seed=0)
+
+
+def test_given_starts_come_first(tmp_path):
+    space = small_space(exits=1)
+    ended = space.neutral(2, 1)
+    study = Study(tmp_path / "t.jsonl", space, 0, starts=lambda k: [space.neutral(k), ended])
+    assert search(study, 2, k=2) == [space.neutral(2), ended]
+
+
+def test_earlier_configurations_are_tried_once_the_depth_holds_them(tmp_path):
+    space = small_space()
+    earlier = [space.narrowed(0.25, 2), space.narrowed(0.25, 1)]
+    study = Study(tmp_path / "t.jsonl", space, 0, earlier=earlier)
+    assert search(study, 1, k=1) == [earlier[1]]
+    assert search(study, 2, k=2)[1] == earlier[0]
+
+
+def test_quasi_random_points_train_all_units(tmp_path):
+    configs = search(Study(tmp_path / "t.jsonl", small_space(), 0), 4, k=2)
+    assert {config["first_trained"] for config in configs} == {2}
+
+
+def test_a_journal_without_exits_is_read_and_one_of_earlier_ends_refused(tmp_path):
+    path, whole, ends = tmp_path / "t.jsonl", small_space(), small_space(exits=1)
+    search(Study(path, whole, 0), 2)
+    assert [trial.config["exit"] for trial in Study(path, ends, 0).trials] == [0, 0]
+    path.unlink()
+    search(Study(path, ends, 0, starts=lambda k: [ends.neutral(0, 1)]), 1)
+    with pytest.raises(RunFolderError, match="ends before unit 1"):
+        Study(path, whole, 0)

@@ -37,8 +37,7 @@ def test_the_covariance_is_that_of_the_kernel():
     # A third of the way between the logarithms of 8 and 32 more, and another category: two columns differ.
     two = {**one, "a.width": 16, "a.activation": "tanh"}
     r2 = 0.5**2 / scales["a.width"] ** 2 + 2 / scales["a.activation"] ** 2
-    r = math.sqrt(5 * r2)
-    expected = (1 + r + r**2 / 3) * math.exp(-r)
+    expected = math.exp(-r2 / 2)
     K = model.covar_module(encode(SPACE, [one, two], 2)).to_dense()
     assert K.tolist() == [pytest.approx([1.0, expected]), pytest.approx([expected, 1.0])]
 
@@ -74,7 +73,7 @@ def test_without_a_fit_it_stays_at_the_prior(monkeypatch, caplog):
     monkeypatch.setattr("tascnet.tuning.surrogate.fit_gpytorch_mll", fail)
     d = len(set(COLUMNS))
     # The mode of a log-normal distribution is exp(location - scale ** 2).
-    mode = math.exp(math.sqrt(2) + math.log(d) / 2 - 3)
+    mode = math.exp(1 + math.sqrt(2) + math.log(d) / 2 - 3)
     scales = hyperparameters(fitted(8), COLUMNS)["lengthscales"]
     assert list(scales.values()) == pytest.approx([mode] * d)
     assert "could not be fitted" in caplog.text

@@ -8,7 +8,7 @@ from tascnet.tuning.trials import best_trials
 
 
 def made(number, accuracy, status="ok"):
-    reason = None if status == "ok" else "below the median"
+    reason = None if status == "ok" else "no winner"
     return Trial(
         trial=number,
         depth=1,

@@ -69,7 +69,7 @@ def test_a_folder_is_resumed_read_back_and_extended(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "fine_tune", interrupted)
+        patch.setattr(MODULE, "select", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tuned(tmp_path, run=run)
     assert len(read_records(run / "trials.jsonl", Trial)) == 2

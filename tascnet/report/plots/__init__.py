@@ -13,6 +13,7 @@ from tascnet.report.plots.prune import (
 from tascnet.report.plots.speed import speed_plot
 from tascnet.report.plots.tune import (
     best_value_plot,
+    ends_plot,
     importance_plot,
     layerwise_plot,
     prediction_plot,
@@ -24,6 +25,7 @@ __all__ = [
     "confusion_plot",
     "costs_plot",
     "curves_plot",
+    "ends_plot",
     "frontier_plot",
     "importance_plot",
     "iterations_plot",

@@ -24,7 +24,7 @@ from tascnet.report.plots.marks import (
     top_legend,
 )
 from tascnet.report.theme import ACCENT, BAD, BAR, GRID, MUTED, SECOND, draw, plotted
-from tascnet.run.records import FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial, score
+from tascnet.run.records import EndPoint, FreezingDepth, FrontPoint, Insight, ModelMetrics, Trial, score
 
 _COSTS = {"flops": "FLOPs, one sample", "params": "parameters"}
 _SIZE, _INSIGHT_SIZE = (4.7, 3.1), (4.7, 3.6)
@@ -156,6 +156,23 @@ def paint_layerwise(axes: Axes, rows: Sequence[FreezingDepth], chosen: int, metr
     axes.set_xlim(-0.7, len(ordered) - 0.3)
     axes.set_xlabel("first trained block: from the output (left) to the input (right)")
     top_legend(axes)
+
+
+def paint_ends(axes: Axes, ends: Sequence[EndPoint], chosen: int, metric: str = "accuracy") -> None:
+    """Accuracy of a new head alone against the units that are removed from the end, the chosen end ringed."""
+    quiet_axes(axes)
+    places = [(float(end.exit), score(end, metric) or 0.0) for end in ends]
+    axes.plot(*zip(*places, strict=True), "-", color=ACCENT, linewidth=1.6)
+    points(axes, places, "head alone", color=ACCENT, markersize=5.5)
+    mark_winner(axes, [place for place in places if place[0] == chosen], "winner's end")
+    accuracy_axis(axes, [value for _, value in places], metric)
+    show_integers(axes.xaxis, 8)
+    axes.set_xlim(-0.5, ends[-1].exit + 0.5)
+    axes.set_xlabel("units removed from the end")
+    top_legend(axes)
+
+
+ends_plot = plotted(_SIZE, paint_ends)
 
 
 def paint_predictions(axes: Axes, insight: Insight) -> None:

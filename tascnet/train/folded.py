@@ -1,0 +1,65 @@
+"""Training without passes of frozen batch-norms: each is computed with the weights of its convolution.
+
+`b (W x - m) / s + a` is one convolution of weights `b W / s`. The products of weights are small beside the
+maps, which a batch-norm reads and writes again forwards and backwards.
+"""
+
+import copy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tascnet.exporting.plain import foldable_pairs
+
+
+class _Folded(nn.Module):
+    """A convolution and the batch-norm behind it, which is in eval mode; their parameters learn."""
+
+    def __init__(self, convolution: nn.Conv1d | nn.Conv2d, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.convolution, self.norm = convolution, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm = self.convolution, self.norm
+        scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+        bias = bias * scale if norm.bias is None else bias * scale + norm.bias
+        weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1))
+        function = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv1d
+        return function(
+            *(x, weight, bias, convolution.stride),
+            *(convolution.padding, convolution.dilation, convolution.groups),
+        )
+
+
+def folded(network: nn.Sequential) -> nn.Sequential:
+    """The same network, whose batch-norms in eval mode are computed with the convolutions before them.
+
+    It shares all parameters, buffers, hooks and layers that are not folded, and has the modes of `network` as
+    they are now. Outputs and gradients differ by rounding alone.
+    """
+    twins: dict[int, nn.Module] = {}
+    for convolution, norm in foldable_pairs(network):
+        is_plain = isinstance(convolution, nn.Conv1d | nn.Conv2d) and convolution.padding_mode == "zeros"
+        if is_plain and isinstance(norm, _BatchNorm) and not norm.training:
+            assert isinstance(convolution, nn.Conv1d | nn.Conv2d)
+            twins[id(convolution)] = _Folded(convolution, norm)
+            twins[id(norm)] = nn.Identity()
+    return _twin(network, twins)  # type: ignore[return-value]
+
+
+def _twin(module: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
+    """A module with other layers in the places of `twins`, by identity; its parts are the same."""
+    if id(module) in twins:
+        return twins[id(module)]
+    if not module._modules:
+        return module
+    twin = copy.copy(module)
+    twin._modules = {
+        name: child if child is None else _twin(child, twins) for name, child in module._modules.items()
+    }
+    twins[id(module)] = twin
+    return twin

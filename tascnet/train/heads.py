@@ -1,0 +1,125 @@
+"""Training dense heads on cached features, standardised while the head learns."""
+
+from collections import OrderedDict
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.data import FeatureSource
+from tascnet.data.sources import Source
+from tascnet.options import Recipe
+from tascnet.run.records import TrainingRecord
+from tascnet.train.learner import Learner
+from tascnet.train.mode import batches
+
+# Samples of a pass that measures features.
+PASS = 256
+
+
+class Standardisation(nn.Module):
+    """(f - mean) / deviation of each feature.
+
+    Args:
+        mean, deviation: of the features, `d`.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardised features `b x d`."""
+        return (features - self.mean) / self.deviation
+
+
+def fit_head(
+    learner: Learner,
+    head: nn.Sequential,
+    features: tuple[FeatureSource, FeatureSource],
+    *,
+    recipe: str | Recipe = "head",
+    is_new: bool = True,
+    checkpoint: Path | None = None,
+    description: str = "head",
+    **options: Any,
+) -> TrainingRecord:
+    """Train a head in place on cached features and leave it with the weights of its best epoch, in eval mode.
+
+    The input of its first `nn.Linear` is standardised while it learns (`trainer.standardise`), in front of
+    the Dropouts before that layer; afterwards mean and deviation are folded into the layer, so that the head
+    reads features as they are.
+
+    Args:
+        head: on the device, trainable: blocks without parameters, such as pooling, flattening and dropout,
+            then dense layers.
+        features: cached training and validation features, which the head reads.
+        recipe: one of the trainer's by name, or any other.
+        is_new: a single dense layer starts from zero, and the weights of the first of several are taken as
+            those on standardised features; else the head starts with the outputs that it has.
+        checkpoint: file from which an interrupted training resumes.
+        description: of the progress bar.
+        options: further ones of `fit`.
+    """
+    own: dict[str, Any] = {"checkpoint": checkpoint, "description": description, **options}
+    blocks = list(head.named_children())
+    before = list(takewhile(lambda item: not isinstance(item[1], nn.Linear), blocks))
+    dense = [block for block in head if isinstance(block, nn.Linear)]
+    layer = dense[0] if dense else None
+    reads_constant = not any(True for _, block in before for _ in block.parameters())
+    if not learner.trainer.standardise or layer is None or layer.bias is None or not reads_constant:
+        return learner.fit(head, recipe, features=features, **own)
+    while before and isinstance(before[-1][1], nn.Dropout):
+        before.pop()
+    mean, deviation = moments(nn.Sequential(OrderedDict(before)), features[0], layer.weight.device)
+    if not is_new:
+        _fold(layer, -mean / deviation, 1 / deviation)
+    elif len(dense) == 1:
+        # On MobileNetV2 and the digits this reached a lower validation loss than He-normal weights.
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    standardised = ("standardised", Standardisation(mean, deviation))
+    chain = nn.Sequential(OrderedDict([*before, standardised, *blocks[len(before) :]]))
+    training = learner.fit(chain, recipe, features=features, **own)
+    _fold(layer, mean, deviation)
+    head.eval()
+    return training
+
+
+def moments(reader: nn.Module, source: Source, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the features that `reader` returns for the plain samples: each `d`, float32.
+
+    The deviations of features that vary less than the average are raised to the mean deviation: divided by
+    their own, features that are almost always zero would outweigh all others.
+    """
+    reader.eval()
+    parts = batches(torch.arange(len(source)), PASS)
+
+    def mean_of(center: Tensor | float, power: int) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for rows in parts:
+            features = reader(source.batch(rows, None).to(device)).double()
+            total = total + (features - center).pow(power).sum(0)
+        return total / len(source)
+
+    with torch.no_grad():
+        mean = mean_of(0.0, 1)
+        deviation = mean_of(mean, 2).sqrt()
+    average = float(deviation.mean())
+    # Features that are all constant are only shifted.
+    deviation = deviation.clamp(min=average) if average else torch.ones_like(deviation)
+    return mean.float(), deviation.float()
+
+
+@torch.no_grad()
+def _fold(layer: nn.Linear, mean: Tensor, deviation: Tensor) -> None:
+    """Let a layer that reads (f - mean) / deviation read f, with the same outputs."""
+    weight = layer.weight.double() / deviation.double()
+    layer.weight.copy_(weight)
+    layer.bias.copy_(layer.bias.double() - weight @ mean.double())

@@ -1,0 +1,269 @@
+"""Where a network may end: heads on the pooled features before its last units, and how accurate they are."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tascnet.data import module_digest
+from tascnet.errors import BudgetError, plural
+from tascnet.measure import complexity
+from tascnet.models.head import classifier_of, he_linear, head_start
+from tascnet.options import Tune, TuneBase
+from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, score
+from tascnet.surgery import Shortener, holds_ignored
+from tascnet.train import CHECKPOINT, Archive, Learner, fit_head
+from tascnet.tuning.goal import near_margin
+from tascnet.tuning.progression import DEPTH
+from tascnet.tuning.space import Configuration, Space, Unit
+from tascnet.tuning.tails import FeaturePair, cached_pair
+
+log = logging.getLogger("tascnet")
+
+# An end whose head alone is this much less accurate than the best one is worth a trial: fine-tuning makes up
+# for some of it.
+USEFUL = 0.05
+# Ends whose features are computed in one pass.
+TOGETHER = 8
+# Units searched before the deepest useful end.
+BEYOND = 2
+# Widths of the narrower starts, as a share of the pre-trained ones.
+HALF = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """What the ends of a network are worth.
+
+    Args:
+        points: by exit, from 0; none where ends are not searched.
+        heads: softmax layers trained on the pooled features, by exit above 0.
+        exits: the deepest exit that the search may take.
+    """
+
+    points: tuple[EndPoint, ...] = ()
+    heads: Mapping[int, nn.Linear] = field(default_factory=dict)
+    exits: int = 0
+
+
+def possible_exits(
+    chain: nn.Sequential, units: Sequence[Unit], example: Tensor, ignore: Sequence[str] = ()
+) -> int:
+    """How many units may be removed from the end of a chain.
+
+    Those whose blocks hold no layer that `ignore` names, as long as the chain's own pooling takes what is
+    left; see `Shortener`. `units` are of `discover_units`.
+    """
+    shortener, names = Shortener(chain, example), list(chain._modules)
+    for unit in units[1:]:
+        removed = names[unit.block : units[unit.index - 1].block]
+        if shortener.width(unit.block) is None or any(holds_ignored(chain, n, ignore) for n in removed):
+            return unit.index - 1
+    return len(units) - 1
+
+
+def find_ends(
+    learner: Learner,
+    chain: nn.Sequential,
+    units: Sequence[Unit],
+    options: TuneBase,
+    archive: Archive,
+    first: TrainingRecord,
+) -> Ends:
+    """Heads for the ends of a network, trained by the recipe `head` on the pooled features before them.
+
+    With `max_units` all ends up to that unit are looked at. Else it goes back from the output, and stops at
+    the first end that is more than `tolerance`, and more than five points, less accurate than the best. The
+    search may take the ends that are within these of the best, and with a target all that were looked at.
+    Each head is a step of the archive, `end-<exit>`.
+
+    Args:
+        learner: samples, device and recipes.
+        chain: the network with its trained softmax layer.
+        units: all of `discover_units`.
+        options: of the search.
+        archive: of the stage.
+        first: training of the chain's softmax layer, which is exit 0.
+
+    Returns:
+        No ends where the options or the network do not allow them, which is logged.
+    """
+    if not isinstance(options, Tune) or not options.searches_exit:
+        return Ends()
+    example = learner.samples.example
+    limit = possible_exits(chain, units, example, options.ignore)
+    limit = min(limit, options.max_units or limit)
+    if limit == 0:
+        log.info("no earlier end of the network is searched: its last unit cannot be removed")
+        return Ends()
+    shortener = Shortener(chain, example)
+    points = [_point(chain, 0, head_start(chain), example, first)]
+    heads: dict[int, nn.Linear] = {}
+    n_val = learner.val_samples()
+    pooled = _PooledFeatures(learner, chain, shortener)
+    for exit in range(1, limit + 1):
+        together = range(exit, min(limit, exit + TOGETHER - 1) + 1)
+        work = partial(_train_head, learner, shortener, pooled, units, exit, together)
+        try:
+            network, step = archive.once(f"end-{exit}", work)
+        except BudgetError as error:
+            log.warning("ends before unit %d are not searched (%s)", exit, error.message)
+            break
+        assert step.training is not None
+        heads[exit] = classifier_of(network)
+        block = units[exit].block
+        ended = shortener.network(block, heads[exit])
+        points.append(_point(ended, exit, block, example, step.training))
+        near = _near(points, learner.metric, n_val, options.tolerance, USEFUL)
+        if options.max_units is None and exit not in near:
+            break
+    near = _near(points, learner.metric, n_val, options.tolerance, USEFUL)
+    exits = points[-1].exit if options.has_targets else max(near, default=0)
+    log.info("the network may end up to %s earlier", plural(exits, "unit"))
+    return Ends(points=tuple(points), heads=heads, exits=exits)
+
+
+def depth_of(options: TuneBase, ends: Ends) -> int:
+    """The deepest unit of a search: `max_units`, or far enough to train units before the deepest end."""
+    return options.max_units or max(DEPTH, ends.exits + BEYOND)
+
+
+def starts(
+    space: Space,
+    k: int,
+    points: Sequence[EndPoint],
+    *,
+    n_val: float,
+    tolerance: float | None,
+    metric: str = "accuracy",
+) -> list[Configuration]:
+    """The first configurations to try at depth `k`.
+
+    The pre-trained setting, trained from unit `k` on; the network ended as early as its head alone is as
+    accurate as the best one, trained from the unit before on; the same at half its widths.
+
+    Args:
+        space: the search space.
+        k: depth.
+        points: ends of the network; with none it ends where it does.
+        n_val: validation samples, as many as count for a standard error; see `near_margin`.
+        tolerance: how far below the best an end may be; None: one standard error.
+        metric: `accuracy` or `balanced_accuracy`.
+    """
+    offered = [point for point in points if point.exit in space.exits_to(k)]
+    exit = max(_near(offered, metric, n_val, tolerance), default=0)
+    first = k if exit == 0 else exit + 1
+    if first not in space.firsts(k, exit):
+        first = space.firsts(k, exit)[-1]
+    found = [space.neutral(k), space.neutral(first, exit), space.narrowed(HALF, first, exit)]
+    return [config for i, config in enumerate(found) if config not in found[:i]]
+
+
+def _near(
+    points: Sequence[EndPoint], metric: str, n_val: float, tolerance: float | None, least: float = 0.0
+) -> list[int]:
+    """The exits whose ends are near the best, by the tolerance or by `least`, whichever is more."""
+    values = {point.exit: value for point in points if (value := score(point, metric)) is not None}
+    best = max(values.values(), default=0.0)
+    margin = max(near_margin(best, n_val, tolerance), least)
+    return [exit for exit, value in values.items() if value >= best - margin]
+
+
+def _point(
+    network: nn.Sequential, exit: int, block: int, example: Tensor, training: TrainingRecord
+) -> EndPoint:
+    measured = complexity(network, example)
+    return EndPoint(
+        exit=exit,
+        block=block,
+        params=measured.params,
+        flops=measured.flops,
+        val_accuracy=training.val_accuracy,
+        val_balanced_accuracy=training.val_balanced_accuracy,
+    )
+
+
+class _Columns(nn.Module):
+    """Some of the features `b x d`."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features[:, self.start : self.stop]
+
+
+class _Pooled(nn.Module):
+    """The pooled features before some blocks of a chain, the first block's first: `b x d`."""
+
+    def __init__(self, chain: nn.Sequential, shortener: Shortener, blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.trunk = chain[: max(blocks)]
+        self.poolings = nn.ModuleDict({str(block): shortener.pooling(block) for block in sorted(blocks)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for index in range(len(self.trunk) + 1):
+            if str(index) in self.poolings:
+                found.append(self.poolings[str(index)](x))
+            if index < len(self.trunk):
+                x = self.trunk[index](x)
+        return torch.cat(found, 1)
+
+
+class _PooledFeatures:
+    """Features before several blocks, computed in one pass of the trunk and cached; the last pass is kept."""
+
+    def __init__(self, learner: Learner, chain: nn.Sequential, shortener: Shortener) -> None:
+        self._learner, self._chain, self._shortener = learner, chain, shortener
+        self._blocks: tuple[int, ...] = ()
+        self._pair: FeaturePair | None = None
+
+    def __call__(self, block: int, together: Sequence[int]) -> tuple[FeaturePair, _Columns]:
+        """Features that hold those before `block`, and which columns these are.
+
+        In one pass those before the blocks `together` are computed.
+        """
+        if self._pair is None or block not in self._blocks:
+            self._pair = None
+            pooled = _Pooled(self._chain, self._shortener, together)
+            folder = self._learner.samples.cache / "features"
+            self._pair = cached_pair(self._learner, pooled, module_digest(pooled), folder)
+            self._blocks = tuple(sorted(together))
+        widths = [self._shortener.width(other) or 0 for other in self._blocks]
+        at = self._blocks.index(block)
+        start = sum(widths[:at])
+        return self._pair, _Columns(start, start + widths[at])
+
+
+def _train_head(
+    learner: Learner,
+    shortener: Shortener,
+    pooled: _PooledFeatures,
+    units: Sequence[Unit],
+    exit: int,
+    together: range,
+    folder: Path,
+) -> tuple[nn.Sequential, StepRecord]:
+    """The network that ends before a unit, its softmax layer trained on the pooled features."""
+    block = units[exit].block
+    features, columns = pooled(block, [units[other].block for other in together])
+    width, generator = columns.stop - columns.start, torch.Generator().manual_seed(learner.seed)
+    head = he_linear(width, learner.samples.num_classes, generator)
+    reader = nn.Sequential(OrderedDict(columns=columns, classifier=head.to(learner.device)))
+    training = fit_head(
+        learner,
+        reader,
+        features,
+        checkpoint=folder / CHECKPOINT,
+        description=f"end {exit}",
+    )
+    step = StepRecord(seconds=training.seconds, training=training)
+    # The archive keeps networks that run on samples.
+    return shortener.network(block, head), step

@@ -1,0 +1,56 @@
+"""Frozen batch-norm in training: the folded network computes and learns the same."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tascnet.train.folded import folded
+from tests.models.toys import EXAMPLE, TOYS, settle
+
+
+def networks():
+    return [(name, make) for name, make in TOYS.items()]
+
+
+def gradients(network, run, inputs):
+    network.zero_grad()
+    (run(inputs) ** 2).mean().backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+@pytest.mark.parametrize(("name", "make"), networks(), ids=[name for name, _ in networks()])
+def test_outputs_and_gradients_are_those_of_the_network(name, make):
+    network = settle(make()).double().eval()
+    inputs = torch.cat([EXAMPLE, EXAMPLE.flip(-1)]).double()
+    twin = folded(network)
+    torch.testing.assert_close(twin(inputs), network(inputs), rtol=1e-9, atol=1e-9)
+    expected = gradients(network, network, inputs)
+    found = gradients(network, twin, inputs)
+    for parameter, gradient in expected.items():
+        torch.testing.assert_close(found[parameter], gradient, rtol=1e-7, atol=1e-9, msg=parameter)
+
+
+def test_a_batchnorm_that_learns_its_statistics_is_not_folded():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+    network[1].eval()
+    network[3].train()
+    twin = folded(network)
+    assert isinstance(twin[1], nn.Identity)
+    assert twin[3] is network[3]
+    twin(torch.randn(5, 3, 2, 2))
+    assert network[1].num_batches_tracked == 0
+    assert network[3].num_batches_tracked == 1
+
+
+def test_the_network_itself_stays_and_shares_its_parameters():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    before = copy.deepcopy(network.state_dict())
+    twin = folded(network)
+    with torch.no_grad():
+        network[1].weight.mul_(2.0)
+    assert {id(p) for p in twin.parameters()} == {id(p) for p in network.parameters()}
+    inputs = torch.randn(2, 3, 2, 2)
+    torch.testing.assert_close(twin(inputs), network(inputs))
+    assert list(network.state_dict()) == list(before)

@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+import tascnet
+from tascnet.data import open_samples
+from tascnet.models.head import HeadSpec, replace_head
+from tascnet.models.info import info_of
+from tascnet.options import Autotune, RecipeChanges, Trainer, Tune
+from tascnet.run.records import EndPoint, TrainingRecord
+from tascnet.surgery import Shortener
+from tascnet.train import Archive, Learner
+from tascnet.train.evaluate import evaluate_source
+from tascnet.tuning.choices import discover_units
+from tascnet.tuning.ends import Ends, depth_of, find_ends, starts
+from tascnet.tuning.space import Space
+from tests.tuning.spaces import small_space
+from tests.tuning.toy import own_data, own_network
+
+
+def point(exit, accuracy, balanced=None):
+    scores = {"val_accuracy": accuracy, "val_balanced_accuracy": balanced or accuracy}
+    return EndPoint(exit=exit, block=9 - exit, params=1, flops=1, **scores)
+
+
+def trained(accuracy):
+    scores = {"val_accuracy": accuracy, "val_balanced_accuracy": accuracy, "val_loss": 1.0}
+    return TrainingRecord(**scores, best_epoch=1, seconds=1.0, epochs=())
+
+
+class Case:
+    """The toy network, its units and what finding ends takes."""
+
+    def __init__(self, tmp_path, **options):
+        network = own_network()
+        info = info_of(network)
+        samples = open_samples(own_data(), info.preprocessing, seed=0, cache=tmp_path / "cache")
+        trainer = Trainer(epochs=1, batch_size=8, head=RecipeChanges(epochs=3, lr=0.1))
+        self.learner = Learner(samples=samples, device=torch.device("cpu"), trainer=trainer, seed=0)
+        self.chain = replace_head(network, HeadSpec(), samples.num_classes, seed=0).eval()
+        self.archive = Archive(folder=tmp_path / "run", info=info)
+        self.options = Tune(**{"round_to": 2, "kernels": (3,)} | options)
+        self.units = discover_units(self.chain, samples.example, self.options)
+
+    def find(self, first=0.1, options=None):
+        found = (options or self.options, self.archive, trained(first))
+        return find_ends(self.learner, self.chain, self.units, *found)
+
+
+def test_each_end_has_a_head_on_its_pooled_features(tmp_path):
+    case = Case(tmp_path)
+    ends = case.find()
+    # conv1 relu1 conv2 relu2 pool flatten classifier: only conv2 with what follows may go.
+    assert [(p.exit, p.block) for p in ends.points] == [(0, 6), (1, 2)]
+    # 4 filters of 27 weights and a bias; 3 classes of 4 weights and a bias.
+    assert ends.points[1].params == 4 * 28 + 3 * 5
+    ended = Shortener(case.chain, case.learner.samples.example).network(2, ends.heads[1])
+    judged = evaluate_source(ended, case.learner.samples.val, device="cpu")
+    assert judged.accuracy == ends.points[1].val_accuracy > 0.5
+    assert ends.exits == 1
+
+
+def test_a_search_that_starts_again_finds_the_same_ends_without_training(tmp_path, monkeypatch):
+    case = Case(tmp_path)
+    ends = case.find()
+    monkeypatch.setattr("tascnet.tuning.ends.fit_head", None)
+    again = case.find()
+    assert again.points == ends.points
+    assert torch.equal(again.heads[1].weight, ends.heads[1].weight)
+
+
+def test_an_end_far_below_the_best_is_shown_and_not_searched(tmp_path):
+    far = Case(tmp_path).find(first=2.0)
+    assert (len(far.points), far.exits) == (2, 0)
+    # A target may need it.
+    assert Case(tmp_path, flops_target=0.5).find(first=2.0).exits == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"exit": False}, {"head": "grow"}, {"algorithm": "layerwise"}, {"ignore": ("conv2",)}],
+)
+def test_options_that_fix_the_end(tmp_path, options):
+    assert Case(tmp_path, **options).find() == Ends()
+
+
+def test_the_space_of_new_layers_has_no_exits(tmp_path):
+    assert Case(tmp_path).find(options=Autotune()) == Ends()
+
+
+def test_the_depth_reaches_units_before_the_deepest_end():
+    assert [depth_of(Tune(), Ends(exits=e)) for e in (0, 1, 4)] == [3, 3, 6]
+    assert depth_of(Tune(max_units=5), Ends(exits=4)) == 5
+
+
+def starts_of(k, accuracies, exits=2, **changes):
+    points = [point(exit, accuracy) for exit, accuracy in enumerate(accuracies)]
+    given = {"n_val": 100, "tolerance": None, **changes}
+    return starts(small_space(exits), k, points, **given)
+
+
+def test_a_search_starts_with_the_whole_network_and_the_earliest_end_near_the_best():
+    space = small_space(2)
+    # One standard error of 0.84 on 100 samples is 0.037.
+    expected = [space.neutral(2), space.neutral(2, 1), space.narrowed(0.5, 2, 1)]
+    assert starts_of(2, (0.84, 0.81, 0.79)) == expected
+    # Behind the deepest unit the head alone is trained, which has no widths.
+    assert starts_of(2, (0.84, 0.81, 0.81)) == [space.neutral(2), space.neutral(0, 2)]
+    # At depth 1 an end without unit 2 is none yet.
+    assert starts_of(1, (0.84, 0.81, 0.84)) == [space.neutral(1), space.neutral(0, 1)]
+    assert starts_of(2, (0.84, 0.83, 0.83), tolerance=0.0)[1:] == [space.narrowed(0.5, 2)]
+
+
+def test_without_ends_a_search_starts_with_all_and_half_widths():
+    space = small_space()
+    found = starts(space, 2, (), n_val=100, tolerance=None)
+    assert found == [space.neutral(2), space.narrowed(0.5, 2)]
+
+
+def test_starts_go_by_the_metric():
+    space = small_space(1)
+    points = [point(0, 0.9, 0.9), point(1, 0.9, 0.5)]
+    by = {
+        metric: starts(space, 2, points, n_val=100, tolerance=0.01, metric=metric)[1]["exit"]
+        for metric in ("accuracy", "balanced_accuracy")
+    }
+    assert by == {"accuracy": 1, "balanced_accuracy": 0}
+
+
+def test_a_space_takes_the_ends(tmp_path):
+    case = Case(tmp_path)
+    ends = case.find()
+    space = Space(case.units[: depth_of(case.options, ends) + 1], exits=ends.exits)
+    assert space.neutral(0, 1)["exit"] == 1
+    assert tascnet.Tune().searches_exit
