@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def plain_copy(network: nn.Sequential) -> nn.Sequential:
     return plain
 
 
-def foldable_pairs(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def foldable_pairs(network: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Convolutions, and the batch-norm with statistics that alone reads the outputs of each."""
     places = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     for convolution, norm in _pairs(network):

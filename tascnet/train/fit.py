@@ -25,7 +25,7 @@ from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, t
 from tascnet.train.averaging import Average
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import effective_samples, evaluate_source
-from tascnet.train.folded import folded
+from tascnet.train.folded import folded, rescale
 from tascnet.train.mixing import Mixing, soft_cross_entropy
 from tascnet.train.mode import batches, classifier_dropout, set_training_mode
 from tascnet.train.optimiser import layer_groups, learning_rate_factor, make_optimizer
@@ -70,7 +70,9 @@ def fit(
 ) -> TrainingRecord:
     """Train `model` in place and leave it with the weights of its best epoch, in eval mode.
 
-    The weights of before the training are kept where no epoch is better (with `keep="last"` never).
+    With adamw the scales of batch-norms that stay frozen move into the convolutions before them
+    (`tascnet.train.folded.rescale`). The weights of before the training are kept where no epoch is better
+    (with `keep="last"` never).
 
     The same arguments produce the same weights on one CPU, also after an interruption: the random
     numbers of an epoch depend on `seed` and the epoch alone, and `checkpoint` holds the rest.
@@ -113,6 +115,9 @@ def fit(
         return loss if penalty is None else loss + penalty()
 
     started = time.perf_counter()
+    if recipe.optimizer == "adamw":
+        set_training_mode(model, first_trained, recipe.batchnorm)
+        rescale(model)
     run = _Run(
         model=model,
         recipe=recipe,

@@ -5,7 +5,9 @@ maps, which a batch-norm reads and writes again forwards and backwards.
 """
 
 import copy
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,12 +45,15 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     """
     twins: dict[int, nn.Module] = {}
     for convolution, norm in foldable_pairs(network):
-        is_plain = isinstance(convolution, nn.Conv1d | nn.Conv2d) and convolution.padding_mode == "zeros"
-        if is_plain and isinstance(norm, _BatchNorm) and not norm.training:
-            assert isinstance(convolution, nn.Conv1d | nn.Conv2d)
+        if _is_frozen_pair(convolution, norm):
             twins[id(convolution)] = _Folded(convolution, norm)
             twins[id(norm)] = nn.Identity()
     return _twin(network, twins)  # type: ignore[return-value]
+
+
+def _is_frozen_pair(convolution: Any, norm: Any) -> bool:
+    is_plain = isinstance(convolution, nn.Conv1d | nn.Conv2d) and convolution.padding_mode == "zeros"
+    return is_plain and not norm.training
 
 
 def _twin(module: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
@@ -63,3 +68,28 @@ def _twin(module: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
     }
     twins[id(module)] = twin
     return twin
+
+
+@torch.no_grad()
+def rescale(network: nn.Sequential) -> None:
+    """Move the scale of each batch-norm in eval mode into the convolution before it, in place.
+
+    The network computes the same, and its statistics stay those of what batch-norm reads. An optimiser whose
+    steps do not depend on the size of gradients (Adam) moves all weights by about as much: in front of a large
+    scale, which batch-norm has where a channel hardly varies, the first steps destroy what the network knows.
+    Convolutions that are not trained stay as they are.
+    """
+    for convolution, norm in foldable_pairs(network):
+        if (
+            not _is_frozen_pair(convolution, norm)
+            or not convolution.weight.requires_grad
+            or norm.weight is None
+        ):
+            continue
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        convolution.weight.mul_(scale.reshape(-1, *[1] * (convolution.weight.dim() - 1)))
+        if convolution.bias is not None:
+            convolution.bias.mul_(scale)
+        norm.running_mean.mul_(scale)
+        norm.running_var.mul_(scale**2)
+        norm.weight.copy_((norm.running_var + norm.eps).sqrt())

@@ -95,8 +95,8 @@ def fit_head(
 def moments(reader: nn.Module, source: Source, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the features that `reader` returns for the plain samples: each `d`, float32.
 
-    The deviations of features that vary less than the average are raised to the mean deviation: divided by
-    their own, features that are almost always zero would outweigh all others.
+    Deviations below the median of those that are not zero are raised to it: divided by their own, features
+    that are almost always zero would outweigh all others.
     """
     reader.eval()
     parts = batches(torch.arange(len(source)), PASS)
@@ -111,9 +111,9 @@ def moments(reader: nn.Module, source: Source, device: torch.device) -> tuple[Te
     with torch.no_grad():
         mean = mean_of(0.0, 1)
         deviation = mean_of(mean, 2).sqrt()
-    average = float(deviation.mean())
+    varying = deviation[deviation > 0]
     # Features that are all constant are only shifted.
-    deviation = deviation.clamp(min=average) if average else torch.ones_like(deviation)
+    deviation = deviation.clamp(min=float(varying.median())) if len(varying) else torch.ones_like(deviation)
     return mean.float(), deviation.float()
 
 
