@@ -145,7 +145,8 @@ def starts(
     """The first configurations to try at depth `k`.
 
     The pre-trained setting, trained from unit `k` on; the network ended as early as its head alone is as
-    accurate as the best one, trained from the unit before on; the same at half its widths.
+    accurate as the best one, trained from the unit before on; the earliest end, likewise; and the former at
+    half its widths.
 
     Args:
         space: the search space.
@@ -157,10 +158,14 @@ def starts(
     """
     offered = [point for point in points if point.exit in space.exits_to(k)]
     exit = max(_near(offered, metric, n_val, tolerance), default=0)
-    first = k if exit == 0 else exit + 1
-    if first not in space.firsts(k, exit):
-        first = space.firsts(k, exit)[-1]
-    found = [space.neutral(k), space.neutral(first, exit), space.narrowed(HALF, first, exit)]
+    earliest = max((point.exit for point in offered), default=0)
+
+    def first(exit: int) -> int:
+        wanted, firsts = exit + 1 if exit else k, space.firsts(k, exit)
+        return wanted if wanted in firsts else firsts[-1]
+
+    found = [space.neutral(k), *(space.neutral(first(e), e) for e in (exit, earliest))]
+    found.append(space.narrowed(HALF, first(exit), exit))
     return [config for i, config in enumerate(found) if config not in found[:i]]
 
 

@@ -40,17 +40,25 @@ class Limits:
     every: int | None = None
 
     @classmethod
-    def of(cls, options: TuneBase) -> Self:
-        """The limits that options set."""
+    def of(cls, options: TuneBase, space: Space | None = None) -> Self:
+        """The limits that options set.
+
+        Where a `space` is given the search may go to its deepest unit, and begins where the network may end
+        earliest and still train the unit before: smaller depths hold later ends alone.
+        """
         has_budget = options.is_layerwise or options.max_seconds is not None
         every = options.layerwise_every if isinstance(options, Tune) else 1
+        start_depth, max_units = options.start_depth, options.max_units or DEPTH
+        if space is not None and not options.is_layerwise:
+            max_units = space.depth
+            start_depth = max(start_depth, min(space.exits + 1, space.depth)) if space.exits else start_depth
         return cls(
             trials_per_depth=options.trials_per_depth,
-            max_units=options.max_units or DEPTH,
+            max_units=max_units,
             max_trials=options.max_trials or (None if has_budget else TRIALS),
             max_seconds=options.max_seconds,
             patience=options.patience,
-            start_depth=options.start_depth,
+            start_depth=start_depth,
             every=every if options.is_layerwise else None,
         )
 

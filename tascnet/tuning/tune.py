@@ -359,9 +359,7 @@ def _run(
     settings = Settings(setting(learner, archive), lambda size: setting(learners[size], archive, size))
     tails, clock = settings.native.tails, settings.native.clock
     goal = goal_of(options, space, tails, classifier, clock, before=before, folder=folders["baseline"])
-    limits = Limits.of(options)
-    if limits.every is None:
-        limits = replace(limits, max_units=space.depth)
+    limits = Limits.of(options, space)
     journal = archive.folder / JOURNAL
     first_ones = partial(
         starts,

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from tascnet.options import Tune
 from tascnet.run.records import Trial
 from tascnet.tuning.goal import Goal, KnownCosts
 from tascnet.tuning.progression import Limits, layerwise_depths, next_depth
@@ -96,6 +97,12 @@ def test_max_units_bounds_the_depth():
 
 def test_it_may_begin_with_the_head_alone():
     assert next_depth([], SPACE, limits(start_depth=0)).depth == 0
+
+
+@pytest.mark.parametrize(("exits", "expected"), [(0, 1), (1, 2), (2, 2)])
+def test_a_search_begins_where_the_network_may_end_earliest(exits, expected):
+    found = Limits.of(Tune(), small_space(exits))
+    assert (found.start_depth, found.max_units) == (expected, 2)
 
 
 def test_accuracy_decides_on_depth_whatever_the_value_is():
