@@ -75,8 +75,8 @@ def rescale(network: nn.Sequential) -> None:
     """Move the scale of each batch-norm in eval mode into the convolution before it, in place.
 
     The network computes the same, and its statistics stay those of what batch-norm reads. Adam moves all
-    weights by about as much, whatever their gradients: in front of a large scale, which batch-norm has where a
-    channel hardly varies, the first steps destroy what the network knows.
+    weights by about as much, whatever their gradients: in front of a large scale, which batch-norm has where
+    a channel hardly varies, the first steps destroy what the network knows.
     Convolutions that are not trained stay as they are.
     """
     for convolution, norm in foldable_pairs(network):
