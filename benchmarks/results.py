@@ -18,8 +18,10 @@ from rich.table import Table
 import tascnet
 from benchmarks import common
 from benchmarks.common import RUNS, Row, collect, grouped, new_table, points, standard_error
+from tascnet.cli.check import normalise
 from tascnet.cli.compose import Tree
 from tascnet.cli.config import Config
+from tascnet.exporting.onnx_file import example_of
 from tascnet.measure import measure_models
 from tascnet.pruning import PruneResult
 from tascnet.report.numbers import MISSING, count, duration, percent
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Run both stages with every seed: one row for each network."""
     threads = [] if args.threads is None else [f"threads={args.threads}"]
     overrides = [f"experiment={args.experiment}", *threads, *args.overrides]
-    config = Tree().compose(overrides).config
+    config = Tree().compose([normalise(text) for text in overrides]).config
     folder = common.open_results(args)
     settings = digest_json([overrides, to_json(config.dataset), to_json(config.backbone)])[:12]
     settings = digest_json([settings, *map(to_json, (config.trainer, config.tune, config.prune))])[:12]
@@ -97,8 +99,7 @@ class Bench:
         models |= {name: one.metrics.models["after"] for name, one in prunings.items()}
         networks = {USUAL: usual, TUNED: tuning.network}
         networks |= {name: one.network for name, one in prunings.items()}
-        example = tuning.network.info.preprocessing.example_shape  # type: ignore[union-attr]
-        costs = measure_models(networks, example, measure=config.measure)
+        costs = measure_models(networks, example_of(tuning.network), measure=config.measure)
         search = sum(trial.seconds for trial in tuning.trials)
         spent = {TUNED: {"search_seconds": search, "trials": len(tuning.trials), **_handed(tuning)}}
         seconds = {TUNED: tuning.metrics.seconds}
@@ -142,8 +143,8 @@ def _milliseconds(latencies: Sequence[RuntimeLatency]) -> dict[str, float]:
 def summarise(rows: Sequence[Row]) -> list[Row]:
     """One entry a network: means over the seeds, with standard errors, and paired differences.
 
-    Against the conventional network of the same seed: `points` of test accuracy, `params_ratio`, `flops_ratio`,
-    and `speedup`, how many times shorter one sample takes in ONNX Runtime, where that was measured.
+    Against the conventional network of the same seed: `points` of test accuracy, `params_ratio`,
+    `flops_ratio`, and `speedup`, how many times shorter one sample takes in ONNX Runtime, where measured.
     """
     usual = {row["seed"]: row for row in rows if row["network"] == USUAL}
     summary: list[Row] = []

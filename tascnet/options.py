@@ -9,7 +9,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, Union, cast, get_args, get_origin
 
 from tascnet.errors import ConfigError, closest, listed, printable
@@ -549,6 +549,10 @@ class Recipe(Steps):
     epoch_share: float = option(1.0, "Share of the training samples in an epoch.", minimum=0.001, maximum=1)
     patience: int | None = _epochs(None, "Epochs without a higher value of the metric on validation.")
 
+    def at(self, lr: float) -> "Recipe":
+        """The same recipe at another peak learning rate, below which the lowest stays."""
+        return replace(self, lr=lr, min_lr=min(self.min_lr, lr))
+
 
 if TYPE_CHECKING:
 
@@ -833,7 +837,8 @@ class TuneBase(Targets):
     )
     max_units: int | None = option(
         None,
-        "Most units from the output that are searched; null: 3, with layerwise all.",
+        "Most units from the output that are searched; null: 3, or two beyond the earliest useful end; with "
+        "layerwise all.",
         minimum=1,
         maximum=10_000,
         extendable=True,
@@ -853,7 +858,7 @@ class TuneBase(Targets):
     )
     promote: bool = option(
         True,
-        "Trials are judged after 3, 9, 27, ... epochs, and trained on while they may still win; with the "
+        "Trials are judged after 3, 9, 27 and more epochs, and trained on while they may still win; with the "
         "objective loss and with layerwise all are trained to their end.",
     )
     tolerance: float | None = _share(
@@ -961,7 +966,7 @@ class Tune(TuneBase):
     remove_blocks: bool = option(True, "Whether residual blocks with an identity shortcut may be removed.")
     exit: bool = option(
         True,
-        "Whether the network may end earlier, without its last units. Never so with `head=grow` and "
+        "Whether the network may end earlier, without its last units: never so with `head=grow` and "
         "`algorithm=layerwise`, nor beyond a layer that `ignore` names.",
     )
     sizes: tuple[int, ...] = option(
@@ -1096,8 +1101,8 @@ class Prune(Targets):
     )
     scope: str = option(
         "global",
-        "Filters are ranked in each group, groups of one kind of layers (isomorphic), or over all by "
-        "cost per FLOP, param or filter saved; latency: the widths of least cost at a latency.",
+        "Which filters compete: those of one group, of groups of one kind of layers (isomorphic), or all, by "
+        "cost per FLOP (global), param or filter saved; latency: the widths of least cost at a latency.",
         choices=("group", "isomorphic", "global", "global_params", "global_filters", "latency"),
     )
     where: str = option(
@@ -1142,7 +1147,11 @@ class Prune(Targets):
     final_epochs: int = _epochs(
         0, "Most further training epochs of the final network, in rounds, while they pay.", minimum=0
     )
-    distill: float = _share(0.5, "Weight of the distillation loss from the unpruned network.")
+    distill: float = _share(
+        0.5,
+        "Weight of the distillation loss from the unpruned network, or from stage tune's conventional one if "
+        "that is better on validation.",
+    )
     distill_features: float = option(
         0.0,
         "Weight of a further loss, on the features of the last block that both networks have.",

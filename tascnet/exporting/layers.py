@@ -62,28 +62,6 @@ class Layer:
         """A digest of all but its size."""
         return _family(self)
 
-    @property
-    def idle(self) -> tuple["Layer", ...]:
-        """Layers that compute next to nothing with its input and with its output; none of a linear layer.
-
-        A runtime that has a layout of its own converts to it and back around each layer that runs alone.
-        """
-        if self.is_linear:
-            return ()
-        sides = len(self.weights) - 2
-        return tuple(
-            Layer(
-                inputs=shape,
-                outputs=shape,
-                weights=(shape[1], 1, *[1] * sides),
-                stride=(1,) * sides,
-                padding=(0,) * sides,
-                dilation=(1,) * sides,
-                groups=shape[1],
-            )
-            for shape in (self.inputs, self.outputs)
-        )
-
     def resized(self, inputs: int, outputs: int) -> Self:
         """The layer with so many channels; a grouped convolution has as many groups as the outputs need."""
         weights, groups = (outputs, inputs, *self.weights[2:]), self.groups

@@ -72,7 +72,8 @@ def refit(
     with _without_in_place(network, whole):
         plan = survey(whole, next(iter(batches()))[:1])
         before = _as_many_as_fit(batches(), max(plan.held.values()))
-        pixels = max(PIXELS, math.ceil(ROWS / sum(map(len, before))))
+        samples = sum(map(len, before))
+        count = max(PIXELS, math.ceil(ROWS / samples))
         # The network's own activations, from the first block that may have changed.
         after: list[Tensor] | None = None
         for name in track(list(whole._modules), "refit"):
@@ -85,10 +86,12 @@ def refit(
                 _advance(block, before)
                 continue
             layers = plan.layers.get(name, []) if narrowed is not None else []
-            noted = []
+            pixels = _Pixels(samples, count, generator)
+            noted, first = [], 0
             for index, x in enumerate(before):
-                before[index], by_layer = _outputs(whole, block, x, layers, kept, pixels, generator)
+                before[index], by_layer = _outputs(whole, block, x, layers, kept, pixels, first)
                 noted.append(by_layer)
+                first += len(x)
             if narrowed is None:
                 continue
             after = _in_batches(after, size)
@@ -208,7 +211,8 @@ def _in_batches(batches: Sequence[Tensor], size: int) -> list[Tensor]:
     joined: list[Tensor] = []
     for batch in batches:
         for part in batch.split(size):
-            if joined and len(joined[-1]) + len(part) <= size:
+            alike = bool(joined) and joined[-1].shape[1:] == part.shape[1:]
+            if alike and len(joined[-1]) + len(part) <= size:
                 joined[-1] = torch.cat([joined[-1], part])
             else:
                 joined.append(part)
@@ -226,21 +230,38 @@ def _are_equal(block: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(value, theirs[key]) for key, value in block.state_dict().items())
 
 
+class _Pixels:
+    """Pixels drawn in the maps of each layer, the same ones however the samples are put into batches."""
+
+    def __init__(self, samples: int, count: int, generator: torch.Generator) -> None:
+        self._samples, self._count, self._generator = samples, count, generator
+        self._drawn: dict[tuple[str, torch.Size], Tensor | None] = {}
+
+    def of(self, layer: str, maps: Tensor, first: int) -> Tensor | None:
+        """Those in the maps `b x c x ...` of samples from `first` on; None for features `b x c`."""
+        key = layer, maps.shape[2:]
+        if key not in self._drawn:
+            every = maps[:1].expand(self._samples, *maps.shape[1:])
+            self._drawn[key] = drawn_places(every, self._count, self._generator)
+        places = self._drawn[key]
+        return None if places is None else places[first : first + len(maps)]
+
+
 def _outputs(
     whole: nn.Sequential,
     block: nn.Module,
     x: Tensor,
     layers: Sequence[str],
     kept: Mapping[str, Sequence[int]],
-    pixels: int,
-    generator: torch.Generator,
+    pixels: "_Pixels",
+    first: int,
 ) -> tuple[Tensor, dict[str, Target]]:
-    """The outputs of a block of the whole network for one batch, and the targets of its layers."""
+    """The outputs of a whole network's block for samples from `first` on, and the targets of its layers."""
     targets: dict[str, Target] = {}
 
     def note(name: str, module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         output = channels_second(module, output)
-        places = drawn_places(output, pixels, generator)
+        places = pixels.of(name, output, first)
         rows = rows_at(output, places).unflatten(0, (len(output), -1))
         targets[name] = places, rows[:, :, list(kept[name])] if name in kept else rows.clone()
 

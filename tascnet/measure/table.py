@@ -34,8 +34,6 @@ LEAST_MS = 0.0005
 KNOTS, KNOT_MULTIPLE = (0.125, 0.25, 0.5, 0.75, 1.0), 8
 # More layers than this are announced before they are timed.
 MANY = 100
-# Runtimes that convert the input and output of a network to a layout of their own.
-OWN_LAYOUT = ("onnxruntime", "onnxruntime_int8", "openvino")
 # What a file says about how it was made.
 FACTS = ("runtime", "threads", "machine", "versions")
 # Known sizes nearest to one that are looked at for interpolation, on each side.
@@ -108,15 +106,15 @@ class LayerTable:
         """
         if not self.is_foreign:
             self.cover(layers, interpolate=interpolate)
-        return [max(self._time_of(layer) - self._overhead(layer), LEAST_MS) for layer in layers]
+        empty = self._times.get(EMPTY.key, 0.0)
+        return [max(self._time_of(layer) - empty, LEAST_MS) for layer in layers]
 
     def cover(self, layers: Collection[Layer], *, interpolate: bool = True) -> None:
         """Time the layers whose times are unknown and, with `interpolate`, do not follow from known ones."""
         assert self._timer is not None
 
         def lacking() -> dict[str, Layer]:
-            every = [EMPTY, *layers, *(idle for layer in layers for idle in self._idle(layer))]
-            unknown = {layer.key: layer for layer in every if layer.key not in self._times}
+            unknown = {layer.key: layer for layer in (EMPTY, *layers) if layer.key not in self._times}
             return {
                 key: layer
                 for key, layer in unknown.items()
@@ -150,15 +148,6 @@ class LayerTable:
             self._read()
             self._networks[_digest(layers)] = milliseconds, summed
             self._write()
-
-    def _idle(self, layer: Layer) -> tuple[Layer, ...]:
-        """The layers whose mean time a pass of the layer alone takes besides; none: the empty layer's."""
-        return layer.idle if self.facts.get("runtime") in OWN_LAYOUT else ()
-
-    def _overhead(self, layer: Layer) -> float:
-        """Milliseconds that a pass of the layer alone takes besides the layer."""
-        around = [self._time_of(idle) for idle in self._idle(layer)]
-        return sum(around) / len(around) if around else self._times.get(EMPTY.key, 0.0)
 
     def _time_of(self, layer: Layer) -> float:
         """Milliseconds of one pass of the layer alone, from times that are known."""

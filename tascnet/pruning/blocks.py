@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import cached_features, module_digest
+from tascnet.data import module_digest
 from tascnet.errors import SurgeryError
 from tascnet.measure import Clock
 from tascnet.models.head import head_start
 from tascnet.pruning.cut import WithKept, settle, teacher_of
 from tascnet.surgery import Shortener, holds_filters, holds_ignored, without_blocks
-from tascnet.train import Distillation, Learner, fit_head
+from tascnet.train import Distillation, Learner, cached_pair, fit_head
 
 log = logging.getLogger("tascnet")
 
@@ -81,22 +81,13 @@ def train_end(
         weight: share of the loss on these answers.
         checkpoint: file from which an interrupted training resumes.
     """
-    samples, start = learner.samples, head_start(network)
+    start = head_start(network)
     trunk, head = network[:start].eval(), network[start:].requires_grad_(True)
-    options: dict[str, Any] = {
-        "folder": samples.cache / "features",
-        "trunk_digest": module_digest(trunk),
-        "limit_gb": samples.cache_limit_gb,
-        "device": learner.device,
-    }
-    train = cached_features(trunk, samples.train, views=samples.views, **options)
-    val = cached_features(trunk, samples.val, beside=(train,), **options)
-    taught = None
+    pair, taught = cached_pair(learner, trunk, module_digest(trunk)), None
     if teacher is not None and weight:
-        own: dict[str, Any] = {"weight": weight, "device": learner.device, "beside": (train, val)}
-        taught = Distillation.cached(teacher, samples, **own)
-    features = train.resident(learner.device), val.resident(learner.device)
-    fit_head(*(learner, head, features), checkpoint=checkpoint, description="new end", distillation=taught)
+        own: dict[str, Any] = {"weight": weight, "device": learner.device, "beside": pair}
+        taught = Distillation.cached(teacher, learner.samples, **own)
+    fit_head(*(learner, head, pair), checkpoint=checkpoint, description="new end", distillation=taught)
 
 
 def cheaper_block(

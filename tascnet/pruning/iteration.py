@@ -335,7 +335,7 @@ def recover(
     """
     recipe = learner.trainer.recipe("recover")
     if lr is not None:
-        recipe = replace(recipe, lr=lr, min_lr=min(recipe.min_lr, lr))
+        recipe = recipe.at(lr)
     if schedule is not None:
         recipe = replace(recipe, schedule=schedule, min_lr=0.0)
     taught = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -151,7 +152,7 @@ def prune(
         network: what `tascnet.tune`, `tascnet.pretrain` or `tascnet.load` gave.
         data: the data set, split as it was when the network was trained.
         options: what is removed, and when to stop.
-        trainer: recipes, of which `recover` is used; None: what suits the data.
+        trainer: recipes, of which `recover` is used, and with `blocks` `head`; None: what suits the data.
         measure: how latency is measured.
         teacher: a network of the same classes that the pruned ones learn from; None: the unpruned network.
         metric: by which networks are compared, and of which the tolerance is: `accuracy`, or
@@ -159,8 +160,8 @@ def prune(
         seed: of splits, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
-        cache: folder of decoded samples; None: `outputs/cache`.
-        cache_limit_gb: gigabytes that decoded images may take in it; None: no limit.
+        cache: folder of decoded samples and features; None: `outputs/cache`.
+        cache_limit_gb: gigabytes that decoded images, and as many that features may take; None: no limit.
         run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
         fresh: start over.
 
@@ -176,6 +177,7 @@ def prune(
     check_criterion(options)
     with computing(device, threads) as where:
         check_runtimes(measure, where)
+        runtime = judged_in(measure, where)
         samples = open_samples(
             data,
             info.preprocessing,
@@ -192,6 +194,13 @@ def prune(
         recipe = asdict(trainer.recipe("recover"))
         # The options say for how many epochs.
         del recipe["epochs"]
+        trained: dict[str, Mapping[str, Any]] = {
+            "trainer": {"class_weights": trainer.class_weights},
+            "trainer.recover": recipe,
+        }
+        if options.blocks:
+            # An earlier end has a new head.
+            trained["trainer.head"] = asdict(trainer.recipe("head")) | {"standardise": trainer.standardise}
         inputs = {"data": samples.fingerprint, "network": module_digest(network)}
         if teacher is not None:
             inputs["teacher"] = module_digest(teacher)
@@ -199,15 +208,10 @@ def prune(
             "prune",
             seed,
             inputs,
-            {
-                "dataset": data,
-                "prune": options,
-                "trainer": {"class_weights": trainer.class_weights},
-                "trainer.recover": recipe,
-            },
+            {"dataset": data, "prune": options, **trained},
         ) | {"metric": metric}
         if depends_on_latency(options):
-            own |= {TARGET: judged_in(measure, where)}
+            own |= {TARGET: runtime}
         with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
             samples.write_splits(folder / SPLITS)
             archive = Archive(folder=folder, info=info)

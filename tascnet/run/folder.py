@@ -25,6 +25,7 @@ INPUTS = {
     "input.data": "the samples differ",
     "input.network": "the network to start from differs",
     "input.teacher": "the teacher differs",
+    "input.warm_start": "the trials of `warm_start` differ",
     "input.excluded": "the excluded samples differ",
 }
 # The runtime that latencies are judged in: part of an identity from the first time that they are.

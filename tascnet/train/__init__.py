@@ -3,7 +3,7 @@
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import evaluate_source
 from tascnet.train.fit import fit
-from tascnet.train.heads import fit_head
+from tascnet.train.heads import FeaturePair, cached_pair, fit_head
 from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor
@@ -14,8 +14,10 @@ __all__ = [
     "MEASURED",
     "Archive",
     "Distillation",
+    "FeaturePair",
     "Learner",
     "batches",
+    "cached_pair",
     "evaluate_source",
     "fit",
     "fit_head",

@@ -24,13 +24,15 @@ class _Folded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         convolution, norm = self.convolution, self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         scale = (norm.running_var + norm.eps).rsqrt()
         if norm.weight is not None:
             scale = scale * norm.weight
         bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
         bias = bias * scale if norm.bias is None else bias * scale + norm.bias
         weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1))
-        function = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv1d
+        function: Any = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv1d
         return function(
             *(x, weight, bias, convolution.stride),
             *(convolution.padding, convolution.dilation, convolution.groups),

@@ -3,17 +3,20 @@
 from collections import OrderedDict
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import FeatureSource
+from tascnet.data import FeatureSource, cached_features
 from tascnet.data.sources import Source
 from tascnet.options import Recipe
 from tascnet.run.records import TrainingRecord
 from tascnet.train.learner import Learner
 from tascnet.train.mode import batches
+
+# Of the training samples in all views, and of the validation samples.
+FeaturePair: TypeAlias = tuple[FeatureSource, FeatureSource]
 
 # Samples of a pass that measures features.
 PASS = 256
@@ -42,7 +45,7 @@ class Standardisation(nn.Module):
 def fit_head(
     learner: Learner,
     head: nn.Sequential,
-    features: tuple[FeatureSource, FeatureSource],
+    features: FeaturePair,
     *,
     recipe: str | Recipe = "head",
     is_new: bool = True,
@@ -90,6 +93,28 @@ def fit_head(
     _fold(layer, mean, deviation)
     head.eval()
     return training
+
+
+def cached_pair(learner: Learner, trunk: nn.Module, digest: str, folder: Path | None = None) -> FeaturePair:
+    """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
+
+    Args:
+        digest: of the trunk; see `cached_features`.
+        folder: None: that of the cache, which runs share.
+
+    Raises:
+        BudgetError: they would take more than the cache's limit.
+    """
+    samples, trunk = learner.samples, trunk.eval()
+    options: dict[str, Any] = {
+        "folder": folder or samples.cache / "features",
+        "trunk_digest": digest,
+        "limit_gb": samples.cache_limit_gb,
+        "device": learner.device,
+    }
+    train = cached_features(trunk, samples.train, views=samples.views, **options)
+    val = cached_features(trunk, samples.val, beside=(train,), **options)
+    return train.resident(learner.device), val.resident(learner.device)
 
 
 def moments(reader: nn.Module, source: Source, device: torch.device) -> tuple[Tensor, Tensor]:

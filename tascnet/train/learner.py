@@ -72,7 +72,6 @@ class Learner:
         recipe: str | Recipe,
         *,
         epochs: int | None = None,
-        lr: float | None = None,
         features: tuple[FeatureSource, FeatureSource] | None = None,
         **options: Any,
     ) -> TrainingRecord:
@@ -82,15 +81,12 @@ class Learner:
             network: frozen as it is to be trained.
             recipe: one of the trainer's by name, or any other.
             epochs: in place of the recipe's.
-            lr: peak learning rate in place of the recipe's.
             features: cached training and validation features, in place of samples.
             options: further ones of `fit`.
         """
         chosen = self.trainer.recipe(recipe) if isinstance(recipe, str) else recipe
         if epochs is not None:
             chosen = replace(chosen, epochs=epochs)
-        if lr is not None:
-            chosen = replace(chosen, lr=lr)
         train, val = features or (self.samples.train, self.samples.val)
         return fit(
             *(network, train, val, chosen),

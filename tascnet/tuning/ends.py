@@ -17,11 +17,10 @@ from tascnet.models.head import classifier_of, he_linear, head_start
 from tascnet.options import Tune, TuneBase
 from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, score
 from tascnet.surgery import Shortener, holds_ignored
-from tascnet.train import CHECKPOINT, Archive, Learner, fit_head
+from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cached_pair, fit_head
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.progression import DEPTH
 from tascnet.tuning.space import Configuration, Space, Unit
-from tascnet.tuning.tails import FeaturePair, cached_pair
 
 log = logging.getLogger("tascnet")
 
@@ -238,8 +237,7 @@ class _PooledFeatures:
         if self._pair is None or block not in self._blocks:
             self._pair = None
             pooled = _Pooled(self._chain, self._shortener, together)
-            folder = self._learner.samples.cache / "features"
-            self._pair = cached_pair(self._learner, pooled, module_digest(pooled), folder)
+            self._pair = cached_pair(self._learner, pooled, module_digest(pooled))
             self._blocks = tuple(sorted(together))
         widths = [self._shortener.width(other) or 0 for other in self._blocks]
         at = self._blocks.index(block)

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tascnet.train import (
     Archive,
     Distillation,
     Learner,
+    cached_pair,
     fit_head,
     freeze_before,
     reestimate_batchnorm,
@@ -32,7 +33,7 @@ from tascnet.tuning.build import CandidateBuilder
 from tascnet.tuning.head import SearchedHead
 from tascnet.tuning.sizes import Setting, Settings
 from tascnet.tuning.space import FIRST_TRAINED, Space
-from tascnet.tuning.tails import Tails, cached_pair, join
+from tascnet.tuning.tails import Tails, join
 
 log = logging.getLogger("tascnet")
 
@@ -308,7 +309,7 @@ def _fit(
         )
     training = learner.fit(
         network,
-        recipe if lr is None else replace(recipe, lr=lr, min_lr=min(recipe.min_lr, lr)),
+        recipe if lr is None else recipe.at(lr),
         first_trained=first_trained,
         checkpoint=folder / CHECKPOINT,
         description=description,

@@ -64,6 +64,7 @@ def expected_values(trials: Sequence[Trial], goal: Goal) -> list[float | None]:
         if trial.status != "stopped" or trial.value is None or not trial.curve or goal.objective == "loss":
             return trial.value
         gains = gains_after(len(trial.curve), finished)
-        return max(trial.curve) + (statistics.fmean(gains) if gains else 0.0)
+        # Its weights from before the training may be better than all that follows.
+        return max(trial.value, max(trial.curve) + (statistics.fmean(gains) if gains else 0.0))
 
     return [value(trial) for trial in trials]

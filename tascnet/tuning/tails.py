@@ -2,19 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from torch import nn
 
-from tascnet.data import FeatureSource, cached_features, prefix_digests
+from tascnet.data import prefix_digests
 from tascnet.run.records import EpochRecord, TrainingRecord
-from tascnet.train import Learner, reestimate_batchnorm
+from tascnet.train import FeaturePair, Learner, cached_pair, reestimate_batchnorm
 from tascnet.tuning.build import Candidate
-
-# Of the training samples in all views, and of the validation samples.
-FeaturePair: TypeAlias = tuple[FeatureSource, FeatureSource]
 
 
 class Tails:
@@ -42,8 +37,7 @@ class Tails:
         digest = self._digests[cut]
         if self._pair is None or self._pair[0] != digest:
             self._pair = None
-            folder = self.learner.samples.cache / "features"
-            self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest, folder)
+            self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest)
         return self._pair[1]
 
     def forget(self) -> None:
@@ -78,7 +72,7 @@ class Tails:
         recipe = self.learner.trainer.recipe("trial")
         training = self.learner.fit(
             tail,
-            replace(recipe, lr=recipe.lr * candidate.lr_factor),
+            recipe.at(recipe.lr * candidate.lr_factor),
             features=features,
             keep=self._keep,
             checkpoint=checkpoint,
@@ -86,24 +80,6 @@ class Tails:
             stop=stop,
         )
         return join(self.chain[: candidate.cut], tail), training
-
-
-def cached_pair(learner: Learner, trunk: nn.Module, digest: str, folder: Path) -> FeaturePair:
-    """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
-
-    Raises:
-        BudgetError: they would take more than the cache's limit.
-    """
-    samples, trunk = learner.samples, trunk.eval()
-    options: dict[str, Any] = {
-        "folder": folder,
-        "trunk_digest": digest,
-        "limit_gb": samples.cache_limit_gb,
-        "device": learner.device,
-    }
-    train = cached_features(trunk, samples.train, views=samples.views, **options)
-    val = cached_features(trunk, samples.val, beside=(train,), **options)
-    return train.resident(learner.device), val.resident(learner.device)
 
 
 def join(trunk: nn.Sequential, tail: nn.Sequential) -> nn.Sequential:

@@ -228,14 +228,17 @@ def _judged(
         return stopped or is_late
 
     _, training = tails.train(candidate, f"trial {proposal.trial}", stop=ends)
-    if stopped:
+    reached = score(training, goal.metric) or 0.0
+    if stopped and reached >= needed:
+        found["reason"] = "its weights from before the training are good enough, and no epoch was better"
+    elif stopped:
         found |= {"status": "stopped", "reason": "it would hardly have become the winner"}
     elif is_late:
         status = "ok" if study.best() is None else "stopped"
         found |= {"status": status, "reason": "the seconds of the search (`max_seconds`) were used up"}
     return {
         **found,
-        "value": goal.value(score(training, goal.metric) or 0.0, training.val_loss or 0.0),
+        "value": goal.value(reached, training.val_loss or 0.0),
         "val_accuracy": training.val_accuracy,
         "val_balanced_accuracy": training.val_balanced_accuracy,
         "val_loss": training.val_loss,

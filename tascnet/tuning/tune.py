@@ -77,11 +77,11 @@ from tascnet.tuning.space import FIRST_TRAINED, Space
 from tascnet.tuning.study import Proposal, Study
 from tascnet.tuning.tails import Tails
 from tascnet.tuning.trials import measured_winner, no_winner, run_search, run_trial
-from tascnet.tuning.warm import digest_of, earlier_trials, transferred
+from tascnet.tuning.warm import JOURNAL, digest_of, earlier_trials, transferred
 
 log = logging.getLogger("tascnet")
 
-JOURNAL, METRICS, MODEL, REPORT = "trials.jsonl", "metrics.json", "model", "report.html"
+METRICS, MODEL, REPORT = "metrics.json", "model", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +164,8 @@ def tune(
     _check_pick(options, run)
     with computing(device, threads) as where:
         check_runtimes(measure, where)
+        runtime = judged_in(measure, where)
+        searches = earlier_trials(options.warm_start)
         samples = open_samples(
             data,
             info.preprocessing,
@@ -193,9 +195,9 @@ def tune(
             },
         ) | {"metric": metric}
         if options.warm_start:
-            own |= {"input.warm_start": digest_of(earlier_trials(options.warm_start))}
+            own |= {"input.warm_start": digest_of(searches)}
         if options.has_latency_target:
-            own |= {TARGET: judged_in(measure, where)}
+            own |= {TARGET: runtime}
         with _folders(run, own, options.pick, cache=samples.cache, fresh=fresh) as (search, output):
             samples.write_splits(output / SPLITS)
             archive = Archive(

@@ -15,7 +15,7 @@ BEST = 2
 
 
 def earlier_trials(folders: Sequence[str]) -> list[list[Trial]]:
-    """The trials of earlier searches, each in number's order.
+    """The trials of earlier searches, each in the order of its journal.
 
     Args:
         folders: of runs, of their stage `tune`, or journals.
@@ -25,7 +25,8 @@ def earlier_trials(folders: Sequence[str]) -> list[list[Trial]]:
     """
     found = []
     for folder in folders:
-        places = [Path(folder), Path(folder) / JOURNAL, Path(folder) / "tune" / JOURNAL]
+        place = Path(folder).expanduser()
+        places = [place, place / JOURNAL, place / "tune" / JOURNAL]
         journal = next((place for place in places if place.is_file()), None)
         try:
             trials = [] if journal is None else read_records(journal, Trial)

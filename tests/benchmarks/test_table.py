@@ -74,7 +74,7 @@ def test_a_truncated_file_is_refused(path):
         read_table(path)
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", table_names())
 def test_a_stored_table_is_whole_wide_and_has_few_good_configurations(name):
     table = load_table(name)
     accuracies = sorted((entry.val_accuracy for entry in table.entries.values()), reverse=True)
@@ -90,8 +90,8 @@ def test_a_stored_table_is_whole_wide_and_has_few_good_configurations(name):
     assert table.space.narrowed(0.5, 2) != table.space.neutral(2)
 
 
-def test_the_stored_tables_are_those_that_can_be_made():
-    assert table_names() == sorted(TASKS)
+def test_the_stored_tables_can_be_made():
+    assert {"digits_high", "digits_low", "mobilenet"} <= set(table_names()) <= set(TASKS)
 
 
 def test_a_row_measured_again_is_that_of_the_stored_table(cache):

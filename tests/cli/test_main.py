@@ -419,7 +419,7 @@ def test_the_environment_is_left_as_it_was(ran, monkeypatch):
     assert sys.argv == before
 
 
-MEASURE = {"batch": 16, "repeats": 30, "runtimes": None, "target": None}
+MEASURE = {"batch": 16, "repeats": 30, "runtimes": None, "target": None, "table": None}
 
 
 def test_cfg_shows_the_composed_config_and_runs_nothing(ran, capsys):

@@ -136,6 +136,21 @@ def test_memory_bounds_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(seen) == {1, 10}
 
 
+def test_the_size_of_batches_changes_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = TOYS["residual"]()
+    # Of larger maps not all pixels are read.
+    monkeypatch.setattr(refitting, "ROWS", 1)
+    outputs = []
+    # Batches of one sample, and of all 192.
+    for step in (1, 2**30):
+        monkeypatch.setattr(refitting, "STEP", step)
+        network, kept = cut(whole)
+        refit(network, whole, kept, images)
+        with torch.no_grad():
+            outputs.append(network(images(seed=1)[0]))
+    torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3)
+
+
 def test_the_same_seed_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = TOYS["dense"]()
     # Of larger maps not all pixels are read.

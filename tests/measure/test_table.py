@@ -17,7 +17,7 @@ from tascnet.measure import Clock, WidthCosts, WidthTimes, judged_in
 from tascnet.measure.table import FACTS, LayerTable, grid, knots, table_facts
 from tascnet.options import Measure
 from tascnet.surgery import Trace, narrow, width_groups
-from tests.measure.test_clock import EMPTY_MS, EXAMPLE, by_weights, network
+from tests.measure.test_clock import EXAMPLE, by_weights, network
 from tests.models.toys import EXAMPLE as IMAGE
 from tests.models.toys import TOYS
 from tests.surgery.networks import NETWORKS
@@ -76,14 +76,7 @@ def test_knots_by_hand() -> None:
 def foreign(path: Path, **facts: object) -> Path:
     """A table of the network that another machine made, with a factor of two."""
     own = {**table_facts("onnxruntime"), "machine": "a board", "threads": 4, **facts}
-
-    def timer(layers: list[Layer]) -> list[float]:
-        idle = {one for layer in layers for one in layer.idle}
-        return [
-            EMPTY_MS if layer in idle else ms for layer, ms in zip(layers, by_weights(layers), strict=True)
-        ]
-
-    table = LayerTable(path, timer, own)
+    table = LayerTable(path, by_weights, own)
     layers = layers_of(network(16), EXAMPLE)
     table.cover([sized for layer in layers for sized in grid(layer)], interpolate=False)
     table.note_network(layers, 2 * table.sum(layers))

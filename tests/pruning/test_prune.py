@@ -17,13 +17,13 @@ import tascnet
 from tascnet.data import open_samples
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.measure import Clock
-from tascnet.options import Measure, Prune
+from tascnet.options import Measure, Prune, RecipeChanges
 from tascnet.pruning import check_options
 from tascnet.pruning.iteration import apply_removal
 from tascnet.run.records import StepRecord, read_record
 from tascnet.train import Learner
 from tascnet.train.evaluate import Evaluation
-from tests.pruning.toy import CLASSES, DATA, SMALL, are_equal, network, state, untimed
+from tests.pruning.toy import CLASSES, DATA, QUICK, SMALL, are_equal, network, state, untimed
 from tests.reading import read_json
 
 
@@ -480,6 +480,17 @@ def test_a_teacher_of_its_own_teaches(run, caplog):
         run(options, name="other", teacher=network())
     assert losses(run(options, name=None, teacher=Own())) == losses(plain)
     assert "unknown which samples the teacher was trained on" in caplog.text
+
+
+def test_the_recipe_of_new_heads_counts_where_the_network_may_end_earlier(run):
+    """Only `blocks=true` removes an end, whose head is trained by the recipe `head`."""
+    other = replace(QUICK["trainer"], head=RecipeChanges(epochs=2))
+    options = Prune(**SMALL)
+    assert run(options).iterations == run(options, trainer=other).iterations
+    options = replace(options, blocks=True)
+    run(options, name="blocks")
+    with pytest.raises(RunFolderError, match=r"trainer\.head\.epochs was 10 and is now 2"):
+        run(options, name="blocks", trainer=other)
 
 
 def test_a_teacher_that_cannot_teach_is_refused(run, tmp_path):

@@ -56,6 +56,9 @@ def test_a_stopped_trial_is_worth_what_the_mean_gain_promises():
     trials = [*done, trial(3, 0.35, "stopped", curve=(0.35,)), trial(4, None, "failed")]
     assert curves(trials) == FINISHED
     assert expected_values(trials, Goal()) == [0.6, 0.7, 0.7, pytest.approx(0.65), None]
+    # What it was before the training is kept where no epoch reaches it.
+    kept = trial(3, 0.68, "stopped", curve=(0.35,))
+    assert expected_values([*done, kept], Goal())[3] == 0.68
     # Nothing is known without finished ones, and a loss does not follow from a curve of accuracies.
     assert expected_values(trials[3:4], Goal()) == [0.35]
     assert expected_values(trials, Goal(objective="loss"))[3] == 0.35

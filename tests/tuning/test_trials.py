@@ -1,10 +1,16 @@
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
-from tascnet.run.records import Trial
-from tascnet.tuning.trials import best_trials
+from tascnet.run.records import EpochRecord, TrainingRecord, Trial
+from tascnet.tuning import Goal
+from tascnet.tuning.study import Proposal
+from tascnet.tuning.trials import best_trials, run_trial
 
 
 def made(number, accuracy, status="ok"):
@@ -50,3 +56,48 @@ def test_the_best_five_of_the_finished_trials_stand_first_to_last():
 
 def test_they_show_the_metric_of_the_search():
     assert next(line for line in shown("balanced_accuracy") if line[0] == "3")[2] == "37.50"
+
+
+@pytest.mark.parametrize(("before", "status"), [(0.74, "ok"), (0.73, "stopped")])
+def test_a_network_that_is_good_enough_before_its_training_is_not_lost(before, status):
+    """The best has 0.76, its tolerance is 0.02, and this network has fewer parameters."""
+    epochs = [
+        EpochRecord(
+            epoch=number,
+            train_loss=1.0,
+            val_loss=1.0,
+            val_accuracy=0.5,
+            val_balanced_accuracy=0.5,
+            seconds=0.0,
+        )
+        for number in (1, 2, 3)
+    ]
+    training = TrainingRecord(
+        val_accuracy=before,
+        val_balanced_accuracy=before,
+        val_loss=1.0,
+        best_epoch=0,
+        seconds=0.0,
+        epochs=tuple(epochs),
+    )
+
+    class Tails:
+        chain = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        learner = SimpleNamespace(
+            samples=SimpleNamespace(example=torch.zeros(1, 4)),
+            device=torch.device("cpu"),
+            val_samples=lambda: 100.0,
+        )
+
+        def train(self, candidate, description, *, stop):
+            assert [count for count in range(4) if stop(epochs[:count])] == [3]
+            return self.chain, training
+
+    # Nothing is gained after the third epoch.
+    done = [replace(made(number, 0.76), curve=(0.76,) * 4) for number in range(3)]
+    study = SimpleNamespace(trials=done, goal=Goal(), best=lambda: done[0])
+    build = lambda config: SimpleNamespace(cut=0, tail=Tails.chain)  # noqa: E731
+    proposal = Proposal(trial=3, depth=1, config={})
+    found = run_trial(proposal, study, Tails(), build, None, promote=True, tolerance=0.02)
+    assert (found.status, found.value, found.epochs) == (status, before, 3)
+    assert found.reason

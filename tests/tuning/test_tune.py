@@ -248,3 +248,10 @@ def test_whether_a_search_may_give_new_wide_layers():
     assert not may_widen(Tune(), 513)
     assert not may_widen(Tune(hidden_layers=(0,)), 16)
     assert may_widen(Tune(head="grow"), 10_000)
+
+
+def test_a_missing_table_is_found_before_anything_is_trained(tmp_path):
+    measure = Measure(target="eager", table=str(tmp_path / "missing.json"))
+    with pytest.raises(ConfigError, match="is no table of layers"):
+        tascnet.tune(own_network(), own_data(), Tune(**OPTIONS), measure=measure, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

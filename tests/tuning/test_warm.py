@@ -61,3 +61,9 @@ def test_the_digest_is_that_of_the_trials(tmp_path):
         journal(tmp_path / name / "trials.jsonl", small_space(), values)
     a, b, c = (digest_of(earlier_trials([str(tmp_path / name)])) for name in "abc")
     assert a == b != c
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trials = journal(tmp_path / "mine" / "trials.jsonl", small_space(), [0.5])
+    assert earlier_trials(["~/mine"]) == [trials]
