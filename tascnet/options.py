@@ -829,7 +829,10 @@ class TuneBase(Targets):
     )
     dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4), "Choices for head dropout.", minimum=0, below=1)
     start_depth: int = option(
-        1, "Units open to the first trials; 0: the dense head alone.", minimum=0, maximum=1
+        1,
+        "Units open to the first trials; 0: the dense head alone; more where the network may end before them.",
+        minimum=0,
+        maximum=1,
     )
     initial_trials: int = option(4, "Trials before the surrogate proposes.", minimum=1, maximum=MOST_TRIALS)
     trials_per_depth: int = option(
@@ -1044,6 +1047,8 @@ class Tune(TuneBase):
                 f"`{name}` has no effect without a conventional network that teaches (`finetune_from`)",
                 "leave it out",
             )
+        idle = self.distill == 0 and self.distill_features > 0
+        yield _no_effect(idle, "distill_features", "distill=0", "leave it out, or raise `distill`")
 
 
 @dataclass(frozen=True, kw_only=True)

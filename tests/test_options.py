@@ -270,6 +270,7 @@ def test_a_criterion_may_be_a_dotted_path():
         (Tune, {"objective": "pareto_params", "latency_target_ms": 5.0}, "`latency_target_ms` has no effect"),
         (Tune, {"finetune_from": "all", "distill": 0.5}, "`distill` has no effect without"),
         (Tune, {"finetune_from": "all", "distill_features": 1.0}, "`distill_features` has no effect without"),
+        (Tune, {"distill": 0.0, "distill_features": 1.0}, "`distill_features` has no effect with"),
         (Prune, {"distill": 0.0, "distill_features": 1.0}, "`distill_features` has no effect with"),
         (Tune, {"head": "grow", "finetune_from": "conventional"}, "`finetune_from=conventional` needs"),
         (Autotune, {"finetune_from": "conventional"}, "`finetune_from=conventional` needs"),

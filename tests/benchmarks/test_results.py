@@ -25,7 +25,7 @@ SHORT = (
         "backbone=digits_cnn",
         "backbone.weights=random",
     ),
-    *("measure.repeats=1", "measure.batch=2", "device=cpu"),
+    *("measure.repeats=3", "measure.batch=2", "device=cpu"),
 )
 
 
