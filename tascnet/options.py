@@ -830,7 +830,7 @@ class TuneBase(Targets):
     dropouts: tuple[float, ...] = option((0.0, 0.2, 0.4), "Choices for head dropout.", minimum=0, below=1)
     start_depth: int = option(
         1,
-        "Units open to the first trials; 0: the dense head alone; more where the network may end before them.",
+        "Units open to the first trials; 0: the dense head alone; more where the network may end earlier.",
         minimum=0,
         maximum=1,
     )
