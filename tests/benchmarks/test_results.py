@@ -5,27 +5,11 @@ from tascnet.run.files import read_jsonl
 from tests.reading import read_json
 
 SHORT = (
-    *(
-        "trainer.head.epochs=1",
-        "trainer.trial.epochs=1",
-        "trainer.finetune.epochs=1",
-        "trainer.recover.epochs=1",
-    ),
-    *(
-        "tune.max_trials=1",
-        "tune.exit=false",
-        "prune.epochs=1",
-        "prune.max_iterations=1",
-        "prune.final_epochs=0",
-    ),
-    *(
-        "dataset=digits",
-        "dataset.train=16",
-        "dataset.val=16",
-        "backbone=digits_cnn",
-        "backbone.weights=random",
-    ),
-    *("measure.repeats=3", "measure.batch=2", "device=cpu"),
+    *("dataset=digits", "dataset.train=16", "dataset.val=16", "device=cpu"),
+    *("backbone=digits_cnn", "backbone.weights=random", "backbone.size=8", "backbone.resize=8"),
+    *("trainer.head.epochs=1", "trainer.trial.epochs=1", "trainer.finetune.epochs=1"),
+    *("tune.max_trials=1", "tune.exit=false", "prune.epochs=1", "prune.final_epochs=0"),
+    *("prune.max_iterations=1", "measure.repeats=3", "measure.batch=2"),
 )
 
 

@@ -18,7 +18,7 @@ from tests.pipelines.commands import command
 from tests.reading import read_json
 
 CONTRACT = {"val_accuracy", "test_accuracy", "params", "trainable_params", "flops", "size_bytes"}
-# One epoch of everything, one trial at depth 1 and one from the surrogate at depth 2; the smaller wins.
+# One epoch of everything, the first trial and one from the surrogate; the smaller wins.
 SHORT = (
     "dataset.train=4",
     "dataset.val=3",
@@ -27,7 +27,7 @@ SHORT = (
     "trainer.trial.epochs=1",
     "trainer.finetune.epochs=1",
     "tune.initial_trials=1",
-    "tune.trials_per_depth=1",
+    "tune.trials_per_depth=2",
     "tune.max_trials=2",
     "tune.tolerance=1",
     "prune.max_iterations=1",

@@ -98,7 +98,7 @@ def test_the_digits_give_the_same_numbers(finished, cache):
         "measure": tascnet.Measure(batch=2, repeats=3),
         "cache": cache,
     }
-    few = {"initial_trials": 2, "trials_per_depth": 2, "patience": 3, "max_trials": 4}
+    few = {"initial_trials": 2, "trials_per_depth": 4, "patience": 3, "max_trials": 4}
     search = tascnet.preset("tune", "tascnet", backbone="digits_cnn", **few)
     cut = {"pruning_ratio": 0.08, "max_pruning_ratio": 0.25, "min_filters": 16, "round_to": 4, "epochs": 4}
     pruning = tascnet.preset(

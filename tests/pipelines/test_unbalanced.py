@@ -33,6 +33,8 @@ def chain(num_classes):
 RECIPE = ("epochs=8", "lr=0.01", "batch_size=8", "warmup=0", "label_smoothing=0")
 SHORT = (
     *("backbone=few.chain", "backbone.size=16", "backbone.resize=16", "threads=1"),
+    # A head on standardised features finds the small classes.
+    "trainer.standardise=false",
     *("tune.max_trials=2", "tune.max_units=1", "tune.round_to=4", "tune.kernels=[3]"),
     *(f"trainer.{name}.{text}" for name in ("head", "trial", "finetune") for text in RECIPE),
     *("prune.epochs=2", "prune.min_filters=8", "prune.round_to=4", "prune.max_iterations=1"),

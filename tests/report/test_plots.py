@@ -491,3 +491,11 @@ def test_a_file_of_what_each_stage_gained() -> None:
         assert text in texts
     assert "var(" not in svg
     assert not re.search(r"#(0\d)\1\1", svg), "a colour that stands for one of the page"
+
+
+def test_curves_begin_before_the_training_where_something_was_known():
+    one = training([0.5, 0.7, 0.6])
+    start = replace(one.epochs[0], epoch=0, train_loss=None, val_accuracy=0.6)
+    known, chance = (replace(one, before=replace(start, val_accuracy=v)) for v in (0.6, 0.1))
+    texts = [ET.fromstring(plots.curves_plot(each)).itertext() for each in (known, chance)]
+    assert ["0" in text for text in map(list, texts)] == [True, False]

@@ -51,7 +51,8 @@ def figures(result):
 
 
 def step(folder, name):
-    (found,) = (folder / "state").glob(f"{name}*")
+    """Folder of a step, not of the one that repeats it at a third of the learning rate."""
+    (found,) = (p for p in (folder / "state").glob(f"{name}*") if not p.name.endswith("-slower"))
     return found
 
 
@@ -89,16 +90,29 @@ def test_metrics_of_another_version_are_made_again_without_training(whole, cache
     assert message.endswith("cannot be read (its schema is 4, expected 5): the stage makes it again")
 
 
-def test_each_training_is_kept_under_the_name_of_its_network(whole):
-    def of(name, part="training"):
-        return getattr(read_record(step(whole.folder, name) / "record.json", StepRecord), part)
+def test_each_training_is_kept_under_the_name_of_its_network(tmp_path, cache):
+    found = tuned(tmp_path / "run", cache, exit=False, fallback=False)
 
-    assert whole.metrics.trainings == {
+    def of(name, part="training"):
+        return getattr(read_record(step(found.folder, name) / "record.json", StepRecord), part)
+
+    assert found.metrics.trainings == {
         "baseline: head": of("baseline"),
         "conventional": of("conventional"),
         "after": of("taught"),
     }
-    assert all(training.epochs for training in whole.metrics.trainings.values())
+    assert all(training.epochs for training in found.metrics.trainings.values())
+
+
+def test_no_training_of_a_step_is_left_out(whole):
+    """Also of networks that were not handed over; the heads of ends have a curve of their own."""
+    records = {
+        path.parent.name: read_record(path, StepRecord) for path in whole.folder.glob("state/*/record.json")
+    }
+    trainings = [record.training for name, record in records.items() if not name.startswith("end-")]
+    kept = list(whole.metrics.trainings.values())
+    assert all(training in kept for training in trainings if training is not None)
+    assert any(name.endswith("-slower") for name in records), "the winner was trained twice"
 
 
 @pytest.mark.parametrize("name", ["baseline", "narrowed", "taught", "conventional"])
@@ -114,7 +128,7 @@ def test_each_training_is_kept_under_the_name_of_its_network(whole):
 )
 def test_a_damaged_step_is_computed_again(name, damage, whole, cache, said):
     (whole.folder / "metrics.json").unlink()
-    damage(next((whole.folder / "state").glob(f"{name}*")))
+    damage(step(whole.folder, name))
     assert figures(tuned(whole.folder, cache)) == figures(whole)
     (message,) = said()
     assert message.endswith(": the step is computed again")

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tascnet.report.numbers import metric_name
 from tascnet.report.plots.marks import STEPS, Points, limits
-from tascnet.run.records import EpochRecord, TrainingRecord
+from tascnet.run.records import EpochRecord, TrainingRecord, score
 
 _WIDTH, _HEIGHT = 290, 246
 # Where the axes begin and end: from the left, and from the top for the metric and for the loss.
@@ -60,15 +60,16 @@ def curves_plot(
 ) -> str:
     """The metric and the losses after each epoch, the epoch whose weights were kept ringed.
 
+    Epoch 0 is the network before the training, where it has learnt something by then.
+
     Args:
         ends: of the axis of the metric, so that several figures compare; None: around its values.
     """
-    numbers = [row.epoch for row in training.epochs]
+    rows = drawn_epochs(training, metric)
+    numbers = [row.epoch for row in rows]
     # A single epoch lies in the middle.
     epochs = (min(numbers) - (len(numbers) == 1), max(numbers) + (len(numbers) == 1))
-    values, train, val = (
-        places(training.epochs, field) for field in (f"val_{metric}", "train_loss", "val_loss")
-    )
+    values, train, val = (places(rows, field) for field in (f"val_{metric}", "train_loss", "val_loss"))
     losses = [value for _, value in (*train, *val)]
     above = _Panel(
         epochs=epochs, values=ends or metric_ends([training], metric), top=_METRIC[0], bottom=_METRIC[1]
@@ -98,7 +99,17 @@ def curves_plot(
 
 def metric_ends(trainings: Sequence[TrainingRecord], metric: str) -> tuple[float, float]:
     """Ends of the axis that holds the metric of all epochs."""
-    return limits([value for one in trainings for _, value in places(one.epochs, f"val_{metric}")])
+    rows = (drawn_epochs(one, metric) for one in trainings)
+    return limits([value for epochs in rows for _, value in places(epochs, f"val_{metric}")])
+
+
+def drawn_epochs(training: TrainingRecord, metric: str) -> tuple[EpochRecord, ...]:
+    """All epochs, after the network before the training; without that where it is less than half as good."""
+    before, best = training.before, score(training, metric)
+    start = None if before is None else score(before, metric)
+    if before is None or start is None or best is None or start < best / 2:
+        return training.epochs
+    return (before, *training.epochs)
 
 
 def places(epochs: Sequence[EpochRecord], field: str) -> list[tuple[float, float]]:
