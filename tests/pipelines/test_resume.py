@@ -121,7 +121,7 @@ def assert_equal_but_for_times(run, expected):
 def test_the_shared_run_searches_with_the_surrogate_and_prunes(finished):
     """What the others compare with is worth comparing with."""
     trials = read_jsonl(finished / "tune" / "trials.jsonl")
-    assert [trial["depth"] for trial in trials] == [1, 1, 2, 2]
+    assert [trial["surrogate"] is None for trial in trials] == [True, True, False, False]
     assert {trial["status"] for trial in trials} == {"ok"}
     assert read_json(finished / "prune" / "metrics.json")["kept_iteration"] == 2
 
@@ -273,11 +273,12 @@ def test_fresh_starts_a_stage_over_and_leaves_the_other(finished, copied, cache)
 
 def test_more_trials_continue_the_journal(copied, tmp_path, cache):
     journalled = (copied / "tune" / "trials.jsonl").read_bytes()
-    assert command(*options(copied, cache), "stage=tune", "tune.max_trials=6") == 0
+    more = ("stage=tune", "tune.max_trials=6", "tune.trials_per_depth=6")
+    assert command(*options(copied, cache), *more) == 0
     assert (copied / "tune" / "trials.jsonl").read_bytes().startswith(journalled)
     assert read_json(copied / "tune" / "metrics.json")["trials"] == 6
     at_once = tmp_path / "at_once" / "digits" / "digits_cnn" / "run-seed0"
-    assert command(*options(at_once, cache), "stage=tune", "tune.max_trials=6") == 0
+    assert command(*options(at_once, cache), *more) == 0
     assert metrics(copied / "tune") == metrics(at_once / "tune")
 
 
