@@ -1,5 +1,6 @@
 """How deep the search goes next, and when it stops: a pure function of the trials so far."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -44,16 +45,20 @@ class Limits:
         """The limits that options set.
 
         Where a `space` is given the search may go to its deepest unit, and begins where the network may end
-        earliest and still train the unit before: smaller depths hold later ends alone.
+        earliest and still train the unit before: smaller depths hold later ends alone. The trials of a given
+        `max_trials` that these would have had go to the other depths.
         """
         has_budget = options.is_layerwise or options.max_seconds is not None
         every = options.layerwise_every if isinstance(options, Tune) else 1
         start_depth, max_units = options.start_depth, options.max_units or DEPTH
+        each = options.trials_per_depth
         if space is not None and not options.is_layerwise:
             max_units = space.depth
-            start_depth = max(start_depth, min(space.exits + 1, space.depth)) if space.exits else start_depth
+            if space.exits:
+                start_depth = max(start_depth, min(space.exits + 1, space.depth))
+                each = max(each, math.ceil((options.max_trials or 0) / (max_units - start_depth + 1)))
         return cls(
-            trials_per_depth=options.trials_per_depth,
+            trials_per_depth=each,
             max_units=max_units,
             max_trials=options.max_trials or (None if has_budget else TRIALS),
             max_seconds=options.max_seconds,

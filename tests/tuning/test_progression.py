@@ -102,7 +102,12 @@ def test_it_may_begin_with_the_head_alone():
 @pytest.mark.parametrize(("exits", "expected"), [(0, 1), (1, 2), (2, 2)])
 def test_a_search_begins_where_the_network_may_end_earliest(exits, expected):
     found = Limits.of(Tune(), small_space(exits))
-    assert (found.start_depth, found.max_units) == (expected, 2)
+    assert (found.start_depth, found.max_units, found.trials_per_depth) == (expected, 2, 8)
+
+
+@pytest.mark.parametrize(("exits", "expected"), [(0, 8), (2, 20)])
+def test_depths_that_are_passed_over_leave_their_trials_to_the_others(exits, expected):
+    assert Limits.of(Tune(max_trials=20), small_space(exits)).trials_per_depth == expected
 
 
 def test_accuracy_decides_on_depth_whatever_the_value_is():
