@@ -3,19 +3,16 @@
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import module_digest
 from tascnet.errors import SurgeryError
 from tascnet.measure import Clock
 from tascnet.models.head import head_start
 from tascnet.pruning.cut import WithKept, settle, teacher_of
 from tascnet.surgery import Shortener, holds_filters, holds_ignored, without_blocks
-from tascnet.train import Distillation, Learner, cached_pair, fit_head
+from tascnet.train import Learner
 
 log = logging.getLogger("tascnet")
 
@@ -64,30 +61,6 @@ def without(network: nn.Sequential, name: str, example: Tensor, seed: int) -> tu
     if block == name:
         return without_blocks(network, {block})[0], at
     return Shortener(network, example).network(at, seed=seed), at
-
-
-def train_end(
-    learner: Learner,
-    network: nn.Sequential,
-    teacher: nn.Module | None,
-    weight: float,
-    checkpoint: Path,
-) -> None:
-    """Train the head of a shortened network on the features that it reads.
-
-    Args:
-        network: on the device.
-        teacher: whose answers are learnt beside the labels; None: labels alone.
-        weight: share of the loss on these answers.
-        checkpoint: file from which an interrupted training resumes.
-    """
-    start = head_start(network)
-    trunk, head = network[:start].eval(), network[start:].requires_grad_(True)
-    pair, taught = cached_pair(learner, trunk, module_digest(trunk)), None
-    if teacher is not None and weight:
-        own: dict[str, Any] = {"weight": weight, "device": learner.device, "beside": pair}
-        taught = Distillation.cached(teacher, learner.samples, **own)
-    fit_head(*(learner, head, pair), checkpoint=checkpoint, description="new end", distillation=taught)
 
 
 def cheaper_block(

@@ -18,7 +18,7 @@ from tascnet.measure import Clock, WidthCosts, complexity, size_bytes
 from tascnet.models.info import ModelInfo
 from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning.allocate import GroupSize, IterationPlan, allocate, landed, plan_iteration, share_of
-from tascnet.pruning.blocks import END, cheaper_block, last_end, train_end, without
+from tascnet.pruning.blocks import END, cheaper_block, last_end, without
 from tascnet.pruning.check import eligible_groups, first_block, removable_blocks, why_none
 from tascnet.pruning.cut import cut, kept_outputs, settle, teacher_of
 from tascnet.pruning.history import FilterHistory, read_history, write_history
@@ -36,14 +36,12 @@ from tascnet.pruning.schedule import (
 from tascnet.run.files import digest_json
 from tascnet.run.records import Iteration, StepRecord, TrainingRecord, measured_once, score
 from tascnet.surgery import Trace
-from tascnet.train import Archive, Distillation, Learner
+from tascnet.train import Archive, Distillation, Learner, fit_new_head, gentler
 
 log = logging.getLogger("tascnet")
 
 # How often a reverted step is halved at most until it removes something else.
 HALVINGS = 12
-# By how much the learning rate is smaller where the usual one did not recover a network.
-GENTLER = 3.0
 # The block that is removed, or none: a resumed step does not measure times again.
 CHOICE = "block.json"
 AGAIN = "-again"
@@ -242,7 +240,7 @@ def apply_removal(
         before = teacher_of(network, {}, merge)
         network, at = without(network, block, ranks.trace.example, learner.seed)
         if block.startswith(END):
-            train_end(learner, network, teacher, options.distill, folder / "end.pt")
+            _train_end(learner, options, network, teacher, folder)
         else:
             settle(learner, network, before, first=at)
     if recorder is not None:
@@ -279,6 +277,9 @@ def retrain(
 ) -> tuple[nn.Sequential, StepRecord]:
     """Train the network of an iteration, which `step` made, once more with a smaller learning rate."""
 
+    assert step.training is not None
+    lr = gentler(step.training)
+
     def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
         started, recorder = time.perf_counter(), None
         learner.place(network)
@@ -288,7 +289,7 @@ def retrain(
             recorder = read_history(archive.path(decision.state), groups)
         training = recover(
             *(learner, options, network, teacher, folder / "retrain.pt", epochs, deadline),
-            lr=gentler(step.training),
+            lr=lr,
             recorder=recorder,
         )
         if recorder is not None:
@@ -350,13 +351,6 @@ def recover(
     return train_all(learner, network, checkpoint, epochs, deadline, **own)
 
 
-def gentler(training: TrainingRecord | None) -> float:
-    """The learning rate after a training that did not recover a network."""
-    assert training is not None
-    assert training.lr is not None
-    return training.lr / GENTLER
-
-
 def _cheaper_block(
     learner: Learner, options: Prune, teacher: nn.Module, decision: Decision, clock: Clock, folder: Path
 ) -> str | None:
@@ -369,10 +363,18 @@ def _cheaper_block(
         return decision.reaches(cost.params, cost.flops)
 
     def shorten(candidate: nn.Sequential) -> None:
-        train_end(learner, candidate, teacher, options.distill, folder / "end.pt")
+        _train_end(learner, options, candidate, teacher, folder)
 
     candidates = ranks.network, decision.blocks, filters
     return cheaper_block(learner, *candidates, merge, is_too_small, clock, shorten)
+
+
+def _train_end(
+    learner: Learner, options: Prune, network: nn.Sequential, teacher: nn.Module, folder: Path
+) -> None:
+    """Train the head of a network with a new end."""
+    checkpoint = folder / "end.pt"
+    fit_new_head(learner, network, teacher, options.distill, checkpoint=checkpoint, description="new end")
 
 
 def _grow(

@@ -41,7 +41,6 @@ from tascnet.pruning.iteration import (
     decide_removal,
     final_of,
     first_of,
-    gentler,
     has_gained,
     record_removal,
     recover,
@@ -82,7 +81,7 @@ from tascnet.run.records import (
     write_records,
 )
 from tascnet.surgery import Trace
-from tascnet.train import Archive, Learner
+from tascnet.train import Archive, Learner, gentler
 from tascnet.train.distillation import adapted
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
@@ -551,6 +550,7 @@ def _recovered(
         name = final_of(kept.state, number)
         own = partial(_final_round, learner, archive, options, teacher, best, epochs, lr, deadline)
         _, step = archive.once(name, own)
+        assert step.training is not None
         now = score(step.training, learner.metric)
         assert now is not None
         words = learner.metric.replace("_", " "), 100 * now, 100 * value

@@ -2,8 +2,8 @@
 
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import evaluate_source
-from tascnet.train.fit import fit
-from tascnet.train.heads import FeaturePair, cached_pair, fit_head
+from tascnet.train.fit import fit, gentler
+from tascnet.train.heads import FeaturePair, cached_pair, fit_head, fit_new_head
 from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor
@@ -21,7 +21,9 @@ __all__ = [
     "evaluate_source",
     "fit",
     "fit_head",
+    "fit_new_head",
     "freeze_before",
+    "gentler",
     "learning_rate_factor",
     "reestimate_batchnorm",
     "set_training_mode",

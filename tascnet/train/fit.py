@@ -36,6 +36,12 @@ log = logging.getLogger("tascnet")
 FAR_BELOW, FAR_ERRORS = 0.1, 3
 
 
+def gentler(training: TrainingRecord) -> float:
+    """The learning rate of a training that is done once more because this one did not help: a third."""
+    assert training.lr is not None, "every training records its learning rate"
+    return training.lr / 3
+
+
 class Recorder(Protocol):
     """Something that follows a network through the epochs."""
 
@@ -329,23 +335,19 @@ class _Run:
         if self.recipe.schedule == "plateau" and self.plateau_wait > self.recipe.plateau_patience:
             self.plateau_factor *= self.recipe.factor
             self.plateau_wait = 0
-        self._save()
-
-    def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "before": None if self.before is None else to_json(self.before),
-            "records": [to_json(record) for record in self.records],
-            "best": None if self.best is None else self.best.epoch,
-            "best_state": self.best_state,
-            "plateau": [self.plateau_factor, self.plateau_wait],
-            "recorder": None if self.recorder is None else self.recorder.state_dict(),
-        }
-        write_whole(self.checkpoint, partial(_write, state))
+        if self.checkpoint is not None:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "before": None if self.before is None else to_json(self.before),
+                "records": [to_json(record) for record in self.records],
+                "best": None if self.best is None else self.best.epoch,
+                "best_state": self.best_state,
+                "plateau": [self.plateau_factor, self.plateau_wait],
+                "recorder": None if self.recorder is None else self.recorder.state_dict(),
+            }
+            write_whole(self.checkpoint, partial(_write, state))
 
     def _rank(self, record: EpochRecord) -> float:
         """The epoch of the highest rank, the first of equals, is kept."""

@@ -8,10 +8,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import FeatureSource, cached_features
+from tascnet.data import FeatureSource, cached_features, module_digest
 from tascnet.data.sources import Source
+from tascnet.models.head import head_start
 from tascnet.options import Recipe
 from tascnet.run.records import TrainingRecord
+from tascnet.train.distillation import Distillation
 from tascnet.train.learner import Learner
 from tascnet.train.mode import batches
 
@@ -93,6 +95,37 @@ def fit_head(
     _fold(layer, mean, deviation)
     head.eval()
     return training
+
+
+def fit_new_head(
+    learner: Learner,
+    network: nn.Sequential,
+    teacher: nn.Module | None,
+    weight: float,
+    *,
+    checkpoint: Path,
+    folder: Path | None = None,
+    description: str = "head",
+) -> TrainingRecord:
+    """Train the head of a network, in place, on the cached features that it reads.
+
+    Args:
+        network: on the device.
+        teacher: whose cached answers are learnt beside the labels; None: labels alone.
+        weight: share of the loss on these answers.
+        checkpoint: file from which an interrupted training resumes.
+        folder: of the features; None: that of the cache, which runs share.
+        description: of the progress bar.
+    """
+    start = head_start(network)
+    trunk, head = network[:start].eval(), network[start:].requires_grad_(True)
+    pair, taught = cached_pair(learner, trunk, module_digest(trunk), folder), None
+    if teacher is not None and weight:
+        own: dict[str, Any] = {"weight": weight, "device": learner.device, "beside": pair}
+        taught = Distillation.cached(teacher, learner.samples, **own)
+    return fit_head(
+        *(learner, head, pair), checkpoint=checkpoint, description=description, distillation=taught
+    )
 
 
 def cached_pair(learner: Learner, trunk: nn.Module, digest: str, folder: Path | None = None) -> FeaturePair:

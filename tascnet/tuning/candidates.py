@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tascnet.measure import complexity
 from tascnet.models.head import head_start
 from tascnet.options import TuneBase
-from tascnet.run.records import CandidateRecord, StepRecord, Trial, score
-from tascnet.tuning.finetune import FineTuned, conventional, fine_tune, helped, of_trial, slower
+from tascnet.run.records import CandidateRecord, StepRecord, Trial
+from tascnet.tuning.finetune import FineTuned, conventional, fine_tune, helped, metric_of, of_trial, slower
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.sizes import Setting, Settings
 from tascnet.tuning.space import Space
@@ -110,7 +110,7 @@ def select(
     ]
     best = max(
         (trial for trial in study.trials if trial.status == "ok"),
-        key=lambda trial: (_score(trial, goal.metric), -trial.trial),
+        key=lambda trial: (metric_of(trial, goal.metric), -trial.trial),
     )
     if best.trial != winner.trial:
         # The predicted latency of a trial that did not win was not measured.
@@ -162,8 +162,8 @@ def is_near(
     metric: str = "accuracy",
 ) -> bool:
     """Whether a candidate is at most the tolerance below the best of it and others; see `near_margin`."""
-    best = max(_score(other, metric) for other in (one, *others))
-    return _score(one, metric) >= best - near_margin(best, n_val, tolerance) - _EXACT
+    best = max(metric_of(other, metric) for other in (one, *others))
+    return metric_of(one, metric) >= best - near_margin(best, n_val, tolerance) - _EXACT
 
 
 def choose(
@@ -192,12 +192,6 @@ def choose(
         if one.name == TUNED:
             return one
     if near:
-        return min(near, key=lambda one: (getattr(one, size), -_score(one, metric)))
+        return min(near, key=lambda one: (getattr(one, size), -metric_of(one, metric)))
     # Of equally good ones the tuned, which has been trained longest.
-    return max(fitting, key=lambda one: (_score(one, metric), one.name == TUNED))
-
-
-def _score(one: CandidateRecord | Trial, metric: str) -> float:
-    value = score(one, metric)
-    assert value is not None
-    return value
+    return max(fitting, key=lambda one: (metric_of(one, metric), one.name == TUNED))

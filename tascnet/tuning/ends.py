@@ -21,6 +21,7 @@ from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cached_pair
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.progression import DEPTH
 from tascnet.tuning.space import Configuration, Space, Unit
+from tascnet.tuning.study import HALF
 
 log = logging.getLogger("tascnet")
 
@@ -31,8 +32,6 @@ USEFUL = 0.05
 TOGETHER = 8
 # Units searched before the deepest useful end.
 BEYOND = 2
-# Widths of the narrower starts, as a share of the pre-trained ones.
-HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,21 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import module_digest
 from tascnet.inherit import hand_over
 from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.options import Tune, TuneBase
 from tascnet.run.files import digest_json
-from tascnet.run.records import StepRecord, TrainingRecord, Trial, score
+from tascnet.run.records import CandidateRecord, StepRecord, TrainingRecord, Trial, score
 from tascnet.surgery import WidthGroup
 from tascnet.train import (
     CHECKPOINT,
     Archive,
     Distillation,
     Learner,
-    cached_pair,
     fit_head,
+    fit_new_head,
     freeze_before,
+    gentler,
     reestimate_batchnorm,
 )
 from tascnet.tuning.build import CandidateBuilder
@@ -38,8 +38,7 @@ from tascnet.tuning.tails import Tails, join
 log = logging.getLogger("tascnet")
 
 
-# Of the learning rate, where a training is done once more because the first one did harm.
-SLOWER = 1 / 3
+# Of a training that is done once more because the first one did harm.
 SLOWER_STEP = "-slower"
 
 
@@ -112,15 +111,14 @@ def slower(made: FineTuned, learner: Learner, archive: Archive) -> FineTuned:
     Of equally good ones the first is kept.
     """
     assert made.fit is not None
-    rate = made.training.lr or learner.trainer.recipe("finetune").lr
-    fit = partial(made.fit, lr=SLOWER * rate)
+    fit = partial(made.fit, lr=gentler(made.training))
     other = _fitted(archive, f"{made.step}{SLOWER_STEP}", fit, made.origin)
     return max((made, other), key=lambda one: metric_of(one.training, learner.metric))
 
 
-def metric_of(training: TrainingRecord, metric: str) -> float:
-    """The metric of a training that has a validation split."""
-    value = score(training, metric)
+def metric_of(judged: TrainingRecord | CandidateRecord | Trial, metric: str) -> float:
+    """The metric on validation of what was judged there."""
+    value = score(judged, metric)
     assert value is not None
     return value
 
@@ -263,19 +261,14 @@ def _narrowed(
     if not candidate.new_head:
         return network, StepRecord(seconds=seconds)
     # Large gradients of a new head would spoil the other layers. No other network has these features.
-    cut, features = head_start(network), folder / "features"
-    trunk, head = network[:cut].eval(), network[cut:].requires_grad_(True)
-    teacher = None
+    features, checkpoint = folder / "features", folder / CHECKPOINT
     try:
-        pair = cached_pair(learner, trunk, module_digest(trunk), features)
-        if options.distill:
-            teacher = Distillation.cached(
-                usual, learner.samples, weight=options.distill, device=learner.device, beside=pair
-            )
-        training = fit_head(learner, head, pair, checkpoint=folder / CHECKPOINT, distillation=teacher)
+        training = fit_new_head(
+            *(learner, network, usual, options.distill), checkpoint=checkpoint, folder=features
+        )
     finally:
         shutil.rmtree(features, ignore_errors=True)
-    return join(trunk, head), StepRecord(seconds=seconds + training.seconds, head=training)
+    return network, StepRecord(seconds=seconds + training.seconds, head=training)
 
 
 def _fit(

@@ -24,7 +24,7 @@ from tascnet.tuning.cost import Cost, CostModel
 from tascnet.tuning.ends import Ends, depth_of, find_ends
 from tascnet.tuning.goal import Goal, KnownCosts, Slim
 from tascnet.tuning.progression import DEPTH
-from tascnet.tuning.sizes import SIZE, example_of, with_sizes
+from tascnet.tuning.sizes import SIZE, sample_of, with_sizes
 from tascnet.tuning.space import Configuration, Space
 from tascnet.tuning.tails import Tails
 
@@ -52,7 +52,7 @@ class _SizedCosts:
     def _model(self, config: Mapping[str, Any]) -> CostModel:
         size = config.get(SIZE)
         if size not in self._models:
-            example = example_of(self._learner, config)
+            example = sample_of(self._learner, config)
             made = CostModel(self._chain, self._space, example, classifier=self._classifier)
             self._models[size] = made
         return self._models[size]

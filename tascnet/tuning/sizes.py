@@ -79,7 +79,7 @@ def resized(preprocessing: Preprocessing, size: int) -> Preprocessing:
     return replace(preprocessing, size=size, resize=max(scaled, size))
 
 
-def example_of(learner: Learner, config: Mapping[str, Any]) -> Tensor:
+def sample_of(learner: Learner, config: Mapping[str, Any]) -> Tensor:
     """One sample of a configuration's size, `1 x c x h x w`."""
     if SIZE not in config:
         return learner.samples.example

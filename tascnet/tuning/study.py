@@ -16,7 +16,7 @@ from tascnet.tuning.sampling import draw, refuse_infeasible
 from tascnet.tuning.space import EXIT, FIRST_TRAINED, Configuration, Space
 from tascnet.tuning.surrogate import Hyperparameters
 
-# Widths of the second trial, as a share of the pre-trained ones.
+# Widths of the narrower first trials, as a share of the pre-trained ones.
 HALF = 0.5
 # Of so many quasi-random points the first that trains all units is tried.
 DRAWN = 32

@@ -8,7 +8,7 @@ import copy
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -214,7 +214,7 @@ def tune(
                 log.info("tune is finished in %s; `fresh=true` starts it over", output)
                 _add(learner, data, archive, output, options, measure)
             else:
-                _run(network, learner, data, archive, output, options, measure)
+                _run(network, learner, data, archive, output, options, measure, searches)
             result = TuneResult(
                 network=archive.read(output / MODEL),
                 metrics=read_record(output / METRICS, TuneMetrics),
@@ -339,8 +339,9 @@ def _run(
     output: Path,
     options: TuneBase,
     measure: Measure,
+    searches: Sequence[Sequence[Trial]],
 ) -> None:
-    """All steps, from the baseline to the metrics."""
+    """All steps, from the baseline to the metrics; `searches` are the trials of `warm_start`."""
     blocks = nn.Sequential(OrderedDict(network.named_children()))
     pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
     learner.check_memory(pretrained, "finetune", measure)
@@ -371,7 +372,6 @@ def _run(
         tolerance=options.tolerance,
         metric=learner.metric,
     )
-    searches = earlier_trials(options.warm_start)
     study = Study(
         journal,
         space,

@@ -1,5 +1,7 @@
 """What prunes the tiny network."""
 
+from importlib import import_module
+
 import pytest
 
 from tascnet.options import Prune
@@ -22,3 +24,22 @@ def run(tmp_path, cache):
         return prune(start or network(), data, options, cache=cache, run=folder, **QUICK | own)
 
     return call
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """All epochs from now on are listed in it; the second one ends in Ctrl-C."""
+    fit, epochs = import_module("tascnet.train.fit"), []
+    finish = fit._Run.finish_epoch
+
+    def failing(own, record):
+        finish(own, record)
+        epochs.append(None)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    def start():
+        monkeypatch.setattr(fit._Run, "finish_epoch", failing)
+        return epochs
+
+    return start

@@ -361,7 +361,7 @@ def test_a_network_is_shortened_and_its_new_head_is_trained_first(run, monkeypat
     assert are_equal(state(resumed.network), state(result.network))
 
 
-def test_filters_shrink_under_a_growing_penalty_before_they_are_removed(run, monkeypatch, caplog):
+def test_filters_shrink_under_a_growing_penalty_before_they_are_removed(run, interrupted, caplog):
     caplog.set_level(logging.INFO, logger="tascnet")
     options = small(growing_epochs=3, merge="refit", max_iterations=2)
     trainer = Trainer(batch_size=8, lr=1e-2)
@@ -369,16 +369,7 @@ def test_filters_shrink_under_a_growing_penalty_before_they_are_removed(run, mon
     said = [text.split() for text in caplog.messages if text.startswith("growing penalty")]
     assert len(said) == 2
     assert all(0 < float(words[words.index("%") - 1]) < 90 for words in said)
-    fit, calls = import_module("tascnet.train.fit"), []
-    finish = fit._Run.finish_epoch
-
-    def failing(own, record):
-        finish(own, record)
-        calls.append(None)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(fit._Run, "finish_epoch", failing)
+    interrupted()
     with pytest.raises(KeyboardInterrupt):
         run(options, trainer=trainer)
     resumed = run(options, trainer=trainer)

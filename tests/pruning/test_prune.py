@@ -131,18 +131,9 @@ def test_seconds_that_are_used_up_end_the_training_of_an_iteration(run, caplog):
     assert len(more.iterations) == 3
 
 
-def test_an_endless_training_that_was_interrupted_ends_with_the_seconds(run, monkeypatch):
+def test_an_endless_training_that_was_interrupted_ends_with_the_seconds(run, interrupted):
     options = replace(Prune(**SMALL), epochs=100_000, max_seconds=1.0)
-    fit = import_module("tascnet.train.fit")
-    finish, calls = fit._Run.finish_epoch, []
-
-    def failing(own, record):
-        finish(own, record)
-        calls.append(None)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(fit._Run, "finish_epoch", failing)
+    calls = interrupted()
     with pytest.raises(KeyboardInterrupt):
         run(options)
     result = run(options)
