@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 import tascnet
 from tascnet.data import open_samples
@@ -30,8 +31,8 @@ def trained(accuracy):
 class Case:
     """The toy network, its units and what finding ends takes."""
 
-    def __init__(self, tmp_path, **options):
-        network = own_network()
+    def __init__(self, tmp_path, network=None, **options):
+        network = network or own_network()
         info = info_of(network)
         samples = open_samples(own_data(), info.preprocessing, seed=0, cache=tmp_path / "cache")
         trainer = Trainer(epochs=1, batch_size=8, head=RecipeChanges(epochs=3, lr=0.1))
@@ -57,6 +58,22 @@ def test_each_end_has_a_head_on_its_pooled_features(tmp_path):
     judged = evaluate_source(ended, case.learner.samples.val, device="cpu")
     assert judged.accuracy == ends.points[1].val_accuracy > 0.5
     assert ends.exits == 1
+
+
+def test_heads_of_several_ends_learn_from_one_pass_each_from_its_own_features(tmp_path):
+    torch.manual_seed(0)
+    layers = []
+    for inputs, outputs in ((3, 4), (4, 6), (6, 8), (8, 5)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+    own = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    case = Case(tmp_path, tascnet.backbone(own, size=8), max_units=3)
+    ends = case.find()
+    shortener = Shortener(case.chain, case.learner.samples.example)
+    assert [point.exit for point in ends.points] == [0, 1, 2, 3]
+    for point in ends.points[1:]:
+        ended = shortener.network(case.units[point.exit].block, ends.heads[point.exit])
+        judged = evaluate_source(ended, case.learner.samples.val, device="cpu")
+        assert judged.accuracy == point.val_accuracy > 0.5
 
 
 def test_a_search_that_starts_again_finds_the_same_ends_without_training(tmp_path, monkeypatch):
