@@ -1,4 +1,4 @@
-"""Other searches on the same space: Optuna's samplers and Ax, where they are installed.
+"""Other searches on the same space: Optuna's samplers, Ax and HEBO, where they are installed.
 
 Each gets the choices as its interface offers them: ordinals as ordered values, categories as categories.
 What it proposes is made canonical before it is looked up, so that two of its points may be one network;
@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from benchmarks.table import Entry, Table
 from tascnet.tuning import Choice, Configuration, Space
 from tascnet.tuning.space import FIRST_TRAINED
+from tascnet.tuning.surrogate import seeded
 
 log = logging.getLogger("tascnet")
 
@@ -134,6 +137,50 @@ class AxSearch:
         with remarks_left_out():
             index = self._client.attach_trial(parameters)
             self._client.complete_trial(index, raw_data={"accuracy": value})
+
+
+class HeboSearch:
+    """HEBO with its default settings, on the flat space of all choices: a place in order, or a category.
+
+    Args:
+        table: gives the space.
+        seed: of its design and its acquisition.
+    """
+
+    def __init__(self, table: Table, seed: int) -> None:
+        with remarks_left_out():
+            from hebo.design_space.design_space import DesignSpace
+            from hebo.optimizers.hebo import HEBO
+
+            self._space, self._seed, self._asked = table.space, seed, 0
+            self._choices = [choice for choice in table.space.choices if len(choice.values) > 1]
+            parameters = [_place(choice) for choice in self._choices]
+            parameters.append({"name": FIRST_TRAINED, "type": "int", "lb": 0, "ub": self._space.depth})
+            self._optimizer = HEBO(DesignSpace().parse(parameters), scramble_seed=seed)
+
+    def ask(self) -> Configuration:
+        self._asked += 1
+        # It draws from the global generators of both.
+        seed = 1000 * self._seed + self._asked
+        np.random.seed(seed)
+        with remarks_left_out(), seeded(seed):
+            self._row = self._optimizer.suggest(1)
+        row = self._row.iloc[0]
+        config: Configuration = {c.name: c.values[int(row[c.name])] for c in self._choices}
+        return self._space.canonical(
+            {**self._space.neutral(), **config, FIRST_TRAINED: int(row[FIRST_TRAINED])}
+        )
+
+    def tell(self, config: Configuration, entry: Entry) -> None:
+        with remarks_left_out():
+            self._optimizer.observe(self._row, np.array([[-entry.val_accuracy]]))
+
+
+def _place(choice: Choice) -> dict[str, Any]:
+    last = len(choice.values) - 1
+    if choice.kind == "categorical":
+        return {"name": choice.name, "type": "cat", "categories": [str(i) for i in range(last + 1)]}
+    return {"name": choice.name, "type": "int", "lb": 0, "ub": last}
 
 
 def _parameter(choice: Choice) -> Any:

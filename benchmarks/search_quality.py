@@ -1,4 +1,4 @@
-"""Regret of our search and of random, Sobol, Optuna and Ax on tables of trained networks.
+"""Regret of our search and of random, Sobol, Optuna, Ax and HEBO on tables of trained networks.
 
 Simple regret is the best accuracy in the table less the best that the search has seen. Every search gets
 the whole space from its first trial on; `ours_growing` is our own with the depth growing as in stage `tune`;
@@ -16,7 +16,7 @@ from rich.table import Table as Printed
 
 from benchmarks import common
 from benchmarks.common import Row, check_names, collect, grouped, mean, new_table, points, standard_error
-from benchmarks.peers import AxSearch, OptunaSearch, installed
+from benchmarks.peers import AxSearch, HeboSearch, OptunaSearch, installed
 from benchmarks.searchers import Design, Ours, PlainGP, Start, explore
 from benchmarks.table import Table, load_table, table_names
 from tascnet.errors import ConfigError
@@ -33,8 +33,9 @@ METHODS: dict[str, Start] = {
     "optuna_tpe": lambda table, seed, trials, folder: OptunaSearch(table, seed, "tpe"),
     "optuna_gp": lambda table, seed, trials, folder: OptunaSearch(table, seed, "gp"),
     "ax": lambda table, seed, trials, folder: AxSearch(table.space, seed),
+    "hebo": lambda table, seed, trials, folder: HeboSearch(table, seed),
 }
-NEEDS = {"optuna_tpe": "optuna", "optuna_gp": "optuna", "ax": "ax"}
+NEEDS = {"optuna_tpe": "optuna", "optuna_gp": "optuna", "ax": "ax", "hebo": "hebo"}
 # Regret is reported after every so many trials.
 STEP = 5
 

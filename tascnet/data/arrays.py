@@ -4,9 +4,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from tascnet.errors import BudgetError, CacheLimitError, DamagedFile, first_line
 from tascnet.run.console import log
-from tascnet.run.files import check_regular, read_checked, remove_leftovers, write_checked, write_whole
+from tascnet.run.files import check_regular, read_checked, remove_leftovers, whole_file, write_checked
 
 GB = 1e9
 # Bytes that share a digest: few enough to be read for one row, enough for few digests.
@@ -166,7 +166,7 @@ class CheckedArray:
         log.warning("%s was changed or damaged after it was written: it is made again", self.path)
         shape, dtype = self.shape, self.dtype
         remove_array(self.path)
-        _write(self.path, shape[1:], dtype, self._again(dtype))
+        write_arrays({self.path: shape[1:]}, dtype, ((chunk,) for chunk in self._again(dtype)))
         self._open()
         assert self.shape == shape, "what is made again has as many rows"
 
@@ -206,23 +206,47 @@ def write_array(
     Raises:
         BudgetError: the disk is full.
     """
-    remove_leftovers(path.parent.glob(".*.tmp"))
-    _write(path, row_shape, dtype, chunks)
+    write_arrays({path: row_shape}, dtype, ((chunk,) for chunk in chunks))
     array = CheckedArray(path, again)
     return array if len(array) else None
 
 
-def _write(path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: Iterable[NDArray[Any]]) -> None:
-    """Write an array and the digests of its blocks."""
+def write_arrays(
+    shapes: Mapping[Path, tuple[int, ...]], dtype: DTypeLike, chunks: Iterable[Sequence[NDArray[Any]]]
+) -> None:
+    """Write several arrays beside each other, so that what makes their rows runs once.
+
+    Args:
+        shapes: of a row of each, by its .npy file.
+        dtype: element type of all.
+        chunks: rows of each array, in the order of `shapes`.
+
+    Raises:
+        BudgetError: the disk is full.
+    """
+    for folder in {path.parent for path in shapes}:
+        remove_leftovers(folder.glob(".*.tmp"))
+    with ExitStack() as files:
+        add = [files.enter_context(_writing(path, shape, dtype)) for path, shape in shapes.items()]
+        for parts in chunks:
+            for add_rows, part in zip(add, parts, strict=True):
+                add_rows(part)
+
+
+@contextmanager
+def _writing(
+    path: Path, row_shape: tuple[int, ...], dtype: DTypeLike
+) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """A function that adds rows to an array, which is in its place once the block has ended."""
     row_bytes = int(np.prod(row_shape)) * np.dtype(dtype).itemsize
     rows, count = max(1, BLOCK_BYTES // max(1, row_bytes)), 0
     blocks: list[hashlib._Hash] = []
-
-    def write(temporary: Path) -> None:
-        nonlocal count
+    with whole_file(path) as temporary:
         with open(temporary, "wb") as file:
             start = _write_header(file, (0, *row_shape), dtype)
-            for chunk in chunks:
+
+            def add(chunk: NDArray[Any]) -> None:
+                nonlocal count
                 values = np.ascontiguousarray(chunk, dtype=dtype)
                 file.write(values.data)
                 while len(values):
@@ -231,6 +255,8 @@ def _write(path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: Ite
                     part, values = np.split(values, [rows - count % rows])
                     blocks[-1].update(part.data)
                     count += len(part)
+
+            yield add
             file.seek(0)
             # numpy pads the header so that the first axis may grow without moving the data.
             assert _write_header(file, (count, *row_shape), dtype) == start
@@ -238,8 +264,6 @@ def _write(path: Path, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: Ite
         described = _described(path, (count, *row_shape), dtype)
         digests = [block.hexdigest() for block in blocks]
         write_checked(_digests_path(path), {**described, "rows": rows, "blocks": digests})
-
-    write_whole(path, write)
 
 
 def _write_header(file: Any, shape: tuple[int, ...], dtype: DTypeLike) -> int:

@@ -1,10 +1,11 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tascnet.data.arrays import digest_array, make_room, open_array, write_array
+from tascnet.data.arrays import digest_array, make_room, open_array, write_array, write_arrays
 from tascnet.data.sources import FeatureSource, SampleSource
 from tascnet.errors import DamagedFile, WeightsError, plural
 from tascnet.run.console import log, track
@@ -39,6 +40,7 @@ def cached_features(
     limit_gb: float | None = None,
     beside: Sequence[FeatureSource] = (),
     device: torch.device | str = "cpu",
+    later: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> FeatureSource:
     """The trunk's outputs for a source, read from the cache or computed into it.
 
@@ -55,6 +57,8 @@ def cached_features(
         limit_gb: gigabytes that the folder may take; None: no limit.
         beside: features in use: their files are kept, and both must fit in the limit.
         device: where the trunk is.
+        later: by the digest of the trunk so far, blocks that continue it one after the other. Where the trunk
+            has to run, their outputs are written as well, as the features of these digests.
 
     Returns:
         Features of all views, in files that are checked when they are read.
@@ -64,25 +68,34 @@ def cached_features(
             computed then.
         WeightsError: the trunk's outputs are not finite.
     """
-    job = _TrunkJob(trunk=trunk, source=source, batch_size=batch_size, device=torch.device(device))
+    job = _TrunkJob(
+        trunk=trunk,
+        source=source,
+        batch_size=batch_size,
+        device=torch.device(device),
+        later=tuple(later.values()),
+    )
     # Kernels differ in the last bits between devices and versions.
     versions = [FORMAT, torch.__version__, job.device.type]
     samples = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict()]
-    paths: dict[str, Path] = {}
-    for view in views:
-        key = digest_json([*versions, trunk_digest, [*samples, view], dtype, batch_size])
-        paths[view] = folder / f"{key}.npy"
+
+    def place(digest: str, view: str) -> Path:
+        key = digest_json([*versions, digest, [*samples, view], dtype, batch_size])
+        return folder / f"{key}.npy"
+
+    paths = {view: place(trunk_digest, view) for view in views}
     again = {view: partial(job.again, trunk_digest, path, view) for view, path in paths.items()}
     found = {view: open_array(path, len(source), again[view]) for view, path in paths.items()}
     missing = [view for view, array in found.items() if array is None]
     in_use = [path for features in beside for path in features.files]
 
-    def room(count: int, dtype: ElementType) -> None:
+    def room(shapes: Sequence[tuple[int, ...]], count: int, dtype: ElementType) -> None:
         done = [paths[view] for view, array in found.items() if array is not None]
-        shape, kind = " x ".join(map(str, job.shape)), source.dataset.kind
+        shape, kind = " x ".join(map(str, shapes[0])), source.dataset.kind
+        values = sum(int(np.prod(shape)) for shape in shapes)
         make_room(
             folder,
-            len(source) * count * int(np.prod(job.shape)) * np.dtype(dtype).itemsize,
+            len(source) * count * values * np.dtype(dtype).itemsize,
             limit_gb,
             what=f"the features of {len(source)} {kind} in {plural(count, 'view')} ({shape} {dtype} each)",
             remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
@@ -90,18 +103,19 @@ def cached_features(
         )
 
     if missing:
-        room(len(missing), dtype)
+        room(job.shapes, len(missing), dtype)
     for view in missing:
+        places = [paths[view], *(place(digest, view) for digest in later)]
         try:
-            chunks = job.features(view, dtype)
-            found[view] = write_array(paths[view], job.shape, dtype, chunks, again[view])
+            write_arrays(dict(zip(places, job.shapes, strict=True)), dtype, job.passes(view, dtype))
+            found[view] = open_array(paths[view], len(source), again[view])
         except _Overflow:
             log.warning(
                 "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
             )
-            room(1, "float32")
+            room(job.shapes[:1], 1, "float32")
             chunks = job.features(view, "float32")
-            found[view] = write_array(paths[view], job.shape, "float32", chunks, again[view])
+            found[view] = write_array(paths[view], job.shapes[0], "float32", chunks, again[view])
     arrays = {view: array for view, array in found.items() if array is not None}
     return FeatureSource(arrays, source.labels, source.num_classes)
 
@@ -112,26 +126,34 @@ class _TrunkJob:
     source: SampleSource
     batch_size: int
     device: torch.device
+    # Blocks behind the trunk whose outputs are wanted too.
+    later: tuple[nn.Module, ...] = ()
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one sample's features."""
-        return tuple(self._outputs(torch.arange(1), "plain").shape[1:])
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of one sample's features: the trunk's and those after the later blocks."""
+        return [tuple(outputs.shape[1:]) for outputs in self._outputs(torch.arange(1), "plain")]
 
     def features(self, view: str, dtype: ElementType) -> Iterator[NDArray[Any]]:
-        """The features of one view in batches."""
+        """The trunk's features of one view in batches."""
+        return (parts[0] for parts in replace(self, later=()).passes(view, dtype))
+
+    def passes(self, view: str, dtype: ElementType) -> Iterator[list[NDArray[Any]]]:
+        """The features of one view in batches: the trunk's and those after the later blocks."""
         rows = torch.arange(len(self.source)).split(self.batch_size)
         for chunk in track(rows, f"cache features ({view})"):
-            outputs = self._outputs(chunk, view).float()
-            if not torch.isfinite(outputs).all():
-                raise WeightsError(
-                    "the outputs of the frozen trunk are not finite",
-                    "check the weights and the normalisation",
-                )
-            values = outputs.to(getattr(torch, dtype))
-            if not torch.isfinite(values).all():
-                raise _Overflow
-            yield values.cpu().numpy()
+            yield [self._stored(outputs.float(), dtype) for outputs in self._outputs(chunk, view)]
+
+    def _stored(self, outputs: Tensor, dtype: ElementType) -> NDArray[Any]:
+        if not torch.isfinite(outputs).all():
+            raise WeightsError(
+                "the outputs of the frozen trunk are not finite",
+                "check the weights and the normalisation",
+            )
+        values = outputs.to(getattr(torch, dtype))
+        if not torch.isfinite(values).all():
+            raise _Overflow
+        return values.cpu().numpy()
 
     def again(self, trunk_digest: str, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
         """The features of one view once more, for a damaged file."""
@@ -142,12 +164,15 @@ class _TrunkJob:
             )
         return self.features(view, cast(ElementType, str(dtype)))
 
-    def _outputs(self, rows: Tensor, view: str) -> Tensor:
-        modes = [(module, module.training) for module in self.trunk.modules()]
-        self.trunk.eval()
+    def _outputs(self, rows: Tensor, view: str) -> list[Tensor]:
+        parts = (self.trunk, *self.later)
+        modes = [(module, module.training) for part in parts for module in part.modules()]
+        for part in parts:
+            part.eval()
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                return cast(Tensor, self.trunk(self.source.batch_view(rows, view).to(self.device)))
+                outputs = self.source.batch_view(rows, view).to(self.device)
+                return [outputs := part(outputs) for part in parts]
         finally:
             for module, training in modes:
                 module.training = training

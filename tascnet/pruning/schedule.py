@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tascnet.errors import plural
 from tascnet.options import Prune
-from tascnet.run.records import Iteration, score
+from tascnet.run.records import Iteration, reaches, score
 
 # Targets that are shares of the unpruned network's cost: field of an iteration, option, and name.
 SHARES = (
@@ -76,8 +76,7 @@ def is_inside(
 ) -> bool:
     """Whether a value of the metric keeps the tolerance below the best of some iterations."""
     best = max(score(iteration, metric) or 0.0 for iteration in iterations)
-    # Accuracies are fractions of a split: a difference of exactly the tolerance is inside.
-    return (value or 0.0) >= best - options.tolerance - 1e-9
+    return reaches(value or 0.0, best - options.tolerance)
 
 
 def is_retrained(

@@ -31,8 +31,9 @@ STALE_FOLDER_SECONDS = 24 * 3600
 PROBE = ".tascnet-"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, fsync it and rename it into place.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that is fsynced and renamed into place once the block has filled it.
 
     Temporary files of killed processes that wrote to the same path are removed.
 
@@ -47,7 +48,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.touch()
             # The permissions that the umask gives. Libraries may replace the file by one with others.
             mode = stat.S_IMODE(temporary.stat().st_mode)
-            write(temporary)
+            yield temporary
             with open(temporary, "rb+") as file:
                 if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
                     os.fchmod(file.fileno(), mode)
@@ -60,6 +61,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
                 os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a `whole_file`."""
+    with whole_file(path) as temporary:
+        write(temporary)
 
 
 @contextmanager

@@ -978,6 +978,14 @@ def score(record: Any, metric: str) -> float | None:
     return cast(float | None, getattr(record, f"val_{metric}"))
 
 
+def reaches(value: float, least: float) -> bool:
+    """Whether a metric is at least another one, which may be the difference of two.
+
+    Metrics are fractions of a split: a difference of exactly the tolerance counts.
+    """
+    return value >= least - 1e-9
+
+
 def to_json(record: Any) -> Any:
     """A record as JSON content."""
     if is_dataclass(record):

@@ -1,8 +1,10 @@
 """Training dense heads on cached features, standardised while the head learns."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -128,12 +130,19 @@ def fit_new_head(
     )
 
 
-def cached_pair(learner: Learner, trunk: nn.Module, digest: str, folder: Path | None = None) -> FeaturePair:
+def cached_pair(
+    learner: Learner,
+    trunk: nn.Module,
+    digest: str,
+    folder: Path | None = None,
+    later: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> FeaturePair:
     """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
 
     Args:
         digest: of the trunk; see `cached_features`.
         folder: None: that of the cache, which runs share.
+        later: blocks behind the trunk whose activations are cached in the same pass; see `cached_features`.
 
     Raises:
         BudgetError: they would take more than the cache's limit.
@@ -144,6 +153,7 @@ def cached_pair(learner: Learner, trunk: nn.Module, digest: str, folder: Path | 
         "trunk_digest": digest,
         "limit_gb": samples.cache_limit_gb,
         "device": learner.device,
+        "later": later,
     }
     train = cached_features(trunk, samples.train, views=samples.views, **options)
     val = cached_features(trunk, samples.val, beside=(train,), **options)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tascnet.measure import complexity
 from tascnet.models.head import head_start
 from tascnet.options import TuneBase
-from tascnet.run.records import CandidateRecord, StepRecord, Trial
+from tascnet.run.records import CandidateRecord, StepRecord, Trial, reaches
 from tascnet.tuning.finetune import FineTuned, conventional, fine_tune, helped, metric_of, of_trial, slower
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.sizes import Setting, Settings
@@ -17,9 +17,6 @@ from tascnet.tuning.study import Study
 log = logging.getLogger("tascnet")
 
 BASELINE, USUAL, WINNER, BEST, TUNED = "baseline", "conventional", "winner", "best trial", "tuned"
-
-# Accuracies are fractions of a split: a difference of exactly the tolerance is inside.
-_EXACT = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +160,7 @@ def is_near(
 ) -> bool:
     """Whether a candidate is at most the tolerance below the best of it and others; see `near_margin`."""
     best = max(metric_of(other, metric) for other in (one, *others))
-    return metric_of(one, metric) >= best - near_margin(best, n_val, tolerance) - _EXACT
+    return reaches(metric_of(one, metric), best - near_margin(best, n_val, tolerance))
 
 
 def choose(

@@ -15,7 +15,7 @@ from tascnet.errors import BudgetError, plural
 from tascnet.measure import complexity
 from tascnet.models.head import classifier_of, he_linear, head_start
 from tascnet.options import Tune, TuneBase
-from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, score
+from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, reaches, score
 from tascnet.surgery import Shortener, holds_ignored
 from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cached_pair, fit_head
 from tascnet.tuning.goal import near_margin
@@ -174,7 +174,7 @@ def _near(
     values = {point.exit: value for point in points if (value := score(point, metric)) is not None}
     best = max(values.values(), default=0.0)
     margin = max(near_margin(best, n_val, tolerance), least)
-    return [exit for exit, value in values.items() if value >= best - margin]
+    return [exit for exit, value in values.items() if reaches(value, best - margin)]
 
 
 def _point(

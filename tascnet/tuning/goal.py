@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from tascnet.errors import ConfigError, SurgeryError
-from tascnet.run.records import Trial, score
+from tascnet.run.records import Trial, reaches, score
 from tascnet.tuning.cost import Cost
 
 Objective: TypeAlias = Literal["accuracy", "loss", "pareto"]
@@ -154,7 +154,7 @@ def winner(
         trial
         for trial in ok
         if value_of(trial) >= value_of(best)
-        or (margin > 0 and (score(trial, metric) or 0.0) >= highest - margin)
+        or (margin > 0 and reaches(score(trial, metric) or 0.0, highest - margin))
     ]
     return min(near, key=lambda trial: _smallest_first(trial, size))
 

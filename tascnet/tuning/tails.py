@@ -1,15 +1,20 @@
 """Training the tails of candidates on cached activations of the frozen trunk."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from torch import nn
 
 from tascnet.data import prefix_digests
+from tascnet.errors import BudgetError
 from tascnet.run.records import EpochRecord, TrainingRecord
 from tascnet.train import FeaturePair, Learner, cached_pair, reestimate_batchnorm
 from tascnet.tuning.build import Candidate
+
+log = logging.getLogger("tascnet")
 
 
 class Tails:
@@ -19,10 +24,18 @@ class Tails:
         learner: samples, device and recipes.
         chain: the network whose trunk the candidates have; it is on the device and is not changed.
         objective: `loss` keeps the epoch of the lowest validation loss, others that of the best accuracy.
+        cuts: blocks before which activations will be asked for. The first time they are all computed, in one
+            pass, where they fit the cache together.
     """
 
-    def __init__(self, learner: Learner, chain: nn.Sequential, objective: str = "accuracy") -> None:
-        self.learner, self.chain = learner, chain
+    def __init__(
+        self,
+        learner: Learner,
+        chain: nn.Sequential,
+        objective: str = "accuracy",
+        cuts: Sequence[int] = (),
+    ) -> None:
+        self.learner, self.chain, self._cuts = learner, chain, cuts
         self._keep = "lowest_loss" if objective == "loss" else "best"
         self._digests = prefix_digests(chain)
         # Only one pair, because features on a device take memory.
@@ -37,8 +50,21 @@ class Tails:
         digest = self._digests[cut]
         if self._pair is None or self._pair[0] != digest:
             self._pair = None
+            self._fill(cut)
             self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest)
         return self._pair[1]
+
+    def _fill(self, cut: int) -> None:
+        """Cache the activations of all cuts in one pass; nothing where that takes more than the limit."""
+        cuts, self._cuts = sorted({*self._cuts, cut} if self._cuts else ()), ()
+        if len(cuts) < 2:
+            return
+        blocks = {self._digests[stop]: self.chain[start:stop] for start, stop in pairwise(cuts)}
+        first = cuts[0]
+        try:
+            cached_pair(self.learner, self.chain[:first], self._digests[first], later=blocks)
+        except BudgetError as error:
+            log.info("features are cached one cut at a time (%s)", error.message)
 
     def forget(self) -> None:
         """Free the memory of the features that were read last."""

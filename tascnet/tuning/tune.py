@@ -58,7 +58,7 @@ from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
 from tascnet.tuning.candidates import TUNED, Selected, select
-from tascnet.tuning.ends import Ends, starts
+from tascnet.tuning.ends import BEYOND, Ends, starts
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
 from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze
@@ -474,7 +474,9 @@ def _setting(
     size: int | None = None,
 ) -> Setting:
     """What the search needs for the images of a learner; those of the native `size` have None."""
-    tails = Tails(learner, chain, options.objective)
+    # With ends a search begins behind them all, and trains from most of these units at once.
+    near = space.units[: space.exits + BEYOND + 1] if space.exits else ()
+    tails = Tails(learner, chain, options.objective, [unit.block for unit in near])
     place = archive.folder / "state" if size is None else archive.path(f"size-{size}")
     place.mkdir(parents=True, exist_ok=True)
     samples = learner.samples

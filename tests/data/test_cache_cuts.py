@@ -63,3 +63,26 @@ def test_cuts_in_turn_stay_within_the_limit_and_end_with_one_error(images, tmp_p
     with pytest.raises(BudgetError, match=r"10 images in 1 view \(32 x 8 x 8 float16 each\).*cache_limit_gb"):
         cached_features(chain[:6], source, folder=tmp_path, trunk_digest=digests[6], limit_gb=limit)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_later_cuts_are_cached_in_the_same_pass_with_the_same_bits(images, tmp_path):
+    source = images("digits_cnn", rows=range(5))
+    chain = build_chain("digits_cnn", channels=1)
+    digests = prefix_digests(chain)
+    calls = []
+    chain[0].register_forward_hook(lambda *_: calls.append(1))
+
+    def cached(folder, cut, later=()):
+        options = {"folder": tmp_path / folder, "trunk_digest": digests[cut], "batch_size": 2}
+        blocks = {digests[stop]: chain[start:stop] for start, stop in later}
+        return cached_features(chain[:cut], source, later=blocks, **options)
+
+    cached("together", 3, [(3, 6), (6, 9)])
+    # The shape takes one pass of one image, and five images are three batches.
+    assert len(calls) == 4
+    for cut in (3, 6, 9):
+        found, expected = cached("together", cut), cached("alone", cut)
+        rows = torch.arange(5)
+        torch.testing.assert_close(found.batch(rows), expected.batch(rows), rtol=0, atol=0)
+        assert [path.name for path in found.files] == [path.name for path in expected.files]
+    assert len(calls) == 4 + 3 * 4
