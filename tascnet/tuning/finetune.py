@@ -40,8 +40,8 @@ log = logging.getLogger("tascnet")
 
 # Of a training that is done once more because the first one did harm.
 SLOWER_STEP = "-slower"
-# How many times the epochs of the recipe a network learns that has a teacher, whose answers tell more of every
-# view than the labels. On MobileNetV2 and Caltech-101 that gave 0.8 points on the validation samples.
+# How many times the epochs of the recipe a network learns that has a teacher, whose answers tell more of a
+# view than labels. On MobileNetV2 and Caltech-101 that gave 0.8 points on the validation samples.
 TAUGHT = 2
 
 
@@ -84,7 +84,7 @@ def origin_of(options: TuneBase, *, is_grown: bool = False) -> str:
 
 
 def fine_tunings(options: TuneBase) -> float:
-    """How many trainings of the whole network the winner takes; running a teacher counts as a third of one."""
+    """How many trainings of the whole network the winner takes; a teacher takes a third of one."""
     origin = origin_of(options)
     if origin == "conventional":
         return 1 + (TAUGHT * (1 + 1 / 3) if isinstance(options, Tune) and options.distill else 1)
