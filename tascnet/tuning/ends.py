@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -136,6 +136,7 @@ def starts(
     k: int,
     points: Sequence[EndPoint],
     *,
+    fits: Callable[[Configuration], bool],
     n_val: float,
     tolerance: float | None,
     metric: str = "accuracy",
@@ -144,24 +145,27 @@ def starts(
 
     The pre-trained setting, trained from unit `k` on; the network ended as early as its head alone is as
     accurate as the best one, trained from the unit before on; the earliest end, likewise; and the former at
-    half its widths.
+    half its widths. Where no such end keeps the bounds, the latest that keeps them takes its place.
 
     Args:
         space: the search space.
         k: depth.
         points: ends of the network; with none it ends where it does.
+        fits: whether a configuration keeps the bounds of the search.
         n_val: validation samples, as many as count for a standard error; see `near_margin`.
         tolerance: how far below the best an end may be; None: one standard error.
         metric: `accuracy` or `balanced_accuracy`.
     """
-    offered = [point for point in points if point.exit in space.exits_to(k)]
-    exit = max(_near(offered, metric, n_val, tolerance), default=0)
-    earliest = max((point.exit for point in offered), default=0)
 
     def first(exit: int) -> int:
         wanted, firsts = exit + 1 if exit else k, space.firsts(k, exit)
         return wanted if wanted in firsts else firsts[-1]
 
+    offered = [point for point in points if point.exit in space.exits_to(k)]
+    near = _near(offered, metric, n_val, tolerance)
+    fitting = [point.exit for point in offered if fits(space.neutral(first(point.exit), point.exit))]
+    exit = max(set(near) & set(fitting), default=min(fitting, default=0))
+    earliest = max(fitting, default=0)
     found = [space.neutral(k), *(space.neutral(first(e), e) for e in (exit, earliest))]
     found.append(space.narrowed(HALF, first(exit), exit))
     return [config for i, config in enumerate(found) if config not in found[:i]]

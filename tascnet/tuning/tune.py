@@ -368,6 +368,7 @@ def _run(
         starts,
         space,
         points=ends.points,
+        fits=goal.is_feasible,
         n_val=learner.val_samples(),
         tolerance=options.tolerance,
         metric=learner.metric,

@@ -111,7 +111,7 @@ def test_the_depth_reaches_units_before_the_deepest_end():
 
 def starts_of(k, accuracies, exits=2, **changes):
     points = [point(exit, accuracy) for exit, accuracy in enumerate(accuracies)]
-    given = {"n_val": 100, "tolerance": None, **changes}
+    given = {"fits": lambda _: True, "n_val": 100, "tolerance": None, **changes}
     return starts(small_space(exits), k, points, **given)
 
 
@@ -128,9 +128,17 @@ def test_a_search_starts_with_the_whole_network_and_the_earliest_end_near_the_be
     assert starts_of(2, (0.84, 0.83, 0.83), tolerance=0.0)[1:] == expected
 
 
+def test_where_the_end_near_the_best_breaks_a_bound_a_search_starts_with_the_latest_that_keeps_it():
+    space = small_space(2)
+    accuracies = (0.84, 0.84, 0.6)
+    found = starts_of(2, accuracies, fits=lambda config: config["exit"] == 2)
+    assert found == [space.neutral(2), space.neutral(0, 2)]
+    assert starts_of(2, accuracies, fits=lambda _: False) == [space.neutral(2), space.narrowed(0.5, 2)]
+
+
 def test_without_ends_a_search_starts_with_all_and_half_widths():
     space = small_space()
-    found = starts(space, 2, (), n_val=100, tolerance=None)
+    found = starts(space, 2, (), fits=lambda _: True, n_val=100, tolerance=None)
     assert found == [space.neutral(2), space.narrowed(0.5, 2)]
 
 
@@ -138,7 +146,9 @@ def test_starts_go_by_the_metric():
     space = small_space(1)
     points = [point(0, 0.9, 0.9), point(1, 0.9, 0.5)]
     by = {
-        metric: starts(space, 2, points, n_val=100, tolerance=0.01, metric=metric)[-1]["exit"]
+        metric: starts(space, 2, points, fits=lambda _: True, n_val=100, tolerance=0.01, metric=metric)[-1][
+            "exit"
+        ]
         for metric in ("accuracy", "balanced_accuracy")
     }
     assert by == {"accuracy": 1, "balanced_accuracy": 0}
