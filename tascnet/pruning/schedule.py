@@ -92,16 +92,13 @@ def is_retrained(
 def rounds(most: int) -> list[int]:
     """Epochs of the rounds of training, each with a schedule of its own, that at most so many epochs allow.
 
-    Each round is twice as long as the one before it, so that most epochs are those of the last; what would be
-    left for a shorter round is part of it.
-
-    Source: Loshchilov and Hutter 2017, SGDR, section 4.1 (restarts with a doubled period).
+    Each round is half as long as the one before it. A long round comes first, because a network that was cut
+    deeply is mended by many epochs at a high learning rate.
     """
     lengths: list[int] = []
     while most:
-        length = 2 * lengths[-1] if lengths else max(1, most // 7)
-        # A rest that is shorter than this round joins it.
-        lengths.append(length if most - length >= length else most)
+        length = max(1, lengths[-1] // 2) if lengths else math.ceil(4 * most / 7)
+        lengths.append(min(length, most))
         most -= lengths[-1]
     return lengths
 

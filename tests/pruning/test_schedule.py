@@ -200,16 +200,16 @@ def test_a_replay_ends_where_a_second_retraining_is_missing_or_too_much() -> Non
     assert [len(replayed(once, options)[0]) for options in (strict, loose)] == [1, 2]
 
 
-def test_rounds_double_and_a_short_rest_joins_the_last() -> None:
-    assert [rounds(n) for n in (0, 1, 2, 6, 7)] == [[], [1], [1, 1], [1, 2, 3], [1, 2, 4]]
-    assert rounds(24) == [3, 6, 15]
+def test_rounds_halve_and_use_all_epochs() -> None:
+    assert [rounds(n) for n in (0, 1, 2, 6, 7)] == [[], [1], [2], [4, 2], [4, 2, 1]]
+    assert rounds(24) == [14, 7, 3]
 
 
 @given(st.integers(1, 500))
-def test_rounds_use_all_epochs_and_never_become_shorter(most: int) -> None:
+def test_rounds_use_all_epochs_and_never_become_longer(most: int) -> None:
     lengths = rounds(most)
     assert sum(lengths) == most
-    assert all(after >= before > 0 for before, after in pairwise(lengths))
+    assert all(before >= after > 0 for before, after in pairwise(lengths))
     assert len(lengths) <= 4
 
 
