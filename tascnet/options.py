@@ -1150,7 +1150,9 @@ class Prune(Targets):
         0, "Epochs of a growing penalty on the filters to remove, before each cut.", minimum=0
     )
     final_epochs: int = _epochs(
-        0, "Most further training epochs of the final network, in rounds, while they pay.", minimum=0
+        0,
+        "Further training epochs of the final network. Rounds of half as many follow while they pay.",
+        minimum=0,
     )
     distill: float = _share(
         0.5,

@@ -538,8 +538,8 @@ def _recovered(
 ) -> nn.Sequential:
     """The kept network after its final rounds of training, or before them where it was better.
 
-    A round starts from the best network so far. One that gains no more than the noise is followed by one with
-    a third of the learning rate, and that ends them where it gains no more. They also end with the epoch in
+    Each round starts from the best network so far, with a third of the learning rate of the one before. From
+    the second on, a round that gains no more than the noise is the last one. They also end with the epoch in
     which `deadline` has passed.
     """
     best, value = kept.state, score(kept, learner.metric) or 0.0
@@ -558,9 +558,9 @@ def _recovered(
         pays = now > value + noise(value, learner.val_samples())
         if now >= value:
             best, value = name, now
-        if not pays and lr is not None:
+        if not pays and number > 1:
             break
-        lr = None if pays else gentler(step.training)
+        lr = gentler(step.training)
     if best == kept.state and options.final_epochs and kept.iteration:
         log.info("the final epochs did not help: the network is handed over as it was before them")
     return archive.read(archive.path(best))

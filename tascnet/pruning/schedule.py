@@ -89,17 +89,12 @@ def is_retrained(
     return options.retries > 0 and not is_inside(value, iterations, options, metric)
 
 
-def rounds(most: int) -> list[int]:
-    """Epochs of the rounds of training, each with a schedule of its own, that at most so many epochs allow.
-
-    Each round is half as long as the one before it. A long round comes first, because a network that was cut
-    deeply is mended by many epochs at a high learning rate.
-    """
+def rounds(first: int) -> list[int]:
+    """Epochs of the rounds of training, each half as long as the one before it and with its own schedule."""
     lengths: list[int] = []
-    while most:
-        length = max(1, lengths[-1] // 2) if lengths else math.ceil(4 * most / 7)
-        lengths.append(min(length, most))
-        most -= lengths[-1]
+    while first:
+        lengths.append(first)
+        first //= 2
     return lengths
 
 

@@ -422,15 +422,15 @@ def finals(made):
 
 
 def test_final_rounds_continue_while_they_pay(run, scripted):
-    """Half a standard error of 0.8 on 12 samples is 0.058; rounds of 20 epochs are 12, 6 and 2 long."""
+    """Half a standard error of 0.8 on 12 samples is 0.058; rounds have 20, 10 and 5 epochs."""
     made = scripted(
         {"iteration-001: retrain": 0.6, "iteration-001-final-1: final": 0.8}
-        | {"iteration-001-final-2: final": 0.85, "iteration-001-final-3: final": 0.84}
+        | {"iteration-001-final-2: final": 0.9, "iteration-001-final-3: final": 0.89}
     )
     result = run(FINAL)
-    third = pytest.approx(1e-3 / 3)
-    # The second gains too little, so the third has a third of the rate; the best is handed over.
-    assert finals(made) == {"1": (1e-3, 12), "2": (1e-3, 6), "3": (third, 2)}
+    third, ninth = (pytest.approx(1e-3 / divisor) for divisor in (3, 9))
+    # The third gains nothing and is the last; the best is handed over.
+    assert finals(made) == {"1": (1e-3, 20), "2": (third, 10), "3": (ninth, 5)}
     (second,) = (result.folder / "state").glob("iteration-001-*-final-2")
     assert are_equal(state(result.network), state(tascnet.load(second)))
     expected = ["iteration 1", *(f"iteration 1: final round {number}" for number in (1, 2, 3))]

@@ -1,7 +1,6 @@
 """When pruning ends, and from which iteration it continues."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -200,17 +199,8 @@ def test_a_replay_ends_where_a_second_retraining_is_missing_or_too_much() -> Non
     assert [len(replayed(once, options)[0]) for options in (strict, loose)] == [1, 2]
 
 
-def test_rounds_halve_and_use_all_epochs() -> None:
-    assert [rounds(n) for n in (0, 1, 2, 6, 7)] == [[], [1], [2], [4, 2], [4, 2, 1]]
-    assert rounds(24) == [14, 7, 3]
-
-
-@given(st.integers(1, 500))
-def test_rounds_use_all_epochs_and_never_become_longer(most: int) -> None:
-    lengths = rounds(most)
-    assert sum(lengths) == most
-    assert all(before >= after > 0 for before, after in pairwise(lengths))
-    assert len(lengths) <= 4
+def test_each_round_is_half_as_long_as_the_one_before() -> None:
+    assert [rounds(n) for n in (0, 1, 7, 20)] == [[], [1], [7, 3, 1], [20, 10, 5, 2, 1]]
 
 
 def test_noise_is_half_a_standard_error() -> None:
