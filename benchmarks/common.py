@@ -289,8 +289,13 @@ def report(
         "command": shlex.join(args.command),
     }
     write_json(folder / "metrics.json", metrics)
+    console = output()
     for table in tables:
-        output().print(table)
+        if not console.is_terminal:
+            # In a file nothing is shortened.
+            whole = console.measure(table, options=console.options.update(max_width=1000))
+            console.width = max(console.width, whole.maximum)
+        console.print(table)
 
 
 def new_table(title: str, texts: Sequence[str], numbers: Sequence[str], caption: str | None = None) -> Table:

@@ -114,7 +114,11 @@ def tune_report(path: Path, metrics: TuneMetrics, trials: Sequence[Trial]) -> No
         "insight_figures": insight_figures(insight) if insight else [],
         "insight_plots": _insight_plots(insight) if insight else [],
         "neutral": neutral,
-        "settings": [(name, neutral.get(name), best.get(name)) for name in dict.fromkeys([*neutral, *best])],
+        "settings": [
+            (name, neutral.get(name), best.get(name))
+            for name in dict.fromkeys([*neutral, *best])
+            if neutral.get(name) != best.get(name)
+        ],
     }
     write_page(path, "tune.html", content)
 

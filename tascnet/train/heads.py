@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tascnet.data import FeatureSource, cached_features, module_digest
 from tascnet.data.sources import Source
 from tascnet.models.head import head_start
-from tascnet.options import Recipe
 from tascnet.run.records import TrainingRecord
 from tascnet.train.distillation import Distillation
 from tascnet.train.learner import Learner
@@ -51,13 +50,11 @@ def fit_head(
     head: nn.Sequential,
     features: FeaturePair,
     *,
-    recipe: str | Recipe = "head",
-    is_new: bool = True,
     checkpoint: Path | None = None,
     description: str = "head",
     **options: Any,
 ) -> TrainingRecord:
-    """Train a head in place on cached features and leave it with the weights of its best epoch, in eval mode.
+    """Train a new head in place on cached features, and keep the weights of its best epoch, in eval mode.
 
     The input of its first `nn.Linear` is standardised while it learns (`trainer.standardise`), in front of
     the Dropouts before that layer; afterwards mean and deviation are folded into the layer, so that the head
@@ -67,9 +64,6 @@ def fit_head(
         head: on the device, trainable: blocks without parameters, such as pooling, flattening and dropout,
             then dense layers.
         features: cached training and validation features, which the head reads.
-        recipe: one of the trainer's by name, or any other.
-        is_new: a single dense layer starts from zero, and the weights of the first of several are taken as
-            those on standardised features; else the head starts with the outputs that it has.
         checkpoint: file from which an interrupted training resumes.
         description: of the progress bar.
         options: further ones of `fit`.
@@ -81,19 +75,17 @@ def fit_head(
     layer = dense[0] if dense else None
     reads_constant = not any(True for _, block in before for _ in block.parameters())
     if not learner.trainer.standardise or layer is None or layer.bias is None or not reads_constant:
-        return learner.fit(head, recipe, features=features, **own)
+        return learner.fit(head, "head", features=features, **own)
     while before and isinstance(before[-1][1], nn.Dropout):
         before.pop()
     mean, deviation = moments(nn.Sequential(OrderedDict(before)), features[0], layer.weight.device)
-    if not is_new:
-        _fold(layer, -mean / deviation, 1 / deviation)
-    elif len(dense) == 1:
+    if len(dense) == 1:
         # On MobileNetV2 and the digits this reached a lower validation loss than He-normal weights.
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     standardised = ("standardised", Standardisation(mean, deviation))
     chain = nn.Sequential(OrderedDict([*before, standardised, *blocks[len(before) :]]))
-    training = learner.fit(chain, recipe, features=features, **own)
+    training = learner.fit(chain, "head", features=features, **own)
     _fold(layer, mean, deviation)
     head.eval()
     return training
