@@ -77,7 +77,8 @@ def find_ends(
 
     With `max_units` all ends up to that unit are looked at. Else it goes back from the output, and stops at
     the first end that is more than `tolerance`, and more than five points, less accurate than the best. The
-    search may take the ends that are within these of the best, and with a target all that were looked at.
+    search may take the ends that are within these of the best, and with a target the next ones too, up to
+    the first that keeps it without narrower layers.
     Each head is a step of the archive, `end-<exit>`.
 
     Args:
@@ -121,9 +122,22 @@ def find_ends(
         if options.max_units is None and exit not in near:
             break
     near = _near(points, learner.metric, n_val, options.tolerance, USEFUL)
-    exits = points[-1].exit if options.has_targets else max(near, default=0)
+    exits = max(near, default=0)
+    if options.has_targets:
+        exits = max(
+            exits, min((p.exit for p in points if _keeps(p, points[0], options)), default=points[-1].exit)
+        )
     log.info("the network may end up to %s earlier", plural(exits, "unit"))
     return Ends(points=tuple(points), heads=heads, exits=exits)
+
+
+def _keeps(end: EndPoint, whole: EndPoint, options: TuneBase) -> bool:
+    """Whether an end keeps the targets of a search; of latency that is not known."""
+    shares = [(end.params, whole.params, share) for share in (options.params_target, options.size_target)]
+    shares.append((end.flops, whole.flops, options.flops_target))
+    return not options.has_latency_target and all(
+        share is None or now <= share * before for now, before, share in shares
+    )
 
 
 def depth_of(options: TuneBase, ends: Ends) -> int:
