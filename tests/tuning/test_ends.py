@@ -88,8 +88,9 @@ def test_a_search_that_starts_again_finds_the_same_ends_without_training(tmp_pat
 def test_an_end_far_below_the_best_is_shown_and_not_searched(tmp_path):
     far = Case(tmp_path).find(first=2.0)
     assert (len(far.points), far.exits) == (2, 0)
-    # A target may need it.
+    # A target may need it; one that the whole network keeps does not.
     assert Case(tmp_path, flops_target=0.5).find(first=2.0).exits == 1
+    assert Case(tmp_path, flops_target=1.0).find(first=2.0).exits == 0
 
 
 @pytest.mark.parametrize(
