@@ -861,7 +861,7 @@ class TuneBase(Targets):
     )
     promote: bool = option(
         True,
-        "Trials are judged after 3, 9, 27 and more epochs, and trained on while they may still win; with the "
+        "Trials are judged after 3, 6, 12 and more epochs, and trained on while they may still win; with the "
         "objective loss and with layerwise all are trained to their end.",
     )
     tolerance: float | None = _share(

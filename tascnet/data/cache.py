@@ -1,11 +1,10 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -28,6 +27,21 @@ class _Overflow(Exception):
     """A feature is too large for float16."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Blocks whose outputs are cached.
+
+    Args:
+        digest: of the trunk up to and with these blocks, and of the reader.
+        blocks: map a batch to a batch.
+        reader: what is cached of their outputs, such as their mean over all places; None: all.
+    """
+
+    digest: str
+    blocks: nn.Module
+    reader: nn.Module | None = None
+
+
 def cached_features(
     trunk: nn.Module,
     source: SampleSource,
@@ -40,7 +54,8 @@ def cached_features(
     limit_gb: float | None = None,
     beside: Sequence[FeatureSource] = (),
     device: torch.device | str = "cpu",
-    later: Mapping[str, nn.Module] = MappingProxyType({}),
+    reader: nn.Module | None = None,
+    later: Sequence[Stage] = (),
 ) -> FeatureSource:
     """The trunk's outputs for a source, read from the cache or computed into it.
 
@@ -50,15 +65,16 @@ def cached_features(
     Args:
         trunk: maps a batch of the source to `b x ...`; an empty chain is allowed.
         folder: one file for each split and view.
-        trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`.
+        trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`; with a reader `read_digest`.
         views: fixed transforms of the source, with "plain" among them.
         dtype: element type in the cache.
         batch_size: samples that the trunk takes at once.
         limit_gb: gigabytes that the folder may take; None: no limit.
         beside: features in use: their files are kept, and both must fit in the limit.
         device: where the trunk is.
-        later: by the digest of the trunk so far, blocks that continue it one after the other. Where the trunk
-            has to run, their outputs are written as well, as the features of these digests.
+        reader: what is cached of the trunk's outputs; None: all.
+        later: blocks that continue the trunk one after the other. Where the trunk has to run, their outputs
+            are written as well, as the features of their digests.
 
     Returns:
         Features of all views, in files that are checked when they are read.
@@ -68,13 +84,8 @@ def cached_features(
             computed then.
         WeightsError: the trunk's outputs are not finite.
     """
-    job = _TrunkJob(
-        trunk=trunk,
-        source=source,
-        batch_size=batch_size,
-        device=torch.device(device),
-        later=tuple(later.values()),
-    )
+    own = Stage(digest=trunk_digest, blocks=trunk, reader=reader)
+    job = _Job(stages=(own, *later), source=source, batch_size=batch_size, device=torch.device(device))
     # Kernels differ in the last bits between devices and versions.
     versions = [FORMAT, torch.__version__, job.device.type]
     samples = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict()]
@@ -84,7 +95,7 @@ def cached_features(
         return folder / f"{key}.npy"
 
     paths = {view: place(trunk_digest, view) for view in views}
-    again = {view: partial(job.again, trunk_digest, path, view) for view, path in paths.items()}
+    again = {view: partial(job.again, path, view) for view, path in paths.items()}
     found = {view: open_array(path, len(source), again[view]) for view, path in paths.items()}
     missing = [view for view, array in found.items() if array is None]
     in_use = [path for features in beside for path in features.files]
@@ -105,7 +116,7 @@ def cached_features(
     if missing:
         room(job.shapes, len(missing), dtype)
     for view in missing:
-        places = [paths[view], *(place(digest, view) for digest in later)]
+        places = [place(stage.digest, view) for stage in job.stages]
         try:
             write_arrays(dict(zip(places, job.shapes, strict=True)), dtype, job.passes(view, dtype))
             found[view] = open_array(paths[view], len(source), again[view])
@@ -121,25 +132,23 @@ def cached_features(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TrunkJob:
-    trunk: nn.Module
+class _Job:
+    stages: tuple[Stage, ...]
     source: SampleSource
     batch_size: int
     device: torch.device
-    # Blocks behind the trunk whose outputs are wanted too.
-    later: tuple[nn.Module, ...] = ()
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of one sample's features: the trunk's and those after the later blocks."""
+        """The shapes of one sample's features at each stage."""
         return [tuple(outputs.shape[1:]) for outputs in self._outputs(torch.arange(1), "plain")]
 
     def features(self, view: str, dtype: ElementType) -> Iterator[NDArray[Any]]:
-        """The trunk's features of one view in batches."""
-        return (parts[0] for parts in replace(self, later=()).passes(view, dtype))
+        """The first stage's features of one view in batches."""
+        return (parts[0] for parts in replace(self, stages=self.stages[:1]).passes(view, dtype))
 
     def passes(self, view: str, dtype: ElementType) -> Iterator[list[NDArray[Any]]]:
-        """The features of one view in batches: the trunk's and those after the later blocks."""
+        """The features of one view in batches, at each stage."""
         rows = torch.arange(len(self.source)).split(self.batch_size)
         for chunk in track(rows, f"cache features ({view})"):
             yield [self._stored(outputs.float(), dtype) for outputs in self._outputs(chunk, view)]
@@ -155,9 +164,11 @@ class _TrunkJob:
             raise _Overflow
         return values.cpu().numpy()
 
-    def again(self, trunk_digest: str, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-        """The features of one view once more, for a damaged file."""
-        if trunk_digest not in (prefix_digests(self.trunk)[-1], module_digest(self.trunk)):
+    def again(self, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        """The first stage's features of one view once more, for a damaged file."""
+        first = self.stages[0]
+        digests = (prefix_digests(first.blocks)[-1], module_digest(first.blocks))
+        if first.digest not in [read_digest(digest, first.reader) for digest in digests]:
             raise DamagedFile(
                 f"{path} was changed or damaged after it was written, and its network has been trained since",
                 "run the same command again: it resumes",
@@ -165,17 +176,25 @@ class _TrunkJob:
         return self.features(view, cast(ElementType, str(dtype)))
 
     def _outputs(self, rows: Tensor, view: str) -> list[Tensor]:
-        parts = (self.trunk, *self.later)
+        parts = [part for stage in self.stages for part in (stage.blocks, stage.reader) if part is not None]
         modes = [(module, module.training) for part in parts for module in part.modules()]
         for part in parts:
             part.eval()
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                outputs = self.source.batch_view(rows, view).to(self.device)
-                return [outputs := part(outputs) for part in parts]
+                outputs, read = self.source.batch_view(rows, view).to(self.device), []
+                for stage in self.stages:
+                    outputs = stage.blocks(outputs)
+                    read.append(outputs if stage.reader is None else stage.reader(outputs))
+                return read
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def read_digest(trunk_digest: str, reader: nn.Module | None) -> str:
+    """A digest of a trunk and of what reads its outputs."""
+    return trunk_digest if reader is None else digest_json([trunk_digest, module_digest(reader)])[:32]
 
 
 def module_digest(module: nn.Module) -> str:

@@ -1,16 +1,15 @@
 """Training dense heads on cached features, standardised while the head learns."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import FeatureSource, cached_features, module_digest
+from tascnet.data import FeatureSource, Stage, cached_features, module_digest
 from tascnet.data.sources import Source
 from tascnet.models.head import head_start
 from tascnet.run.records import TrainingRecord
@@ -127,13 +126,15 @@ def cached_pair(
     trunk: nn.Module,
     digest: str,
     folder: Path | None = None,
-    later: Mapping[str, nn.Module] = MappingProxyType({}),
+    reader: nn.Module | None = None,
+    later: Sequence[Stage] = (),
 ) -> FeaturePair:
     """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
 
     Args:
         digest: of the trunk; see `cached_features`.
         folder: None: that of the cache, which runs share.
+        reader: what is cached of the activations; None: all.
         later: blocks behind the trunk whose activations are cached in the same pass; see `cached_features`.
 
     Raises:
@@ -145,6 +146,7 @@ def cached_pair(
         "trunk_digest": digest,
         "limit_gb": samples.cache_limit_gb,
         "device": learner.device,
+        "reader": reader,
         "later": later,
     }
     train = cached_features(trunk, samples.train, views=samples.views, **options)

@@ -3,14 +3,16 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import module_digest
+from tascnet.data import Stage, prefix_digests, read_digest
 from tascnet.errors import BudgetError, plural
 from tascnet.measure import complexity
 from tascnet.models.head import classifier_of, he_linear, head_start
@@ -18,6 +20,7 @@ from tascnet.options import Tune, TuneBase
 from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, reaches, score
 from tascnet.surgery import Shortener, holds_ignored
 from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cached_pair, fit_head
+from tascnet.tuning.choices import discover_units
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.progression import DEPTH
 from tascnet.tuning.space import Configuration, Space, Unit
@@ -104,9 +107,10 @@ def find_ends(
     points = [_point(chain, 0, head_start(chain), example, first)]
     heads: dict[int, nn.Linear] = {}
     n_val = learner.val_samples()
-    pooled = _PooledFeatures(learner, chain, shortener)
+    pooled = _PooledFeatures(learner, chain, units)
     for exit in range(1, limit + 1):
-        together = range(exit, min(limit, exit + TOGETHER - 1) + 1)
+        first_together = exit - (exit - 1) % TOGETHER
+        together = range(first_together, min(limit, first_together + TOGETHER - 1) + 1)
         work = partial(_train_head, learner, shortener, pooled, units, exit, together)
         try:
             network, step = archive.once(f"end-{exit}", work)
@@ -138,6 +142,18 @@ def _keeps(end: EndPoint, whole: EndPoint, options: TuneBase) -> bool:
     return not options.has_latency_target and all(
         share is None or now <= share * before for now, before, share in shares
     )
+
+
+def cache_ends(learner: Learner, chain: nn.Sequential, options: TuneBase) -> None:
+    """Cache what the head of a chain reads and what those of its last ends will, in one pass of the chain."""
+    if not isinstance(options, Tune) or not options.searches_exit:
+        return
+    example = learner.samples.example
+    units = discover_units(chain, example, options, None)
+    limit = possible_exits(chain, units, example, options.ignore)
+    limit = min(limit, options.max_units or limit, TOGETHER)
+    if limit:
+        _PooledFeatures(learner, chain, units).fill(range(1, limit + 1))
 
 
 def depth_of(options: TuneBase, ends: Ends) -> int:
@@ -209,57 +225,34 @@ def _point(
     )
 
 
-class _Columns(nn.Module):
-    """Some of the features `b x d`."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        super().__init__()
-        self.start, self.stop = start, stop
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features[:, self.start : self.stop]
-
-
-class _Pooled(nn.Module):
-    """The pooled features before some blocks of a chain, the first block's first: `b x d`."""
-
-    def __init__(self, chain: nn.Sequential, shortener: Shortener, blocks: Sequence[int]) -> None:
-        super().__init__()
-        self.trunk = chain[: max(blocks)]
-        self.poolings = nn.ModuleDict({str(block): shortener.pooling(block) for block in sorted(blocks)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = []
-        for index in range(len(self.trunk) + 1):
-            if str(index) in self.poolings:
-                found.append(self.poolings[str(index)](x))
-            if index < len(self.trunk):
-                x = self.trunk[index](x)
-        return torch.cat(found, 1)
-
-
 class _PooledFeatures:
-    """Features before several blocks, computed in one pass of the trunk and cached; the last pass is kept."""
+    """The pooled features before units of a chain, cached; those of several come from one pass."""
 
-    def __init__(self, learner: Learner, chain: nn.Sequential, shortener: Shortener) -> None:
-        self._learner, self._chain, self._shortener = learner, chain, shortener
-        self._blocks: tuple[int, ...] = ()
-        self._pair: FeaturePair | None = None
+    def __init__(self, learner: Learner, chain: nn.Sequential, units: Sequence[Unit]) -> None:
+        self._learner, self._chain, self._units = learner, chain, units
+        self._shortener = Shortener(chain, learner.samples.example)
+        self._digests = prefix_digests(chain)
 
-    def __call__(self, block: int, together: Sequence[int]) -> tuple[FeaturePair, _Columns]:
-        """Features that hold those before `block`, and which columns these are.
+    def __call__(self, exit: int) -> FeaturePair:
+        """Those before unit `exit`.
 
-        In one pass those before the blocks `together` are computed.
+        Raises:
+            BudgetError: they would take more than the cache's limit.
         """
-        if self._pair is None or block not in self._blocks:
-            self._pair = None
-            pooled = _Pooled(self._chain, self._shortener, together)
-            self._pair = cached_pair(self._learner, pooled, module_digest(pooled))
-            self._blocks = tuple(sorted(together))
-        widths = [self._shortener.width(other) or 0 for other in self._blocks]
-        at = self._blocks.index(block)
-        start = sum(widths[:at])
-        return self._pair, _Columns(start, start + widths[at])
+        stage = self._stage(0, self._units[exit].block)
+        return cached_pair(self._learner, stage.blocks, stage.digest, reader=stage.reader)
+
+    def fill(self, exits: Sequence[int]) -> None:
+        """Cache those of several exits and what the head reads, in one pass, if all of it fits."""
+        blocks = sorted({self._units[exit].block for exit in (0, *exits)})
+        first, *later = [self._stage(start, stop) for start, stop in pairwise([0, *blocks])]
+        with suppress(BudgetError):
+            cached_pair(self._learner, first.blocks, first.digest, reader=first.reader, later=later)
+
+    def _stage(self, start: int, stop: int) -> Stage:
+        reader = None if stop == self._units[0].block else self._shortener.pooling(stop)
+        digest = read_digest(self._digests[stop], reader)
+        return Stage(digest=digest, blocks=self._chain[start:stop], reader=reader)
 
 
 def _train_head(
@@ -273,14 +266,13 @@ def _train_head(
 ) -> tuple[nn.Sequential, StepRecord]:
     """The network that ends before a unit, its softmax layer trained on the pooled features."""
     block = units[exit].block
-    features, columns = pooled(block, [units[other].block for other in together])
-    width, generator = columns.stop - columns.start, torch.Generator().manual_seed(learner.seed)
-    head = he_linear(width, learner.samples.num_classes, generator)
-    reader = nn.Sequential(OrderedDict(columns=columns, classifier=head.to(learner.device)))
+    pooled.fill(together)
+    generator = torch.Generator().manual_seed(learner.seed)
+    head = he_linear(shortener.width(block) or 0, learner.samples.num_classes, generator)
     training = fit_head(
         learner,
-        reader,
-        features,
+        nn.Sequential(OrderedDict(classifier=head.to(learner.device))),
+        pooled(exit),
         checkpoint=folder / CHECKPOINT,
         description=f"end {exit}",
     )

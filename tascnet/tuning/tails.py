@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tascnet.data import prefix_digests
+from tascnet.data import Stage, prefix_digests
 from tascnet.errors import BudgetError
 from tascnet.run.records import EpochRecord, TrainingRecord
 from tascnet.train import FeaturePair, Learner, cached_pair, reestimate_batchnorm
@@ -59,10 +59,12 @@ class Tails:
         cuts, self._cuts = sorted({*self._cuts, cut} if self._cuts else ()), ()
         if len(cuts) < 2:
             return
-        blocks = {self._digests[stop]: self.chain[start:stop] for start, stop in pairwise(cuts)}
+        later = [
+            Stage(digest=self._digests[stop], blocks=self.chain[start:stop]) for start, stop in pairwise(cuts)
+        ]
         first = cuts[0]
         try:
-            cached_pair(self.learner, self.chain[:first], self._digests[first], later=blocks)
+            cached_pair(self.learner, self.chain[:first], self._digests[first], later=later)
         except BudgetError as error:
             log.info("features are cached one cut at a time (%s)", error.message)
 

@@ -58,7 +58,7 @@ from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
 from tascnet.tuning.candidates import TUNED, Selected, select
-from tascnet.tuning.ends import BEYOND, Ends, starts
+from tascnet.tuning.ends import BEYOND, Ends, cache_ends, starts
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
 from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze
@@ -350,6 +350,8 @@ def _run(
     for other in learners.values():
         other.check_memory(pretrained, "finetune", measure)
     rivals = load_rivals(options.rival_names, learner, measure)
+    if not archive.has("baseline"):
+        cache_ends(learner, pretrained, options)
     chain, first = baseline(pretrained, learner, archive)
     assert first.training is not None
     before = score(first.training, learner.metric)

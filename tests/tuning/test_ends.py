@@ -4,7 +4,7 @@ from torch import nn
 
 import tascnet
 from tascnet.data import open_samples
-from tascnet.models.head import HeadSpec, replace_head
+from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.models.info import info_of
 from tascnet.options import Autotune, RecipeChanges, Trainer, Tune
 from tascnet.run.records import EndPoint, TrainingRecord
@@ -12,8 +12,9 @@ from tascnet.surgery import Shortener
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import evaluate_source
 from tascnet.tuning.choices import discover_units
-from tascnet.tuning.ends import Ends, depth_of, find_ends, starts
+from tascnet.tuning.ends import Ends, cache_ends, depth_of, find_ends, starts
 from tascnet.tuning.space import Space
+from tascnet.tuning.tails import Tails
 from tests.tuning.spaces import small_space
 from tests.tuning.toy import own_data, own_network
 
@@ -74,6 +75,21 @@ def test_heads_of_several_ends_learn_from_one_pass_each_from_its_own_features(tm
         ended = shortener.network(case.units[point.exit].block, ends.heads[point.exit])
         judged = evaluate_source(ended, case.learner.samples.val, device="cpu")
         assert judged.accuracy == point.val_accuracy > 0.5
+
+
+def test_the_head_and_the_ends_read_one_pass_of_the_network(tmp_path):
+    case = Case(tmp_path)
+    sizes = []
+    case.chain[0].register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    cache_ends(case.learner, case.chain, case.options)
+    samples = len(case.learner.samples.train) * len(case.learner.samples.views) + len(
+        case.learner.samples.val
+    )
+    assert sum(size for size in sizes if size > 1) == samples
+    sizes.clear()
+    Tails(case.learner, case.chain).features(head_start(case.chain))
+    case.find()
+    assert all(size == 1 for size in sizes), "only costs are counted, on one sample"
 
 
 def test_a_search_that_starts_again_finds_the_same_ends_without_training(tmp_path, monkeypatch):
