@@ -28,7 +28,7 @@ class _Overflow(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Segment:
     """Blocks whose outputs are cached.
 
     Args:
@@ -55,7 +55,7 @@ def cached_features(
     beside: Sequence[FeatureSource] = (),
     device: torch.device | str = "cpu",
     reader: nn.Module | None = None,
-    later: Sequence[Stage] = (),
+    later: Sequence[Segment] = (),
 ) -> FeatureSource:
     """The trunk's outputs for a source, read from the cache or computed into it.
 
@@ -84,8 +84,8 @@ def cached_features(
             computed then.
         WeightsError: the trunk's outputs are not finite.
     """
-    own = Stage(digest=trunk_digest, blocks=trunk, reader=reader)
-    job = _Job(stages=(own, *later), source=source, batch_size=batch_size, device=torch.device(device))
+    own = Segment(digest=trunk_digest, blocks=trunk, reader=reader)
+    job = _Job(segments=(own, *later), source=source, batch_size=batch_size, device=torch.device(device))
     # Kernels differ in the last bits between devices and versions.
     versions = [FORMAT, torch.__version__, job.device.type]
     samples = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict()]
@@ -116,7 +116,7 @@ def cached_features(
     if missing:
         room(job.shapes, len(missing), dtype)
     for view in missing:
-        places = [place(stage.digest, view) for stage in job.stages]
+        places = [place(segment.digest, view) for segment in job.segments]
         try:
             write_arrays(dict(zip(places, job.shapes, strict=True)), dtype, job.passes(view, dtype))
             found[view] = open_array(paths[view], len(source), again[view])
@@ -133,22 +133,22 @@ def cached_features(
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    stages: tuple[Stage, ...]
+    segments: tuple[Segment, ...]
     source: SampleSource
     batch_size: int
     device: torch.device
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of one sample's features at each stage."""
+        """The shapes of one sample's features at each segment."""
         return [tuple(outputs.shape[1:]) for outputs in self._outputs(torch.arange(1), "plain")]
 
     def features(self, view: str, dtype: ElementType) -> Iterator[NDArray[Any]]:
-        """The first stage's features of one view in batches."""
-        return (parts[0] for parts in replace(self, stages=self.stages[:1]).passes(view, dtype))
+        """The first segment's features of one view in batches."""
+        return (parts[0] for parts in replace(self, segments=self.segments[:1]).passes(view, dtype))
 
     def passes(self, view: str, dtype: ElementType) -> Iterator[list[NDArray[Any]]]:
-        """The features of one view in batches, at each stage."""
+        """The features of one view in batches, at each segment."""
         rows = torch.arange(len(self.source)).split(self.batch_size)
         for chunk in track(rows, f"cache features ({view})"):
             yield [self._stored(outputs.float(), dtype) for outputs in self._outputs(chunk, view)]
@@ -165,8 +165,8 @@ class _Job:
         return values.cpu().numpy()
 
     def again(self, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-        """The first stage's features of one view once more, for a damaged file."""
-        first = self.stages[0]
+        """The first segment's features of one view once more, for a damaged file."""
+        first = self.segments[0]
         digests = (prefix_digests(first.blocks)[-1], module_digest(first.blocks))
         if first.digest not in [read_digest(digest, first.reader) for digest in digests]:
             raise DamagedFile(
@@ -176,16 +176,18 @@ class _Job:
         return self.features(view, cast(ElementType, str(dtype)))
 
     def _outputs(self, rows: Tensor, view: str) -> list[Tensor]:
-        parts = [part for stage in self.stages for part in (stage.blocks, stage.reader) if part is not None]
+        parts = [
+            part for segment in self.segments for part in (segment.blocks, segment.reader) if part is not None
+        ]
         modes = [(module, module.training) for part in parts for module in part.modules()]
         for part in parts:
             part.eval()
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
                 outputs, read = self.source.batch_view(rows, view).to(self.device), []
-                for stage in self.stages:
-                    outputs = stage.blocks(outputs)
-                    read.append(outputs if stage.reader is None else stage.reader(outputs))
+                for segment in self.segments:
+                    outputs = segment.blocks(outputs)
+                    read.append(outputs if segment.reader is None else segment.reader(outputs))
                 return read
         finally:
             for module, training in modes:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import FeatureSource, Stage, cached_features, module_digest
+from tascnet.data import FeatureSource, Segment, cached_features, module_digest
 from tascnet.data.sources import Source
 from tascnet.models.head import head_start
 from tascnet.run.records import TrainingRecord
@@ -127,7 +127,7 @@ def cached_pair(
     digest: str,
     folder: Path | None = None,
     reader: nn.Module | None = None,
-    later: Sequence[Stage] = (),
+    later: Sequence[Segment] = (),
 ) -> FeaturePair:
     """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
 

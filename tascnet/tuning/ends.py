@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import Stage, prefix_digests, read_digest
+from tascnet.data import Segment, prefix_digests, read_digest
 from tascnet.errors import BudgetError, plural
 from tascnet.measure import complexity
 from tascnet.models.head import classifier_of, he_linear, head_start
@@ -239,20 +239,20 @@ class _PooledFeatures:
         Raises:
             BudgetError: they would take more than the cache's limit.
         """
-        stage = self._stage(0, self._units[exit].block)
-        return cached_pair(self._learner, stage.blocks, stage.digest, reader=stage.reader)
+        segment = self._segment(0, self._units[exit].block)
+        return cached_pair(self._learner, segment.blocks, segment.digest, reader=segment.reader)
 
     def fill(self, exits: Sequence[int]) -> None:
         """Cache those of several exits and what the head reads, in one pass, if all of it fits."""
         blocks = sorted({self._units[exit].block for exit in (0, *exits)})
-        first, *later = [self._stage(start, stop) for start, stop in pairwise([0, *blocks])]
+        first, *later = [self._segment(start, stop) for start, stop in pairwise([0, *blocks])]
         with suppress(BudgetError):
             cached_pair(self._learner, first.blocks, first.digest, reader=first.reader, later=later)
 
-    def _stage(self, start: int, stop: int) -> Stage:
+    def _segment(self, start: int, stop: int) -> Segment:
         reader = None if stop == self._units[0].block else self._shortener.pooling(stop)
         digest = read_digest(self._digests[stop], reader)
-        return Stage(digest=digest, blocks=self._chain[start:stop], reader=reader)
+        return Segment(digest=digest, blocks=self._chain[start:stop], reader=reader)
 
 
 def _train_head(

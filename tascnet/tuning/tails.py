@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tascnet.data import Stage, prefix_digests
+from tascnet.data import Segment, prefix_digests
 from tascnet.errors import BudgetError
 from tascnet.run.records import EpochRecord, TrainingRecord
 from tascnet.train import FeaturePair, Learner, cached_pair, reestimate_batchnorm
@@ -60,7 +60,8 @@ class Tails:
         if len(cuts) < 2:
             return
         later = [
-            Stage(digest=self._digests[stop], blocks=self.chain[start:stop]) for start, stop in pairwise(cuts)
+            Segment(digest=self._digests[stop], blocks=self.chain[start:stop])
+            for start, stop in pairwise(cuts)
         ]
         first = cuts[0]
         try:

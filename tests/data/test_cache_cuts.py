@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tascnet.data import Stage, cached_features, prefix_digests
+from tascnet.data import Segment, cached_features, prefix_digests
 from tascnet.data.dataset import ImageSource
 from tascnet.errors import BudgetError
 from tascnet.models.build import SMALL, build_chain
@@ -74,7 +74,7 @@ def test_later_cuts_are_cached_in_the_same_pass_with_the_same_bits(images, tmp_p
 
     def cached(folder, cut, later=()):
         options = {"folder": tmp_path / folder, "trunk_digest": digests[cut], "batch_size": 2}
-        blocks = [Stage(digest=digests[stop], blocks=chain[start:stop]) for start, stop in later]
+        blocks = [Segment(digest=digests[stop], blocks=chain[start:stop]) for start, stop in later]
         return cached_features(chain[:cut], source, later=blocks, **options)
 
     cached("together", 3, [(3, 6), (6, 9)])
