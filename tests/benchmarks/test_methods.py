@@ -46,7 +46,7 @@ def test_every_method_has_options_of_its_own(name):
     assert (replace(options, max_seconds=None) == usual) == (name == "tascnet")
 
 
-@pytest.mark.parametrize(("start", "fits"), [("auto", 7 / 3), ("best", 2), ("all", 1), ("prefix", 1)])
+@pytest.mark.parametrize(("start", "fits"), [("auto", 11 / 3), ("best", 2), ("all", 1), ("prefix", 1)])
 def test_a_search_gets_what_fine_tuning_leaves(start, fits, maker, monkeypatch):
     taken = []
     monkeypatch.setattr(methods.tascnet, "tune", lambda *a, **k: taken.append(a[2].max_seconds))
@@ -60,7 +60,7 @@ def test_a_search_gets_what_fine_tuning_leaves(start, fits, maker, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [50, 5])
 def test_too_few_seconds_are_refused(seconds, maker):
-    with pytest.raises(ConfigError, match=r"2\.3 fine-tunings take 47 seconds"):
+    with pytest.raises(ConfigError, match=r"3\.7 fine-tunings take 73 seconds"):
         maker(seconds).row({"method": "tascnet"})
 
 
