@@ -1151,7 +1151,7 @@ class Prune(Targets):
     )
     final_epochs: int = _epochs(
         0,
-        "Further training epochs of the final network. Rounds of half as many follow while they pay.",
+        "Further training epochs of the final network; rounds of half as many follow while they pay.",
         minimum=0,
     )
     distill: float = _share(

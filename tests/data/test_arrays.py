@@ -200,13 +200,13 @@ def test_damage_without_the_means_to_make_it_again_is_an_error(small_blocks, tmp
 def test_a_file_that_is_damaged_whenever_it_is_written_is_an_error(small_blocks, tmp_path, monkeypatch):
     path, again = written(tmp_path)
     flip(path, HEADER)
-    array, write = open_array(path, 40, again), arrays._write
+    array, write = open_array(path, 40, again), arrays.write_arrays
 
     def badly(*arguments):
         write(*arguments)
         flip(path, HEADER)
 
-    monkeypatch.setattr(arrays, "_write", badly)
+    monkeypatch.setattr(arrays, "write_arrays", badly)
     with pytest.raises(DamagedFile, match="damaged again right after it was written: check the disk"):
         array[0]
 

@@ -118,9 +118,9 @@ def test_seconds_that_are_used_up_end_the_training_of_an_iteration(run, caplog):
     assert len(result.iterations) == 2
     said = [message for message in caplog.messages if "`max_seconds`" in message]
     assert len(said) == 2
-    for message, name, most in zip(said, ("retrain", "final"), (100_000, 100_000 // 7), strict=True):
+    for message, name in zip(said, ("retrain", "final"), strict=True):
         assert message.startswith(f"{name} ended after ")
-        assert message.endswith(f" of {most} epochs: the seconds of pruning (`max_seconds`) were used up")
+        assert message.endswith(" of 100000 epochs: the seconds of pruning (`max_seconds`) were used up")
     folder = result.folder / "state" / result.iterations[1].state
     epochs = read_record(folder / "record.json", StepRecord).training.epochs
     assert said[0].split()[3] == str(len(epochs))
