@@ -162,8 +162,7 @@ class HeboSearch:
         self._asked += 1
         # It draws from the global generators of both.
         seed = 1000 * self._seed + self._asked
-        np.random.seed(seed)
-        with remarks_left_out(), seeded(seed):
+        with remarks_left_out(), seeded(seed), _numpy_seeded(seed):
             self._row = self._optimizer.suggest(1)
         row = self._row.iloc[0]
         config: Configuration = {c.name: c.values[int(row[c.name])] for c in self._choices}
@@ -174,6 +173,17 @@ class HeboSearch:
     def tell(self, config: Configuration, entry: Entry) -> None:
         with remarks_left_out():
             self._optimizer.observe(self._row, np.array([[-entry.val_accuracy]]))
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's generator, from which HEBO draws, and restore it."""
+    state = np.random.get_state()
+    try:
+        np.random.seed(seed)
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def _place(choice: Choice) -> dict[str, Any]:

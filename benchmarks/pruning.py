@@ -204,7 +204,8 @@ class Cutter:
         options: Prune = self.setup.options("prune", preset, max_pruning_ratio=step, **fixed, **own)
         ratio, iterations = self._steps(options, budget)
         each = self.epochs // iterations
-        final = self.epochs - each * iterations
+        # A second round would follow more than one final epoch.
+        final = min(1, self.epochs - each * iterations)
         options = replace(
             options, pruning_ratio=ratio, max_iterations=iterations, epochs=each, final_epochs=final
         )

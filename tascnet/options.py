@@ -1151,7 +1151,7 @@ class Prune(Targets):
     )
     final_epochs: int = _epochs(
         0,
-        "Further training epochs of the final network; rounds of half as many follow while they pay.",
+        "Training epochs of the final network; a round of half as many follows, and more while they pay.",
         minimum=0,
     )
     distill: float = _share(

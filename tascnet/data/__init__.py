@@ -8,14 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tascnet.data.cache import Segment, cached_features, module_digest, prefix_digests, read_digest
+    from tascnet.data.cache import (
+        Segment,
+        cache_segments,
+        cached_features,
+        module_digest,
+        prefix_digests,
+        read_digest,
+    )
     from tascnet.data.places import check_samples
     from tascnet.data.samples import open_samples
     from tascnet.data.sources import FeatureSource, SampleSource, class_weights, evenly
 
 # A module is imported when one of its names is used: `check_samples` needs no torch.
 _MODULES = {
-    "cache": ("Segment", "cached_features", "module_digest", "prefix_digests", "read_digest"),
+    "cache": (
+        *("Segment", "cache_segments", "cached_features"),
+        *("module_digest", "prefix_digests", "read_digest"),
+    ),
     "places": ("check_samples",),
     "samples": ("open_samples",),
     "sources": ("FeatureSource", "SampleSource", "class_weights", "evenly"),
@@ -25,6 +35,7 @@ __all__ = [
     "FeatureSource",
     "SampleSource",
     "Segment",
+    "cache_segments",
     "cached_features",
     "check_samples",
     "class_weights",

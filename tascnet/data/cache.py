@@ -1,11 +1,11 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from tascnet.run.files import digest_json
 
 FORMAT = 1
 
+# Samples that a trunk takes at once.
+BATCH = 64
+
 ElementType: TypeAlias = Literal["float16", "float32"]
+Kept = TypeVar("Kept")
 
 
 class _Overflow(Exception):
@@ -32,7 +36,8 @@ class Segment:
     """Blocks whose outputs are cached.
 
     Args:
-        digest: of the trunk up to and with these blocks, and of the reader.
+        digest: of the trunk up to and with these blocks: `module_digest(trunk)`, or the trunk's of
+            `prefix_digests`; with a reader the `read_digest` of that and the reader.
         blocks: map a batch to a batch.
         reader: what is cached of their outputs, such as their mean over all places; None: all.
     """
@@ -48,14 +53,13 @@ def cached_features(
     *,
     folder: Path,
     trunk_digest: str,
+    reader: nn.Module | None = None,
     views: Sequence[str] = ("plain",),
     dtype: ElementType = "float16",
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     limit_gb: float | None = None,
     beside: Sequence[FeatureSource] = (),
     device: torch.device | str = "cpu",
-    reader: nn.Module | None = None,
-    later: Sequence[Segment] = (),
 ) -> FeatureSource:
     """The trunk's outputs for a source, read from the cache or computed into it.
 
@@ -64,17 +68,16 @@ def cached_features(
 
     Args:
         trunk: maps a batch of the source to `b x ...`; an empty chain is allowed.
+        source: the samples.
         folder: one file for each split and view.
-        trunk_digest: `module_digest(trunk)`, or the trunk's of `prefix_digests`; with a reader `read_digest`.
+        trunk_digest: see `Segment`.
+        reader: see `Segment`.
         views: fixed transforms of the source, with "plain" among them.
         dtype: element type in the cache.
         batch_size: samples that the trunk takes at once.
         limit_gb: gigabytes that the folder may take; None: no limit.
         beside: features in use: their files are kept, and both must fit in the limit.
         device: where the trunk is.
-        reader: what is cached of the trunk's outputs; None: all.
-        later: blocks that continue the trunk one after the other. Where the trunk has to run, their outputs
-            are written as well, as the features of their digests.
 
     Returns:
         Features of all views, in files that are checked when they are read.
@@ -84,64 +87,127 @@ def cached_features(
             computed then.
         WeightsError: the trunk's outputs are not finite.
     """
-    own = Segment(digest=trunk_digest, blocks=trunk, reader=reader)
-    job = _Job(segments=(own, *later), source=source, batch_size=batch_size, device=torch.device(device))
-    # Kernels differ in the last bits between devices and versions.
-    versions = [FORMAT, torch.__version__, job.device.type]
-    samples = [source.dataset.fingerprint, digest_array(source.rows), source.preprocessing.to_dict()]
-
-    def place(digest: str, view: str) -> Path:
-        key = digest_json([*versions, digest, [*samples, view], dtype, batch_size])
-        return folder / f"{key}.npy"
-
-    paths = {view: place(trunk_digest, view) for view in views}
+    segment = Segment(digest=trunk_digest, blocks=trunk, reader=reader)
+    job = _Job((segment,), source, folder, dtype, batch_size, torch.device(device))
+    paths = {view: job.paths(view)[0] for view in views}
     again = {view: partial(job.again, path, view) for view, path in paths.items()}
     found = {view: open_array(path, len(source), again[view]) for view, path in paths.items()}
     missing = [view for view, array in found.items() if array is None]
     in_use = [path for features in beside for path in features.files]
 
-    def room(shapes: Sequence[tuple[int, ...]], count: int, dtype: ElementType) -> None:
+    def room(count: int, dtype: ElementType) -> None:
         done = [paths[view] for view, array in found.items() if array is not None]
-        shape, kind = " x ".join(map(str, shapes[0])), source.dataset.kind
-        values = sum(int(np.prod(shape)) for shape in shapes)
-        make_room(
-            folder,
-            len(source) * count * values * np.dtype(dtype).itemsize,
-            limit_gb,
-            what=f"the features of {len(source)} {kind} in {plural(count, 'view')} ({shape} {dtype} each)",
-            remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
-            keep=[*in_use, *done],
-        )
+        job.make_room(count, dtype, limit_gb, keep=[*in_use, *done])
 
     if missing:
-        room(job.shapes, len(missing), dtype)
+        room(len(missing), dtype)
     for view in missing:
-        places = [place(segment.digest, view) for segment in job.segments]
         try:
-            write_arrays(dict(zip(places, job.shapes, strict=True)), dtype, job.passes(view, dtype))
-            found[view] = open_array(paths[view], len(source), again[view])
+            chunks = job.features(view, dtype)
+            found[view] = write_array(paths[view], job.shapes[0], dtype, chunks, again[view])
         except _Overflow:
             log.warning(
                 "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
             )
-            room(job.shapes[:1], 1, "float32")
+            room(1, "float32")
             chunks = job.features(view, "float32")
             found[view] = write_array(paths[view], job.shapes[0], "float32", chunks, again[view])
     arrays = {view: array for view, array in found.items() if array is not None}
     return FeatureSource(arrays, source.labels, source.num_classes)
 
 
-@dataclass(frozen=True, kw_only=True)
+def cache_segments(
+    segments: Sequence[Segment],
+    sources: Sequence[tuple[SampleSource, Sequence[str]]],
+    *,
+    folder: Path,
+    limit_gb: float | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Cache the outputs of several segments that follow each other, in one pass for each source and view.
+
+    `cached_features` then finds them, to the same bits. Outputs too large for float16 are left to it.
+
+    Args:
+        segments: the first begins where the source's samples enter the network.
+        sources: samples and their views.
+        folder: of the cache.
+        limit_gb: gigabytes that the folder may take; None: no limit.
+        device: where the blocks are.
+
+    Raises:
+        BudgetError: what is missing does not fit together; nothing is removed or computed then.
+        WeightsError: outputs are not finite.
+    """
+    place = torch.device(device)
+    jobs = [
+        (_Job(tuple(segments), source, folder, "float16", BATCH, place), views) for source, views in sources
+    ]
+    missing = [
+        (job, view) for job, views in jobs for view in views if not all(p.exists() for p in job.paths(view))
+    ]
+    if not missing:
+        return
+    known = [path for job, views in jobs for view in views for path in job.paths(view) if path.exists()]
+    samples = sum(len(job.source) for job, _ in missing)
+    missing[0][0].make_room(samples / len(missing[0][0].source), "float16", limit_gb, keep=known)
+    for job, view in missing:
+        try:
+            shapes = dict(zip(job.paths(view), job.shapes, strict=True))
+            write_arrays(shapes, "float16", job.passes(view, "float16"))
+        except _Overflow:
+            log.debug("some features of a pass do not fit float16: each place is cached by itself")
+
+
+@dataclass(frozen=True)
 class _Job:
+    """Segments that run on a source, and where their outputs are kept."""
+
     segments: tuple[Segment, ...]
     source: SampleSource
+    folder: Path
+    dtype: ElementType
     batch_size: int
     device: torch.device
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of one sample's features at each segment."""
-        return [tuple(outputs.shape[1:]) for outputs in self._outputs(torch.arange(1), "plain")]
+        return self._read(torch.arange(1), "plain", lambda outputs: tuple(outputs.shape[1:]))
+
+    def paths(self, view: str) -> list[Path]:
+        """The file of each segment for a view."""
+        source = self.source
+        # Kernels differ in the last bits between devices and versions.
+        versions = [FORMAT, torch.__version__, self.device.type]
+        samples = [source.dataset.fingerprint, self._rows, source.preprocessing.to_dict(), view]
+        settings = [self.dtype, self.batch_size]
+        keys = [digest_json([*versions, one.digest, samples, *settings]) for one in self.segments]
+        return [self.folder / f"{key}.npy" for key in keys]
+
+    @cached_property
+    def _rows(self) -> str:
+        return digest_array(self.source.rows)
+
+    def make_room(
+        self, count: float, dtype: ElementType, limit_gb: float | None, keep: Collection[Path]
+    ) -> None:
+        """Make room for the features of all segments in so many views.
+
+        Raises:
+            BudgetError: they do not fit.
+        """
+        shape, kind = " x ".join(map(str, self.shapes[0])), self.source.dataset.kind
+        values = sum(int(np.prod(shape)) for shape in self.shapes)
+        make_room(
+            self.folder,
+            int(len(self.source) * count * values * np.dtype(dtype).itemsize),
+            limit_gb,
+            what=f"the features of {len(self.source)} {kind} in {plural(int(count), 'view')} "
+            f"({shape} {dtype} each)",
+            remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
+            keep=keep,
+        )
 
     def features(self, view: str, dtype: ElementType) -> Iterator[NDArray[Any]]:
         """The first segment's features of one view in batches."""
@@ -149,20 +215,22 @@ class _Job:
 
     def passes(self, view: str, dtype: ElementType) -> Iterator[list[NDArray[Any]]]:
         """The features of one view in batches, at each segment."""
+
+        def stored(outputs: Tensor) -> NDArray[Any]:
+            outputs = outputs.float()
+            if not torch.isfinite(outputs).all():
+                raise WeightsError(
+                    "the outputs of the frozen trunk are not finite",
+                    "check the weights and the normalisation",
+                )
+            values = outputs.to(getattr(torch, dtype))
+            if not torch.isfinite(values).all():
+                raise _Overflow
+            return values.cpu().numpy()
+
         rows = torch.arange(len(self.source)).split(self.batch_size)
         for chunk in track(rows, f"cache features ({view})"):
-            yield [self._stored(outputs.float(), dtype) for outputs in self._outputs(chunk, view)]
-
-    def _stored(self, outputs: Tensor, dtype: ElementType) -> NDArray[Any]:
-        if not torch.isfinite(outputs).all():
-            raise WeightsError(
-                "the outputs of the frozen trunk are not finite",
-                "check the weights and the normalisation",
-            )
-        values = outputs.to(getattr(torch, dtype))
-        if not torch.isfinite(values).all():
-            raise _Overflow
-        return values.cpu().numpy()
+            yield self._read(chunk, view, stored)
 
     def again(self, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
         """The first segment's features of one view once more, for a damaged file."""
@@ -175,20 +243,19 @@ class _Job:
             )
         return self.features(view, cast(ElementType, str(dtype)))
 
-    def _outputs(self, rows: Tensor, view: str) -> list[Tensor]:
-        parts = [
-            part for segment in self.segments for part in (segment.blocks, segment.reader) if part is not None
-        ]
-        modes = [(module, module.training) for part in parts for module in part.modules()]
-        for part in parts:
+    def _read(self, rows: Tensor, view: str, keep: Callable[[Tensor], Kept]) -> list[Kept]:
+        """What `keep` makes of the outputs of each segment, before the next one runs."""
+        modules = [m for one in self.segments for m in (one.blocks, one.reader) if m is not None]
+        modes = [(module, module.training) for part in modules for module in part.modules()]
+        for part in modules:
             part.eval()
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                outputs, read = self.source.batch_view(rows, view).to(self.device), []
-                for segment in self.segments:
-                    outputs = segment.blocks(outputs)
-                    read.append(outputs if segment.reader is None else segment.reader(outputs))
-                return read
+                outputs, kept = self.source.batch_view(rows, view).to(self.device), []
+                for one in self.segments:
+                    outputs = one.blocks(outputs)
+                    kept.append(keep(outputs if one.reader is None else one.reader(outputs)))
+                return kept
         finally:
             for module, training in modes:
                 module.training = training

@@ -90,7 +90,11 @@ def is_retrained(
 
 
 def rounds(first: int) -> list[int]:
-    """Epochs of the rounds of training, each half as long as the one before it and with its own schedule."""
+    """Epochs of the rounds of training, each half as long as the one before it and with its own schedule.
+
+    Args:
+        first: epochs of the first; 0: there is no round.
+    """
     lengths: list[int] = []
     while first:
         lengths.append(first)

@@ -3,7 +3,7 @@
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import evaluate_source
 from tascnet.train.fit import fit, gentler
-from tascnet.train.heads import FeaturePair, cached_pair, fit_head, fit_new_head
+from tascnet.train.heads import FeaturePair, cache_places, cached_pair, fit_head, fit_new_head
 from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor
@@ -17,6 +17,7 @@ __all__ = [
     "FeaturePair",
     "Learner",
     "batches",
+    "cache_places",
     "cached_pair",
     "evaluate_source",
     "fit",

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from tascnet.data import FeatureSource, Segment, cached_features, module_digest
+from tascnet.data import FeatureSource, Segment, cache_segments, cached_features, module_digest
 from tascnet.data.sources import Source
 from tascnet.models.head import head_start
 from tascnet.run.records import TrainingRecord
@@ -127,7 +127,6 @@ def cached_pair(
     digest: str,
     folder: Path | None = None,
     reader: nn.Module | None = None,
-    later: Sequence[Segment] = (),
 ) -> FeaturePair:
     """The activations of a trunk, read from a folder or computed into it; on the device if they fit.
 
@@ -135,7 +134,6 @@ def cached_pair(
         digest: of the trunk; see `cached_features`.
         folder: None: that of the cache, which runs share.
         reader: what is cached of the activations; None: all.
-        later: blocks behind the trunk whose activations are cached in the same pass; see `cached_features`.
 
     Raises:
         BudgetError: they would take more than the cache's limit.
@@ -147,11 +145,26 @@ def cached_pair(
         "limit_gb": samples.cache_limit_gb,
         "device": learner.device,
         "reader": reader,
-        "later": later,
     }
     train = cached_features(trunk, samples.train, views=samples.views, **options)
     val = cached_features(trunk, samples.val, beside=(train,), **options)
     return train.resident(learner.device), val.resident(learner.device)
+
+
+def cache_places(learner: Learner, segments: Sequence[Segment]) -> None:
+    """Cache what `cached_pair` reads at several places of a network, in one pass; see `cache_segments`.
+
+    Raises:
+        BudgetError: it does not fit together.
+    """
+    samples = learner.samples
+    cache_segments(
+        segments,
+        [(samples.train, samples.views), (samples.val, ("plain",))],
+        folder=samples.cache / "features",
+        limit_gb=samples.cache_limit_gb,
+        device=learner.device,
+    )
 
 
 def moments(reader: nn.Module, source: Source, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from tascnet.models.head import classifier_of, he_linear, head_start
 from tascnet.options import Tune, TuneBase
 from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, reaches, score
 from tascnet.surgery import Shortener, holds_ignored
-from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cached_pair, fit_head
+from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cache_places, cached_pair, fit_head
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.progression import DEPTH
@@ -80,8 +80,9 @@ def find_ends(
 
     With `max_units` all ends up to that unit are looked at. Else it goes back from the output, and stops at
     the first end that is more than `tolerance`, and more than five points, less accurate than the best. The
-    search may take the ends that are within these of the best, and with a target the next ones too, up to
-    the first that keeps it without narrower layers.
+    search may take the ends that are within these of the best. With a target on parameters or FLOPs it may
+    take the next ones too, up to the first that keeps it without narrower layers; with one on bytes or
+    latency all that were looked at.
     Each head is a step of the archive, `end-<exit>`.
 
     Args:
@@ -136,12 +137,14 @@ def find_ends(
 
 
 def _keeps(end: EndPoint, whole: EndPoint, options: TuneBase) -> bool:
-    """Whether an end keeps the targets of a search; of latency that is not known."""
-    shares = [(end.params, whole.params, share) for share in (options.params_target, options.size_target)]
-    shares.append((end.flops, whole.flops, options.flops_target))
-    return not options.has_latency_target and all(
-        share is None or now <= share * before for now, before, share in shares
+    """Whether an end keeps the targets of a search; False where bytes or latency count, not known here."""
+    if options.has_latency_target or options.size_target is not None:
+        return False
+    shares = (
+        (end.params, whole.params, options.params_target),
+        (end.flops, whole.flops, options.flops_target),
     )
+    return all(share is None or now <= share * before for now, before, share in shares)
 
 
 def cache_ends(learner: Learner, chain: nn.Sequential, options: TuneBase) -> None:
@@ -153,7 +156,7 @@ def cache_ends(learner: Learner, chain: nn.Sequential, options: TuneBase) -> Non
     limit = possible_exits(chain, units, example, options.ignore)
     limit = min(limit, options.max_units or limit, TOGETHER)
     if limit:
-        _PooledFeatures(learner, chain, units).fill(range(1, limit + 1))
+        _PooledFeatures(learner, chain, units).fill(range(limit + 1))
 
 
 def depth_of(options: TuneBase, ends: Ends) -> int:
@@ -175,7 +178,7 @@ def starts(
 
     The pre-trained setting, trained from unit `k` on; the network ended as early as its head alone is as
     accurate as the best one, trained from the unit before on; the earliest end, likewise; and the former at
-    half its widths. Where no such end keeps the bounds, the latest that keeps them takes its place.
+    half its widths. Where no such end keeps the bounds, the one nearest the output that does takes its place.
 
     Args:
         space: the search space.
@@ -239,15 +242,14 @@ class _PooledFeatures:
         Raises:
             BudgetError: they would take more than the cache's limit.
         """
-        segment = self._segment(0, self._units[exit].block)
-        return cached_pair(self._learner, segment.blocks, segment.digest, reader=segment.reader)
+        place = self._segment(0, self._units[exit].block)
+        return cached_pair(self._learner, place.blocks, place.digest, reader=place.reader)
 
     def fill(self, exits: Sequence[int]) -> None:
-        """Cache those of several exits and what the head reads, in one pass, if all of it fits."""
-        blocks = sorted({self._units[exit].block for exit in (0, *exits)})
-        first, *later = [self._segment(start, stop) for start, stop in pairwise([0, *blocks])]
+        """Cache those of several exits in one pass, if all of them fit; exit 0 is what the head reads."""
+        blocks = sorted({self._units[exit].block for exit in exits})
         with suppress(BudgetError):
-            cached_pair(self._learner, first.blocks, first.digest, reader=first.reader, later=later)
+            cache_places(self._learner, [self._segment(*place) for place in pairwise([0, *blocks])])
 
     def _segment(self, start: int, stop: int) -> Segment:
         reader = None if stop == self._units[0].block else self._shortener.pooling(stop)

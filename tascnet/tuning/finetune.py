@@ -294,7 +294,7 @@ def _fit(
     freeze(network, first_trained, frozen)
     recipe = learner.trainer.recipe("finetune")
     distillation, epochs = None, recipe.epochs
-    if teacher is not None and options is not None and (options.distill or options.distill_features):
+    if teacher is not None and options is not None and options.distill:
         epochs *= TAUGHT
         distillation = Distillation.of(
             teacher,

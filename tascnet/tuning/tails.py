@@ -11,7 +11,7 @@ from torch import nn
 from tascnet.data import Segment, prefix_digests
 from tascnet.errors import BudgetError
 from tascnet.run.records import EpochRecord, TrainingRecord
-from tascnet.train import FeaturePair, Learner, cached_pair, reestimate_batchnorm
+from tascnet.train import FeaturePair, Learner, cache_places, cached_pair, reestimate_batchnorm
 from tascnet.tuning.build import Candidate
 
 log = logging.getLogger("tascnet")
@@ -50,22 +50,19 @@ class Tails:
         digest = self._digests[cut]
         if self._pair is None or self._pair[0] != digest:
             self._pair = None
-            self._fill(cut)
+            self._fill()
             self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest)
         return self._pair[1]
 
-    def _fill(self, cut: int) -> None:
-        """Cache the activations of all cuts in one pass; nothing where that takes more than the limit."""
-        cuts, self._cuts = sorted({*self._cuts, cut} if self._cuts else ()), ()
-        if len(cuts) < 2:
-            return
-        later = [
+    def _fill(self) -> None:
+        """Cache the activations of all cuts in one pass; nothing where they do not fit together."""
+        cuts, self._cuts = sorted(set(self._cuts)), ()
+        places = [
             Segment(digest=self._digests[stop], blocks=self.chain[start:stop])
-            for start, stop in pairwise(cuts)
+            for start, stop in pairwise([0, *cuts])
         ]
-        first = cuts[0]
         try:
-            cached_pair(self.learner, self.chain[:first], self._digests[first], later=later)
+            cache_places(self.learner, places)
         except BudgetError as error:
             log.info("features are cached one cut at a time (%s)", error.message)
 

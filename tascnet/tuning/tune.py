@@ -477,8 +477,9 @@ def _setting(
     size: int | None = None,
 ) -> Setting:
     """What the search needs for the images of a learner; those of the native `size` have None."""
-    # With ends a search begins behind them all, and trains from most of these units at once.
-    near = space.units[: space.exits + BEYOND + 1] if space.exits else ()
+    # With ends, trials read activations before most of these units from the start.
+    searches_ends = space.exits and options.pick is None
+    near = space.units[: space.exits + BEYOND + 1] if searches_ends else ()
     tails = Tails(learner, chain, options.objective, [unit.block for unit in near])
     place = archive.folder / "state" if size is None else archive.path(f"size-{size}")
     place.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """The feature cache at every cut of every backbone, as layer-wise freezing uses it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from tascnet.data import Segment, cached_features, prefix_digests
+from tascnet.data import Segment, cache_segments, cached_features, prefix_digests
 from tascnet.data.dataset import ImageSource
 from tascnet.errors import BudgetError
 from tascnet.models.build import SMALL, build_chain
@@ -65,24 +67,58 @@ def test_cuts_in_turn_stay_within_the_limit_and_end_with_one_error(images, tmp_p
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_later_cuts_are_cached_in_the_same_pass_with_the_same_bits(images, tmp_path):
+class Overflowing(torch.nn.Module):
+    def forward(self, x):
+        return x * 1e6
+
+
+@pytest.fixture
+def places(images, tmp_path):
+    """Segments of a chain of three blocks, how often its first one ran, and features of one alone."""
     source = images("digits_cnn", rows=range(5))
-    chain = build_chain("digits_cnn", channels=1)
-    digests = prefix_digests(chain)
-    calls = []
+    chain = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(inplace=True), torch.nn.Flatten())
+    digests, calls = prefix_digests(chain), []
     chain[0].register_forward_hook(lambda *_: calls.append(1))
+    segments = [Segment(digest=digests[stop], blocks=chain[stop - 1 : stop]) for stop in (1, 2, 3)]
 
-    def cached(folder, cut, later=()):
-        options = {"folder": tmp_path / folder, "trunk_digest": digests[cut], "batch_size": 2}
-        blocks = [Segment(digest=digests[stop], blocks=chain[start:stop]) for start, stop in later]
-        return cached_features(chain[:cut], source, later=blocks, **options)
+    def cached(folder, stop, **options):
+        own = {"folder": tmp_path / folder, "trunk_digest": digests[stop], "batch_size": 64, **options}
+        return cached_features(chain[:stop], source, **own)
 
-    cached("together", 3, [(3, 6), (6, 9)])
-    # The shape takes one pass of one image, and five images are three batches.
-    assert len(calls) == 4
-    for cut in (3, 6, 9):
-        found, expected = cached("together", cut), cached("alone", cut)
-        rows = torch.arange(5)
-        torch.testing.assert_close(found.batch(rows), expected.batch(rows), rtol=0, atol=0)
+    return SimpleNamespace(source=source, chain=chain, segments=segments, calls=calls, cached=cached)
+
+
+def test_several_places_are_cached_in_one_pass_with_the_same_bits(places, tmp_path):
+    sources = [(places.source, ("plain",))]
+    cache_segments(places.segments, sources, folder=tmp_path / "together")
+    # The shapes take one pass of one image, and five images are one batch.
+    assert len(places.calls) == 2
+    rows = torch.arange(5)
+    for stop in (1, 2, 3):
+        found = places.cached("together", stop)
+        assert len(places.calls) == 2 + 2 * (stop - 1), "it is there"
+        expected = places.cached("alone", stop)
+        assert torch.equal(found.batch(rows), expected.batch(rows))
         assert [path.name for path in found.files] == [path.name for path in expected.files]
-    assert len(calls) == 4 + 3 * 4
+    cache_segments(places.segments, sources, folder=tmp_path / "together")
+    assert len(places.calls) == 8, "nothing is missing"
+
+
+def test_places_that_do_not_fit_together_are_not_computed(places, tmp_path):
+    # 5 images of 2 x 6 x 6 values of 2 bytes at each of three places.
+    sources, limit = [(places.source, ("plain",))], 2 * 5 * 72 * 2 / 1e9
+    with pytest.raises(BudgetError, match="cache_limit_gb"):
+        cache_segments(places.segments, sources, folder=tmp_path / "small", limit_gb=limit)
+    assert len(places.calls) == 1
+    assert not list(tmp_path.glob("small/*"))
+    places.cached("small", 1, limit_gb=limit)
+
+
+def test_a_place_too_large_for_float16_does_not_change_the_others(places, tmp_path):
+    digests = prefix_digests(torch.nn.Sequential(*places.chain, Overflowing()))
+    large = Segment(digest=digests[4], blocks=Overflowing())
+    cache_segments([*places.segments, large], [(places.source, ("plain",))], folder=tmp_path / "mixed")
+    for stop in (1, 2, 3):
+        found, expected = places.cached("mixed", stop), places.cached("alone", stop)
+        assert found.views["plain"].dtype == expected.views["plain"].dtype == np.float16
+        assert torch.equal(found.batch(torch.arange(5)), expected.batch(torch.arange(5)))

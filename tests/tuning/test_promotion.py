@@ -26,7 +26,7 @@ def trial(number, value, status="ok", *, params=10, flops=10, curve=()):
     )
 
 
-def test_trials_are_judged_after_powers_of_three():
+def test_trials_are_judged_after_three_epochs_and_twice_as_many():
     assert [epochs for epochs in range(30) if is_rung(epochs)] == [3, 6, 12, 24]
 
 
