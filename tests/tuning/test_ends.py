@@ -1,3 +1,6 @@
+import logging
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -61,13 +64,40 @@ def test_each_end_has_a_head_on_its_pooled_features(tmp_path):
     assert ends.exits == 1
 
 
-def test_heads_of_several_ends_learn_from_one_pass_each_from_its_own_features(tmp_path):
+def deep_network():
     torch.manual_seed(0)
     layers = []
     for inputs, outputs in ((3, 4), (4, 6), (6, 8), (8, 5)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
     own = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
-    case = Case(tmp_path, tascnet.backbone(own, size=8), max_units=3)
+    return tascnet.backbone(own, size=8)
+
+
+@pytest.mark.parametrize(
+    ("target", "exits"),
+    [
+        # Of 1,157 parameters 801, 355 and 127 are left; the bounds are 925, 801 and 347.
+        ({"params_target": 0.8}, 1),
+        ({"params_target": 801 / 1157}, 1),
+        ({"params_target": 0.3}, 3),
+        ({"flops_target": 0.8}, 1),
+        ({"flops_target": 0.4}, 2),
+        ({"params_target": 0.8, "flops_target": 0.4}, 2),
+        # What these cost at an end is not known, so all may be taken.
+        ({"size_target": 0.9}, 3),
+        ({"latency_target": 0.9}, 3),
+    ],
+)
+def test_with_a_target_the_ends_up_to_the_first_that_keeps_it_are_searched(tmp_path, target, exits):
+    case = Case(tmp_path, deep_network(), max_units=3, **target)
+    # None is near this.
+    ends = case.find(first=2.0)
+    assert [point.params for point in ends.points] == [1157, 801, 355, 127]
+    assert ends.exits == exits
+
+
+def test_heads_of_several_ends_learn_from_one_pass_each_from_its_own_features(tmp_path):
+    case = Case(tmp_path, deep_network(), max_units=3)
     ends = case.find()
     shortener = Shortener(case.chain, case.learner.samples.example)
     assert [point.exit for point in ends.points] == [0, 1, 2, 3]
@@ -90,6 +120,22 @@ def test_the_head_and_the_ends_read_one_pass_of_the_network(tmp_path):
     Tails(case.learner, case.chain).features(head_start(case.chain))
     case.find()
     assert all(size == 1 for size in sizes), "only costs are counted, on one sample"
+
+
+@pytest.mark.parametrize(("limit_gb", "passes"), [(None, 1), (6e-5, 3)])
+def test_the_cuts_of_a_search_are_cached_in_one_pass_if_they_fit(tmp_path, caplog, limit_gb, passes):
+    caplog.set_level(logging.INFO, logger="tascnet")
+    case = Case(tmp_path, deep_network(), max_units=3)
+    samples = replace(case.learner.samples, cache_limit_gb=limit_gb)
+    runs = []
+    case.chain[0].register_forward_hook(lambda _, inputs, __: runs.append(len(inputs[0])))
+    cuts = [unit.block for unit in case.units[1:]]
+    tails = Tails(replace(case.learner, samples=samples), case.chain, cuts=cuts)
+    for cut in cuts:
+        tails.features(cut)
+    images = len(samples.train) * len(samples.views) + len(samples.val)
+    assert sum(size for size in runs if size > 1) == passes * images
+    assert ("features are cached one cut at a time" in caplog.text) == (passes > 1)
 
 
 def test_a_search_that_starts_again_finds_the_same_ends_without_training(tmp_path, monkeypatch):

@@ -59,6 +59,9 @@ def test_the_conventional_network_hands_over_and_teaches(search):
     assert are_equal(states(start), states(other))
     losses = [result.metrics.trainings["after"].epochs[0].train_loss for result in (taught, alone)]
     assert losses[0] != losses[1]
+    # A taught network learns for twice the epochs of the recipe.
+    epochs = [len(result.metrics.trainings["after"].epochs) for result in (taught, alone)]
+    assert epochs[0] == 2 * epochs[1] == 2 * len(taught.metrics.trainings["conventional"].epochs)
 
 
 def test_a_new_head_learns_before_the_rest_does(search):
