@@ -42,14 +42,16 @@ def log_estimate(
     def training(recipe: Recipe, forward: float) -> float:
         return recipe.epochs * (STEP * train + val) * forward
 
-    cached = (train * len(samples.views) + val) * (depth + 1)
+    images = train * len(samples.views) + val
+    # With ends one pass fills all cuts; see `Tails`.
+    passes = 1 if space.exits else depth + 1
     trial = training(trainer.recipe("trial"), tail)
     # One more for the conventional network, unless fine-tuning begins there.
     fits = fine_tunings(options) + (origin_of(options) != "conventional")
     tuning = fits * training(trainer.recipe("finetune"), whole)
     if trials is None:
         trials = round((options.max_seconds or 0.0) / trial)
-    total = cached * max(whole - tail, 0.0) + trials * trial + tuning
+    total = images * passes * max(whole - tail, 0.0) + trials * trial + tuning
     counted = complexity(chain, samples.example)
     activations = BATCH * sum(math.prod(layer.out_shape or ()) for layer in counted.layers)
     log.info(
@@ -58,7 +60,7 @@ def log_estimate(
         trials,
         _minutes(trial),
         _minutes(tuning),
-        cached * features[0].numel() * FEATURE_BYTES / 1e9,
+        images * (depth + 1) * features[0].numel() * FEATURE_BYTES / 1e9,
         (4 * 4 * counted.params + 8 * activations) / 1e9,
     )
 
