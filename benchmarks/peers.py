@@ -13,11 +13,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.table import Entry, Table
+from tascnet.train.setting import computing
 from tascnet.tuning import Choice, Configuration, Space
 from tascnet.tuning.space import FIRST_TRAINED
-from tascnet.tuning.surrogate import seeded
 
 log = logging.getLogger("tascnet")
 
@@ -160,9 +161,11 @@ class HeboSearch:
 
     def ask(self) -> Configuration:
         self._asked += 1
-        # It draws from the global generators of both.
         seed = 1000 * self._seed + self._asked
-        with remarks_left_out(), seeded(seed), _numpy_seeded(seed):
+        with remarks_left_out(), computing("cpu", None):
+            # It draws from both global generators.
+            np.random.seed(seed)
+            torch.manual_seed(seed)
             self._row = self._optimizer.suggest(1)
         row = self._row.iloc[0]
         config: Configuration = {c.name: c.values[int(row[c.name])] for c in self._choices}
@@ -173,17 +176,6 @@ class HeboSearch:
     def tell(self, config: Configuration, entry: Entry) -> None:
         with remarks_left_out():
             self._optimizer.observe(self._row, np.array([[-entry.val_accuracy]]))
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's generator, from which HEBO draws, and restore it."""
-    state = np.random.get_state()
-    try:
-        np.random.seed(seed)
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def _place(choice: Choice) -> dict[str, Any]:

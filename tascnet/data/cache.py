@@ -97,7 +97,8 @@ def cached_features(
 
     def room(count: int, dtype: ElementType) -> None:
         done = [paths[view] for view, array in found.items() if array is not None]
-        job.make_room(count, dtype, limit_gb, keep=[*in_use, *done])
+        where = f"in {plural(count, 'view')}"
+        job.make_room(len(source), where, len(source) * count, dtype, limit_gb, keep=[*in_use, *done])
 
     if missing:
         room(len(missing), dtype)
@@ -150,7 +151,8 @@ def cache_segments(
         return
     known = [path for job, views in jobs for view in views for path in job.paths(view) if path.exists()]
     samples = sum(len(job.source) for job, _ in missing)
-    missing[0][0].make_room(samples / len(missing[0][0].source), "float16", limit_gb, keep=known)
+    where = f"at {plural(len(segments), 'place')}"
+    missing[0][0].make_room(samples, where, samples, "float16", limit_gb, keep=known)
     for job, view in missing:
         try:
             shapes = dict(zip(job.paths(view), job.shapes, strict=True))
@@ -190,9 +192,18 @@ class _Job:
         return digest_array(self.source.rows)
 
     def make_room(
-        self, count: float, dtype: ElementType, limit_gb: float | None, keep: Collection[Path]
+        self,
+        samples: int,
+        where: str,
+        rows: int,
+        dtype: ElementType,
+        limit_gb: float | None,
+        keep: Collection[Path],
     ) -> None:
-        """Make room for the features of all segments in so many views.
+        """Make room for so many rows of features of all segments.
+
+        Args:
+            samples: how many there are, and `where` their features are taken, for the message.
 
         Raises:
             BudgetError: they do not fit.
@@ -201,10 +212,9 @@ class _Job:
         values = sum(int(np.prod(shape)) for shape in self.shapes)
         make_room(
             self.folder,
-            int(len(self.source) * count * values * np.dtype(dtype).itemsize),
+            rows * values * np.dtype(dtype).itemsize,
             limit_gb,
-            what=f"the features of {len(self.source)} {kind} in {plural(int(count), 'view')} "
-            f"({shape} {dtype} each)",
+            what=f"the features of {samples} {kind} {where} ({shape} {dtype} each)",
             remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
             keep=keep,
         )

@@ -82,8 +82,7 @@ def find_ends(
     the first end that is more than `tolerance`, and more than five points, less accurate than the best. The
     search may take the ends that are within these of the best. With a target on parameters or FLOPs it may
     take the next ones too, up to the first that keeps it without narrower layers; with one on bytes or
-    latency all that were looked at.
-    Each head is a step of the archive, `end-<exit>`.
+    latency all that were looked at. Each head is a step of the archive, `end-<exit>`.
 
     Args:
         learner: samples, device and recipes.
@@ -99,12 +98,10 @@ def find_ends(
     if not isinstance(options, Tune) or not options.searches_exit:
         return Ends()
     example = learner.samples.example
-    limit = possible_exits(chain, units, example, options.ignore)
-    limit = min(limit, options.max_units or limit)
+    limit = _last_exit(chain, units, example, options)
     if limit == 0:
         log.info("no earlier end of the network is searched: its last unit cannot be removed")
         return Ends()
-    shortener = Shortener(chain, example)
     points = [_point(chain, 0, head_start(chain), example, first)]
     heads: dict[int, nn.Linear] = {}
     n_val = learner.val_samples()
@@ -112,7 +109,7 @@ def find_ends(
     for exit in range(1, limit + 1):
         first_together = exit - (exit - 1) % TOGETHER
         together = range(first_together, min(limit, first_together + TOGETHER - 1) + 1)
-        work = partial(_train_head, learner, shortener, pooled, units, exit, together)
+        work = partial(_train_head, learner, pooled, exit, together)
         try:
             network, step = archive.once(f"end-{exit}", work)
         except BudgetError as error:
@@ -121,7 +118,7 @@ def find_ends(
         assert step.training is not None
         heads[exit] = classifier_of(network)
         block = units[exit].block
-        ended = shortener.network(block, heads[exit])
+        ended = pooled.shortener.network(block, heads[exit])
         points.append(_point(ended, exit, block, example, step.training))
         near = _near(points, learner.metric, n_val, options.tolerance, USEFUL)
         if options.max_units is None and exit not in near:
@@ -134,6 +131,11 @@ def find_ends(
         )
     log.info("the network may end up to %s earlier", plural(exits, "unit"))
     return Ends(points=tuple(points), heads=heads, exits=exits)
+
+
+def _last_exit(chain: nn.Sequential, units: Sequence[Unit], example: Tensor, options: Tune) -> int:
+    limit = possible_exits(chain, units, example, options.ignore)
+    return min(limit, options.max_units or limit)
 
 
 def _keeps(end: EndPoint, whole: EndPoint, options: TuneBase) -> bool:
@@ -153,8 +155,7 @@ def cache_ends(learner: Learner, chain: nn.Sequential, options: TuneBase) -> Non
         return
     example = learner.samples.example
     units = discover_units(chain, example, options, None)
-    limit = possible_exits(chain, units, example, options.ignore)
-    limit = min(limit, options.max_units or limit, TOGETHER)
+    limit = min(_last_exit(chain, units, example, options), TOGETHER)
     if limit:
         _PooledFeatures(learner, chain, units).fill(range(limit + 1))
 
@@ -232,8 +233,8 @@ class _PooledFeatures:
     """The pooled features before units of a chain, cached; those of several come from one pass."""
 
     def __init__(self, learner: Learner, chain: nn.Sequential, units: Sequence[Unit]) -> None:
-        self._learner, self._chain, self._units = learner, chain, units
-        self._shortener = Shortener(chain, learner.samples.example)
+        self._learner, self._chain, self.units = learner, chain, units
+        self.shortener = Shortener(chain, learner.samples.example)
         self._digests = prefix_digests(chain)
 
     def __call__(self, exit: int) -> FeaturePair:
@@ -242,32 +243,26 @@ class _PooledFeatures:
         Raises:
             BudgetError: they would take more than the cache's limit.
         """
-        place = self._segment(0, self._units[exit].block)
+        place = self._segment(0, self.units[exit].block)
         return cached_pair(self._learner, place.blocks, place.digest, reader=place.reader)
 
     def fill(self, exits: Sequence[int]) -> None:
         """Cache those of several exits in one pass, if all of them fit; exit 0 is what the head reads."""
-        blocks = sorted({self._units[exit].block for exit in exits})
+        blocks = sorted({self.units[exit].block for exit in exits})
         with suppress(BudgetError):
             cache_places(self._learner, [self._segment(*place) for place in pairwise([0, *blocks])])
 
     def _segment(self, start: int, stop: int) -> Segment:
-        reader = None if stop == self._units[0].block else self._shortener.pooling(stop)
+        reader = None if stop == self.units[0].block else self.shortener.pooling(stop)
         digest = read_digest(self._digests[stop], reader)
         return Segment(digest=digest, blocks=self._chain[start:stop], reader=reader)
 
 
 def _train_head(
-    learner: Learner,
-    shortener: Shortener,
-    pooled: _PooledFeatures,
-    units: Sequence[Unit],
-    exit: int,
-    together: range,
-    folder: Path,
+    learner: Learner, pooled: _PooledFeatures, exit: int, together: range, folder: Path
 ) -> tuple[nn.Sequential, StepRecord]:
     """The network that ends before a unit, its softmax layer trained on the pooled features."""
-    block = units[exit].block
+    block, shortener = pooled.units[exit].block, pooled.shortener
     pooled.fill(together)
     generator = torch.Generator().manual_seed(learner.seed)
     head = he_linear(shortener.width(block) or 0, learner.samples.num_classes, generator)
