@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.exporting.plain import foldable_pairs
+from tascnet.models.layers import Conv2dSame, padded_same
 
 
 class _Folded(nn.Module):
@@ -33,6 +34,8 @@ class _Folded(nn.Module):
         bias = bias * scale if norm.bias is None else bias * scale + norm.bias
         weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.dim() - 1))
         function: Any = F.conv2d if isinstance(convolution, nn.Conv2d) else F.conv1d
+        if isinstance(convolution, Conv2dSame):
+            x = padded_same(x, convolution.kernel_size, convolution.stride, convolution.dilation)
         return function(
             *(x, weight, bias, convolution.stride),
             *(convolution.padding, convolution.dilation, convolution.groups),
@@ -54,8 +57,9 @@ def folded(network: nn.Sequential) -> nn.Sequential:
 
 
 def _is_frozen_pair(convolution: Any, norm: Any) -> bool:
-    is_plain = isinstance(convolution, nn.Conv1d | nn.Conv2d) and convolution.padding_mode == "zeros"
-    return is_plain and not norm.training
+    # A subclass may compute anything else.
+    is_known = type(convolution) in (nn.Conv1d, nn.Conv2d, Conv2dSame) and convolution.padding_mode == "zeros"
+    return is_known and not norm.training
 
 
 def _twin(module: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:

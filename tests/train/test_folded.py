@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tascnet.models.layers import Conv2dSame
 from tascnet.train.folded import folded, rescale
 from tests.models.toys import EXAMPLE, TOYS, settle
 
@@ -30,6 +31,24 @@ def test_outputs_and_gradients_are_those_of_the_network(name, make):
     found = gradients(network, twin, inputs)
     for parameter, gradient in expected.items():
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-7, atol=1e-9, msg=parameter)
+
+
+class Halved(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize(
+    "convolution", [Conv2dSame(3, 4, 3, 2), Conv2dSame(3, 4, 5), Halved(3, 4, 3, padding=1)]
+)
+def test_convolutions_that_are_more_than_one_compute_what_they_did(convolution):
+    network = settle(nn.Sequential(convolution, nn.BatchNorm2d(4), nn.ReLU())).double().eval()
+    inputs = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    expected = network(inputs)
+    torch.testing.assert_close(folded(network)(inputs), expected)
+    rescale(network)
+    torch.testing.assert_close(network(inputs), expected)
+    torch.testing.assert_close(folded(network)(inputs), expected)
 
 
 def test_a_batchnorm_that_learns_its_statistics_is_not_folded():
