@@ -1,7 +1,7 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tascnet.data.arrays import digest_array, make_room, open_array, write_array, write_arrays
+from tascnet.data.arrays import (
+    Again,
+    CheckedArray,
+    digest_array,
+    make_room,
+    open_array,
+    write_array,
+    write_arrays,
+)
 from tascnet.data.sources import FeatureSource, SampleSource
 from tascnet.errors import DamagedFile, WeightsError, plural
 from tascnet.run.console import log, track
@@ -95,24 +103,22 @@ def cached_features(
     missing = [view for view, array in found.items() if array is None]
     in_use = [path for features in beside for path in features.files]
 
-    def room(count: int, dtype: ElementType) -> None:
+    def room(views: Sequence[str], dtype: ElementType) -> None:
         done = [paths[view] for view, array in found.items() if array is not None]
-        where = f"in {plural(count, 'view')}"
-        job.make_room(len(source), where, len(source) * count, dtype, limit_gb, keep=[*in_use, *done])
+        writes, where = [(job, view) for view in views], f"in {plural(len(views), 'view')}"
+        _make_room(writes, len(source), where, dtype, limit_gb, keep=[*in_use, *done])
 
     if missing:
-        room(len(missing), dtype)
+        room(missing, dtype)
     for view in missing:
         try:
-            chunks = job.features(view, dtype)
-            found[view] = write_array(paths[view], job.shapes[0], dtype, chunks, again[view])
+            found[view] = job.written(view, dtype, again[view])
         except _Overflow:
             log.warning(
                 "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
             )
-            room(1, "float32")
-            chunks = job.features(view, "float32")
-            found[view] = write_array(paths[view], job.shapes[0], "float32", chunks, again[view])
+            room([view], "float32")
+            found[view] = job.written(view, "float32", again[view])
     arrays = {view: array for view, array in found.items() if array is not None}
     return FeatureSource(arrays, source.labels, source.num_classes)
 
@@ -152,11 +158,11 @@ def cache_segments(
     known = [path for job, views in jobs for view in views for path in job.paths(view) if path.exists()]
     samples = sum(len(job.source) for job, _ in missing)
     where = f"at {plural(len(segments), 'place')}"
-    missing[0][0].make_room(samples, where, samples, "float16", limit_gb, keep=known)
+    _make_room(missing, samples, where, "float16", limit_gb, keep=known)
     for job, view in missing:
         try:
             shapes = dict(zip(job.paths(view), job.shapes, strict=True))
-            write_arrays(shapes, "float16", job.passes(view, "float16"))
+            write_arrays(shapes, "float16", partial(job.passes, view, "float16"), job.whole_batches)
         except _Overflow:
             log.debug("some features of a pass do not fit float16: each place is cached by itself")
 
@@ -191,40 +197,26 @@ class _Job:
     def _rows(self) -> str:
         return digest_array(self.source.rows)
 
-    def make_room(
-        self,
-        samples: int,
-        where: str,
-        rows: int,
-        dtype: ElementType,
-        limit_gb: float | None,
-        keep: Collection[Path],
-    ) -> None:
-        """Make room for so many rows of features of all segments.
-
-        Args:
-            samples: how many there are, and `where` their features are taken, for the message.
-
-        Raises:
-            BudgetError: they do not fit.
-        """
-        shape, kind = " x ".join(map(str, self.shapes[0])), self.source.dataset.kind
-        values = sum(int(np.prod(shape)) for shape in self.shapes)
-        make_room(
-            self.folder,
-            rows * values * np.dtype(dtype).itemsize,
-            limit_gb,
-            what=f"the features of {samples} {kind} {where} ({shape} {dtype} each)",
-            remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
-            keep=keep,
+    def written(self, view: str, dtype: ElementType, again: Again) -> CheckedArray | None:
+        """The first segment's features of one view, written to its file."""
+        path, shape = self.paths(view)[0], self.shapes[0]
+        return write_array(
+            path, shape, dtype, partial(self.features, view, dtype), again, begin=self.whole_batches
         )
 
-    def features(self, view: str, dtype: ElementType) -> Iterator[NDArray[Any]]:
-        """The first segment's features of one view in batches."""
-        return (parts[0] for parts in replace(self, segments=self.segments[:1]).passes(view, dtype))
+    def whole_batches(self, rows: int) -> int:
+        """How many of so many rows batches of this size and order give."""
+        return rows if rows == len(self.source) else rows - rows % self.batch_size
 
-    def passes(self, view: str, dtype: ElementType) -> Iterator[list[NDArray[Any]]]:
-        """The features of one view in batches, at each segment."""
+    def features(self, view: str, dtype: ElementType, done: Sized = ()) -> Iterator[NDArray[Any]]:
+        """The first segment's features of one view in batches, without those of the first samples."""
+        first = replace(self, segments=self.segments[:1])
+        return (parts[0] for parts in first.passes(view, dtype, [done]))
+
+    def passes(
+        self, view: str, dtype: ElementType, done: Sequence[Sized] = ((),)
+    ) -> Iterator[list[NDArray[Any]]]:
+        """The features of one view in batches, at each segment, but for those `done`, the first."""
 
         def stored(outputs: Tensor) -> NDArray[Any]:
             outputs = outputs.float()
@@ -238,8 +230,8 @@ class _Job:
                 raise _Overflow
             return values.cpu().numpy()
 
-        rows = torch.arange(len(self.source)).split(self.batch_size)
-        for chunk in track(rows, f"cache features ({view})"):
+        rows = torch.arange(len(done[0]), len(self.source)).split(self.batch_size)
+        for chunk in track(rows if len(rows[0]) else (), f"cache features ({view})"):
             yield self._read(chunk, view, stored)
 
     def again(self, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
@@ -269,6 +261,40 @@ class _Job:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _make_room(
+    writes: Sequence[tuple[_Job, str]],
+    samples: int,
+    where: str,
+    dtype: ElementType,
+    limit_gb: float | None,
+    keep: Collection[Path],
+) -> None:
+    """Make room for the features of some views.
+
+    Args:
+        writes: a job and a view of it, each.
+        samples: how many there are, and `where` their features are taken, for the message.
+
+    Raises:
+        BudgetError: they do not fit.
+    """
+    first = writes[0][0]
+    shape, kind = " x ".join(map(str, first.shapes[0])), first.source.dataset.kind
+    sizes = {
+        path: len(job.source) * int(np.prod(own)) * np.dtype(dtype).itemsize
+        for job, view in writes
+        for path, own in zip(job.paths(view), job.shapes, strict=True)
+    }
+    make_room(
+        first.folder,
+        sizes,
+        limit_gb,
+        what=f"the features of {samples} {kind} {where} ({shape} {dtype} each)",
+        remedy=f"lower `{'max_tokens' if kind == 'texts' else 'size'}`",
+        keep=keep,
+    )
 
 
 def read_digest(trunk_digest: str, reader: nn.Module | None) -> str:

@@ -1,6 +1,5 @@
 """Samples that are equal, and images that look alike."""
 
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -19,18 +18,25 @@ RANKS = {"train": 0, "val": 1, "test": 2}
 ONES = np.array([value.bit_count() for value in range(256)], dtype=np.uint8)
 
 
-def first_rows(keys: Iterable[Hashable]) -> NDArray[np.int64]:
+def first_rows(keys: Sequence[Hashable]) -> NDArray[np.int64]:
     """The first row with the same key, for each row, `n`."""
-    seen: dict[Hashable, int] = {}
-    return np.array([seen.setdefault(key, row) for row, key in enumerate(keys)], dtype=np.int64)
+    firsts = np.arange(len(keys))
+    for rows in equal_rows(keys):
+        firsts[rows] = rows[0]
+    return firsts
 
 
-def equal_rows(digests: Sequence[str]) -> list[list[int]]:
-    """Groups of two or more rows with the same digest, in the order of their first rows."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        groups[digest].append(row)
-    return [rows for rows in groups.values() if len(rows) > 1]
+def equal_rows(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Groups of two or more rows with the same key, in the order of their first rows."""
+    # Only of equal rows a list is kept: of a million samples few are.
+    seen, several = set[Hashable](), set[Hashable]()
+    for key in keys:
+        (several if key in seen else seen).add(key)
+    groups: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys if several else ()):
+        if key in several:
+            groups.setdefault(key, []).append(row)
+    return [*groups.values()]
 
 
 def shared_rows(parts: Sequence[str], digests: Sequence[str]) -> list[list[int]]:

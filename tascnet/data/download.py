@@ -1,15 +1,13 @@
 """Archives of published data sets: fetched with progress, resumed after a cut, checked, unpacked safely."""
 
-import fcntl
 import gzip
 import hashlib
-import os
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -19,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from tascnet.errors import DataError
 from tascnet.run.console import log, progress, track
-from tascnet.run.files import check_regular, naming_full_disk
+from tascnet.run.files import alone_at, check_regular, naming_full_disk
 
 CHUNK = 2**20
 MB = 1e6
@@ -78,7 +76,7 @@ def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpa
     place, scratch = target.parent, target.parent / SCRATCH
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with naming_full_disk(place), _locked(place):
+        with naming_full_disk(place), alone_at(place, f"downloads to {place}"):
             if not target.exists():
                 log.info("download %s from %s to %s", title, files[0].url, place)
                 _fetch_and_unpack(files, scratch, target, unpack)
@@ -87,21 +85,6 @@ def download(title: str, files: Sequence[RemoteFile], target: Path, unpack: Unpa
             f"{title} could not be fetched from {files[0].url} to {place} ({' '.join(str(error).split())})",
             "try again, which resumes where it stopped, or unpack it by hand and set `root` to it",
         ) from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process downloads to the folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that downloads to %s", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _fetch_and_unpack(files: Sequence[RemoteFile], scratch: Path, target: Path, unpack: Unpack) -> None:

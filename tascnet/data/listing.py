@@ -42,7 +42,7 @@ SHOWN = 3
 NO_ENDING = "without ending"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
     """A file below a root; `part` is its split, "train", "val" or "test", or empty where splits are drawn."""
 

@@ -1,10 +1,15 @@
 """Listed images as a data set: decoded once, in parallel, into a memory-mapped array that later runs read."""
 
+import hashlib
+import json
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -14,11 +19,13 @@ from PIL import Image
 from tascnet.data.arrays import (
     Again,
     CheckedArray,
+    ContentDigest,
     DecodedWhenRead,
-    RowDigests,
+    discard_part,
     make_room,
     open_array,
     remove_array,
+    remove_part,
     write_array,
 )
 from tascnet.data.copies import equal_rows
@@ -34,12 +41,18 @@ from tascnet.models.preprocessing import (
 )
 from tascnet.options import usable_cpus
 from tascnet.run.console import log, track
-from tascnet.run.files import digest_json, read_checked, write_checked
+from tascnet.run.files import (
+    alone_at,
+    check_regular,
+    digest_json,
+    naming_full_disk,
+    parse_json,
+    whole_file,
+)
 from tascnet.run.parallel import in_order
 
-FORMAT = 3
-# Of an index: about 300 for each image.
-MOST_BYTES = 4_000_000_000
+FORMAT = 4
+NOTHING = np.empty(0, dtype=np.uint8)
 # Images in work for each worker; more would pile up in memory when the disk is slow.
 AHEAD = 8
 
@@ -134,106 +147,213 @@ def _decoded(
     parts = [preprocessing.resize, preprocessing.interpolation, preprocessing.crop]
     parts += [preprocessing.channels, extra_channels]
     key = digest_json([FORMAT, PIL.__version__, os.fspath(listing.root.resolve()), *parts])
-    store = _Store(cache / "pixels" / key)
+    folder = cache / "pixels" / key
+    with naming_full_disk(cache):
+        folder.mkdir(parents=True, exist_ok=True)
+    with alone_at(folder / ".lock", f"decodes the images of {listing.root}"):
+        return _kept(listing, preprocessing, _Store(folder), limit_gb, extra_channels)
+
+
+def _kept(
+    listing: Listing,
+    preprocessing: Preprocessing,
+    store: "_Store",
+    limit_gb: float | None,
+    extra_channels: str,
+) -> _Decoded:
+    """What is in a store, and what is decoded into it, or each time where there is no room."""
     job = _DecodingJob(listing, preprocessing, store, extra_channels)
     complete = store.complete(listing, lambda _: job.again(store.digest))
     if complete is not None:
         return complete
     shape = (preprocessing.resize, preprocessing.resize, preprocessing.channels)
     name = f"{digest_json([file.identity for file in listing.files])}.npy"
+    path = store.folder / name
     pixels: CheckedArray | DecodedWhenRead | None
     try:
         make_room(
             store.folder.parent,
-            len(listing.files) * int(np.prod(shape)),
+            {path: len(listing.files) * int(np.prod(shape))},
             limit_gb,
             what=f"the {len(listing.files)} decoded images of {listing.root}",
             remedy="lower `resize` and `size`",
-            keep=[store.folder / store.array] if store.pixels is not None else [],
+            keep=[store.folder / store.array] if store.array else [],
         )
-        pixels = write_array(
-            store.folder / name, shape, np.uint8, job.readable(), lambda _: job.again(job.digests.digest)
-        )
+        with job.kept_in(store.folder / f".{name}.index.jsonl"):
+            pixels = write_array(
+                *(path, shape, np.uint8, job.readable),
+                again=lambda _: job.again(job.content.digest),
+                begin=job.known_rows,
+            )
+            if not job.rows and pixels is not None:
+                # Another process has repaired the array of the same index meanwhile.
+                complete = store.complete(listing, lambda _: job.again(store.digest))
+                if complete is not None:
+                    return complete
+                for _ in job.readable():
+                    pass
+            store.write_index(name, job)
     except BudgetError as error:
+        discard_part(path)
         log.warning("%s: images are decoded whenever they are read, which is slower", error.message)
         rows = sum(1 for _ in job.readable())
         pixels = DecodedWhenRead(job.decode, (rows, *shape), usable_cpus()) if rows else None
-    else:
-        store.write_index(name, job)
-    failures = {path: failure.reason for path, failure in job.failures.items()}
-    digests, phashes = _columns(job.hashes)
     return _Decoded(
-        pixels=pixels, failures=failures, digest=job.digests.digest, digests=digests, phashes=phashes
+        pixels=pixels,
+        failures={path: failure.reason for path, failure in job.failures.items()},
+        digest=job.content.digest,
+        digests=tuple(job.digests),
+        phashes=tuple(job.phashes),
     )
 
 
-def _columns(hashes: Collection[tuple[str, int | None]]) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """Digests and perceptual hashes of rows."""
-    return tuple(digest for digest, _ in hashes), tuple(phash for _, phash in hashes)
+class _Line(NamedTuple):
+    """What came of a file.
+
+    Args:
+        path, size, mtime_ns: its identity.
+        digest: of its image; None: it is unreadable.
+        more: the perceptual hash of its image, or why it is unreadable; None where that may pass.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: str | None
+    more: Any
+
+    @classmethod
+    def of(cls, file: ImageFile, outcome: Decoded | UnreadableImage) -> "_Line":
+        """A failure that may pass, such as a missing permission, is tried again."""
+        if isinstance(outcome, UnreadableImage):
+            return cls(*file.identity, None, outcome.reason if outcome.lasting else None)
+        return cls(*file.identity, outcome.digest, outcome.phash)
+
+    @classmethod
+    def parsed(cls, text: bytes) -> "_Line":
+        """A line of an index.
+
+        Raises:
+            ValueError: it is none.
+        """
+        line = json.loads(text.decode("utf-8", "surrogateescape"))
+        if not isinstance(line, list) or len(line) != 5:
+            raise ValueError("it has a line that is not of a file")
+        return cls(*line)
+
+    @property
+    def text(self) -> bytes:
+        return json.dumps(self, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+    @property
+    def identity(self) -> tuple[str, int, int]:
+        """That of the file, see `ImageFile`."""
+        return self.path, self.size, self.mtime_ns
+
+    @property
+    def is_final(self) -> bool:
+        return self.digest is not None or self.more is not None
 
 
 class _Store:
-    """The pixels of an earlier run: an array, and an index of the files that it was made from.
+    """The pixels of an earlier run: an array, and an index with a line for each file that it was made from.
 
-    A file of the index is a list of path, size and time, and of either digest and perceptual hash of its
-    image, or None and why it is unreadable. Readable files are the rows of the array, in their order.
+    The last line of the index names the array and holds its digest and that of the lines before it. Readable
+    files are the rows of the array, in their order.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            index = read_checked(folder / "index.json", most=MOST_BYTES)
-            files = [(tuple(identity), digest, more) for *identity, digest, more in index["files"]]
-            self.hashes = {identity: (digest, more) for identity, digest, more in files if digest is not None}
-            self.failures = {
-                identity: more for identity, digest, more in files if digest is None and more is not None
-            }
-            self.array, self.digest = str(index["array"]), str(index["pixels"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            if not isinstance(error, FileNotFoundError):
-                log.warning("%s cannot be used (%s): images are decoded again", folder / "index.json", error)
-            files, self.hashes, self.failures, self.array, self.digest = [], {}, {}, "", ""
-        self.rows = {identity: row for row, identity in enumerate(self.hashes)}
-        self.files = [
-            identity for identity, *_ in files if identity in self.rows or identity in self.failures
-        ]
-        self.pixels = open_array(folder / self.array, len(self.rows)) if self.rows else None
+        self.folder, self.index = folder, folder / "index.jsonl"
+        self.array, self.digest = "", ""
+        # By identity of a file: its row, digest and perceptual hash; why it is unreadable.
+        self._rows: dict[tuple[str, int, int], tuple[int, str, Any]] = {}
+        self._failures: dict[tuple[str, int, int], str] = {}
+        self._pixels: CheckedArray | None = None
+
+    def _lines(self) -> Iterator[_Line]:
+        """The lines for files; `array` and `digest` are known once all are read.
+
+        Raises:
+            OSError: the index is missing or cannot be read.
+            ValueError: it is not what was written.
+        """
+        self.array, self.digest = "", ""
+        check_regular(self.index)
+        hasher, last = hashlib.sha256(), b""
+        with open(self.index, "rb") as file:
+            for line in file:
+                if last:
+                    hasher.update(last)
+                    yield _Line.parsed(last)
+                last = line
+        end = parse_json(last)
+        if not isinstance(end, dict) or end.get("lines") != hasher.hexdigest():
+            raise ValueError("it was changed or damaged after it was written")
+        self.array, self.digest = str(end["array"]), str(end["pixels"])
 
     def complete(self, listing: Listing, again: Again) -> _Decoded | None:
         """All of a listing, if the index has exactly its files; `again` decodes damaged ones again."""
-        if self.files != [file.identity for file in listing.files] or (self.rows and self.pixels is None):
+        digests, phashes = list[str](), list[int | None]()
+        failures: dict[str, str] = {}
+        try:
+            are_same, files = True, iter(listing.files)
+            for line in self._lines():
+                file = next(files, None)
+                are_same &= line.is_final and file is not None and file.identity == line.identity
+                if are_same and line.digest is not None:
+                    digests.append(line.digest)
+                    phashes.append(line.more)
+                elif are_same:
+                    failures[line.path] = line.more
+        except (OSError, ValueError, KeyError) as error:
+            if not isinstance(error, FileNotFoundError):
+                log.warning("%s cannot be used (%s): images are decoded again", self.index, error)
             return None
-        pixels = open_array(self.folder / self.array, len(self.rows), again) if self.rows else None
-        failures = {path: reason for (path, *_), reason in self.failures.items()}
-        digests, phashes = _columns(self.hashes.values())
-        return _Decoded(
-            pixels=pixels, failures=failures, digest=self.digest, digests=digests, phashes=phashes
-        )
+        if are_same and next(files, None) is None:
+            pixels = open_array(self.folder / self.array, len(digests), again) if digests else None
+            if pixels is not None or not digests:
+                return _Decoded(
+                    pixels=pixels,
+                    failures=failures,
+                    digest=self.digest,
+                    digests=tuple(digests),
+                    phashes=tuple(phashes),
+                )
+        self._read_all()
+        return None
+
+    def _read_all(self) -> None:
+        """Keep what came of every file, for a listing in which others are new."""
+        for line in self._lines():
+            if line.digest is not None:
+                self._rows[line.identity] = (len(self._rows), line.digest, line.more)
+            elif line.is_final:
+                self._failures[line.identity] = line.more
+        self._pixels = open_array(self.folder / self.array, len(self._rows)) if self._rows else None
 
     def outcome(self, file: ImageFile) -> Decoded | UnreadableImage | None:
         """What came of a file in an earlier run; None if it is new, or its pixels are damaged."""
-        pixels = self.pixels
-        if pixels is not None and file.identity in self.rows:
+        pixels, known = self._pixels, self._rows.get(file.identity)
+        if pixels is not None and known is not None:
+            row, digest, phash = known
             try:
-                return Decoded(pixels[self.rows[file.identity]], *self.hashes[file.identity])
+                return Decoded(pixels[row], digest, phash)
             except DamagedFile as error:
-                if self.pixels is not None:
-                    self.pixels = None
+                if self._pixels is not None:
+                    self._pixels = None
                     log.warning("%s: images are decoded again", error.message)
-        reason = self.failures.get(file.identity)
+        reason = self._failures.get(file.identity)
         return None if reason is None else UnreadableImage(reason)
 
     def write_index(self, name: str, job: "_DecodingJob") -> None:
         """Write the index of a new array, and remove the old array."""
-        hashes = iter(job.hashes)
-        files = []
-        for file in job.listing.files:
-            failure = job.failures.get(file.path)
-            # A failure that may pass, such as a missing permission, is tried again by the next run.
-            reason = failure.reason if failure is not None and failure.lasting else None
-            files.append([*file.identity, *(next(hashes) if failure is None else (None, reason))])
-        content = {"array": name, "pixels": job.digests.digest, "files": files}
-        write_checked(self.folder / "index.json", content)
+        hasher = hashlib.sha256()
+        with whole_file(self.index) as temporary, open(temporary, "wb") as file:
+            for line in job.lines():
+                hasher.update(line.text)
+                file.write(line.text)
+            end = {"array": name, "pixels": job.content.digest, "lines": hasher.hexdigest()}
+            file.write(json.dumps(end).encode())
         for old in self.folder.glob("*.npy"):
             if old.name != name:
                 remove_array(old)
@@ -247,34 +367,98 @@ class _DecodingJob:
     ) -> None:
         self.listing, self.preprocessing, self.store = listing, preprocessing, store
         self.extra_channels = extra_channels
+        self._kept: Path | None = None
+        self._start()
+
+    def _start(self) -> None:
         self.failures: dict[str, UnreadableImage] = {}
         self.rows: list[ImageFile] = []
-        self.digests = RowDigests()
-        self.hashes: list[tuple[str, int | None]] = []
+        self.content = ContentDigest()
+        self.digests: list[str] = []
+        self.phashes: list[int | None] = []
 
-    def readable(self) -> Iterator[NDArray[np.uint8]]:
-        """The pixels of readable files, `1 x R x R x c`; `failures` collects the others."""
-        self.failures, self.rows, self.digests, self.hashes = {}, [], RowDigests(), []
-        files = self.listing.files
-        with warnings.catch_warnings():
+    @contextmanager
+    def kept_in(self, path: Path) -> Iterator[None]:
+        """Within the block the lines of files are written as they are decoded, for a run that resumes."""
+        self._kept = path
+        for other in path.parent.glob(".*.index.jsonl"):
+            if other != path:
+                other.unlink(missing_ok=True)
+                remove_part(other.with_name(other.name.removeprefix(".").removesuffix(".index.jsonl")))
+        try:
+            yield
+            path.unlink(missing_ok=True)
+        finally:
+            self._kept = None
+
+    def _known(self) -> Iterator[tuple[ImageFile, _Line]]:
+        """The first files, and their lines, of a run that was interrupted."""
+        if self._kept is not None and self._kept.exists():
+            with suppress(ValueError), open(self._kept, "rb") as texts:
+                for file, text in zip(self.listing.files, texts, strict=False):
+                    line = _Line.parsed(text)
+                    if line.identity != file.identity or not line.is_final:
+                        return
+                    yield file, line
+
+    def known_rows(self, rows: int) -> int:
+        """Of how many of the first rows the lines are known."""
+        return min(rows, sum(line.digest is not None for _, line in self._known()))
+
+    def readable(self, done: NDArray[np.uint8] = NOTHING) -> Iterator[NDArray[np.uint8]]:
+        """The pixels of readable files, `1 x R x R x c`; `failures` collects the others.
+
+        Args:
+            done: those of the first files, which are not decoded again, `m x R x R x c`.
+        """
+        self._start()
+        known = 0
+        for file, line in self._known() if len(done) else ():
+            if len(self.rows) == len(done):
+                break
+            known += 1
+            if line.digest is None:
+                self._add(file, UnreadableImage(line.more))
+            else:
+                self._add(file, Decoded(done[len(self.rows)], line.digest, line.more))
+        files = self.listing.files[known:]
+        with warnings.catch_warnings(), ExitStack() as stack:
             # Pillow warns of images half as large as those that it refuses.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            for file, outcome in zip(
-                files, track(self._outcomes(), "decode images", len(files)), strict=True
-            ):
-                if isinstance(outcome, UnreadableImage):
-                    self.failures[file.path] = outcome
-                else:
-                    self.rows.append(file)
-                    self.digests.add(outcome.pixels)
-                    self.hashes.append((outcome.digest, outcome.phash))
+            kept = None
+            if self._kept is not None:
+                kept = stack.enter_context(open(self._kept, "rb+" if known else "wb"))
+                kept.seek(sum(len(line.text) for line in islice(self.lines(), known)))
+                kept.truncate()
+            outcomes = track(self._outcomes(files), "decode images", len(files))
+            for file, outcome in zip(files, outcomes, strict=True):
+                self._add(file, outcome)
+                if kept is not None:
+                    kept.write(_Line.of(file, outcome).text)
+                if not isinstance(outcome, UnreadableImage):
                     yield outcome.pixels[None]
+
+    def _add(self, file: ImageFile, outcome: Decoded | UnreadableImage) -> None:
+        if isinstance(outcome, UnreadableImage):
+            self.failures[file.path] = outcome
+        else:
+            self.rows.append(file)
+            self.content.add(outcome.pixels)
+            self.digests.append(outcome.digest)
+            self.phashes.append(outcome.phash)
+
+    def lines(self) -> Iterator[_Line]:
+        """What came of each file."""
+        found = zip(self.digests, self.phashes, strict=True)
+        for file in self.listing.files:
+            failure = self.failures.get(file.path)
+            yield _Line.of(file, Decoded(NOTHING, *next(found)) if failure is None else failure)
 
     def again(self, digest: str) -> Iterator[NDArray[np.uint8]]:
         """The pixels with this digest, all of them decoded once more."""
         job = _DecodingJob(self.listing, self.preprocessing, None, self.extra_channels)
         yield from job.readable()
-        if job.digests.digest != digest:
+        if job.content.digest != digest:
             raise DataError(
                 f"the images of {self.listing.root} have changed since they were read", "start again"
             )
@@ -289,12 +473,10 @@ class _DecodingJob:
             )
         return outcome.pixels
 
-    def _outcomes(self) -> Iterator[Decoded | UnreadableImage]:
+    def _outcomes(self, files: Sequence[ImageFile]) -> Iterator[Decoded | UnreadableImage]:
         """What came of each file, in order; threads decode, because Pillow works outside Python's lock."""
         workers = usable_cpus()
-        found = in_order(
-            self.listing.files, self._outcome, workers=workers, window=AHEAD * workers, name="decode"
-        )
+        found = in_order(files, self._outcome, workers=workers, window=AHEAD * workers, name="decode")
         return (outcome for _, outcome in found)
 
     def _outcome(self, file: ImageFile) -> Decoded | UnreadableImage:

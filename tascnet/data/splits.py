@@ -61,16 +61,21 @@ def split(
 
     belongs = np.asarray(parts) if parts else np.full(len(labels), "train")
     rows = np.arange(len(labels))
-    firsts = first_rows(zip(belongs.tolist(), digests, strict=True)) if digests else rows
+    keys = list(zip(parts, digests, strict=True)) if parts and digests else digests
+    firsts = first_rows(keys) if digests else rows
     counted = (firsts == rows) & ~np.isin(rows, list(dropped))
     sizes = split_sizes(
         labels.tolist(), class_names, train=train, val=val, parts=parts, counted=counted.tolist()
     )
     # The split of each row by its number; -1: none.
     side = np.full(len(labels), -1)
+    by_class = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[by_class], np.arange(len(sizes) + 1))
     for index, (in_train, in_val, in_test) in enumerate(sizes):
         generator = np.random.default_rng([seed, index])
-        own = {part: np.flatnonzero((labels == index) & (belongs == part) & counted) for part in SPLITS}
+        own_rows = by_class[bounds[index] : bounds[index + 1]]
+        own_rows = own_rows[counted[own_rows]]
+        own = {part: own_rows[belongs[own_rows] == part] for part in SPLITS}
         pool, own_val = generator.permutation(own["train"]), generator.permutation(own["val"])
         side[pool[:in_train]] = 0
         side[own_val[:in_val] if "val" in parts else pool[in_train : in_train + in_val]] = 1

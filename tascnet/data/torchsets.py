@@ -1,6 +1,6 @@
 """Torch data sets of the caller's own: every item is read and checked, and kept like images in files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tascnet.data.arrays import (
     CheckedArray,
+    ContentDigest,
     DecodedWhenRead,
-    RowDigests,
     digest_row,
+    discard_part,
     make_room,
     open_array,
     write_array,
@@ -79,26 +80,30 @@ def load_torch(
             "give PIL images or uint8 arrays, or leave it out",
         )
     folder = cache / "pixels" / "datasets"
-    path = folder / f"{digest_json([items.shape, str(items.dtype), items.digests.digest])}.npy"
+    path = folder / f"{digest_json([items.shape, str(items.dtype), items.content.digest])}.npy"
 
-    def read(_: np.dtype[Any] | None = None) -> Iterator[NDArray[Any]]:
-        for row in track(range(len(labels)), "keep images"):
+    def read(done: Sized = ()) -> Iterator[NDArray[Any]]:
+        for row in track(range(len(done), len(labels)), "keep images"):
             yield items.read_again(row)[None]
 
-    values: CheckedArray | DecodedWhenRead | None = open_array(path, len(labels), read)
+    def again(_: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        return read()
+
+    values: CheckedArray | DecodedWhenRead | None = open_array(path, len(labels), again)
     if values is None:
         try:
             size = len(labels) * int(np.prod(items.shape)) * items.dtype.itemsize
             what = f"the {len(labels)} images of {data.name}"
-            make_room(folder.parent, size, limit_gb, what=what, remedy="lower `resize` and `size`")
-            values = write_array(path, items.shape, items.dtype, read(), read)
+            make_room(folder.parent, {path: size}, limit_gb, what=what, remedy="lower `resize` and `size`")
+            values = write_array(path, items.shape, items.dtype, read, again)
         except BudgetError as error:
+            discard_part(path)
             log.warning("%s: they are read whenever they are needed, which is slower", error.message)
     if values is None:
         # The data sets of a caller may not be safe for threads.
         values = DecodedWhenRead(items.read_again, (len(labels), *items.shape), workers=1)
     warn_of_twins("image", data.name, twin_images(equal_rows(items.full_digests), labels, items.place))
-    is_tensor, digest = items.dtype == np.float32, items.digests.digest
+    is_tensor, digest = items.dtype == np.float32, items.content.digest
     if is_tensor:
         digest = digest_json(["tensors", items.shape, digest])
     names = data.classes or tuple(map(str, range(max(2, int(labels.max()) + 1))))
@@ -132,7 +137,8 @@ class _Items:
         order: split and position of each row.
         shape: of a row.
         dtype: uint8 for pixels, float32 for tensors.
-        digests: of all rows, as they were read first.
+        content: digest of all rows, as they were read first.
+        digests: of each of them.
         full_digests: of the image of each row at full size, or of its tensor.
         phashes: perceptual hash of the image of each row.
     """
@@ -145,7 +151,8 @@ class _Items:
         self.extra_channels = data.extra_channels
         self.shape: tuple[int, ...] = ()
         self.dtype = np.dtype(np.uint8)
-        self.digests = RowDigests()
+        self.content = ContentDigest()
+        self.digests: list[bytes] = []
         self.full_digests: list[str] = []
         self.phashes: list[int | None] = []
 
@@ -169,7 +176,8 @@ class _Items:
                     f"{self.place(row)} is {came}, but {self.place(0)} is {first}",
                     "give all samples in one form",
                 )
-            self.digests.add(values)
+            self.content.add(values)
+            self.digests.append(digest_row(values))
             self.full_digests.append(item.digest)
             self.phashes.append(item.phash)
             labels.append(item.label)
@@ -180,7 +188,7 @@ class _Items:
     def read_again(self, row: int) -> NDArray[Any]:
         """The values of a row, which must be those that were read first."""
         values = self._read(row).values
-        if digest_row(values) != self.digests.each[row]:
+        if digest_row(values) != self.digests[row]:
             raise DataError(
                 f"{self.place(row)} differs when it is read twice",
                 "remove random transforms from the data set: tascnet augments training images itself "

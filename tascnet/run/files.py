@@ -1,8 +1,10 @@
 """Files that are written whole or not at all and checked when they are read, journals, and digests."""
 
 import errno
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tascnet.errors import BudgetError, RunFolderError, TascnetError
+
+log = logging.getLogger("tascnet")
 
 # Numbers of the system's errors for a full disk and for a used-up quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -54,19 +58,45 @@ def whole_file(path: Path) -> Iterator[Path]:
                     os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a `whole_file`."""
     with whole_file(path) as temporary:
         write(temporary)
+
+
+@contextmanager
+def alone_at(path: Path, work: str) -> Iterator[None]:
+    """Wait until no other process does this work, such as "downloads to photos".
+
+    Args:
+        path: of a folder, or of a file that is made. On a shared disk other machines see the lock of a file,
+            not that of a folder.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process that %s", work)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,22 +1,32 @@
 import errno
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
+import signal
+import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
 
 from tascnet.data import arrays
-from tascnet.data.arrays import gigabytes, make_room, open_array, write_array
+from tascnet.data.arrays import gigabytes, journal_of, make_room, open_array, write_array, write_arrays
 from tascnet.errors import BudgetError, DamagedFile
+
+
+def write(path, shape, dtype, chunks, again=None, **options):
+    """Write all chunks, whatever is there."""
+    return write_array(path, shape, dtype, lambda _: chunks, again, begin=lambda _: 0, **options)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 def test_rows_in_uneven_chunks_make_one_ordinary_npy_file(dtype, tmp_path):
     rows = np.arange(84).reshape(7, 3, 4).astype(dtype)
-    opened = write_array(tmp_path / "a.npy", (3, 4), dtype, [rows[:1], rows[1:5], rows[5:]])
+    opened = write(tmp_path / "a.npy", (3, 4), dtype, [rows[:1], rows[1:5], rows[5:]])
     assert (opened[:] == rows).all()
     loaded = np.load(tmp_path / "a.npy")
     assert loaded.dtype == dtype
@@ -26,26 +36,14 @@ def test_rows_in_uneven_chunks_make_one_ordinary_npy_file(dtype, tmp_path):
 
 def test_chunks_in_another_memory_order_are_written_in_logical_order(tmp_path):
     rows = np.arange(24).reshape(2, 3, 4).astype(np.float32)
-    write_array(tmp_path / "a.npy", (4, 3), "float32", [rows.transpose(0, 2, 1)])
+    write(tmp_path / "a.npy", (4, 3), "float32", [rows.transpose(0, 2, 1)])
     assert (np.load(tmp_path / "a.npy") == rows.transpose(0, 2, 1)).all()
-
-
-def test_interrupted_write_leaves_nothing_and_keeps_the_old_file(tmp_path):
-    def chunks():
-        yield np.zeros((2, 3), dtype=np.uint8)
-        raise KeyboardInterrupt
-
-    write_array(tmp_path / "a.npy", (3,), "uint8", [np.ones((1, 3), dtype=np.uint8)])
-    with pytest.raises(KeyboardInterrupt):
-        write_array(tmp_path / "a.npy", (3,), "uint8", chunks())
-    assert sorted(os.listdir(tmp_path)) == ["a.digests.json", "a.npy"]
-    assert open_array(tmp_path / "a.npy", 1)[:].tolist() == [[1, 1, 1]]
 
 
 def test_open_refuses_another_number_of_rows_and_torn_files(tmp_path):
     path = tmp_path / "a.npy"
     assert open_array(path, 4) is None
-    write_array(path, (5,), "float64", [np.zeros((4, 5))])
+    write(path, (5,), "float64", [np.zeros((4, 5))])
     assert open_array(path, 3) is None
     assert open_array(path, 4) is not None
     for length in (path.stat().st_size - 1, 100, 3, 0):
@@ -65,6 +63,150 @@ ROWS = np.arange(240, dtype=np.uint8).reshape(40, 6)
 HEADER = 128
 
 
+def growing(interrupt=None, size=5):
+    """Makes `ROWS` from those given on, in chunks; before row `interrupt` it is interrupted."""
+    asked = []
+
+    def chunks(done):
+        asked.append(len(done))
+        assert (done[:] == ROWS[: len(done)]).all()
+        for start in range(len(done), 40, size):
+            if interrupt is not None and start >= interrupt:
+                raise KeyboardInterrupt
+            yield ROWS[start : start + size]
+
+    return chunks, asked
+
+
+def interrupted(path, row):
+    with pytest.raises(KeyboardInterrupt):
+        write_array(path, (6,), "uint8", growing(row)[0])
+    return path.with_name(".a.npy.part")
+
+
+@pytest.mark.parametrize("row", [0, 1, 5, 20, 35])
+def test_an_interrupted_write_goes_on_after_its_last_whole_block(small_blocks, row, tmp_path):
+    write_array(tmp_path / "whole" / "a.npy", (6,), "uint8", growing()[0])
+    path = tmp_path / "a.npy"
+    interrupted(path, row)
+    assert not path.exists()
+    chunks, asked = growing()
+    assert (write_array(path, (6,), "uint8", chunks)[:] == ROWS).all()
+    assert asked == [-(-row // 5) * 5 // 4 * 4]
+    for name in ("a.npy", "a.digests.json"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.digests.json", "a.npy", "whole"]
+
+
+def kill_before(path, row):
+    """Write the array in another process, which is killed before a row; how many rows it found."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+
+        def chunks(done):
+            os.write(writer, bytes([len(done)]))
+            for start in range(len(done), 40):
+                if start == row:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield ROWS[start : start + 1]
+
+        write_array(path, (6,), "uint8", chunks)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        return pipe.read()[0]
+
+
+def test_whenever_it_is_killed_nothing_is_lost(small_blocks, tmp_path):
+    path = tmp_path / "a.npy"
+    assert [kill_before(path, row) for row in (0, 21, 21, 20, 33, 34)] == [0, 0, 20, 20, 20, 32]
+    assert (write_array(path, (6,), "uint8", growing()[0])[:] == ROWS).all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "rows"),
+    [
+        (lambda part: flip(part, HEADER + 6 * 9), 8),
+        (lambda part: os.truncate(part, HEADER + 6 * 15), 12),
+        (lambda part: os.truncate(part, 0), 0),
+        (lambda part: os.truncate(journal_of(part), journal_of(part).stat().st_size - 3), 16),
+        (lambda part: flip(journal_of(part), 20), 0),
+        (lambda part: journal_of(part).unlink(), 0),
+        (lambda part: part.unlink(), 0),
+    ],
+)
+def test_of_what_is_damaged_meanwhile_nothing_is_kept(small_blocks, damage, rows, tmp_path):
+    damage(interrupted(tmp_path / "a.npy", 20))
+    chunks, asked = growing()
+    assert (write_array(tmp_path / "a.npy", (6,), "uint8", chunks)[:] == ROWS).all()
+    assert asked == [rows]
+
+
+def test_a_write_begins_where_its_maker_can(small_blocks, tmp_path):
+    interrupted(tmp_path / "a.npy", 20)
+    chunks, asked = growing()
+    written = write_array(tmp_path / "a.npy", (6,), "uint8", chunks, begin=lambda rows: rows - rows % 7)
+    assert (written[:] == ROWS).all()
+    assert asked == [14]
+
+
+def test_of_several_arrays_those_rows_are_kept_that_all_have(small_blocks, tmp_path):
+    shapes = {tmp_path / "b.npy": (6,), tmp_path / "a.npy": (3,)}
+
+    def chunks(done, stop=40):
+        for start in range(len(done[0]), stop, 5):
+            rows = ROWS[start : start + 5]
+            yield rows, rows[:, :3]
+        if stop < 40:
+            raise KeyboardInterrupt
+
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        write_arrays(shapes, "uint8", lambda done: chunks(done, 30))
+    write_arrays(shapes, "uint8", lambda done: asked.append([len(one) for one in done]) or chunks(done))
+    assert asked == [[24, 24]], "blocks of 4 and of 8 rows"
+    assert (open_array(tmp_path / "a.npy", 40)[:] == ROWS[:, :3]).all()
+    assert (open_array(tmp_path / "b.npy", 40)[:] == ROWS).all()
+
+
+def test_rows_that_cannot_be_made_leave_nothing_and_keep_the_old_file(small_blocks, tmp_path):
+    def chunks():
+        yield ROWS[:10]
+        raise DamagedFile("no")
+
+    written(tmp_path)
+    with pytest.raises(DamagedFile):
+        write(tmp_path / "a.npy", (6,), "uint8", chunks())
+    assert sorted(os.listdir(tmp_path)) == ["a.digests.json", "a.npy"]
+    assert (open_array(tmp_path / "a.npy", 40)[:] == ROWS).all()
+
+
+def test_who_comes_second_waits_and_takes_what_the_first_has_made(small_blocks, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="tascnet")
+    begun, let, end = Event(), Event(), time.monotonic() + 20
+
+    def first(done):
+        begun.set()
+        assert let.wait(20)
+        yield ROWS
+
+    def second(done):
+        raise AssertionError("it was made by the first")
+
+    with ThreadPoolExecutor(2) as pool:
+        making = pool.submit(write_array, tmp_path / "a.npy", (6,), "uint8", first)
+        assert begun.wait(20)
+        waiting = pool.submit(write_array, tmp_path / "a.npy", (6,), "uint8", second)
+        while not caplog.messages and time.monotonic() < end:
+            time.sleep(0.01)
+        let.set()
+        assert (making.result()[:] == ROWS).all()
+        assert (waiting.result()[:] == ROWS).all()
+    assert caplog.messages == ["another process writes .a.npy.part: this one waits"]
+    assert sorted(os.listdir(tmp_path)) == ["a.digests.json", "a.npy"]
+
+
 class Again:
     """Makes `ROWS` again and counts how often."""
 
@@ -78,7 +220,7 @@ class Again:
 
 def written(folder, again=None):
     again = Again() if again is None else again
-    write_array(folder / "a.npy", (6,), "uint8", [ROWS[:7], ROWS[7:]], again)
+    write(folder / "a.npy", (6,), "uint8", [ROWS[:7], ROWS[7:]], again)
     return folder / "a.npy", again
 
 
@@ -139,7 +281,7 @@ def of_other_shape(path):
 
 
 def of_another_array(path):
-    write_array(path.with_name("b.npy"), (6,), "uint8", [ROWS[::-1]])
+    write(path.with_name("b.npy"), (6,), "uint8", [ROWS[::-1]])
     os.replace(path.with_name("b.npy"), path)
 
 
@@ -180,7 +322,7 @@ def test_whatever_is_damaged_the_right_values_come_back_with_one_line(small_bloc
     damage(path)
     array = open_array(path, 40, again)
     if array is None:
-        array = write_array(path, (6,), "uint8", again(np.uint8), again)
+        array = write(path, (6,), "uint8", again(np.uint8), again)
     assert (array[:] == ROWS).all()
     assert again.calls == 1
     (said,) = caplog.messages
@@ -245,7 +387,7 @@ def test_many_threads_read_a_damaged_array(small_blocks, tmp_path):
 
 
 def test_missing_digests_are_named(tmp_path, said):
-    write_array(tmp_path / "a.npy", (3,), "uint8", [np.zeros((2, 3))])
+    write(tmp_path / "a.npy", (3,), "uint8", [np.zeros((2, 3))])
     (tmp_path / "a.digests.json").unlink()
     assert open_array(tmp_path / "a.npy", 2) is None
     assert said == [
@@ -259,7 +401,8 @@ def test_full_disk_is_one_clear_error(tmp_path):
         yield
 
     with pytest.raises(BudgetError, match="is full"):
-        write_array(tmp_path / "a.npy", (3,), "uint8", chunks())
+        write(tmp_path / "a.npy", (3,), "uint8", chunks())
+    assert (write(tmp_path / "a.npy", (3,), "uint8", [np.ones((2, 3))])[:] == 1).all()
 
 
 def test_what_a_killed_process_left_is_removed_when_old(tmp_path):
@@ -267,12 +410,12 @@ def test_what_a_killed_process_left_is_removed_when_old(tmp_path):
     for path in (old, new):
         path.touch()
     os.utime(old, (0, 0))
-    write_array(tmp_path / "a.npy", (1,), "uint8", [np.zeros((1, 1), dtype=np.uint8)])
+    write(tmp_path / "a.npy", (1,), "uint8", [np.zeros((1, 1), dtype=np.uint8)])
     assert sorted(os.listdir(tmp_path)) == [".c.npy.2.tmp", "a.digests.json", "a.npy"]
 
 
 def room(folder, needed, limit, **options):
-    make_room(folder, needed, limit, what="it", remedy="ask for less", **options)
+    make_room(folder, {folder / "new.npy": needed}, limit, what="it", remedy="ask for less", **options)
 
 
 def test_limit_is_exact_and_names_the_choice(tmp_path):
@@ -296,6 +439,21 @@ def test_files_used_longest_ago_make_room(tmp_path):
     assert not any(path.exists() for path in paths)
 
 
+def test_what_was_written_of_other_arrays_makes_room_unless_it_is_being_written(small_blocks, tmp_path):
+    part = interrupted(tmp_path / "a.npy", 20)
+    size = part.stat().st_size + journal_of(part).stat().st_size
+    with open(part, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BudgetError, match="in addition to 1 MB in use"):
+            room(tmp_path, 1000, (999 + size) / 1e9)
+        assert part.exists()
+    # What is written of the array itself stays, and counts as part of it.
+    make_room(tmp_path, {tmp_path / "a.npy": 368}, 368e-9 + 1e-6, what="it", remedy="ask for less")
+    assert part.exists()
+    room(tmp_path, 1000, (999 + size) / 1e9)
+    assert os.listdir(tmp_path) == []
+
+
 def test_files_that_stay_count_against_the_limit(tmp_path):
     used, idle = tmp_path / "a.npy", tmp_path / "b.npy"
     for path in (used, idle):
@@ -311,7 +469,7 @@ def test_files_that_stay_count_against_the_limit(tmp_path):
 
 def test_opening_counts_as_use(tmp_path):
     for name in ("a.npy", "b.npy"):
-        write_array(tmp_path / name, (), "float64", [np.zeros(4)])
+        write(tmp_path / name, (), "float64", [np.zeros(4)])
         os.utime(tmp_path / name, (1000, 1000))
     open_array(tmp_path / "a.npy", 4)
     # The digests of an array count with it, and go with it.

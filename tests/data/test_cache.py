@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tascnet.data import cached_features, module_digest, prefix_digests
+from tascnet.data import arrays, cached_features, module_digest, prefix_digests
 from tascnet.data.dataset import ImageSource
 from tascnet.errors import BudgetError, DamagedFile, WeightsError
 from tascnet.models.preprocessing import Preprocessing
@@ -211,13 +211,35 @@ def test_features_beside_those_in_use_leave_them_their_place(run, source, noise_
     assert not all(path.exists() for path in training.files)
 
 
-def test_interrupted_filling_leaves_nothing(run, tmp_path):
+def test_a_trunk_that_fails_leaves_nothing(run, tmp_path):
     trunk = Counting()
     trunk.register_forward_hook(lambda *_: 1 / 0 if len(trunk.calls) == 3 else None)
     with pytest.raises(ZeroDivisionError):
         run(trunk)
     assert os.listdir(tmp_path / "features") == []
     assert trunk.training
+
+
+def test_an_interrupted_filling_goes_on_after_its_last_whole_batch(run, source, tmp_path, monkeypatch):
+    # Blocks of two of the seven samples, in batches of three: six samples in two batches, three whole blocks.
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 2 * 4 * 3 * 6 * 6)
+    trunk, stop, calls = Counting(), Counting(), []
+
+    def interrupted(x):
+        calls.append(len(x))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return x * trunk.scale
+
+    monkeypatch.setattr(stop, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(stop, views=("plain",))
+    assert not [*(tmp_path / "features").glob("*.npy")]
+    features = run(trunk, views=("plain",))
+    assert [size for size, *_ in trunk.calls] == [1, 1], "one probe, then the last sample"
+    assert torch.from_numpy(features.views["plain"][:].copy()).equal(
+        source.batch_view(torch.arange(7), "plain")
+    )
 
 
 def test_digest_sees_weights_buffers_names_and_structure():
