@@ -24,10 +24,10 @@ from tascnet.run.records import (
     Iteration,
     ModelMetrics,
     PruneMetrics,
-    Trial,
     TuneMetrics,
     read_record,
     read_records,
+    read_trials,
 )
 from tascnet.train.export import FILES, formats_of, judge_file
 from tascnet.train.setting import computing
@@ -107,7 +107,7 @@ def _conclude(config: Config, example: Tensor, exported: ExportMetrics | None) -
         folder / "report.html",
         tuning,
         pruning,
-        read_records(search / "trials.jsonl", Trial),
+        read_trials(search / "trials.jsonl"),
         read_records(pruned / "iterations.jsonl", Iteration),
         models,
         exported,

@@ -41,6 +41,7 @@ def run(config: Config) -> None:
         config.dataset,
         config.prune,
         teacher=teacher,
+        executor=config.executor,
         **stage_keywords(config, stage_folder(config, "prune")),
     )
     metrics = result.metrics

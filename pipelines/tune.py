@@ -36,6 +36,7 @@ def run(config: Config, network: nn.Sequential | None = None) -> None:
         network,
         config.dataset,
         config.tune,
+        executor=config.executor,
         **stage_keywords(config, stage_folder(config, "search")),
     )
     _print(result.metrics)

@@ -617,6 +617,46 @@ class Trainer(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Local(Options):
+    """Trials one after the other, in this process."""
+
+    name: str = option("local", "Where trials run: local, or ray.", choices=("local", "ray"), cosmetic=True)
+    cpus: int | None = option(
+        None, "CPU threads of a trial; null is as many as the run's.", minimum=1, maximum=1024
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ray(Local):
+    """Several trials at a time, on a Ray cluster."""
+
+    name: str = option("ray", "Where trials run: local, or ray.", choices=("ray",), cosmetic=True)
+    cpus: int = option(1, "CPU threads of a trial.", minimum=1, maximum=1024)
+    workers: int = option(2, "Trials at a time.", minimum=1, maximum=10_000, cosmetic=True)
+    address: str | None = option(
+        None, "Head of an existing cluster, such as 10.0.0.5:6379; null starts one here.", cosmetic=True
+    )
+    gpus: float = option(
+        0.0, "GPUs of a trial; several trials share one by a fraction.", minimum=0, maximum=64, cosmetic=True
+    )
+    retries: int = option(
+        2, "How often a trial that the cluster lost is tried again.", minimum=0, maximum=100, cosmetic=True
+    )
+    trial_timeout: float | None = option(
+        None, "Seconds after which a trial is ended and tried again.", above=0, cosmetic=True
+    )
+
+    def rules(self) -> Iterator[Rule]:
+        """Values that contradict each other."""
+        address = self.address or ""
+        yield (
+            address.startswith("ray://"),
+            f"`address={self.address}` is that of a Ray client",
+            "give the head of the cluster, such as 10.0.0.5:6379, and start tascnet on one of its nodes",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measure(Options):
     """How latency is measured."""
 

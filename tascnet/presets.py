@@ -19,16 +19,18 @@ from tascnet.options import (
     Digits,
     HistoryPrune,
     ImageBackbone,
+    Local,
     Measure,
     Options,
     Prune,
+    Ray,
     Texts,
     Trainer,
     Tune,
     make,
 )
 
-GROUPS = ("dataset", "backbone", "trainer", "tune", "prune", "measure")
+GROUPS = ("dataset", "backbone", "trainer", "tune", "prune", "measure", "executor")
 # What suits networks of a library: their narrower layers are a small part of their FLOPs.
 LIBRARY_SUITS: dict[str, dict[str, Any]] = {"prune": {"min_filters": 96}}
 
@@ -78,6 +80,8 @@ def _option_class(group: str, name: str, values: Mapping[str, Any]) -> type[Opti
         return Autotune if values.get("space") == "autotune" else Tune
     if group == "prune":
         return HistoryPrune if values.get("criterion") == "history" else Prune
+    if group == "executor":
+        return Ray if values.get("name") == "ray" else Local
     return Trainer if group == "trainer" else Measure
 
 

@@ -19,7 +19,7 @@ PIPELINES = Path(tascnet_pipelines.__file__).parent
 ORDER = [
     {"__main__", "cli"},
     {"tuning", "pruning"},
-    {"report", "inherit"},
+    {"report", "inherit", "execute"},
     {"train"},
     {"surgery", "measure"},
     {"exporting"},
@@ -49,6 +49,7 @@ PLACES = {
     "onnxruntime": ("exporting/",),
     "onnxscript": ("exporting/",),
     "openvino": ("exporting/",),
+    "ray": ("execute/",),
     "executorch": ("exporting/",),
     "tensorboard": ("run/watching",),
     "mlflow": ("run/watching",),

@@ -26,6 +26,7 @@ BASES = {
     "tune": options.TuneBase,
     "prune": options.Prune,
     "measure": options.Measure,
+    "executor": options.Local,
 }
 
 

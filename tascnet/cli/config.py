@@ -22,11 +22,13 @@ from tascnet.options import (
     HistoryPrune,
     ImageBackbone,
     Images,
+    Local,
     Log,
     Measure,
     Options,
     Predict,
     Prune,
+    Ray,
     RecipeChanges,
     StepChanges,
     Trainer,
@@ -120,6 +122,7 @@ class Config(RunOptions):
     tune: TuneBase
     prune: Prune
     measure: Measure
+    executor: Local
     export: Export
     predict: Predict
     evaluate: Evaluate
@@ -138,6 +141,7 @@ SECTIONS: dict[str, dict[str, type[Options]]] = {
     "tune": {"tune=tascnet": Tune, "tune=autotune": Autotune},
     "prune": {"prune=reconstruction": Prune, "prune=tascnet": HistoryPrune},
     "measure": {"measure=default": Measure},
+    "executor": {"executor=local": Local, "executor=ray": Ray},
     "export": {"export=default": Export},
     "predict": {"stage=predict": Predict},
     "evaluate": {"stage=evaluate": Evaluate},
@@ -160,6 +164,8 @@ def section_class(section: str, values: Mapping[str, Any]) -> type[Options]:
         return Autotune if values.get("space") == "autotune" else Tune
     if section == "prune":
         return HistoryPrune if values.get("criterion") == "history" else Prune
+    if section == "executor":
+        return Ray if values.get("name") == "ray" else Local
     return next(iter(SECTIONS[section].values()))
 
 

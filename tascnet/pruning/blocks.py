@@ -2,17 +2,21 @@
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
+from tascnet.execute import Workers
 from tascnet.measure import Clock
 from tascnet.models.head import head_start
 from tascnet.pruning.cut import WithKept, settle, teacher_of
+from tascnet.run.files import temporary_suffix
 from tascnet.surgery import Shortener, holds_filters, holds_ignored, without_blocks
-from tascnet.train import Learner
+from tascnet.train import CHECKPOINT, Learner, fit_new_head
 
 log = logging.getLogger("tascnet")
 
@@ -71,7 +75,8 @@ def cheaper_block(
     merge: str,
     is_too_small: Callable[[nn.Sequential], bool],
     clock: Clock,
-    shorten: Callable[[nn.Sequential], None],
+    taught: tuple[nn.Module, float],
+    workers: Workers,
 ) -> str | None:
     """The block whose removal raises the loss least for each millisecond; None where the filters cost less.
 
@@ -85,19 +90,17 @@ def cheaper_block(
         filters: the network without the filters that would be removed instead; None: none can be removed.
         is_too_small: whether a network is beyond a target; where filters can be removed such blocks are kept.
         clock: how long networks take.
-        shorten: trains the head of a network with a new end.
+        taught: the teacher of a new head, and its share of the loss.
+        workers: adapt the candidates.
     """
-    samples, seed = learner.samples, learner.seed
+    example, seed = learner.samples.example, learner.seed
     candidates: dict[str, WithKept] = {
-        name: (copy.deepcopy(without(network, name, samples.example, seed)[0]), {}) for name in blocks
+        name: (copy.deepcopy(without(network, name, example, seed)[0]), {}) for name in blocks
     }
     if filters is not None:
         candidates = {name: one for name, one in candidates.items() if not is_too_small(one[0])}
     if not candidates:
         return None
-    chosen = torch.randperm(len(samples.val), generator=torch.Generator().manual_seed(seed))[:SAMPLES]
-    sample = samples.dataset.take(samples.val.rows[chosen], samples.preprocessing)
-    loss = learner.evaluate(network, sample).loss
     everything = candidates if filters is None else {"": filters, **candidates}
     times = clock.times(
         {"now": network, **{name: one for name, (one, _) in everything.items()}},
@@ -105,17 +108,47 @@ def cheaper_block(
         max_seconds=SECONDS,
     )
     now = times["now"]
+    before = teacher_of(network, {}, merge)
+    jobs = [(name.startswith(END), candidate, kept) for name, (candidate, kept) in everything.items()]
+    loss, *losses = workers.map(
+        learner, _adapted_loss, [before[0] if before else None, *taught], [(None, network, {}), *jobs]
+    )
     prices: dict[str, tuple[float, float]] = {}
-    teacher = teacher_of(network, {}, merge)
-    for name, (candidate, kept) in everything.items():
-        if name.startswith(END):
-            shorten(candidate)
-        else:
-            settle(learner, candidate, teacher and (teacher[0], kept), samples=SAMPLES)
+    for name, found in zip(everything, losses, strict=True):
         saved = max(now - times[name], NOISE * now)
-        rise = max(learner.evaluate(candidate, sample).loss - loss, 0.0)
         # Of those that cost nothing the one that saves most is removed.
-        prices[name] = (rise / saved, -saved)
+        prices[name] = (max(found - loss, 0.0) / saved, -saved)
     shown = ", ".join(f"{name or 'the filters'} {price:.3g}" for name, (price, _) in prices.items())
     log.info("loss for each millisecond saved in %s: %s", clock.name, shown)
     return min(prices, key=lambda name: prices[name]) or None
+
+
+def _adapted_loss(
+    learner: Learner,
+    before: nn.Sequential | None,
+    teacher: nn.Module,
+    weight: float,
+    job: tuple[bool | None, nn.Sequential, Mapping[str, Sequence[int]]],
+) -> float:
+    """The validation loss of a candidate after it was adapted.
+
+    Args:
+        before: the network before the cut, to whose outputs layers are refitted; None: they are not.
+        teacher: of a new head.
+        weight: its share of the loss.
+        job: whether the candidate has a new end, None where it is not adapted; it; its `kept_outputs`.
+    """
+    has_new_end, network, kept = job
+    if has_new_end:
+        cache = learner.samples.cache
+        # Nothing of a candidate is resumed.
+        with tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache) as folder:
+            checkpoint = Path(folder) / CHECKPOINT
+            fit_new_head(learner, network, teacher, weight, checkpoint=checkpoint, description="new end")
+    elif has_new_end is not None:
+        settle(learner, network, None if before is None else (before, kept), samples=SAMPLES)
+    samples = learner.samples
+    chosen = torch.randperm(len(samples.val), generator=torch.Generator().manual_seed(learner.seed))[:SAMPLES]
+    return learner.evaluate(
+        network, samples.dataset.take(samples.val.rows[chosen], samples.preprocessing)
+    ).loss

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from tascnet.errors import plural
+from tascnet.execute import Workers
 from tascnet.inherit import Ranking
 from tascnet.measure import Clock, WidthCosts, complexity, size_bytes
 from tascnet.models.info import ModelInfo
@@ -206,12 +207,13 @@ def apply_removal(
     decision: Decision,
     clock: Clock,
     deadline: float,
+    workers: Workers,
     folder: Path,
 ) -> tuple[nn.Sequential, StepRecord]:
     """Optimisation phase, removal, retraining with a teacher.
 
     The network of the decision is changed; the folder keeps checkpoints. Blocks are compared by the `clock`.
-    Each training ends in the epoch in which `deadline` has passed.
+    Each training ends in the epoch in which `deadline` has passed. `workers` adapt blocks' candidates.
     """
     started, merge, epochs = time.perf_counter(), options.merge, options.epochs
     ranks, counts = decision.ranks, decision.plan.remove
@@ -225,7 +227,7 @@ def apply_removal(
             similarities = _optimise(learner, options, ranks, ranks.first(counts), folder, deadline, recorder)
         else:
             epochs += optimise
-    chosen = partial(_cheaper_block, learner, options, teacher, decision, clock, folder)
+    chosen = partial(_cheaper_block, learner, options, teacher, decision, clock, workers)
     block = measured_once(folder / CHOICE, lambda: {"block": chosen()})["block"] if options.blocks else None
     if block is None:
         if options.growing_epochs:
@@ -352,7 +354,12 @@ def recover(
 
 
 def _cheaper_block(
-    learner: Learner, options: Prune, teacher: nn.Module, decision: Decision, clock: Clock, folder: Path
+    learner: Learner,
+    options: Prune,
+    teacher: nn.Module,
+    decision: Decision,
+    clock: Clock,
+    workers: Workers,
 ) -> str | None:
     """The block that is removed in place of filters."""
     ranks, counts, merge = decision.ranks, decision.plan.remove, options.merge
@@ -362,11 +369,8 @@ def _cheaper_block(
         cost = complexity(candidate, ranks.trace.example)
         return decision.reaches(cost.params, cost.flops)
 
-    def shorten(candidate: nn.Sequential) -> None:
-        _train_end(learner, options, candidate, teacher, folder)
-
-    candidates = ranks.network, decision.blocks, filters
-    return cheaper_block(learner, *candidates, merge, is_too_small, clock, shorten)
+    candidates, taught = (ranks.network, decision.blocks, filters), (teacher, options.distill)
+    return cheaper_block(learner, *candidates, merge, is_too_small, clock, taught, workers)
 
 
 def _train_end(

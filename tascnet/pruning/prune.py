@@ -16,6 +16,7 @@ from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, TascnetError, plural
+from tascnet.execute import Workers, check_executor
 from tascnet.measure import (
     Clock,
     check_runtimes,
@@ -30,7 +31,7 @@ from tascnet.models.archive import save
 from tascnet.models.conversion import convert
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.tensors import check_weights
-from tascnet.options import Data, HistoryPrune, Measure, Prune, Trainer
+from tascnet.options import Data, HistoryPrune, Local, Measure, Prune, Trainer
 from tascnet.presets import trainer_for
 from tascnet.pruning.check import check_criterion, check_options, first_block, removable_blocks, spared
 from tascnet.pruning.iteration import (
@@ -140,6 +141,7 @@ def prune(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
+    executor: Local = Local(),
     cache: str | Path | None = None,
     cache_limit_gb: float | None = 20.0,
     run: str | Path | None = None,
@@ -159,6 +161,7 @@ def prune(
         seed: of splits, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
+        executor: where candidates of `blocks` and the sensitivity are computed, as in `tascnet.tune`.
         cache: folder of decoded samples and features; None: `outputs/cache`.
         cache_limit_gb: gigabytes that decoded images, and as many that features may take; None: no limit.
         run: folder of the run, which is resumed, or read back where it is finished; None: nothing is kept.
@@ -175,6 +178,7 @@ def prune(
     check_metric(metric)
     check_criterion(options)
     with computing(device, threads) as where:
+        check_executor(executor, where.type)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         samples = open_samples(
@@ -211,7 +215,8 @@ def prune(
         ) | {"metric": metric}
         if depends_on_latency(options):
             own |= {TARGET: runtime}
-        with open_folder(run, own, cache=samples.cache, fresh=fresh) as folder:
+        claimed = open_folder(run, own, cache=samples.cache, fresh=fresh)
+        with claimed as folder, Workers(executor, data) as workers:
             samples.write_splits(folder / SPLITS)
             archive = Archive(folder=folder, info=info)
             # A resumed run does not depend on where the network came from.
@@ -221,11 +226,10 @@ def prune(
             clock = Clock(measure, samples.example, unpruned, samples.cache, archive.path("latency.json"))
             if finished(folder, budget(options)) and _is_whole(archive):
                 log.info("prune is finished in %s; `fresh=true` starts it over", folder)
-                _add(learner, archive, options, measure, unpruned)
+                _add(learner, archive, options, measure, unpruned, workers)
             else:
-                iterations, kept, reason = _iterate(learner, archive, options, unpruned, taught_by, clock)
-                found = iterations, kept, reason
-                _hand_over(learner, archive, options, measure, unpruned, taught_by, *found)
+                found = _iterate(learner, archive, options, unpruned, taught_by, clock, workers)
+                _hand_over(learner, archive, options, measure, unpruned, taught_by, *found, workers)
             metrics = read_record(folder / METRICS, PruneMetrics)
             result = PruneResult(
                 network=archive.read(folder / MODEL),
@@ -310,6 +314,7 @@ def _iterate(
     unpruned: nn.Sequential,
     teacher: nn.Module,
     clock: Clock,
+    workers: Workers,
 ) -> tuple[list[Iteration], int, str]:
     """All iterations, the number of the kept one, and why pruning ended."""
     _log_estimate(learner, options, unpruned)
@@ -318,14 +323,14 @@ def _iterate(
     for line in reach_lines(_reach(archive, options, learner, unpruned)):
         log.info("%s", line)
     if options.sensitivity:
-        sensitivity(learner, archive, options, unpruned)
+        sensitivity(learner, archive, options, unpruned, workers)
     journal, known = archive.folder / JOURNAL, read_records(archive.folder / JOURNAL, Iteration)
     replay, at = replayed(known, options, learner.metric) if known else ([], None)
     lacks_latency = options.has_latency_target and any(one.latency_ms is None for one in replay)
     if at is not None:
         # Which networks are read below.
         for number in range(len(replay)) if lacks_latency else [at.keep]:
-            _repair(learner, archive, options, unpruned, teacher, clock, known, number)
+            _repair(learner, archive, options, unpruned, teacher, clock, workers, known, number)
     cost = partial(costs_of, learner, archive, options, clock)
     if not known:
         found = learner.evaluate(unpruned)
@@ -376,7 +381,7 @@ def _iterate(
             reason = decision
             break
         network, step, again = _remove(
-            *(learner, archive, options, teacher, decision, clock, deadline), before=iterations
+            *(learner, archive, options, teacher, decision, clock, deadline, workers), before=iterations
         )
         took = step.seconds + (again.seconds if again else 0.0)
         costs = cost(learner.place(network), decision.state, took)
@@ -407,11 +412,13 @@ def _remove(
     decision: Decision,
     clock: Clock,
     deadline: float,
+    workers: Workers,
     *,
     before: Sequence[Iteration],
 ) -> tuple[nn.Sequential, StepRecord, StepRecord | None]:
     """The network of an iteration, its step, and the second retraining where the first lost too much."""
-    work = partial(apply_removal, learner, archive.info, options, teacher, decision, clock, deadline)
+    own = (teacher, decision, clock, deadline, workers)
+    work = partial(apply_removal, learner, archive.info, options, *own)
     network, step = archive.once(decision.state, work)
     if not is_retrained(score(step.training, learner.metric), before, options, learner.metric):
         return network, step, None
@@ -452,6 +459,7 @@ def _hand_over(
     iterations: list[Iteration],
     kept: int,
     reason: str,
+    workers: Workers,
 ) -> None:
     """Save the kept network, and measure it and the unpruned one on the test samples."""
     started, folder, example = time.perf_counter(), archive.folder, learner.samples.example
@@ -467,7 +475,7 @@ def _hand_over(
     seconds = sum(iteration.seconds for iteration in iterations) + time.perf_counter() - started
     found = None
     if options.sensitivity or archive.path(SENSITIVITY).exists():
-        found = sensitivity(learner, archive, options, unpruned)
+        found = sensitivity(learner, archive, options, unpruned, workers)
     metrics = PruneMetrics(
         models=models,
         trainings=_trainings(archive, iterations, kept),
@@ -584,7 +592,12 @@ def _final_round(
 
 
 def _add(
-    learner: Learner, archive: Archive, options: Prune, measure: Measure, unpruned: nn.Sequential
+    learner: Learner,
+    archive: Archive,
+    options: Prune,
+    measure: Measure,
+    unpruned: nn.Sequential,
+    workers: Workers,
 ) -> None:
     """Add to a finished run latencies by other options, or the sensitivity."""
     folder = archive.folder
@@ -593,7 +606,7 @@ def _add(
     samples = learner.samples
     metrics = remeasured(known, networks, samples.example, measure, cache=samples.cache) or known
     if options.sensitivity:
-        metrics = replace(metrics, sensitivity=sensitivity(learner, archive, options, unpruned))
+        metrics = replace(metrics, sensitivity=sensitivity(learner, archive, options, unpruned, workers))
     if metrics != known:
         _finish(folder, metrics)
 
@@ -623,6 +636,7 @@ def _repair(
     unpruned: nn.Sequential,
     teacher: nn.Module,
     clock: Clock,
+    workers: Workers,
     known: list[Iteration],
     number: int,
 ) -> None:
@@ -635,7 +649,7 @@ def _repair(
     # The unpruned network has been checked.
     if number == 0 or archive.has(last.state):
         return
-    _repair(learner, archive, options, unpruned, teacher, clock, known, last.start)
+    _repair(learner, archive, options, unpruned, teacher, clock, workers, known, last.start)
     _, verdict = replayed(before, options, learner.metric)
     round_to = rounding(learner, archive, options, unpruned, clock)
     deadline = deadline_of(before, options, started)
@@ -646,7 +660,7 @@ def _repair(
             "another one",
             "give the options that it was made with, restore it, or start over with `fresh=true`",
         )
-    _remove(learner, archive, options, teacher, decision, clock, deadline, before=before)
+    _remove(learner, archive, options, teacher, decision, clock, deadline, workers, before=before)
 
 
 def _log_estimate(learner: Learner, options: Prune, network: nn.Sequential) -> None:

@@ -29,7 +29,7 @@ from tascnet.run.records import (
 )
 
 _DISTILLED = "conventional network, cut to the winning configuration and distilled from the uncut one"
-_STATUSES = {"failed": "failed", "stopped": "stopped early", "infeasible": "infeasible"}
+_STATUSES = {"failed": "failed", "stopped": "stopped early", "infeasible": "infeasible", "lost": "lost"}
 _COSTS = {"flops": "FLOPs", "params": "params", "latency_ms": "latency"}
 _PRUNED = {"before": "unpruned", "after": "pruned"}
 

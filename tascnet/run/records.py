@@ -356,7 +356,7 @@ class StageMetrics:
 
 
 # How a trial ends.
-STATUSES = ("ok", "failed", "stopped", "infeasible")
+STATUSES = ("ok", "failed", "stopped", "infeasible", "lost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,8 +368,8 @@ class Trial:
         depth: the depth at which it was proposed.
         config: its configuration, canonical.
         status: `ok`; `stopped` early, which the surrogate learns from and which never wins; `infeasible`,
-            with a latency above the bound and so not trained; or `failed`. The last two have a reason and
-            no value.
+            with a latency above the bound and so not trained; `failed` by itself; or `lost` by the cluster,
+            which nothing is learnt from. The last three have a reason and no value.
         value: what it is judged by, larger is better; of a stopped trial its best so far.
         reason: why it is not `ok`, or was trained for fewer epochs.
         val_accuracy: of the best epoch (the one of the lowest loss where that is the objective), in [0, 1].
@@ -383,6 +383,9 @@ class Trial:
         seconds: time it took.
         epochs: epochs trained.
         surrogate: hyperparameters of the surrogate that proposed it.
+        worker: the process that trained it: host and process number.
+        started: when it began there, in seconds since 1970.
+        ended: when it ended.
 
     Raises:
         ValueError: the fields contradict the status.
@@ -404,9 +407,12 @@ class Trial:
     seconds: float = 0.0
     epochs: int | None = None
     surrogate: dict[str, Any] | None = None
+    worker: str | None = None
+    started: float | None = None
+    ended: float | None = None
 
     def __post_init__(self) -> None:
-        is_without = self.status in ("failed", "infeasible")
+        is_without = self.status in ("failed", "infeasible", "lost")
         expected = f"a reason and no value, because it is {self.status}" if is_without else "a finite number"
         rules = [(self.status in STATUSES, f"the status {self.status!r}", f"one of {listed(STATUSES)}")]
         for name in ("value", "val_accuracy"):
@@ -1087,23 +1093,32 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
     write_jsonl(path, map(_with_check, records))
 
 
-def read_records(path: Path, cls: type[Record]) -> list[Record]:
+def read_trials(path: Path) -> list[Trial]:
+    """The trials of a journal, by number: its lines are in the order in which they ended."""
+    return sorted(read_records(path, Trial, ordered=False), key=lambda trial: trial.trial)
+
+
+def read_records(path: Path, cls: type[Record], *, ordered: bool = True) -> list[Record]:
     """The records of a journal; a torn last line is ignored, a missing file has none.
 
-    Their first field is their number, from 0.
+    Their first field is their number: each occurs once, and where they are `ordered` they count from 0.
 
     Raises:
         RunFolderError: a line is no such record, was changed after it was written, or is not in its place; or
             the file may not be read.
     """
     number = fields(cast(Any, cls))[0].name
-    places = count()
+    places, known = count(), set[int]()
 
     def decode(row: dict[str, Any]) -> Record:
         check_digest(row, row.pop("check", None))
         record = from_json(cls, row)
-        if (found := getattr(record, number)) != (expected := next(places)):
+        found, expected = getattr(record, number), next(places)
+        if ordered and found != expected:
             raise ValueError(f"it is {number} {found}, expected {number} {expected}")
+        if found in known:
+            raise ValueError(f"it is {number} {found}, which is there already")
+        known.add(found)
         return record
 
     return read_jsonl(path, decode)

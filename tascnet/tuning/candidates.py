@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tascnet.execute import Workers
 from tascnet.measure import complexity
 from tascnet.models.head import head_start
 from tascnet.options import TuneBase
@@ -47,6 +48,7 @@ def select(
     space: Space,
     settings: Settings,
     first: StepRecord,
+    workers: Workers,
 ) -> Selected:
     """Fine-tune the winner, and choose from it and what there was before, by validation; see `choose`.
 
@@ -60,6 +62,7 @@ def select(
         space: the search space.
         settings: of the images' sizes; the baseline and the conventional network have the native one.
         first: the step of the baseline.
+        workers: train what does not depend on each other.
     """
     native, own = settings.native, settings(winner.config)
     learner, goal, chain = native.learner, study.goal, native.tails.chain
@@ -71,7 +74,7 @@ def select(
         origin=BASELINE,
         step=BASELINE,
     )
-    tuned = fine_tune(options, winner, space, settings)
+    tuned = fine_tune(options, winner, space, settings, workers)
     usual = conventional(learner, native.archive, chain, tuned.first_trained)
     example = learner.samples.example
 
@@ -129,7 +132,7 @@ def select(
     if made is None:
         trial = winner if chosen == WINNER else best
         setting = settings(trial.config)
-        made = of_trial(trial, space, setting)
+        made = of_trial(trial, space, setting, workers)
     return Selected(
         network=made, setting=setting, usual=usual, tuned=tuned, candidates=candidates, name=chosen
     )

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tascnet.execute import Assignment, Workers
 from tascnet.inherit import hand_over
+from tascnet.models.device import using_threads
 from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.options import Tune, TuneBase
 from tascnet.run.files import digest_json
@@ -83,6 +85,11 @@ def origin_of(options: TuneBase, *, is_grown: bool = False) -> str:
     return "conventional" if narrower else "best"
 
 
+def origin_for(options: TuneBase, winner: Trial, space: Space) -> str:
+    """Where the fine-tuning of a winner begins."""
+    return origin_of(options, is_grown=space.nested and SearchedHead.of(winner.config).is_grown)
+
+
 def fine_tunings(options: TuneBase) -> float:
     """How many trainings of the whole network the winner takes; a teacher takes a third of one."""
     origin = origin_of(options)
@@ -91,12 +98,14 @@ def fine_tunings(options: TuneBase) -> float:
     return 2 if origin == "best" else 1
 
 
-def fine_tune(options: TuneBase, winner: Trial, space: Space, settings: Settings) -> FineTuned:
+def fine_tune(
+    options: TuneBase, winner: Trial, space: Space, settings: Settings, workers: Workers
+) -> FineTuned:
     """The network of the winner, fine-tuned from samples; each step is archived."""
-    origin = origin_of(options, is_grown=space.nested and SearchedHead.of(winner.config).is_grown)
+    origin = origin_for(options, winner, space)
     setting, native = settings(winner.config), settings.native
     if origin != "conventional":
-        return _from_trial(origin, winner, space, setting)
+        return _from_trial(origin, winner, space, setting, workers)
     assert isinstance(options, Tune)
     learner, archive, key = setting.learner, setting.archive, _key(winner, space)
     made = conventional(native.learner, native.archive, native.tails.chain, 0)
@@ -126,19 +135,20 @@ def metric_of(judged: TrainingRecord | CandidateRecord | Trial, metric: str) -> 
     return value
 
 
-def of_trial(trial: Trial, space: Space, setting: Setting) -> FineTuned:
-    """The network of a trial as the search trained it, which is done again."""
+def of_trial(trial: Trial, space: Space, setting: Setting, workers: Workers) -> FineTuned:
+    """The network of a trial as the search trained it, which is done again, with as many threads."""
 
     def repeat(folder: Path) -> tuple[nn.Sequential, StepRecord]:
         # The weights of trials are not kept; the same seed reproduces them.
         candidate = setting.build(trial.config)
-        network, training = setting.tails.train(
-            candidate,
-            f"trial {trial.trial}",
-            checkpoint=folder / CHECKPOINT,
-            # The search's seconds may have stopped it.
-            stop=lambda epochs: len(epochs) == trial.epochs,
-        )
+        with using_threads(workers.trial_threads):
+            network, training = setting.tails.train(
+                candidate,
+                f"trial {trial.trial}",
+                checkpoint=folder / CHECKPOINT,
+                # The search's seconds may have stopped it.
+                stop=lambda epochs: len(epochs) == trial.epochs,
+            )
         return network, StepRecord(
             seconds=training.seconds,
             training=training,
@@ -186,7 +196,7 @@ def conventional(learner: Learner, archive: Archive, chain: nn.Sequential, first
     Where no epoch is better than the start, it is trained once more at a third of the learning rate.
     """
     fit = partial(_fit, learner, chain, description="conventional", first_trained=first_trained)
-    made = _fitted(archive, f"conventional-{first_trained}", fit, "baseline")
+    made = _fitted(archive, usual_step(first_trained), fit, "baseline")
     if helped(made.training):
         return made
     is_new = not archive.has(f"{made.step}{SLOWER_STEP}")
@@ -196,6 +206,18 @@ def conventional(learner: Learner, archive: Archive, chain: nn.Sequential, first
     if is_new and not helped(made.training):
         log.warning("conventional: training did not help, and the weights from before it are kept")
     return made
+
+
+def usual_ahead(learner: Learner, archive: Archive, chain: nn.Sequential) -> Assignment:
+    """The training of `conventional` from the first block on."""
+    return Assignment(
+        learner=learner, archive=archive, last=usual_step(0), function=conventional, args=(chain, 0)
+    )
+
+
+def usual_step(first_trained: int) -> str:
+    """Name of the step of `conventional`."""
+    return f"conventional-{first_trained}"
 
 
 def helped(training: TrainingRecord) -> bool:
@@ -217,16 +239,36 @@ def _key(trial: Trial, space: Space) -> str:
     return digest_json({**own, FIRST_TRAINED: trial.config[FIRST_TRAINED]})[:8]
 
 
-def _from_trial(origin: str, winner: Trial, space: Space, setting: Setting) -> FineTuned:
+def _from_trial(origin: str, winner: Trial, space: Space, setting: Setting, workers: Workers) -> FineTuned:
     """The trained trial, trained further as `prefix` or `all`, or (`best`) the better of both."""
-    start = of_trial(winner, space, setting)
+    start = of_trial(winner, space, setting, workers)
     learner, archive, key = setting.learner, setting.archive, _key(winner, space)
-    found = []
-    for name in ("prefix", "all") if origin == "best" else (origin,):
-        first_trained, frozen = (start.first_trained, start.frozen) if name == "prefix" else (0, ())
-        fit = partial(_fit, learner, start.network, first_trained=first_trained, frozen=frozen)
-        found.append(_fitted(archive, f"{name}-{key}", partial(fit, description=f"fine-tune {name}"), name))
+    names = ("prefix", "all") if origin == "best" else (origin,)
+    trained = {"prefix": (start.first_trained, start.frozen), "all": (0, ())}
+    ways = [(f"{name}-{key}", start.network, *trained[name]) for name in names]
+    if len(ways) > 1:
+        workers.ahead(
+            [
+                Assignment(learner=learner, archive=archive, last=way[0], function=_further, args=way)
+                for way in ways
+            ]
+        )
+    found = [_further(learner, archive, *way) for way in ways]
     return max(found, key=lambda one: metric_of(one.training, learner.metric))
+
+
+def _further(
+    learner: Learner,
+    archive: Archive,
+    step: str,
+    start: nn.Sequential,
+    first_trained: int,
+    frozen: tuple[str, ...],
+) -> FineTuned:
+    """A trial, trained further from a block on, as a step whose name begins with the way."""
+    way = step.partition("-")[0]
+    fit = partial(_fit, learner, start, first_trained=first_trained, frozen=frozen)
+    return _fitted(archive, step, partial(fit, description=f"fine-tune {way}"), way)
 
 
 def _narrowed(

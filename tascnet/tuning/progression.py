@@ -9,8 +9,11 @@ from tascnet.errors import plural
 from tascnet.options import Tune, TuneBase
 from tascnet.run.records import Trial, score
 from tascnet.tuning.goal import Goal
+from tascnet.tuning.proposal import Proposal
 from tascnet.tuning.space import Space
 
+# Trials that say nothing about their depth.
+NOT_TRAINED = ("infeasible", "lost")
 # Where the options leave the depth and the number of trials open.
 DEPTH = 3
 TRIALS = 24
@@ -88,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """The depth of the next trial; None: the search ends, and `reason` says why."""
+    """The depth of the next trial; None: the search ends, and `reason` says why, or it waits without one."""
 
     depth: int | None = None
     reason: str = ""
@@ -100,12 +103,13 @@ def next_depth(
     limits: Limits,
     goal: Goal | None = None,
     exhausted: Collection[int] = (),
+    pending: Sequence[Proposal] = (),
 ) -> Advice:
-    """The depth of the next trial, or why the search ends.
+    """The depth of the next trial, or why the search ends, or neither: pending trials have to come first.
 
     A depth is better than those before if one of its `ok` trials has a higher metric than all before; with
     `pareto`, than all before that cost no more, which is when the front's hypervolume grows.
-    Depths at which every trial was too slow to be trained do not count.
+    Depths at which every trial was too slow to be trained, or was lost, do not count.
 
     Args:
         trials: all trials so far, of any status.
@@ -113,29 +117,34 @@ def next_depth(
         limits: when to deepen and when to end the search.
         goal: None: validation accuracy.
         exhausted: depths without an untried feasible configuration (`Study.exhausted`).
+        pending: proposals without a trial yet; they count as trials, and nothing is known of their results.
     """
     seconds = sum(trial.seconds for trial in trials)
-    if limits.max_trials is not None and len(trials) >= limits.max_trials:
+    asked: list[Trial | Proposal] = [*trials, *pending]
+    if limits.max_trials is not None and len(asked) >= limits.max_trials:
         return Advice(reason=f"the limit of {limits.max_trials} trials is reached")
     if limits.max_seconds is not None and seconds >= limits.max_seconds:
         return Advice(reason=f"the limit of {limits.max_seconds:g} seconds is reached")
     if limits.every is not None:
-        tried = {trial.depth for trial in trials}
+        tried = {trial.depth for trial in asked}
         for depth in layerwise_depths(space.depth, limits.every):
             if depth not in tried:
                 return Advice(depth=depth)
         return Advice(reason=f"each of the {len(tried)} freezing depths was tried")
     goal = goal or Goal()
     deepest = limits.deepest(space)
-    depth = max([min(limits.start_depth, deepest), *(trial.depth for trial in trials)])
+    depth = max([min(limits.start_depth, deepest), *(trial.depth for trial in asked)])
     while True:
         is_open = limits.is_timed and depth == deepest
-        is_full = sum(trial.depth == depth for trial in trials) >= limits.trials_per_depth
+        is_full = sum(trial.depth == depth for trial in asked) >= limits.trials_per_depth
         if depth not in exhausted and (is_open or not is_full):
-            of_depth = (trial.config for trial in trials if space.holds(trial.config, depth))
+            of_depth = (trial.config for trial in asked if space.holds(trial.config, depth))
             if len({space.key(config) for config in of_depth}) < space.count(depth):
                 return Advice(depth=depth)
         stale = _stale_depths(trials, depth, goal)
+        if stale >= limits.patience and pending:
+            # One of these may be better.
+            return Advice()
         if stale >= limits.patience:
             better = f"better validation {goal.metric.replace('_', ' ')}"
             sought = "larger front" if goal.objective == "pareto" else better
@@ -154,7 +163,7 @@ def _stale_depths(trials: Sequence[Trial], depth: int, goal: Goal) -> int:
     """The number of depths, ending with this one, that are no better than those before."""
     stale = 0
     for d in range(depth + 1):
-        here = [trial for trial in trials if trial.depth == d and trial.status != "infeasible"]
+        here = [trial for trial in trials if trial.depth == d and trial.status not in NOT_TRAINED]
         before = [trial for trial in trials if trial.depth < d and trial.status == "ok"]
         is_better = any(trial.status == "ok" and _is_better(trial, before, goal) for trial in here)
         if here:

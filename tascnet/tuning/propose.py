@@ -107,8 +107,9 @@ class _Evidence:
 
     @cached_property
     def tried(self) -> list[Trial]:
-        """Trials that the process of values learns from: those that were trained or failed."""
-        return [o for o in self.observed if o.value is not None or not self.goal.is_too_slow(o.latency_ms)]
+        """Trials that the process of values learns from: those that were trained, or failed by themselves."""
+        own = [o for o in self.observed if o.status != "lost"]
+        return [o for o in own if o.value is not None or not self.goal.is_too_slow(o.latency_ms)]
 
     @cached_property
     def timed(self) -> list[Trial]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tascnet.data import open_samples
 from tascnet.errors import ConfigError, TascnetError
+from tascnet.execute import Assignment, Workers
 from tascnet.models.info import info_of
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Data, ImageBackbone, Measure, RivalName
@@ -22,7 +23,7 @@ from tascnet.train.backbone import backbone
 from tascnet.train.judge import trainings_of
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import outputs_of, warn_of_overlap
-from tascnet.tuning.finetune import baseline, conventional, freeze
+from tascnet.tuning.finetune import baseline, conventional, freeze, usual_step
 
 log = logging.getLogger("tascnet")
 
@@ -104,14 +105,19 @@ def load_rivals(names: Sequence[RivalName], learner: Learner, measure: Measure) 
     return tuple(rivals)
 
 
-def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) -> FineTunedRival:
+def archive_of(rival: Rival, archive: Archive) -> Archive:
+    """Where the steps of a rival are, below those of the search."""
+    return Archive(folder=archive.folder / RIVALS / rival.key, info=info_of(rival.network))
+
+
+def fine_tune_rival(learner: Learner, archive: Archive, rival: Rival, data: Data) -> FineTunedRival:
     """A rival with a new softmax layer, trained on features first and then wholly from samples.
 
     Args:
-        rival: stays as it is.
         learner: of the tuned network.
+        archive: of the rival; both trainings are steps of it.
+        rival: stays as it is.
         data: of the run.
-        folder: of the search, in which both steps are archived.
     """
     own = learner_for(rival.network, learner, data)
     info = replace(
@@ -120,7 +126,7 @@ def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) ->
         class_names=own.samples.class_names,
         held_out=own.samples.held_out,
     )
-    archive = Archive(folder=folder / RIVALS / rival.key, info=info)
+    archive = archive.with_info(info)
     log.info("%s: %d px", rival.row, rival.preprocessing.size)
     blocks = nn.Sequential(OrderedDict(rival.network.named_children())).requires_grad_(True)
     chain, _ = baseline(own.place(blocks), own, archive)
@@ -143,6 +149,31 @@ def fine_tune_rival(rival: Rival, learner: Learner, data: Data, folder: Path) ->
         folder=archive.path(made.step),
         trainings=trainings,
     )
+
+
+def steps_of(
+    rivals: Sequence[Rival], learner: Learner, archive: Archive, workers: Workers
+) -> list[Assignment]:
+    """The steps that `fine_tune_rivals` reads back, which do not depend on each other."""
+    last = usual_step(0)
+    return [
+        Assignment(
+            learner=learner,
+            archive=archive_of(rival, archive),
+            last=last,
+            function=fine_tune_rival,
+            args=(rival, workers.data),
+        )
+        for rival in rivals
+    ]
+
+
+def fine_tune_rivals(
+    rivals: Sequence[Rival], learner: Learner, archive: Archive, workers: Workers
+) -> list[FineTunedRival]:
+    """All rivals, fine-tuned; see `fine_tune_rival`. The archive is that of the search."""
+    workers.ahead(steps_of(rivals, learner, archive, workers))
+    return [fine_tune_rival(learner, archive_of(rival, archive), rival, workers.data) for rival in rivals]
 
 
 def learner_for(network: nn.Sequential, learner: Learner, data: Data) -> Learner:

@@ -67,6 +67,10 @@ class Settings:
                 setting.tails.forget()
         return self._made[size]
 
+    def tails(self, size: int | None) -> Tails:
+        """The tails for images of a size; None: the network's own."""
+        return self({} if size is None else {SIZE: size}).tails
+
 
 def size_of(learner: Learner) -> int | None:
     """The side of a learner's images; None: it has texts."""

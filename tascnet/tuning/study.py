@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tascnet.errors import ConfigError, RunFolderError
-from tascnet.run.records import Trial, append_record, read_records
+from tascnet.run.records import Trial, append_record, read_records, write_records
 from tascnet.tuning.goal import Goal, front, value_of, winner
 from tascnet.tuning.progression import layerwise_depths
+from tascnet.tuning.proposal import Proposal
 from tascnet.tuning.propose import propose
 from tascnet.tuning.sampling import draw, refuse_infeasible
 from tascnet.tuning.space import EXIT, FIRST_TRAINED, Configuration, Space
@@ -24,42 +26,14 @@ DRAWN = 32
 Starts: TypeAlias = Callable[[int], Sequence[Configuration]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """A configuration to try.
-
-    Args:
-        trial: the number of its trial.
-        depth: the depth at which it is proposed.
-        config: canonical.
-        surrogate: hyperparameters of the surrogate that proposed it; None: none did.
-    """
-
-    trial: int
-    depth: int
-    config: Configuration
-    surrogate: Hyperparameters | None = None
-
-    def came(self, status: str, **results: Any) -> Trial:
-        """The trial of this proposal."""
-        return Trial(
-            trial=self.trial,
-            depth=self.depth,
-            config=self.config,
-            surrogate=self.surrogate,
-            status=status,
-            **results,
-        )
-
-
 class Study:
     """The trials of a search in a journal, and the proposals that follow from them.
 
-    A proposal is a pure function of journal, pending proposals and seed, so an interrupted search resumes as
-    if it had not been interrupted. Proposals without a trial are made again.
+    A proposal is a pure function of journal, pending proposals and seed. It is written down beside the
+    journal before it is returned, so an interrupted search resumes with the same ones.
 
     Args:
-        path: the journal; a torn last line is ignored.
+        path: the journal, of trials in the order in which they ended; a torn last line is ignored.
         space: the search space.
         seed: of all proposals.
         goal: None: validation accuracy, without bounds.
@@ -72,6 +46,8 @@ class Study:
         earlier: canonical configurations that are tried first with `bo`, each as soon as the depth holds it.
 
     Attributes:
+        pending: proposals that were asked for and have no trial yet, by number.
+        left: those of an interrupted search, which are asked for first.
         exhausted: depths without an untried feasible configuration.
 
     Raises:
@@ -94,17 +70,33 @@ class Study:
         self.algorithm, self.every = algorithm, every
         self._earlier = earlier
         self._starts = starts or (lambda k: [space.neutral(k), space.narrowed(HALF, k)])
-        self.pending: dict[int, Proposal] = {}
         self.exhausted: set[int] = set()
-        self._trials = {trial.trial: trial for trial in _read_trials(path, space)}
+        # In the order in which they ended. Those that were lost are tried again.
+        ended = _read_trials(path, space)
+        self._trials = {trial.trial: trial for trial in ended if trial.status != "lost"}
+        self._holds_lost = len(self._trials) < len(ended)
+        self.pending: dict[int, Proposal] = {}
+        proposed = read_records(self._proposals, Proposal, ordered=False)
+        self._numbers = {proposal.trial for proposal in proposed}
+        self.left = _without_trial(proposed, space, self._trials)
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """All trials so far, by number."""
         return tuple(self._trials[number] for number in sorted(self._trials))
 
+    def seen_by(self, proposal: Proposal) -> tuple[Trial, ...]:
+        """The trials that had ended when a proposal was made, by number."""
+        return tuple(sorted(self._ended()[: proposal.seen], key=lambda trial: trial.trial))
+
+    def _ended(self) -> list[Trial]:
+        """The trials in the order in which they ended, without those that were lost."""
+        return [trial for trial in self._trials.values() if trial.status != "lost"]
+
     def ask(self, k: int, n: int = 1, *, initial_trials: int = 0) -> list[Proposal]:
         """Up to `n` proposals, pending until `tell` gets their trials; fewer when depth `k` is exhausted.
+
+        Those that an interrupted search left come first, of whatever depth.
 
         Args:
             k: depth; ignored with `layerwise`.
@@ -116,7 +108,14 @@ class Study:
         Raises:
             ConfigError: no configuration of any depth keeps the bounds.
         """
+        if self._holds_lost:
+            write_records(self.path, self._trials.values())
+            self._holds_lost = False
         asked: list[Proposal] = []
+        while self.left and len(asked) < n:
+            number = min(self.left)
+            self.pending[number] = self.left.pop(number)
+            asked.append(self.pending[number])
         while len(asked) < n:
             configs, surrogate = self._configs(k, n - len(asked), initial_trials)
             if not configs:
@@ -127,21 +126,26 @@ class Study:
             for config in configs:
                 depth = int(config[FIRST_TRAINED]) if self.algorithm == "layerwise" else k
                 number = self._next_number()
-                self.pending[number] = Proposal(trial=number, depth=depth, config=config, surrogate=surrogate)
-                asked.append(self.pending[number])
+                proposal = Proposal(
+                    trial=number, depth=depth, config=config, seen=len(self._ended()), surrogate=surrogate
+                )
+                append_record(self._proposals, proposal)
+                self._numbers.add(number)
+                self.pending[number] = proposal
+                asked.append(proposal)
         return asked
 
     def tell(self, trial: Trial) -> None:
         """Append the trial of a proposal to the journal.
 
         Raises:
-            ConfigError: the journal has this trial or lacks an earlier one, or its configuration is not in
-                the space.
+            ConfigError: the journal has this trial, it was not proposed, or its configuration is not in the
+                space.
         """
         if trial.trial in self._trials:
             raise ConfigError(f"trial {trial.trial} is already in the journal")
-        if trial.trial != len(self._trials):
-            raise ConfigError(f"trial {trial.trial} comes before trial {len(self._trials)}")
+        if trial.trial not in self.pending:
+            raise ConfigError(f"trial {trial.trial} was not proposed")
         if self.space.canonical(trial.config) != trial.config:
             raise ConfigError(f"the configuration of trial {trial.trial} is not canonical")
         append_record(self.path, trial)
@@ -168,8 +172,13 @@ class Study:
         """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""
         return front(self.trials, self.goal.pareto_cost)
 
+    @property
+    def _proposals(self) -> Path:
+        """The file beside the journal that holds them."""
+        return self.path.with_suffix(f".proposed{self.path.suffix}")
+
     def _next_number(self) -> int:
-        return next(n for n in count() if n not in self._trials and n not in self.pending)
+        return next(n for n in count() if n not in self._trials and n not in self._numbers)
 
     def _configs(
         self, k: int, n: int, initial_trials: int
@@ -187,7 +196,8 @@ class Study:
         for config in self._earlier if self.algorithm == "bo" else ():
             if self.space.holds(config, k) and config not in tried and self.goal.is_feasible(config):
                 return [config], None
-        is_first_depth = all(trial.depth >= k for trial in self.trials)
+        depths = [one.depth for one in self.trials] + [one.depth for one in self.pending.values()]
+        is_first_depth = all(depth >= k for depth in depths)
         if self.algorithm == "sobol" or (is_first_depth and number < initial_trials):
             if self.algorithm == "bo" and self.space.nested:
                 # The first thing to learn is what narrowing all layers costs in accuracy.
@@ -217,36 +227,49 @@ class Study:
 
 
 def _read_trials(path: Path, space: Space) -> list[Trial]:
-    """The trials of a journal; none if there is no file.
+    """The trials of a journal, in the order in which they ended; none if there is no file.
 
     Raises:
         RunFolderError: a line is no trial of this space.
     """
-    trials = []
-    for line, trial in enumerate(read_records(path, Trial), start=1):
+    trials: list[Trial] = []
+    for line, trial in enumerate(read_records(path, Trial, ordered=False), start=1):
         try:
-            first = trial.config.get(FIRST_TRAINED)
-            if isinstance(first, int) and first > space.depth:
-                raise ConfigError(
-                    f"it trains unit {first}, and the deepest one is {space.depth} (`max_units`)"
-                )
-            exit = trial.config.get(EXIT, 0)
-            if isinstance(exit, int) and exit > space.exits:
-                raise ConfigError(
-                    f"its network ends before unit {exit}, and the earliest end is {space.exits}"
-                )
-            # If the space now has fewer units, choices of the deeper ones were neutral.
-            own = {name: value for name, value in trial.config.items() if name in space.names}
-            config = space.canonical(own)
-            for choice in space.choices:
-                if choice.removes_unit and own.get(choice.name, choice.neutral) != config[choice.name]:
-                    raise ConfigError(
-                        f"it removes unit {choice.unit} by {choice.name}, which is now an `exit`"
-                    )
-            trials.append(replace(trial, config=config))
+            trials.append(replace(trial, config=_in_space(trial.config, space)))
         except ConfigError as error:
             raise RunFolderError(
                 f"line {line} of the journal {path} does not fit this search ({error})",
                 "give the options that it was made with, or another folder, or start over with `fresh=true`",
             ) from error
     return trials
+
+
+def _in_space(config: Configuration, space: Space) -> Configuration:
+    """A configuration of a journal as a space has it; choices that were not there then are neutral.
+
+    Raises:
+        ConfigError: it is not in the space.
+    """
+    first = config.get(FIRST_TRAINED)
+    if isinstance(first, int) and first > space.depth:
+        raise ConfigError(f"it trains unit {first}, and the deepest one is {space.depth} (`max_units`)")
+    exit = config.get(EXIT, 0)
+    if isinstance(exit, int) and exit > space.exits:
+        raise ConfigError(f"its network ends before unit {exit}, and the earliest end is {space.exits}")
+    # If the space now has fewer units, choices of the deeper ones were neutral.
+    own = {name: value for name, value in config.items() if name in space.names}
+    found = space.canonical(own)
+    for choice in space.choices:
+        if choice.removes_unit and own.get(choice.name, choice.neutral) != found[choice.name]:
+            raise ConfigError(f"it removes unit {choice.unit} by {choice.name}, which is now an `exit`")
+    return found
+
+
+def _without_trial(proposed: Sequence[Proposal], space: Space, done: Collection[int]) -> dict[int, Proposal]:
+    """Proposals without a trial, by number; those that are not in the space are left out."""
+    left = {}
+    for proposal in proposed:
+        if proposal.trial not in done:
+            with suppress(ConfigError):
+                left[proposal.trial] = replace(proposal, config=_in_space(proposal.config, space))
+    return left

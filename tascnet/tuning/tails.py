@@ -35,11 +35,12 @@ class Tails:
         objective: str = "accuracy",
         cuts: Sequence[int] = (),
     ) -> None:
-        self.learner, self.chain, self._cuts = learner, chain, cuts
+        self.learner, self.chain, self.cuts = learner, chain, tuple(cuts)
         self._keep = "lowest_loss" if objective == "loss" else "best"
         self._digests = prefix_digests(chain)
         # Only one pair, because features on a device take memory.
         self._pair: tuple[str, FeaturePair] | None = None
+        self._is_filled = False
 
     def features(self, cut: int) -> FeaturePair:
         """Activations before block `cut`.
@@ -56,10 +57,11 @@ class Tails:
 
     def _fill(self) -> None:
         """Cache the activations of all cuts in one pass; nothing where they do not fit together."""
-        cuts, self._cuts = sorted(set(self._cuts)), ()
+        cuts = () if self._is_filled else self.cuts
+        self._is_filled = True
         places = [
             Segment(digest=self._digests[stop], blocks=self.chain[start:stop])
-            for start, stop in pairwise([0, *cuts])
+            for start, stop in pairwise([0, *sorted(set(cuts))])
         ]
         try:
             cache_places(self.learner, places)

@@ -20,6 +20,7 @@ from torch import nn
 from tascnet.data import module_digest, open_samples
 from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
+from tascnet.execute import Workers, check_executor
 from tascnet.measure import (
     Clock,
     check_runtimes,
@@ -33,7 +34,7 @@ from tascnet.models.archive import save
 from tascnet.models.head import classifier_of, head_start
 from tascnet.models.info import info_of
 from tascnet.models.tensors import check_weights
-from tascnet.options import Data, Measure, Trainer, Tune, TuneBase
+from tascnet.options import Data, Local, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
 from tascnet.report import handover_lines, models_html, models_text, reach_lines, tune_report
 from tascnet.report.card import CARD, write_card
@@ -46,7 +47,7 @@ from tascnet.run.records import (
     Trial,
     TuneMetrics,
     read_record,
-    read_records,
+    read_trials,
     score,
     to_json,
     write_record,
@@ -61,22 +62,24 @@ from tascnet.tuning.candidates import TUNED, Selected, select
 from tascnet.tuning.ends import BEYOND, Ends, cache_ends, starts
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
-from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze
+from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze, origin_for, usual_ahead
 from tascnet.tuning.problem import builder_of, check_options, discover_all, goal_of, reach_of
 from tascnet.tuning.progression import Limits
+from tascnet.tuning.remote import RemoteTails, TrialTrainer
 from tascnet.tuning.rivals import (
     examples_of,
-    fine_tune_rival,
+    fine_tune_rivals,
     learner_for,
     load_rivals,
     rival_key,
+    steps_of,
     trainings_of_rivals,
 )
-from tascnet.tuning.sizes import Setting, Settings, check_sizes, learners_of
+from tascnet.tuning.sizes import Setting, Settings, check_sizes, learners_of, size_of
 from tascnet.tuning.space import FIRST_TRAINED, Space
-from tascnet.tuning.study import Proposal, Study
+from tascnet.tuning.study import Study
 from tascnet.tuning.tails import Tails
-from tascnet.tuning.trials import measured_winner, no_winner, run_search, run_trial
+from tascnet.tuning.trials import measured_winner, no_winner, run_search
 from tascnet.tuning.warm import JOURNAL, digest_of, earlier_trials, transferred
 
 log = logging.getLogger("tascnet")
@@ -123,6 +126,7 @@ def tune(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
+    executor: Local = Local(),
     cache: str | Path | None = None,
     cache_limit_gb: float | None = 20.0,
     run: str | Path | None = None,
@@ -143,6 +147,7 @@ def tune(
         seed: of splits, proposals, new weights, order of samples and augmentation.
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`.
         threads: CPU threads; None: as torch has them.
+        executor: where trials run: `Local()` one after the other here, or `Ray(workers=8)`.
         cache: folder of decoded samples and features; None: `outputs/cache`.
         cache_limit_gb: gigabytes that decoded images, and as many that features may take; None: no limit.
         run: folder of the run, which is resumed, or read back if it is finished; None: nothing is kept.
@@ -163,6 +168,7 @@ def tune(
     check_sizes(network, options)
     _check_pick(options, run)
     with computing(device, threads) as where:
+        check_executor(executor, where.type)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         searches = earlier_trials(options.warm_start)
@@ -194,11 +200,14 @@ def tune(
                 **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
             },
         ) | {"metric": metric}
+        # The number of threads changes the last bits.
+        own |= {"executor.cpus": executor.cpus} if executor.cpus else {}
         if options.warm_start:
             own |= {"input.warm_start": digest_of(searches)}
         if options.has_latency_target:
             own |= {TARGET: runtime}
-        with _folders(run, own, options.pick, cache=samples.cache, fresh=fresh) as (search, output):
+        folders = _folders(run, own, options.pick, cache=samples.cache, fresh=fresh)
+        with folders as (search, output), Workers(executor, data) as workers:
             samples.write_splits(output / SPLITS)
             archive = Archive(
                 folder=search,
@@ -212,13 +221,13 @@ def tune(
             )
             if finished(output, budget(options)) and _is_whole(archive, output):
                 log.info("tune is finished in %s; `fresh=true` starts it over", output)
-                _add(learner, data, archive, output, options, measure)
+                _add(learner, data, archive, output, options, measure, workers)
             else:
-                _run(network, learner, data, archive, output, options, measure, searches)
+                _run(network, learner, data, archive, output, options, measure, searches, workers)
             result = TuneResult(
                 network=archive.read(output / MODEL),
                 metrics=read_record(output / METRICS, TuneMetrics),
-                trials=tuple(read_records(search / JOURNAL, Trial)),
+                trials=tuple(read_trials(search / JOURNAL)),
                 folder=None if run is None else output,
             )
             warn_of_lost_classes(result.metrics)
@@ -235,7 +244,7 @@ def _is_whole(archive: Archive, output: Path) -> bool:
     """Whether a finished stage still has all its trials and measured networks; damage is logged."""
     metrics = read_record(output / METRICS, TuneMetrics)
     journal = archive.folder / JOURNAL
-    found = len(read_records(journal, Trial))
+    found = len(read_trials(journal))
     if found < metrics.trials:
         log.warning("%s has %d trials, expected %d: the search resumes", journal, found, metrics.trials)
         return False
@@ -254,7 +263,7 @@ def _check_pick(options: TuneBase, run: str | Path | None) -> None:
             + ("no folder is given" if run is None else f"{run} holds none with these options"),
             "run the search without `pick` first",
         )
-    done = [trial.trial for trial in read_records(Path(run) / JOURNAL, Trial) if trial.status == "ok"]
+    done = [trial.trial for trial in read_trials(Path(run) / JOURNAL) if trial.status == "ok"]
     if pick not in done:
         raise ConfigError(
             f"`pick={pick}` is no finished trial of this search", f"choose one of {', '.join(map(str, done))}"
@@ -273,7 +282,7 @@ def _folders(
     assert run is not None
     search = Path(run)
     output = search.with_name(f"{search.name}-pick{pick}")
-    picked = [to_json(trial) for trial in read_records(search / JOURNAL, Trial) if trial.trial == pick]
+    picked = [to_json(trial) for trial in read_trials(search / JOURNAL) if trial.trial == pick]
     with (
         claim(search, own),
         claim(output, {**own, "tune.pick": pick, "input.trial": digest_json(picked)}, fresh=fresh),
@@ -282,17 +291,20 @@ def _folders(
 
 
 def _add(
-    learner: Learner, data: Data, archive: Archive, output: Path, options: TuneBase, measure: Measure
+    learner: Learner,
+    data: Data,
+    archive: Archive,
+    output: Path,
+    options: TuneBase,
+    measure: Measure,
+    workers: Workers,
 ) -> None:
     """Add the rivals that a finished stage lacks; measure latencies again if they or `measure` are new."""
     before = read_record(output / METRICS, TuneMetrics)
     keys = {record.key for record in before.rivals}
     size = getattr(learner.samples.preprocessing, "size", 0)
     lacking = [name for name in options.rival_names if rival_key(name, size) not in keys]
-    rivals = [
-        fine_tune_rival(rival, learner, data, archive.folder)
-        for rival in load_rivals(lacking, learner, measure)
-    ]
+    rivals = fine_tune_rivals(load_rivals(lacking, learner, measure), learner, archive, workers)
     # Of a rival with other weights than before the old row goes.
     kept = [record for record in before.rivals if record.row not in {name.row for name in lacking}]
     rows = ["baseline", "conventional", *(record.row for record in kept)]
@@ -340,6 +352,7 @@ def _run(
     options: TuneBase,
     measure: Measure,
     searches: Sequence[Sequence[Trial]],
+    workers: Workers,
 ) -> None:
     """All steps, from the baseline to the metrics; `searches` are the trials of `warm_start`."""
     blocks = nn.Sequential(OrderedDict(network.named_children()))
@@ -390,16 +403,16 @@ def _run(
             log.info("%s", line)
         log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
 
-        def trial(proposal: Proposal) -> Trial:
-            own = settings(proposal.config)
-            return run_trial(
-                *(proposal, study, own.tails, own.build, own.clock),
-                promote=options.promotes,
-                tolerance=options.tolerance,
-                max_seconds=options.max_seconds,
-            )
-
-        stopped = run_search(study, limits, trial, initial_trials=options.initial_trials)
+        trainer = TrialTrainer(
+            workers.executor,
+            study,
+            settings,
+            _remote(settings, learners, options, workers) if workers.is_remote else settings.tails,
+            promote=options.promotes,
+            tolerance=options.tolerance,
+            max_seconds=options.max_seconds,
+        )
+        stopped = run_search(study, limits, trainer, initial_trials=options.initial_trials)
         winner, missed = measured_winner(study, settings, options.tolerance, archive.path)
         if winner is None:
             raise no_winner(study)
@@ -408,10 +421,14 @@ def _run(
     else:
         stopped = read_record(archive.folder / METRICS, TuneMetrics).stopped
         winner = next(trial for trial in study.trials if trial.trial == options.pick)
-    found = select(options, winner, study, space, settings, first)
+    ahead = steps_of(rivals, learner, archive, workers)
+    if origin_for(options, winner, space) == "conventional":
+        ahead.insert(0, usual_ahead(learner, archive, chain))
+    workers.ahead(ahead)
+    found = select(options, winner, study, space, settings, first, workers)
     made, usual = found.network, found.usual
     folders["conventional"] = archive.path(usual.step)
-    others = [fine_tune_rival(rival, learner, data, archive.folder) for rival in rivals]
+    others = fine_tune_rivals(rivals, learner, archive, workers)
     # Without metrics the stage is unfinished, whatever interrupts the lines below.
     (output / METRICS).unlink(missing_ok=True)
     (output / REPORT).unlink(missing_ok=True)
@@ -491,6 +508,21 @@ def _setting(
         build=builder_of(options, space, tails, classifier, magnitude, ends.heads),
         clock=clock,
         archive=archive.with_info(replace(archive.info, preprocessing=samples.preprocessing)),
+    )
+
+
+def _remote(
+    settings: Settings, learners: Mapping[int, Learner], options: TuneBase, workers: Workers
+) -> RemoteTails:
+    """What workers make their tails from."""
+    native = settings.native
+    of_size: dict[int | None, Learner] = dict(learners.items())
+    of_size |= {None: native.learner, size_of(native.learner): native.learner}
+    return RemoteTails(
+        chain=copy.deepcopy(native.tails.chain).cpu(),
+        learners={size: workers.described(learner) for size, learner in of_size.items()},
+        objective=options.objective,
+        cuts=native.tails.cuts,
     )
 
 

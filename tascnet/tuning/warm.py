@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import digest_json
-from tascnet.run.records import Trial, read_records, to_json
+from tascnet.run.records import Trial, read_trials, to_json
 from tascnet.tuning.goal import value_of
 from tascnet.tuning.space import EXIT, Configuration, Space
 
@@ -29,7 +29,7 @@ def earlier_trials(folders: Sequence[str]) -> list[list[Trial]]:
         places = [place, place / JOURNAL, place / "tune" / JOURNAL]
         journal = next((place for place in places if place.is_file()), None)
         try:
-            trials = [] if journal is None else read_records(journal, Trial)
+            trials = [] if journal is None else read_trials(journal)
         except RunFolderError as error:
             raise ConfigError(f"`warm_start` cannot read {journal} ({error})", "give another run") from error
         if not any(trial.status == "ok" for trial in trials):

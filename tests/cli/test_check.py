@@ -287,10 +287,10 @@ def test_mistakes_are_named(tree, override, says):
         ("hydra.foo=1", "Could not override 'hydra.foo'"),
         ("hydra/launcher=nowhere", "Could not find 'hydra/launcher/nowhere'"),
         (
-            "hydra/launcher=joblib",
-            "hydra/launcher=joblib is not installed: pip install hydra-joblib-launcher",
+            "hydra/launcher=rq",
+            "hydra/launcher=rq is not installed: pip install hydra-rq-launcher",
         ),
-        ("hydra/launcher=submitit_slurm", "is not installed: pip install hydra-submitit-launcher"),
+        ("hydra/launcher=ray_aws", "is not installed: pip install hydra-ray-launcher"),
         ("hydra/sweeper=optuna", "hydra/sweeper=optuna is not installed: pip install hydra-optuna-sweeper"),
         ("stage.name=foo", "there is no option stage.name: stage takes the name of one, as in stage=tune"),
         (f"tune.widths={'[' * 3000}", "[[[… is not of the form key=value"),

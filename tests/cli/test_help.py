@@ -119,7 +119,7 @@ def test_what_a_run_would_lack_is_no_mistake_here(helped):
         (["nonsense"], "there is no section and no option 'nonsense'"),
         (
             ["xyzzy"],
-            "trainer, tune, prune, measure, export, predict, evaluate or log",
+            "trainer, tune, prune, measure, executor, export, predict, evaluate or log",
         ),
         (["trainr"], "did you mean --help trainer?"),
         (["tune.width"], "did you mean --help tune.widths?"),

@@ -57,7 +57,8 @@ def without_times(content: Any) -> Any:
         return {
             key: without_times(value)
             for key, value in content.items()
-            if key not in ("seconds", "digest", "check") and not key.startswith("latency")
+            if key not in ("seconds", "worker", "started", "ended", "digest", "check")
+            and not key.startswith("latency")
         }
     return [without_times(item) for item in content] if isinstance(content, list) else content
 

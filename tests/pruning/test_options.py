@@ -310,6 +310,17 @@ def test_blocks_are_removed_where_no_filter_can_be_and_where_pairs_are_averaged(
     assert run(pairs, start=with_idle_block(), trainer=STILL, name=None).iterations[1].block == "block"
 
 
+def test_workers_adapt_candidates_and_measure_sensitivity_as_this_process_does(run):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    options = small(merge="refit", blocks=True, max_iterations=1, sensitivity=True, epochs=1)
+    found = {}
+    for name, executor in {"here": tascnet.Local(), "there": tascnet.Ray(workers=2)}.items():
+        made = run(options, start=with_idle_block(), trainer=STILL, name=None, threads=1, executor=executor)
+        found[name] = made.metrics.sensitivity, [(one.block, one.val_loss) for one in made.iterations]
+    assert found["there"] == found["here"]
+    assert found["here"][0].groups
+
+
 def test_the_end_of_a_network_is_what_its_last_filters_begin():
     example = torch.zeros(1, 3, 8, 8)
     assert last_end(network(), example) == "end from conv2"

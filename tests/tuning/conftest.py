@@ -3,7 +3,7 @@
 import pytest
 
 import tascnet
-from tascnet.options import Measure, RecipeChanges, Trainer, Tune
+from tascnet.options import Local, Measure, RecipeChanges, Trainer, Tune
 from tests.tuning.toy import MODULE, OPTIONS, own_data, own_network
 
 
@@ -18,6 +18,7 @@ def search(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(MODULE, "tune_report", lambda *_: None)
 
     def run(options=None, *, name="run", data=None, epochs=1, trainer=None, network=None, **own):
+        executor = own.pop("executor", Local())
         return tascnet.tune(
             network or own_network(),
             data or own_data(),
@@ -26,6 +27,7 @@ def search(tmp_path, cache, monkeypatch):
             measure=Measure(repeats=3, batch=2),
             device="cpu",
             threads=1,
+            executor=executor,
             cache=cache,
             run=tmp_path / name,
         )

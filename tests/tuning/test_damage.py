@@ -45,7 +45,8 @@ def undisturbed(tmp_path_factory, cache):
 def figures(result):
     """All but what the clock decides."""
     models = {name: (one.test_accuracy, one.params, one.flops) for name, one in result.metrics.models.items()}
-    trials = [replace(trial, seconds=0.0) for trial in result.trials]
+    untimed = {"seconds": 0.0, "worker": None, "started": None, "ended": None}
+    trials = [replace(trial, **untimed) for trial in result.trials]
     weights = {name: value.tolist() for name, value in result.network.state_dict().items()}
     return models, result.metrics.winner, trials, weights
 

@@ -10,7 +10,7 @@ import pytest
 import tascnet
 from tascnet.errors import ConfigError, TascnetError
 from tascnet.models.build import write_backbone
-from tascnet.options import Autotune, Digits, Measure, Recipe, RivalName, Trainer, Tune
+from tascnet.options import Autotune, Digits, Local, Measure, Recipe, RivalName, Trainer, Tune
 from tascnet.report.comparison import compare
 from tascnet.run.records import TuneMetrics
 from tascnet.tuning.tune import TuneResult
@@ -171,3 +171,15 @@ def test_rivals_are_trained_by_the_recipes_of_the_conventional_network(
     assert head == (BRIEF.recipe("head"), True)
     assert usual == (BRIEF.recipe("finetune"), True)
     assert slower == (replace(BRIEF.recipe("finetune"), lr=float(BRIEF.lr) / 3), True)
+
+
+def test_rivals_trained_by_workers_are_those_trained_here(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    names, cache = ("digits_cnn@12:random", "digits_cnn:random"), tmp_path / "cache"
+    here = tuned(tmp_path / "here", *names, cache=cache, executor=Local(cpus=1)).metrics
+    there = tuned(tmp_path / "there", *names, cache=cache, executor=tascnet.Ray(workers=2)).metrics
+    assert list(there.models) == list(here.models)
+    for name, model in here.models.items():
+        assert there.models[name].test_accuracy == model.test_accuracy
+    for name, training in here.trainings.items():
+        assert there.trainings[name].val_loss == training.val_loss

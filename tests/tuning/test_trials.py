@@ -9,8 +9,8 @@ from torch import nn
 
 from tascnet.run.records import EpochRecord, TrainingRecord, Trial
 from tascnet.tuning import Goal
-from tascnet.tuning.study import Proposal
-from tascnet.tuning.trials import best_trials, run_trial
+from tascnet.tuning.proposal import Proposal
+from tascnet.tuning.trials import best_trials, finished, prepare, train
 
 
 def made(number, accuracy, status="ok"):
@@ -95,9 +95,10 @@ def test_a_network_that_is_good_enough_before_its_training_is_not_lost(before, s
 
     # Nothing is gained after the third epoch.
     done = [replace(made(number, 0.76), curve=(0.76,) * 4) for number in range(3)]
-    study = SimpleNamespace(trials=done, goal=Goal(), best=lambda: done[0])
+    study = SimpleNamespace(trials=done, goal=Goal(), best=lambda: done[0], seen_by=lambda _: done)
     build = lambda config: SimpleNamespace(cut=0, tail=Tails.chain)  # noqa: E731
-    proposal = Proposal(trial=3, depth=1, config={})
-    found = run_trial(proposal, study, Tails(), build, None, promote=True, tolerance=0.02)
+    proposal, tails = Proposal(trial=3, depth=1, config={"first_trained": 1}), Tails()
+    task = prepare(proposal, study, tails, build, None, promote=True, tolerance=0.02)
+    found = finished(proposal, study, train(task, tails), seconds=1.0)
     assert (found.status, found.value, found.epochs) == (status, before, 3)
     assert found.reason

@@ -1,0 +1,146 @@
+"""Jobs in this process and on a local Ray cluster: values, errors, losses, and what is left behind."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import tascnet
+from tascnet.errors import ConfigError, DataError
+from tascnet.execute import Lost, Workers, opened
+
+RAY = pytest.importorskip("ray", reason="Ray is not installed")
+
+
+def threads():
+    import torch
+
+    return torch.get_num_threads()
+
+
+def fail(error):
+    raise error
+
+
+def killed_until(path, times):
+    """Kill this process, but for after so many times."""
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.path.getsize(path)
+
+
+def slow_until(path, times, seconds):
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) <= times:
+        time.sleep(seconds)
+    return os.path.getsize(path)
+
+
+def test_in_this_process_jobs_run_in_turn():
+    with opened(tascnet.Local(cpus=1)) as executor:
+        executor.submit(5, divmod, 7, 2)
+        executor.submit(6, threads)
+        assert executor.running == 2
+        first, second = executor.next(), executor.next()
+    assert (first.key, first.value, second.key, second.value) == (5, (3, 1), 6, 1)
+    assert first.worker.endswith(f"/{os.getpid()}")
+    assert first.started <= first.ended <= second.started
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with opened(tascnet.Ray(workers=2, retries=2, trial_timeout=3.0)) as executor:
+        yield executor
+
+
+def test_workers_have_their_threads_and_are_other_processes(cluster):
+    shared = cluster.share(list(range(10)))
+    cluster.submit(1, sum, shared)
+    assert cluster.next().value == 45
+    cluster.submit(2, threads)
+    found = cluster.next()
+    assert found.value == 1
+    assert not found.worker.endswith(f"/{os.getpid()}")
+
+
+def test_what_a_job_raises_is_raised_here(cluster):
+    cluster.submit(1, fail, ConfigError("there is no such thing", "take another"))
+    with pytest.raises(ConfigError, match="there is no such thing: take another"):
+        cluster.next()
+    cluster.submit(2, fail, DataError("the folder is missing"))
+    with pytest.raises(DataError, match=r"on the node of .*/\d+: the folder is missing"):
+        cluster.next()
+    assert cluster.running == 0
+
+
+def test_a_killed_job_is_tried_again(cluster, tmp_path):
+    cluster.submit(1, killed_until, str(tmp_path / "count"), 2)
+    assert cluster.next().value == 3
+
+
+def test_a_job_that_is_killed_each_time_is_lost(cluster, tmp_path):
+    cluster.submit(1, killed_until, str(tmp_path / "count"), 99)
+    found = cluster.next()
+    assert isinstance(found.value, Lost)
+    assert "the cluster lost it 3 times, or it took longer than 3 s" in found.value.reason
+    assert os.path.getsize(tmp_path / "count") == 3
+
+
+def warn(text):
+    logging.getLogger("tascnet").warning("%s of %d", text, 2)
+    return text
+
+
+def test_what_a_job_warns_of_is_said_here(cluster, caplog):
+    cluster.submit(1, warn, "a lower learning rate")
+    assert cluster.next().value == "a lower learning rate"
+    assert caplog.messages == ["a lower learning rate of 2"]
+
+
+def test_a_job_that_hangs_is_tried_again(cluster, tmp_path):
+    cluster.submit(1, slow_until, str(tmp_path / "count"), 1, 60)
+    assert cluster.next().value == 2
+
+
+def test_it_listens_on_this_machine_alone_and_writes_nothing_at_home(tmp_path):
+    script = (
+        "import sys, tascnet, ray\n"
+        # As some packages leave it.
+        "sys.modules['odd'] = None\n"
+        # Ray brings it.
+        "import psutil\n"
+        "from tascnet.execute import opened\n"
+        "with opened(tascnet.Ray(workers=1)) as executor:\n"
+        "    executor.submit(0, divmod, 7, 2)\n"
+        "    assert executor.next().value == (3, 1)\n"
+        "    own = [psutil.Process(), *psutil.Process().children(recursive=True)]\n"
+        "    found = [one for process in own for one in process.net_connections('inet')]\n"
+        "    assert {one.laddr.ip.removeprefix('::ffff:') for one in found} == {'127.0.0.1'}\n"
+    )
+    env = os.environ | {"HOME": str(tmp_path)}
+    python = [sys.executable, "-c", script]
+    done = subprocess.run(python, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_processes_find_the_files_from_their_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tascnet.image_folder("photos")
+    with Workers(tascnet.Ray(), data) as workers:
+        assert workers.data.root == str(tmp_path / "photos")
+    with Workers(tascnet.Local(), data) as workers:
+        assert workers.data is data
+
+
+def test_a_cluster_that_is_not_there_is_named():
+    message = r"no Ray cluster at 127\.0\.0\.1:1 .*executor.address"
+    with pytest.raises(ConfigError, match=message), opened(tascnet.Ray(address="127.0.0.1:1")):
+        pass

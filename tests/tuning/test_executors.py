@@ -1,0 +1,62 @@
+"""A search on a Ray cluster: with one worker that of this process, with more each trial once."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tascnet
+from tascnet.errors import ConfigError
+from tascnet.run.files import read_jsonl
+from tascnet.tuning.tails import Tails
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+# Both ways of fine-tuning are trained side by side.
+OWN = {"max_trials": 4, "trials_per_depth": 4, "widths": (0.5, 1.0), "finetune_from": "best"}
+
+
+def figures(result):
+    """All but when and where trials ran."""
+    untimed = {"seconds": 0.0, "worker": None, "started": None, "ended": None}
+    weights = {name: value.tolist() for name, value in result.network.state_dict().items()}
+    curves = {
+        name: [(epoch.val_accuracy, epoch.val_loss) for epoch in training.epochs]
+        for name, training in result.metrics.trainings.items()
+    }
+    return [replace(trial, **untimed) for trial in result.trials], result.metrics.winner, curves, weights
+
+
+def test_one_worker_gives_what_this_process_gives_to_the_last_bit(search):
+    here = search(**OWN, executor=tascnet.Local(cpus=1), name="here")
+    there = search(**OWN, executor=tascnet.Ray(workers=1), name="there")
+    assert figures(there) == figures(here)
+    assert {trial.worker.endswith(f"/{os.getpid()}") for trial in here.trials} == {True}
+    assert {trial.worker.endswith(f"/{os.getpid()}") for trial in there.trials} == {False}
+
+
+def test_with_two_workers_each_trial_is_trained_once_as_it_was_proposed(search):
+    found = search(**OWN, executor=tascnet.Ray(workers=2))
+    assert [trial.trial for trial in found.trials] == [0, 1, 2, 3]
+    proposed = read_jsonl(found.folder / "trials.proposed.jsonl")
+    assert [row["config"] for row in proposed] == [trial.config for trial in found.trials]
+    assert {trial.status for trial in found.trials} == {"ok"}
+
+
+def test_a_trial_that_is_done_again_has_the_threads_of_trials(search, monkeypatch):
+    used, train = [], Tails.train
+
+    def counting(self, *args, **options):
+        used.append(torch.get_num_threads())
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(Tails, "train", counting)
+    search(max_trials=2, trials_per_depth=2, finetune_from="all", executor=tascnet.Local(cpus=2))
+    assert used == [2, 2, 2]
+    assert torch.get_num_threads() == 1
+
+
+def test_gpus_that_no_trial_would_use_are_refused(search):
+    with pytest.raises(ConfigError, match=r"a trial takes 0\.5 GPUs .* trained on `cpu`"):
+        search(**OWN, executor=tascnet.Ray(gpus=0.5))
