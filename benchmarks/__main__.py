@@ -16,7 +16,18 @@ from tascnet.run.console import log, set_up_logging
 # A module each, with `add_arguments(parser)` and `run(args)`.
 BENCHMARKS = (
     *("trial_throughput", "search_quality", "suggest_time", "pareto", "methods", "results"),
-    *("pruning", "pruning_cost", "loading", "reliability", "checks", "make_table"),
+    *(
+        "pruning",
+        "pruning_cost",
+        "loading",
+        "many_images",
+        "workers",
+        "simulate",
+        "chaos",
+        "reliability",
+        "checks",
+    ),
+    "make_table",
     *("backbones", "exports", "inside", "layer_times", "pipelines", "predicting"),
 )
 # Has a command line of its own.

@@ -18,10 +18,22 @@ from torch import nn
 
 import tascnet
 from tascnet.data import check_samples, open_samples
-from tascnet.errors import ConfigError, closest, listed
+from tascnet.errors import ConfigError, TascnetError, closest, listed
+from tascnet.execute import Lost, opened
 from tascnet.measure import describe_device, versions
 from tascnet.models.library import check_name
-from tascnet.options import Backbone, Data, Digits, ImageBackbone, Measure, Texts, Trainer, make
+from tascnet.options import (
+    Backbone,
+    Data,
+    Digits,
+    ImageBackbone,
+    Local,
+    Measure,
+    Ray,
+    Texts,
+    Trainer,
+    make,
+)
 from tascnet.presets import preset, preset_names, trainer_for, what_suits
 from tascnet.report.numbers import MISSING
 from tascnet.run.console import output, progress
@@ -228,23 +240,43 @@ def open_results(args: argparse.Namespace) -> Path:
 
 
 def collect(
-    folder: Path, keys: Sequence[Row], work: Callable[[Row], Row], description: str = "rows"
+    folder: Path,
+    keys: Sequence[Row],
+    work: Callable[[Row], Row],
+    description: str = "rows",
+    *,
+    executor: Local = Local(),
 ) -> list[Row]:
     """The rows of all keys, in their order; those in the journal are not computed again.
 
-    A row holds all of its key, which distinguishes it, and what `work` gives for that, in JSON values.
+    A row holds all of its key, which distinguishes it, and what `work` gives for that, in JSON values. An
+    `executor` of several workers computes as many rows at a time.
     """
     known: list[Row] = read_jsonl(folder / JOURNAL)
-    rows = []
-    with progress(description, total=len(keys)) as bar:
-        for key in keys:
-            row = next((row for row in known if row.items() >= key.items()), None)
-            if row is None:
-                row = {**key, **work(key)}
-                append_jsonl(folder / JOURNAL, row)
-            rows.append(row)
+    rows = [next((row for row in known if row.items() >= key.items()), None) for key in keys]
+    left = [at for at, row in enumerate(rows) if row is None]
+    with (
+        progress(description, total=len(keys), done=len(keys) - len(left)) as bar,
+        opened(executor if left else Local()) as running,
+    ):
+        while left or running.running:
+            if left and running.running < running.slots:
+                at = left.pop(0)
+                running.submit(at, work, keys[at])
+                continue
+            outcome = running.next()
+            if isinstance(outcome.value, (Lost, MemoryError)):
+                raise TascnetError(f"a row was not computed ({outcome.value})", "run the same command again")
+            row = {**keys[outcome.key], **outcome.value}
+            append_jsonl(folder / JOURNAL, row)
+            rows[outcome.key] = row
             bar.advance(1)
-    return rows
+    return [row for row in rows if row is not None]
+
+
+def side_by_side(args: argparse.Namespace) -> Local:
+    """The executor of `--jobs`."""
+    return Ray(workers=args.jobs, cpus=args.threads or 1) if args.jobs > 1 else Local()
 
 
 def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

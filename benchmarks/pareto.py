@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         for method in args.methods
     ]
     with computing("cpu", args.threads):
-        rows = collect(folder, keys, search, "searches")
+        rows = collect(folder, keys, search, "searches", executor=common.side_by_side(args))
     summary = summarise(rows)
     common.report(args, folder, rows, summary, _printed(summary))
 

@@ -76,7 +76,7 @@ FAILED = (
 )
 
 # How names of figures begin that differ from run to run.
-TIMES = ("seconds", "latency", "digest", "check")
+TIMES = ("seconds", "latency", "digest", "check", "worker", "started", "ended")
 
 # The figures and weights of a run, by file.
 Results: TypeAlias = dict[str, Any]

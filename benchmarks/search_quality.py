@@ -42,6 +42,7 @@ STEP = 5
 
 def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str] = tuple(METHODS)) -> None:
     common.add_arguments(parser, seeds=30)
+    parser.add_argument("--jobs", type=common.count, default=1, help="searches at a time, on Ray")
     parser.add_argument("--trials", type=common.count, default=25, help="trials of a search")
     parser.add_argument("--tables", nargs="+", default=table_names(), help="tables that are searched")
     parser.add_argument("--epochs", action="store_true", help="count epochs, on tables that have curves")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         if not _whole(_table(table)):
             raise ConfigError(f"the table {table} has no curves", "leave out --epochs, or this table")
     with computing("cpu", args.threads):
-        rows = collect(folder, keys, search, "searches")
+        rows = collect(folder, keys, search, "searches", executor=common.side_by_side(args))
     summary = summarise(rows)
     tables = [_printed(name, own) for (name,), own in grouped(summary, "table").items()]
     common.report(args, folder, rows, summary, *tables)

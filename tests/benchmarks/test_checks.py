@@ -28,7 +28,9 @@ def test_all_checks_are_there_and_are_timed_where_they_are_imported(tmp_path):
     stopwatch, before = Stopwatch(), records.digest_json
     with stopwatch.on_all():
         assert records.digest_json is files.digest_json is not before
-        array = arrays.write_array(tmp_path / "a.npy", (3,), "float32", [np.ones((4, 3), dtype=np.float32)])
+        array = arrays.write_array(
+            tmp_path / "a.npy", (3,), "float32", lambda _: [np.ones((4, 3), np.float32)]
+        )
         assert array is not None
         assert (array[1:3] == 1).all()
     assert records.digest_json is files.digest_json is before
