@@ -34,7 +34,6 @@ from tascnet.errors import (
     listed,
 )
 from tascnet.execute.executor import Lost, Outcome, worker_name
-from tascnet.measure import versions
 from tascnet.models.device import using_threads
 from tascnet.options import Ray
 
@@ -317,7 +316,7 @@ def _check_nodes(ray: Any, options: Ray) -> None:
     """Refuse a cluster without a node that is large enough for a trial, and nodes of other versions."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    expected = versions()
+    expected = _versions()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     wanted = {"CPU": options.cpus, "GPU": options.gpus}
     if not any(all(node["Resources"].get(key, 0) >= n for key, n in wanted.items()) for node in nodes):
@@ -349,6 +348,9 @@ def _check_nodes(ray: Any, options: Ray) -> None:
 
 
 def _versions() -> dict[str, str]:
+    # What it imports takes seconds.
+    from tascnet.measure import versions
+
     return dict(versions())
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.errors import SurgeryError
-from tascnet.execute import Workers
+from tascnet.execute.workers import Workers
 from tascnet.measure import Clock
 from tascnet.models.head import head_start
 from tascnet.pruning.cut import WithKept, settle, teacher_of

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from tascnet.errors import plural
-from tascnet.execute import Workers
+from tascnet.execute.workers import Workers
 from tascnet.inherit import Ranking
 from tascnet.measure import Clock, WidthCosts, complexity, size_bytes
 from tascnet.models.info import ModelInfo

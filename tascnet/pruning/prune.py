@@ -16,7 +16,8 @@ from tascnet.data import module_digest
 from tascnet.data.heldout import SPLITS
 from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError, RunFolderError, TascnetError, plural
-from tascnet.execute import Workers, check_executor
+from tascnet.execute import check_executor
+from tascnet.execute.workers import Workers
 from tascnet.measure import (
     Clock,
     check_runtimes,

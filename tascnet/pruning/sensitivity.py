@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from tascnet.data import evenly
-from tascnet.execute import Workers
+from tascnet.execute.workers import Workers
 from tascnet.measure import WidthCosts
 from tascnet.options import Prune
 from tascnet.pruning.check import eligible_groups

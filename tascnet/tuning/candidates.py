@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tascnet.execute import Workers
+from tascnet.execute.workers import Workers
 from tascnet.measure import complexity
 from tascnet.models.head import head_start
 from tascnet.options import TuneBase

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tascnet.execute import Assignment, Workers
+from tascnet.execute.workers import Assignment, Workers
 from tascnet.inherit import hand_over
 from tascnet.models.device import using_threads
 from tascnet.models.head import HeadSpec, head_start, replace_head

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from tascnet.execute import Executor, Lost, RemoteLearner
+from tascnet.execute import Executor, Lost
+from tascnet.execute.workers import RemoteLearner
 from tascnet.run.records import Trial
 from tascnet.tuning.proposal import Proposal
 from tascnet.tuning.sizes import SIZE, Settings

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tascnet.data import open_samples
 from tascnet.errors import ConfigError, TascnetError
-from tascnet.execute import Assignment, Workers
+from tascnet.execute.workers import Assignment, Workers
 from tascnet.models.info import info_of
 from tascnet.models.preprocessing import Preprocessing
 from tascnet.options import Data, ImageBackbone, Measure, RivalName

@@ -20,7 +20,8 @@ from torch import nn
 from tascnet.data import module_digest, open_samples
 from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
-from tascnet.execute import Workers, check_executor
+from tascnet.execute import check_executor
+from tascnet.execute.workers import Workers
 from tascnet.measure import (
     Clock,
     check_runtimes,

@@ -11,7 +11,8 @@ import pytest
 
 import tascnet
 from tascnet.errors import ConfigError, DataError
-from tascnet.execute import Lost, Workers, opened
+from tascnet.execute import Lost, opened
+from tascnet.execute.workers import Workers
 
 RAY = pytest.importorskip("ray", reason="Ray is not installed")
 

@@ -1,4 +1,4 @@
-"""A search on a Ray cluster: with one worker that of this process, with more each trial once."""
+"""A search on a Ray cluster with one worker is that of this process; see test_rivals for two."""
 
 import os
 from dataclasses import replace
@@ -8,7 +8,6 @@ import torch
 
 import tascnet
 from tascnet.errors import ConfigError
-from tascnet.run.files import read_jsonl
 from tascnet.tuning.tails import Tails
 
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -34,14 +33,6 @@ def test_one_worker_gives_what_this_process_gives_to_the_last_bit(search):
     assert figures(there) == figures(here)
     assert {trial.worker.endswith(f"/{os.getpid()}") for trial in here.trials} == {True}
     assert {trial.worker.endswith(f"/{os.getpid()}") for trial in there.trials} == {False}
-
-
-def test_with_two_workers_each_trial_is_trained_once_as_it_was_proposed(search):
-    found = search(**OWN, executor=tascnet.Ray(workers=2))
-    assert [trial.trial for trial in found.trials] == [0, 1, 2, 3]
-    proposed = read_jsonl(found.folder / "trials.proposed.jsonl")
-    assert [row["config"] for row in proposed] == [trial.config for trial in found.trials]
-    assert {trial.status for trial in found.trials} == {"ok"}
 
 
 def test_a_trial_that_is_done_again_has_the_threads_of_trials(search, monkeypatch):
