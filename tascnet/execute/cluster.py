@@ -4,6 +4,7 @@ What Ray does not do is done here: a job is ended when it takes too long, nodes 
 and the modules of the working folder travel with what they define.
 """
 
+import importlib.util
 import logging
 import os
 import secrets
@@ -192,11 +193,10 @@ def cluster(options: Ray) -> Iterator[RayExecutor]:
     Raises:
         ConfigError: Ray is not installed, the cluster cannot be reached, or a node of it cannot take part.
     """
+    check_there(options)
     with _environment(is_own=options.address is None):
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("`executor=ray` needs Ray", "pip install 'tascnet[ray]'") from error
+        import ray
+
         ours: list[Any] = []
         with _connected(ray, options):
             try:
@@ -283,14 +283,33 @@ def _start(ray: Any, options: Ray, place: str | None) -> None:
 def _connect(ray: Any, options: Ray) -> None:
     """Connect to an existing cluster."""
     try:
-        _knock(options.address)
         ray.init(address=options.address, **QUIET)
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"there is no Ray cluster at {options.address} that lets this process in ({first_line(error)})",
-            "give `executor.address` of one that runs, and its RAY_AUTH_TOKEN if it wants one, or leave the "
-            "address out to start one here",
-        ) from error
+        raise _absent(options, error) from error
+
+
+def check_there(options: Ray) -> None:
+    """Check that Ray is installed, and that something listens at the address; Ray would try for minutes.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("`executor=ray` needs Ray", "pip install 'tascnet[ray]'")
+    host, colon, port = (options.address or "").rpartition(":")
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise _absent(options, error) from error
+
+
+def _absent(options: Ray, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"there is no Ray cluster at {options.address} that lets this process in ({first_line(error)})",
+        "give `executor.address` of one that runs, and its RAY_AUTH_TOKEN if it wants one, or leave the "
+        "address out to start one here",
+    )
 
 
 def _session_folder() -> str | None:
@@ -299,17 +318,6 @@ def _session_folder() -> str | None:
     if "RAY_TMPDIR" in os.environ or len(folder) > LONGEST:
         return None
     return tempfile.mkdtemp(prefix="ray-", dir=folder)
-
-
-def _knock(address: str | None) -> None:
-    """Check that something listens there; Ray itself would try for minutes.
-
-    Raises:
-        OSError: nothing does.
-    """
-    host, colon, port = (address or "").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=ANSWER).close()
 
 
 def _check_nodes(ray: Any, options: Ray) -> None:

@@ -111,12 +111,20 @@ def worker_name() -> str:
 
 
 def check_executor(options: Local, device: str) -> None:
-    """Refuse workers on GPUs that nobody counts, and GPUs that nobody uses; `device` is a type of devices."""
+    """Refuse workers on GPUs that nobody counts, GPUs that nobody uses, and a cluster that is not there.
+
+    Args:
+        device: a type of devices.
+    """
     if isinstance(options, Ray) and (device == "cuda") != (options.gpus > 0):
         raise ConfigError(
             f"a trial takes {options.gpus:g} GPUs (`executor.gpus`), but networks are trained on `{device}`",
             "give `executor.gpus=1`, or a fraction, with `device=cuda`, and neither without",
         )
+    if isinstance(options, Ray):
+        from tascnet.execute.cluster import check_there
+
+        check_there(options)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A search on a Ray cluster with one worker is that of this process; see test_rivals for two."""
 
+import importlib.util
 import os
 from dataclasses import replace
 
@@ -51,3 +52,12 @@ def test_a_trial_that_is_done_again_has_the_threads_of_trials(search, monkeypatc
 def test_gpus_that_no_trial_would_use_are_refused(search):
     with pytest.raises(ConfigError, match=r"a trial takes 0\.5 GPUs .* trained on `cpu`"):
         search(**OWN, executor=tascnet.Ray(gpus=0.5))
+
+
+def test_a_cluster_that_is_not_there_is_refused_before_anything_is_trained(search, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*executor.address"):
+        search(**OWN, executor=tascnet.Ray(address="127.0.0.1:1"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs Ray: pip install 'tascnet\[ray\]'"):
+        search(**OWN, executor=tascnet.Ray())
+    assert not (tmp_path / "run").exists()
