@@ -29,6 +29,7 @@ from tascnet.execute.cluster import OWN_ENVIRONMENT
 from tascnet.run.files import read_jsonl
 from tascnet.run.folder import IDENTITY
 from tascnet.run.records import Trial, read_trials
+from tascnet.tuning.study import proposals_of
 from tascnet.tuning.warm import JOURNAL
 
 # Bytes of the head's object store, and the share of it that another driver fills.
@@ -40,7 +41,7 @@ kept = [ray.put(numpy.zeros(1024**2, numpy.uint8)) for _ in range({size} // 1024
 print("full", flush=True)
 time.sleep(86400)
 """
-PROPOSED = "trials.proposed.jsonl"
+PROPOSED = proposals_of(Path(JOURNAL)).name
 # Digits, trained for long enough that a kill hits a trial.
 WORDS = (
     *("stage=tune", "dataset=digits", "name=run", "threads=1", "tune.promote=false", "tune.patience=100"),

@@ -22,9 +22,10 @@ from tascnet.errors import TascnetError
 from tascnet.run.files import read_jsonl, write_jsonl
 from tascnet.run.folder import IDENTITY
 from tascnet.run.records import Trial, read_trials
+from tascnet.tuning.study import proposals_of
 from tascnet.tuning.warm import JOURNAL
 
-PROPOSED = "trials.proposed.jsonl"
+PROPOSED = proposals_of(Path(JOURNAL)).name
 RAY, HAND, ONE = "one search on Ray", "searches by hand", "one search"
 # No trial ends early.
 WORDS = ("stage=tune", "seed=0", "threads=1", "executor.cpus=1", "tune.promote=false", "tune.patience=100")

@@ -55,6 +55,13 @@ OWN_ENVIRONMENT = {
     # Ray itself would write one into the home folder. Ray reads it once in a process.
     "RAY_AUTH_TOKEN": secrets.token_hex(16),
 }
+# Of connecting: without Ray's own remarks.
+QUIET: dict[str, Any] = {
+    "log_to_driver": False,
+    "logging_level": logging.ERROR,
+    "configure_logging": True,
+    "namespace": "tascnet",
+}
 # Packages of a clone of tascnet.
 NOT_OWN = ("tascnet", "pipelines", "tascnet_pipelines", "benchmarks")
 # Exit status of a worker whose job took too long.
@@ -251,14 +258,6 @@ def _connected(ray: Any, options: Ray) -> Iterator[None]:
         ray._private.worker.print_to_stdstream, constants.ENABLE_RAY_CLUSTER = printed, listens
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)
-
-
-QUIET: dict[str, Any] = {
-    "log_to_driver": False,
-    "logging_level": logging.ERROR,
-    "configure_logging": True,
-    "namespace": "tascnet",
-}
 
 
 def _start(ray: Any, options: Ray, place: str | None) -> None:

@@ -1,7 +1,6 @@
 """A learner's work by an executor: its samples are opened where the work runs."""
 
 import copy
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from tascnet.models.info import ModelInfo
 from tascnet.options import Data, Local, Ray
 from tascnet.options import Trainer as Recipes
 from tascnet.run.console import progress
-from tascnet.run.files import temporary_suffix, whole_file
+from tascnet.run.files import temporary_folder, whole_file
 from tascnet.train import Archive, Learner
 from tascnet.train.steps import RECORD
 
@@ -287,9 +286,7 @@ def _archived(
 ) -> dict[str, bytes]:
     """The files of the steps that a function makes, by name."""
     learner = maker()
-    cache = learner.samples.cache
-    # What a killed worker leaves goes when the next run opens the cache.
-    with tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache) as place:
+    with temporary_folder(learner.samples.cache) as place:
         folder = Path(place)
         function(learner, Archive(folder=folder, info=info), *(_placed(learner, one) for one in args))
         return {

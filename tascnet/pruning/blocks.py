@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tascnet.execute.workers import Workers
 from tascnet.measure import Clock
 from tascnet.models.head import head_start
 from tascnet.pruning.cut import WithKept, settle, teacher_of
-from tascnet.run.files import temporary_suffix
+from tascnet.run.files import temporary_folder
 from tascnet.surgery import Shortener, holds_filters, holds_ignored, without_blocks
 from tascnet.train import CHECKPOINT, Learner, fit_new_head
 
@@ -140,9 +139,8 @@ def _adapted_loss(
     """
     has_new_end, network, kept = job
     if has_new_end:
-        cache = learner.samples.cache
         # Nothing of a candidate is resumed.
-        with tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache) as folder:
+        with temporary_folder(learner.samples.cache) as folder:
             checkpoint = Path(folder) / CHECKPOINT
             fit_new_head(learner, network, teacher, weight, checkpoint=checkpoint, description="new end")
     elif has_new_end is not None:

@@ -153,6 +153,11 @@ def temporary_suffix() -> str:
     return f"{_of_this_machine()}{os.getpid()}.tmp"
 
 
+def temporary_folder(cache: Path) -> "tempfile.TemporaryDirectory[str]":
+    """A folder in the cache that goes with its block; what a killed process leaves goes with the next run."""
+    return tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache)
+
+
 def _of_this_machine() -> str:
     """What stands before the number of a process: containers of one name do not see each other's."""
     space = ""

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -13,7 +12,7 @@ from typing import Any
 from tascnet.errors import DamagedFile, RunFolderError
 from tascnet.options import Options
 from tascnet.run.console import log, log_file
-from tascnet.run.files import check_regular, naming_full_disk, remove_leftovers, temporary_suffix, unreadable
+from tascnet.run.files import check_regular, naming_full_disk, remove_leftovers, temporary_folder, unreadable
 from tascnet.run.records import StageMetrics, read_record, write_record
 
 # The preset whose folder is called `prune`; those of others are called `prune-<preset>`.
@@ -97,7 +96,7 @@ def open_folder(
         return
     with naming_full_disk(cache):
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache)
+        temporary = temporary_folder(cache)
     with temporary:
         yield Path(temporary.name)
 

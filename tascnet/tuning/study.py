@@ -76,7 +76,7 @@ class Study:
         self._trials = {trial.trial: trial for trial in ended if trial.status != "lost"}
         self._holds_lost = len(self._trials) < len(ended)
         self.pending: dict[int, Proposal] = {}
-        proposed = read_records(self._proposals, Proposal, ordered=False)
+        proposed = read_records(proposals_of(self.path), Proposal, ordered=False)
         self._numbers = {proposal.trial for proposal in proposed}
         self.left = _without_trial(proposed, space, self._trials)
 
@@ -129,7 +129,7 @@ class Study:
                 proposal = Proposal(
                     trial=number, depth=depth, config=config, seen=len(self._ended()), surrogate=surrogate
                 )
-                append_record(self._proposals, proposal)
+                append_record(proposals_of(self.path), proposal)
                 self._numbers.add(number)
                 self.pending[number] = proposal
                 asked.append(proposal)
@@ -171,11 +171,6 @@ class Study:
     def front(self) -> list[Trial]:
         """The `ok` trials that no other one matches or beats in value and the cost of `pareto`."""
         return front(self.trials, self.goal.pareto_cost)
-
-    @property
-    def _proposals(self) -> Path:
-        """The file beside the journal that holds them."""
-        return self.path.with_suffix(f".proposed{self.path.suffix}")
 
     def _next_number(self) -> int:
         return next(n for n in count() if n not in self._trials and n not in self._numbers)
@@ -224,6 +219,11 @@ class Study:
             slim=slim is not None and slim.is_due(number),
             start=fits[-1] if fits else None,
         )
+
+
+def proposals_of(journal: Path) -> Path:
+    """The file beside a journal that holds the proposals."""
+    return journal.with_suffix(f".proposed{journal.suffix}")
 
 
 def _read_trials(path: Path, space: Space) -> list[Trial]:

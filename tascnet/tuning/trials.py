@@ -64,8 +64,8 @@ class TrialRunner(Protocol):
 def run_search(study: Study, limits: Limits, trainer: TrialRunner, *, initial_trials: int) -> str:
     """Run trials until the limits end the search, and return the reason.
 
-    As soon as there is room one more point is proposed, with those in mind that are being trained. Proposals
-    that an interrupted search left without a trial come first.
+    As soon as there is room one more point is proposed; it takes into account those that are being trained.
+    Proposals that an interrupted search left without a trial come first.
 
     Raises:
         TascnetError: the first trials all failed.
