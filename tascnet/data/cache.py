@@ -1,7 +1,7 @@
 """Activations of a frozen trunk, computed once for each split and view and kept in files."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,20 +22,24 @@ from tascnet.data.arrays import (
     write_arrays,
 )
 from tascnet.data.sources import FeatureSource, SampleSource
-from tascnet.errors import DamagedFile, WeightsError, plural
+from tascnet.errors import DamagedFile, TascnetError, WeightsError, plural
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
 
 FORMAT = 1
 
-# Samples that a trunk takes at once.
-BATCH = 64
+# Samples that a trunk takes at once, and batches that are computed elsewhere at once.
+BATCH, SHARD = 64, 4
 
 ElementType: TypeAlias = Literal["float16", "float32"]
 Kept = TypeVar("Kept")
+# Part of a pass: the number of its source, view, element type and rows.
+Shard: TypeAlias = tuple[int, str, ElementType, Tensor]
+# Makes the features of shards, in their order, each a list with one array for each segment.
+Spread: TypeAlias = Callable[[Iterable[Shard]], Iterator[list[NDArray[Any]]]]
 
 
-class _Overflow(Exception):
+class FeatureOverflow(TascnetError):
     """A feature is too large for float16."""
 
 
@@ -113,7 +117,7 @@ def cached_features(
     for view in missing:
         try:
             found[view] = job.written(view, dtype, again[view])
-        except _Overflow:
+        except FeatureOverflow:
             log.warning(
                 "features above %g do not fit float16: they are cached in float32", np.finfo("float16").max
             )
@@ -130,6 +134,7 @@ def cache_segments(
     folder: Path,
     limit_gb: float | None = None,
     device: torch.device | str = "cpu",
+    spread: Spread | None = None,
 ) -> None:
     """Cache the outputs of several segments that follow each other, in one pass for each source and view.
 
@@ -141,6 +146,7 @@ def cache_segments(
         folder: of the cache.
         limit_gb: gigabytes that the folder may take; None: no limit.
         device: where the blocks are.
+        spread: makes the features elsewhere by `shard_features`; None: here.
 
     Raises:
         BudgetError: what is missing does not fit together; nothing is removed or computed then.
@@ -148,7 +154,8 @@ def cache_segments(
     """
     place = torch.device(device)
     jobs = [
-        (_Job(tuple(segments), source, folder, "float16", BATCH, place), views) for source, views in sources
+        (_Job(tuple(segments), source, folder, "float16", BATCH, place, number, spread), views)
+        for number, (source, views) in enumerate(sources)
     ]
     missing = [
         (job, view) for job, views in jobs for view in views if not all(p.exists() for p in job.paths(view))
@@ -163,13 +170,80 @@ def cache_segments(
         try:
             shapes = dict(zip(job.paths(view), job.shapes, strict=True))
             write_arrays(shapes, "float16", partial(job.passes, view, "float16"), job.whole_batches)
-        except _Overflow:
+        except FeatureOverflow:
             log.debug("some features of a pass do not fit float16: each place is cached by itself")
+
+
+def shard_features(
+    segments: Sequence[tuple[nn.Module, nn.Module | None]],
+    source: SampleSource,
+    view: str,
+    dtype: ElementType,
+    rows: Tensor,
+    device: torch.device,
+) -> list[NDArray[Any]]:
+    """The outputs of segments for some samples of a view, one array `b x ...` for each.
+
+    Args:
+        segments: blocks and reader of each; see `Segment`.
+        source: of the samples.
+        view: of the samples.
+        dtype: element type of the arrays.
+        rows: of the source, `b`.
+        device: where the blocks are.
+
+    Raises:
+        FeatureOverflow: an output is too large for float16.
+        WeightsError: an output is not finite.
+    """
+
+    def stored(outputs: Tensor) -> NDArray[Any]:
+        outputs = outputs.float()
+        if not torch.isfinite(outputs).all():
+            raise WeightsError(
+                "the outputs of the frozen trunk are not finite",
+                "check the weights and the normalisation",
+            )
+        values = outputs.to(getattr(torch, dtype))
+        if not torch.isfinite(values).all():
+            raise FeatureOverflow("a feature is too large for float16")
+        return values.cpu().numpy()
+
+    return _read(segments, source, rows, view, device, stored)
+
+
+def _read(
+    segments: Sequence[tuple[nn.Module, nn.Module | None]],
+    source: SampleSource,
+    rows: Tensor,
+    view: str,
+    device: torch.device,
+    keep: Callable[[Tensor], Kept],
+) -> list[Kept]:
+    """What `keep` makes of the outputs of each segment, before the next one runs."""
+    modules = [module for pair in segments for module in pair if module is not None]
+    modes = [(module, module.training) for part in modules for module in part.modules()]
+    for part in modules:
+        part.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            outputs, kept = source.batch_view(rows, view).to(device), []
+            for blocks, reader in segments:
+                outputs = blocks(outputs)
+                kept.append(keep(outputs if reader is None else reader(outputs)))
+            return kept
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Segments that run on a source, and where their outputs are kept."""
+    """Segments that run on a source, and where their outputs are kept.
+
+    Args:
+        number: of the source, for `spread`.
+    """
 
     segments: tuple[Segment, ...]
     source: SampleSource
@@ -177,11 +251,20 @@ class _Job:
     dtype: ElementType
     batch_size: int
     device: torch.device
+    number: int = 0
+    spread: Spread | None = None
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of one sample's features at each segment."""
-        return self._read(torch.arange(1), "plain", lambda outputs: tuple(outputs.shape[1:]))
+        first = torch.arange(1)
+        return _read(
+            self._modules, self.source, first, "plain", self.device, lambda out: tuple(out.shape[1:])
+        )
+
+    @property
+    def _modules(self) -> list[tuple[nn.Module, nn.Module | None]]:
+        return [(one.blocks, one.reader) for one in self.segments]
 
     def paths(self, view: str) -> list[Path]:
         """The file of each segment for a view."""
@@ -217,22 +300,14 @@ class _Job:
         self, view: str, dtype: ElementType, done: Sequence[Sized] = ((),)
     ) -> Iterator[list[NDArray[Any]]]:
         """The features of one view in batches, at each segment, but for those `done`, the first."""
+        size = self.batch_size * (1 if self.spread is None else SHARD)
+        rows = torch.arange(len(done[0]), len(self.source)).split(size)
+        shards = [(self.number, view, dtype, chunk) for chunk in rows if len(chunk)]
+        return iter(track((self.spread or self._here)(shards), f"cache features ({view})", len(shards)))
 
-        def stored(outputs: Tensor) -> NDArray[Any]:
-            outputs = outputs.float()
-            if not torch.isfinite(outputs).all():
-                raise WeightsError(
-                    "the outputs of the frozen trunk are not finite",
-                    "check the weights and the normalisation",
-                )
-            values = outputs.to(getattr(torch, dtype))
-            if not torch.isfinite(values).all():
-                raise _Overflow
-            return values.cpu().numpy()
-
-        rows = torch.arange(len(done[0]), len(self.source)).split(self.batch_size)
-        for chunk in track(rows if len(rows[0]) else (), f"cache features ({view})"):
-            yield self._read(chunk, view, stored)
+    def _here(self, shards: Iterable[Shard]) -> Iterator[list[NDArray[Any]]]:
+        for _, view, dtype, rows in shards:
+            yield shard_features(self._modules, self.source, view, dtype, rows, self.device)
 
     def again(self, path: Path, view: str, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
         """The first segment's features of one view once more, for a damaged file."""
@@ -244,23 +319,6 @@ class _Job:
                 "run the same command again: it resumes",
             )
         return self.features(view, cast(ElementType, str(dtype)))
-
-    def _read(self, rows: Tensor, view: str, keep: Callable[[Tensor], Kept]) -> list[Kept]:
-        """What `keep` makes of the outputs of each segment, before the next one runs."""
-        modules = [m for one in self.segments for m in (one.blocks, one.reader) if m is not None]
-        modes = [(module, module.training) for part in modules for module in part.modules()]
-        for part in modules:
-            part.eval()
-        try:
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                outputs, kept = self.source.batch_view(rows, view).to(self.device), []
-                for one in self.segments:
-                    outputs = one.blocks(outputs)
-                    kept.append(keep(outputs if one.reader is None else one.reader(outputs)))
-                return kept
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 def _make_room(

@@ -137,6 +137,12 @@ class RayExecutor:
             log.warning("%s", line)
         return Outcome(key=key, value=value, worker=worker, started=started, ended=ended)
 
+    def drop(self) -> None:
+        if self._ray.is_initialized():
+            for reference in self._keys:
+                self._ray.cancel(reference)
+        self._keys.clear()
+
 
 @contextmanager
 def _naming_what_cannot_travel() -> Iterator[None]:

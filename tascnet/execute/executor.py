@@ -73,6 +73,9 @@ class Executor(Protocol):
             Exception: what the job raised.
         """
 
+    def drop(self) -> None:
+        """Forget the jobs that have been submitted and not returned."""
+
 
 class Sequential:
     """Runs jobs one after the other in this process.
@@ -103,6 +106,9 @@ class Sequential:
         with using_threads(threads):
             value = function(*args)
         return Outcome(key=key, value=value, worker=worker_name(), started=started, ended=time.time())
+
+    def drop(self) -> None:
+        self._jobs.clear()
 
 
 def worker_name() -> str:

@@ -181,9 +181,29 @@ class Workers:
         Raises:
             TascnetError: the cluster lost a job, or what a function raised.
         """
-        maker, shared = self._maker(learner), [self._travels(one) for one in common]
-        found = dict(self._all((_of_learner, maker, function, *shared, self._ready(job)) for job in jobs))
-        return [found[key] for key in sorted(found)]
+        return list(self.spread(learner, function, common)(jobs))
+
+    def spread(
+        self, learner: Learner, function: Callable[..., Any], common: Sequence[Any]
+    ) -> Callable[[Iterable[Any]], Iterator[Any]]:
+        """Like `map`, for several series of jobs; each result is there as soon as its turn comes."""
+        sent: list[Any] = []
+
+        def results(jobs: Iterable[Any]) -> Iterator[Any]:
+            if not sent:
+                sent.extend([self._maker(learner), *(self._travels(one) for one in common)])
+            maker, *shared = sent
+            early: dict[int, Any] = {}
+            turn = 0
+            for key, value in self._all(
+                (_of_learner, maker, function, *shared, self._ready(j)) for j in jobs
+            ):
+                early[key] = value
+                while turn in early:
+                    yield early.pop(turn)
+                    turn += 1
+
+        return results
 
     def ahead(self, steps: Sequence[Assignment]) -> None:
         """Let steps be made side by side in other processes, before they are asked for; here nothing is done.
@@ -225,12 +245,15 @@ class Workers:
                 )
             return outcome.key, outcome.value
 
-        for key, (function, *args) in enumerate(calls):
-            executor.submit(key, function, *args, threads=threads)
-            if executor.running >= executor.slots:
+        try:
+            for key, (function, *args) in enumerate(calls):
+                executor.submit(key, function, *args, threads=threads)
+                if executor.running >= executor.slots:
+                    yield ended()
+            while executor.running:
                 yield ended()
-        while executor.running:
-            yield ended()
+        finally:
+            executor.drop()
 
     def described(self, learner: Learner) -> RemoteLearner:
         """What makes a learner in another process."""

@@ -3,7 +3,7 @@
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import evaluate_source
 from tascnet.train.fit import fit, gentler
-from tascnet.train.heads import FeaturePair, cache_places, cached_pair, fit_head, fit_new_head
+from tascnet.train.heads import FeaturePair, SpreadOf, cache_places, cached_pair, fit_head, fit_new_head
 from tascnet.train.learner import MEASURED, Learner
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor
@@ -16,6 +16,7 @@ __all__ = [
     "Distillation",
     "FeaturePair",
     "Learner",
+    "SpreadOf",
     "batches",
     "cache_places",
     "cached_pair",

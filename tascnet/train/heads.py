@@ -1,15 +1,18 @@
 """Training dense heads on cached features, standardised while the head learns."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tascnet.data import FeatureSource, Segment, cache_segments, cached_features, module_digest
+from tascnet.data.cache import BATCH, Shard, Spread, shard_features
 from tascnet.data.sources import Source
 from tascnet.models.head import head_start
 from tascnet.run.records import TrainingRecord
@@ -19,6 +22,9 @@ from tascnet.train.mode import batches
 
 # Of the training samples in all views, and of the validation samples.
 FeaturePair: TypeAlias = tuple[FeatureSource, FeatureSource]
+
+# From a function of a learner, shared arguments and a shard to what makes the features of many shards.
+SpreadOf: TypeAlias = Callable[[Callable[..., Any], Sequence[Any]], Spread]
 
 # Samples of a pass that measures features.
 PASS = 256
@@ -151,20 +157,41 @@ def cached_pair(
     return train.resident(learner.device), val.resident(learner.device)
 
 
-def cache_places(learner: Learner, segments: Sequence[Segment]) -> None:
+def cache_places(learner: Learner, segments: Sequence[Segment], spread: SpreadOf | None = None) -> None:
     """Cache what `cached_pair` reads at several places of a network, in one pass; see `cache_segments`.
+
+    Args:
+        learner: samples and device.
+        segments: the first begins where the samples enter the network.
+        spread: runs a function of a learner, with some arguments, for each part of the pass; None: here.
 
     Raises:
         BudgetError: it does not fit together.
     """
     samples = learner.samples
+    blocks, readers = tuple(one.blocks for one in segments), tuple(one.reader for one in segments)
     cache_segments(
         segments,
         [(samples.train, samples.views), (samples.val, ("plain",))],
         folder=samples.cache / "features",
         limit_gb=samples.cache_limit_gb,
         device=learner.device,
+        spread=None if spread is None else spread(place_features, (blocks, readers)),
     )
+
+
+def place_features(
+    learner: Learner,
+    blocks: Sequence[nn.Module],
+    readers: Sequence[nn.Module | None],
+    shard: Shard,
+) -> list[NDArray[Any]]:
+    """The features of some training or validation samples (0 and 1) at several places; see `Segment`."""
+    number, view, dtype, rows = shard
+    source = (learner.samples.train, learner.samples.val)[number]
+    segments = list(zip(blocks, readers, strict=True))
+    own = [shard_features(segments, source, view, dtype, b, learner.device) for b in rows.split(BATCH)]
+    return [np.concatenate(parts) for parts in zip(*own, strict=True)]
 
 
 def moments(reader: nn.Module, source: Source, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,16 @@ from tascnet.models.head import classifier_of, he_linear, head_start
 from tascnet.options import Tune, TuneBase
 from tascnet.run.records import EndPoint, StepRecord, TrainingRecord, reaches, score
 from tascnet.surgery import Shortener, holds_ignored
-from tascnet.train import CHECKPOINT, Archive, FeaturePair, Learner, cache_places, cached_pair, fit_head
+from tascnet.train import (
+    CHECKPOINT,
+    Archive,
+    FeaturePair,
+    Learner,
+    SpreadOf,
+    cache_places,
+    cached_pair,
+    fit_head,
+)
 from tascnet.tuning.choices import discover_units
 from tascnet.tuning.goal import near_margin
 from tascnet.tuning.progression import DEPTH
@@ -149,15 +158,20 @@ def _keeps(end: EndPoint, whole: EndPoint, options: TuneBase) -> bool:
     return all(share is None or now <= share * before for now, before, share in shares)
 
 
-def cache_ends(learner: Learner, chain: nn.Sequential, options: TuneBase) -> None:
-    """Cache what the head of a chain reads and what those of its last ends will, in one pass of the chain."""
+def cache_ends(
+    learner: Learner, chain: nn.Sequential, options: TuneBase, spread: SpreadOf | None = None
+) -> None:
+    """Cache what the head of a chain reads and what those of its last ends will, in one pass of the chain.
+
+    With `spread` the pass runs elsewhere; see `cache_places`.
+    """
     if not isinstance(options, Tune) or not options.searches_exit:
         return
     example = learner.samples.example
     units = discover_units(chain, example, options, None)
     limit = min(_last_exit(chain, units, example, options), TOGETHER)
     if limit:
-        _PooledFeatures(learner, chain, units).fill(range(limit + 1))
+        _PooledFeatures(learner, chain, units).fill(range(limit + 1), spread)
 
 
 def depth_of(options: TuneBase, ends: Ends) -> int:
@@ -246,11 +260,12 @@ class _PooledFeatures:
         place = self._segment(0, self.units[exit].block)
         return cached_pair(self._learner, place.blocks, place.digest, reader=place.reader)
 
-    def fill(self, exits: Sequence[int]) -> None:
+    def fill(self, exits: Sequence[int], spread: SpreadOf | None = None) -> None:
         """Cache those of several exits in one pass, if all of them fit; exit 0 is what the head reads."""
         blocks = sorted({self.units[exit].block for exit in exits})
         with suppress(BudgetError):
-            cache_places(self._learner, [self._segment(*place) for place in pairwise([0, *blocks])])
+            segments = [self._segment(*place) for place in pairwise([0, *blocks])]
+            cache_places(self._learner, segments, spread)
 
     def _segment(self, start: int, stop: int) -> Segment:
         reader = None if stop == self.units[0].block else self.shortener.pooling(stop)

@@ -11,7 +11,7 @@ from torch import nn
 from tascnet.data import Segment, prefix_digests
 from tascnet.errors import BudgetError
 from tascnet.run.records import EpochRecord, TrainingRecord
-from tascnet.train import FeaturePair, Learner, cache_places, cached_pair, reestimate_batchnorm
+from tascnet.train import FeaturePair, Learner, SpreadOf, cache_places, cached_pair, reestimate_batchnorm
 from tascnet.tuning.build import Candidate
 
 log = logging.getLogger("tascnet")
@@ -51,12 +51,15 @@ class Tails:
         digest = self._digests[cut]
         if self._pair is None or self._pair[0] != digest:
             self._pair = None
-            self._fill()
+            self.fill()
             self._pair = digest, cached_pair(self.learner, self.chain[:cut], digest)
         return self._pair[1]
 
-    def _fill(self) -> None:
-        """Cache the activations of all cuts in one pass; nothing where they do not fit together."""
+    def fill(self, spread: SpreadOf | None = None) -> None:
+        """Cache the activations of all cuts in one pass; nothing where they do not fit together.
+
+        With `spread` the pass runs elsewhere; see `cache_places`.
+        """
         cuts = () if self._is_filled else self.cuts
         self._is_filled = True
         places = [
@@ -64,7 +67,7 @@ class Tails:
             for start, stop in pairwise([0, *sorted(set(cuts))])
         ]
         try:
-            cache_places(self.learner, places)
+            cache_places(self.learner, places, spread)
         except BudgetError as error:
             log.info("features are cached one cut at a time (%s)", error.message)
 

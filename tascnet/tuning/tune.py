@@ -364,8 +364,9 @@ def _run(
     for other in learners.values():
         other.check_memory(pretrained, "finetune", measure)
     rivals = load_rivals(options.rival_names, learner, measure)
+    spread = partial(workers.spread, learner) if workers.is_remote else None
     if not archive.has("baseline"):
-        cache_ends(learner, pretrained, options)
+        cache_ends(learner, pretrained, options, spread)
     chain, first = baseline(pretrained, learner, archive)
     assert first.training is not None
     before = score(first.training, learner.metric)
@@ -403,7 +404,9 @@ def _run(
         for line in reach_lines(found_reach) if found_reach else ():
             log.info("%s", line)
         log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
-
+        if spread is not None:
+            # Before one worker does it while all others wait.
+            tails.fill(spread)
         trainer = TrialTrainer(
             workers.executor,
             study,

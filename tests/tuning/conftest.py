@@ -18,7 +18,7 @@ def search(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(MODULE, "tune_report", lambda *_: None)
 
     def run(options=None, *, name="run", data=None, epochs=1, trainer=None, network=None, **own):
-        executor = own.pop("executor", Local())
+        executor, place = own.pop("executor", Local()), own.pop("cache", cache)
         return tascnet.tune(
             network or own_network(),
             data or own_data(),
@@ -28,7 +28,7 @@ def search(tmp_path, cache, monkeypatch):
             device="cpu",
             threads=1,
             executor=executor,
-            cache=cache,
+            cache=place,
             run=tmp_path / name,
         )
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tascnet
+from tascnet.data import cache as module
 from tascnet.errors import ConfigError
 from tascnet.tuning.tails import Tails
 
@@ -28,10 +29,19 @@ def figures(result):
     return [replace(trial, **untimed) for trial in result.trials], result.metrics.winner, curves, weights
 
 
-def test_one_worker_gives_what_this_process_gives_to_the_last_bit(search):
-    here = search(**OWN, executor=tascnet.Local(cpus=1), name="here")
-    there = search(**OWN, executor=tascnet.Ray(workers=1), name="there")
+def test_one_worker_gives_what_this_process_gives_to_the_last_bit(search, tmp_path, monkeypatch):
+    here = search(**OWN, executor=tascnet.Local(cpus=1), name="here", cache=tmp_path / "here-cache")
+    passes, features = [], module.shard_features
+    monkeypatch.setattr(module, "shard_features", lambda *args: passes.append(args) or features(*args))
+    there = search(**OWN, executor=tascnet.Ray(workers=1), name="there", cache=tmp_path / "there-cache")
     assert figures(there) == figures(here)
+    cached = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "features").glob("*.npy")}
+        for name in ("here-cache", "there-cache")
+    ]
+    assert len(cached[0]) > 3
+    assert cached[1] == cached[0]
+    assert passes == []
     assert {trial.worker.endswith(f"/{os.getpid()}") for trial in here.trials} == {True}
     assert {trial.worker.endswith(f"/{os.getpid()}") for trial in there.trials} == {False}
 
