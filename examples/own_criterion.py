@@ -23,7 +23,7 @@ def main() -> None:
     tuned = tascnet.tune(network, data, options)
     for criterion in ("own_criterion.Spread", "magnitude", "reconstruction"):
         options = tascnet.Prune(
-            criterion=criterion, scope="group", min_filters=8, round_to=4, flops_target=0.6
+            criterion=criterion, scope="group", one_shot=True, min_filters=8, round_to=4, flops_target=0.6
         )
         pruned = tascnet.prune(tuned.network, data, options)
         after = pruned.metrics.models["after"]

@@ -594,6 +594,18 @@ class Trainer(Recipe):
         True,
         "New heads learn on features of mean 0 and deviation 1; both are then folded into their weights.",
     )
+    devices: int = option(
+        1,
+        "GPUs that train a network together, from `device` on, or processes on the CPU; trials have one.",
+        minimum=1,
+        maximum=64,
+    )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What changes the figures of every training beside its recipe."""
+        several = {"devices": self.devices} if self.devices > 1 else {}
+        return {"class_weights": self.class_weights, **several}
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of one kind of training: the base recipe with its changes."""

@@ -103,6 +103,10 @@ class CheckedArray:
         self.path, self._again, self._lock = path, again, Lock()
         self._open()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the file; damage is an error there.
+        return CheckedArray, (self.path,)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self._values.shape

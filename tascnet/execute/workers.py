@@ -64,7 +64,7 @@ class RemoteLearner:
             data=data,
             preprocessing=samples.preprocessing,
             fingerprint=samples.fingerprint,
-            recipes=learner.trainer,
+            recipes=replace(learner.trainer, devices=1),
             seed=learner.seed,
             metric=learner.metric,
             device=learner.device.type,

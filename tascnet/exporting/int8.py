@@ -48,10 +48,10 @@ _LEVELS = 255
 _MEMORY = 256_000_000
 # Samples by which layers are ranked.
 _RANKING = 32
-# Instruction sets by the flags of /proc/cpuinfo, the best first. Without one of `_DOT_PRODUCTS` products of
+# Instruction sets by the flags of /proc/cpuinfo, the best first. Without one of `DOT_PRODUCTS` products of
 # int8 are added up in 16 bits, which may saturate.
 _FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "avx512bw", "avx2", "asimd")
-_DOT_PRODUCTS = _FLAGS[:4]
+DOT_PRODUCTS = _FLAGS[:4]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +211,7 @@ def warn_without_vnni() -> None:
 
 @cache
 def _warn_once(found: str | None) -> None:
-    if found is not None and found not in _DOT_PRODUCTS:
+    if found is not None and found not in DOT_PRODUCTS:
         log.warning(
             "this processor has no VNNI (its best instruction set is %s): int8 is slower than on one that "
             "has it, and may be less accurate",

@@ -87,6 +87,7 @@ from tascnet.train import Archive, Learner, gentler
 from tascnet.train.distillation import adapted
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
+from tascnet.train.parallel import check_devices
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import outputs_of
@@ -180,6 +181,7 @@ def prune(
     check_criterion(options)
     with computing(device, threads) as where:
         check_executor(executor, where.type)
+        check_devices(trainer.devices, where)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         samples = open_samples(
@@ -199,7 +201,7 @@ def prune(
         # The options say for how many epochs.
         del recipe["epochs"]
         trained: dict[str, Mapping[str, Any]] = {
-            "trainer": {"class_weights": trainer.class_weights},
+            "trainer": trainer.facts,
             "trainer.recover": recipe,
         }
         if options.blocks:

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tascnet.data.sources import Source
 from tascnet.errors import TrainingDiverged, first_line
 from tascnet.options import Recipe
-from tascnet.run.console import Progress, progress
+from tascnet.run.console import progress
 from tascnet.run.events import EpochEvent, emit
 from tascnet.run.files import check_regular, unreadable, write_whole
 from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, to_json
@@ -29,6 +30,7 @@ from tascnet.train.folded import folded, rescale
 from tascnet.train.mixing import Mixing, soft_cross_entropy
 from tascnet.train.mode import batches, classifier_dropout, set_training_mode
 from tascnet.train.optimiser import layer_groups, learning_rate_factor, make_optimizer
+from tascnet.train.parallel import Share, shared, synchronised
 
 log = logging.getLogger("tascnet")
 
@@ -72,6 +74,7 @@ def fit(
     keep: str = "best",
     metric: str = "accuracy",
     stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
+    devices: int = 1,
     description: str = "train",
 ) -> TrainingRecord:
     """Train `model` in place and leave it with the weights of its best epoch, in eval mode.
@@ -100,26 +103,17 @@ def fit(
             `last`.
         metric: `accuracy` or `balanced_accuracy`.
         stop: takes all epochs so far; training ends when it returns True.
+        devices: how many train together, `device` and those of the next numbers; on the CPU processes. Each
+            takes its share of every batch; see `tascnet.train.parallel`. A training with a penalty has one.
         description: text of the progress bar.
 
     Raises:
-        ConfigError: the samples cannot be mixed as the recipe asks.
+        ConfigError: the samples cannot be mixed as the recipe asks, or what takes part cannot be sent to
+            other processes.
         RunFolderError: the checkpoint cannot be read.
         TrainingDiverged: the loss became infinite or not a number.
     """
     device = torch.device(device)
-    weights = None if class_weights is None else class_weights.to(device)
-
-    def loss_of(running: nn.Sequential, inputs: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-        def supervised(logits: Tensor) -> Tensor:
-            return soft_cross_entropy(logits, labels, weights, recipe.label_smoothing)
-
-        if distillation is None:
-            loss = supervised(running(inputs))
-        else:
-            loss = distillation.loss(running, inputs, supervised, answers)
-        return loss if penalty is None else loss + penalty()
-
     started = time.perf_counter()
     if recipe.optimizer == "adamw":
         set_training_mode(model, first_trained, recipe.batchnorm)
@@ -132,7 +126,8 @@ def fit(
         seed=seed,
         device=device,
         first_trained=first_trained,
-        loss_of=loss_of,
+        class_weights=None if class_weights is None else class_weights.to(device),
+        penalty=penalty,
         distillation=distillation,
         keep=keep,
         metric=metric,
@@ -141,6 +136,7 @@ def fit(
     )
     done = run.epoch * run.steps_per_epoch
     with (
+        run.beside(1 if penalty else devices),
         classifier_dropout(model, recipe.dropout),
         progress(description, total=recipe.epochs * run.steps_per_epoch, done=done) as bar,
     ):
@@ -148,7 +144,8 @@ def fit(
             run.begin(started)
         while run.epoch < recipe.epochs and not run.is_patience_spent() and not (stop and stop(run.records)):
             started = time.perf_counter()
-            train_loss = run.train_epoch(bar)
+            run.lead()
+            train_loss = run.train_epoch(run.epoch, bar.advance)
             record = run.judged(run.epoch + 1, train_loss, started)
             is_first = not any(map(run.is_far_below_start, run.records))
             if is_first and run.is_far_below_start(record):
@@ -194,12 +191,14 @@ class _Run:
     seed: int
     device: torch.device
     first_trained: int
-    loss_of: Callable[[nn.Sequential, Tensor, Tensor, Tensor | None], Tensor]
+    class_weights: Tensor | None
     distillation: Distillation | None
-    keep: str
-    metric: str
+    keep: str = "last"
+    metric: str = "accuracy"
+    penalty: Callable[[], Tensor] | None = None
     checkpoint: Path | None = None
     recorder: Recorder | None = None
+    share: Share | None = None
     records: list[EpochRecord] = field(default_factory=list)
     before: EpochRecord | None = None
     best: EpochRecord | None = None
@@ -272,37 +271,89 @@ class _Run:
             if self.keep != "last":
                 self.best, self.best_state = self.before, copy.deepcopy(self.model.state_dict())
 
-    def train_epoch(self, bar: Progress) -> float:
+    @contextmanager
+    def beside(self, devices: int) -> Iterator[None]:
+        """Let other processes take part in the epochs of the block."""
+        if devices == 1:
+            yield
+            return
+        names = ("model", "recipe", "train", "seed", "first_trained", "class_weights", "distillation")
+        made = {name: getattr(self, name) for name in names}, self.optimizer.state_dict()
+        with shared(devices, self.device, _follow, made) as self.share:
+            yield
+            self.share.told([0.0, 0.0, 0.0])
+
+    def lead(self) -> None:
+        """Let the other processes, if there are any, train the next epoch too."""
+        if self.share is not None:
+            self.share.told([1.0, self.epoch, self.plateau_factor])
+
+    def follow(self, share: Share) -> None:
+        """Train the epochs that the first process leads."""
+        self.share = share
+        with classifier_dropout(self.model, self.recipe.dropout):
+            while True:
+                goes_on, epoch, self.plateau_factor = share.told([0.0, 0.0, 0.0])
+                if not goes_on:
+                    return
+                self.train_epoch(int(epoch), lambda _: None)
+
+    def loss_of(
+        self, running: nn.Sequential, inputs: Tensor, labels: Tensor, answers: Tensor | None
+    ) -> Tensor:
+        """The mean loss of a batch."""
+
+        def supervised(logits: Tensor) -> Tensor:
+            return soft_cross_entropy(logits, labels, self.class_weights, self.recipe.label_smoothing)
+
+        if self.distillation is None:
+            loss = supervised(running(inputs))
+        else:
+            loss = self.distillation.loss(running, inputs, supervised, answers)
+        return loss if self.penalty is None else loss + self.penalty()
+
+    def train_epoch(self, epoch: int, advance: Callable[[int], object]) -> float:
         """One pass over the training samples; returns the mean loss."""
+        share = self.share
         set_training_mode(self.model, self.first_trained, self.recipe.batchnorm)
         running = folded(self.model)
-        epoch_seed = self.seed * 1_000_003 + self.epoch
+        if share is not None:
+            running = synchronised(running)
+        epoch_seed = self.seed * 1_000_003 + epoch
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(len(self.train), generator=generator)[: self.samples]
+        if share is not None and share.rank:
+            epoch_seed += share.rank << 40
+            generator.manual_seed(epoch_seed)
         lr = self.recipe.lr
         if self.plateau_factor != 1.0:
             lr = max(lr * self.plateau_factor, self.recipe.min_lr)
         total = torch.zeros((), device=self.device)
         is_cuda = self.device.type == "cuda"
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         with torch.random.fork_rng([self.device] if is_cuda else []):
             torch.manual_seed(epoch_seed)
-            first_step = self.epoch * self.steps_per_epoch
-            for step, rows in enumerate(batches(order, self.recipe.batch_size), start=first_step):
-                share = learning_rate_factor(self.recipe, step, self.steps_per_epoch)
+            first_step = epoch * self.steps_per_epoch
+            for step, batch in enumerate(batches(order, self.recipe.batch_size), start=first_step):
+                factor_of_step = learning_rate_factor(self.recipe, step, self.steps_per_epoch)
                 for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-                    group["lr"] = lr * share * factor
+                    group["lr"] = lr * factor_of_step * factor
+                rows, part = (batch, 1.0) if share is None else share.rows(batch)
                 inputs, labels, answers = self._batch(rows, generator)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
                     loss = self.loss_of(running, inputs, labels, answers)
+                loss = loss if share is None else loss * part
                 self.optimizer.zero_grad()
                 loss.backward()
+                if share is not None:
+                    share.sum_gradients(trained)
                 self.optimizer.step()
                 if self.average is not None:
                     self.average.update(self.model)
-                total += loss.detach() * len(rows)
-                bar.advance(1)
-        mean = float(total) / self.samples
-        _check_finite("training", mean, self.epoch + 1)
+                total += loss.detach() * len(batch)
+                advance(1)
+        mean = float(total if share is None else share.sum(total)) / self.samples
+        _check_finite("training", mean, epoch + 1)
         return mean
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -438,3 +489,11 @@ def _check_finite(name: str, loss: float, epoch: int) -> None:
             f"the {name} loss became {loss} in epoch {epoch}",
             "lower the learning rate or choose an adaptive optimiser",
         )
+
+
+def _follow(share: Share, made: tuple[Mapping[str, Any], dict[str, Any]]) -> None:
+    """Take part in a training that another process leads."""
+    parts, optimizer = made
+    run = _Run(**parts, val=None, device=share.device)
+    run.optimizer.load_state_dict(optimizer)
+    run.follow(share)

@@ -5,6 +5,7 @@ maps, which a batch-norm reads and writes again forwards and backwards.
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,12 +49,17 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     It shares all parameters, buffers, hooks and layers that are not folded, and has the modes of `network` as
     they are now. Outputs and gradients differ by rounding alone.
     """
-    twins: dict[int, nn.Module] = {}
+    twins: dict[nn.Module, nn.Module] = {}
     for convolution, norm in foldable_pairs(network):
         if _is_frozen_pair(convolution, norm):
-            twins[id(convolution)] = _Folded(convolution, norm)
-            twins[id(norm)] = nn.Identity()
-    return _twin(network, twins)  # type: ignore[return-value]
+            twins[convolution] = _Folded(convolution, norm)
+            twins[norm] = nn.Identity()
+    return replaced(network, twins)
+
+
+def replaced(network: nn.Sequential, twins: Mapping[nn.Module, nn.Module]) -> nn.Sequential:
+    """The same network with other modules in the places of some; the rest is shared."""
+    return _twin(network, {id(module): twin for module, twin in twins.items()})  # type: ignore[return-value]
 
 
 def _is_frozen_pair(convolution: Any, norm: Any) -> bool:

@@ -94,6 +94,7 @@ class Learner:
             device=self.device,
             class_weights=self.class_weights,
             metric=self.metric,
+            devices=1 if features else self.trainer.devices,
             **options,
         )
 

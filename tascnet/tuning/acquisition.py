@@ -52,19 +52,22 @@ def improvement(
 ) -> Acquisition:
     """Log expected improvement of the value.
 
-    Without pending points it is analytic, against the highest posterior mean of the observed points `X`,
-    which noise does not raise. With pending points `m x d` it is noisy expected improvement, which integrates
-    over all values. It is multiplied by the probability that the bound on latency is kept.
+    It is analytic, against the highest posterior mean of the observed points `X`, which noise does not raise.
+    Pending points `m x d` count as observed, with their posterior means as values. With a bound on latency
+    it is noisy expected improvement, which integrates over the values of observed and pending points, times
+    the probability that the bound is kept.
 
-    Source: Ament et al. 2023 (log expected improvement); Gardner et al. 2014 (weight of feasibility).
+    Source: Ament et al. 2023 (log expected improvement); Ginsbourger et al. 2010 (means as values); Gardner
+        et al. 2014 (weight of feasibility).
     """
-    if latency is None and pending is None:
+    if latency is None:
         with torch.no_grad():
+            if pending is not None:
+                model = model.condition_on_observations(pending, model.posterior(pending).mean)
+                X = torch.cat([X, pending])
             best = model.posterior(X).mean.max()
         return _over_points(LogExpectedImprovement(model, best_f=best))
     sampler = SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed)
-    if latency is None:
-        return _over_points(qLogNoisyExpectedImprovement(model, X, sampler, X_pending=pending))
     constrained = qLogNoisyExpectedImprovement(
         ModelListGP(model, latency.model),
         X,

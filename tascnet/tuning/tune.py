@@ -56,6 +56,7 @@ from tascnet.run.records import (
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
+from tascnet.train.parallel import check_devices
 from tascnet.train.setting import computing
 from tascnet.train.steps import RECORD
 from tascnet.train.transfer import check_network, warn_of_overlap, with_words
@@ -170,6 +171,7 @@ def tune(
     _check_pick(options, run)
     with computing(device, threads) as where:
         check_executor(executor, where.type)
+        check_devices(trainer.devices, where)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         searches = earlier_trials(options.warm_start)
@@ -194,10 +196,7 @@ def tune(
                 "dataset": data,
                 "preprocessing": expected,
                 "tune": options,
-                "trainer": {
-                    "class_weights": trainer.class_weights,
-                    "standardise": trainer.standardise,
-                },
+                "trainer": trainer.facts | {"standardise": trainer.standardise},
                 **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
             },
         ) | {"metric": metric}

@@ -6,8 +6,8 @@ from tests.reading import read_json
 
 def test_parts_are_timed_and_counts_agree(bench, images, cache, tmp_path, shown):
     data = ["--data", "image_folder", "--root", images, "--cache", cache, "--size", 32, "--resize", 32]
-    network = ["--backbone", "resnet20", "--weights", "random", "--backbones", "mobilenet_v2"]
-    few = ["--set", "prune.epochs=1", "prune.min_filters=96", "measure.batch=2", "measure.repeats=3"]
+    network = ["--backbone", "resnet20", "--weights", "random", "--backbones", "resnet20"]
+    few = ["--set", "prune.epochs=1", "prune.min_filters=32", "measure.batch=2", "measure.repeats=3"]
     assert bench("pruning_cost", *data, *network, *few) == 0
     (row,) = read_json(tmp_path / "pruning_cost" / "metrics.json")["rows"]
     assert row["params_agree"]

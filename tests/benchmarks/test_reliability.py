@@ -136,9 +136,9 @@ def few(monkeypatch):
 
 
 def test_faults_and_kills_are_injected_and_reported(bench, few, tmp_path, shown):
-    assert bench("reliability", "--injections", 6, "--kills", 1) == 0
+    assert bench("reliability", "--injections", 2, "--kills", 1) == 0
     rows = read_json(tmp_path / "reliability" / "metrics.json")["rows"]
-    assert [row["number"] for row in rows] == ["0", "1", "2", "3", "4", "5", "kill-0"]
+    assert [row["number"] for row in rows] == ["0", "1", "kill-0"]
     assert rows[-1]["verdict"] == "equal"
     assert {row["verdict"] for row in rows} <= set(reliability.PASSED)
     assert "kill by SIG" in shown.export_text()

@@ -10,7 +10,15 @@ from torch import nn
 
 from tascnet.errors import ExportError
 from tascnet.exporting import int8
-from tascnet.exporting.int8 import METHODS, Observed, observe, quantise, quantise_plain
+from tascnet.exporting.int8 import (
+    DOT_PRODUCTS,
+    METHODS,
+    Observed,
+    instruction_set,
+    observe,
+    quantise,
+    quantise_plain,
+)
 from tascnet.exporting.onnx_file import read_metadata, read_model, write_onnx
 from tascnet.exporting.runtimes import open_file
 from tascnet.models.info import with_info
@@ -22,6 +30,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 BINS = 2048
+# A processor without products of int8 in 32 bits adds up in 16, which saturates.
+COARSER = 1 if instruction_set() in (None, *DOT_PRODUCTS) else 4
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +107,7 @@ def test_weights_have_a_scale_for_each_channel_and_activations_are_cut_by_it(fol
     # As close as 8 bits: about a hundredth of the spread.
     samples = inputs(network, 8, seed=5)
     outputs, wanted = open_file(path)(samples), open_file(folder / "toy.onnx")(samples)
-    assert (outputs - wanted).abs().max() < 0.05 * (wanted.max() - wanted.min())
+    assert (outputs - wanted).abs().max() < 0.05 * COARSER * (wanted.max() - wanted.min())
     assert outputs.ne(wanted).any()
 
 
@@ -147,7 +157,7 @@ def test_texts_are_quantised(folder, tmp_path):
     path = tmp_path / "int8.onnx"
     quantise_plain(folder / "text.onnx", path, [inputs(network, 8)])
     found, wanted = (open_file(file)(inputs(network, 8)) for file in (path, folder / "text.onnx"))
-    assert (found - wanted).abs().max() < 0.1 * (wanted.max() - wanted.min())
+    assert (found - wanted).abs().max() < 0.1 * COARSER * (wanted.max() - wanted.min())
 
 
 def test_ranges_are_those_of_all_samples_however_many_run_at_once(folder, monkeypatch):

@@ -52,8 +52,6 @@ MIN_FILTERS = {
     "timm/test_convnext": 96,
     # Grouped convolutions.
     "timm/test_byobnet": 128,
-    # Shuffled channels.
-    "shufflenet_v2_x0_5": 96,
     # Concatenations.
     "tests.pipelines.networks.dense": 32,
 }

@@ -25,8 +25,8 @@ SHORT = (
 )
 SEEDS = (0, 1)
 # Their networks; on the digits stage tune alone ran.
-CHAIN = f"{__name__}.small_chain"
-SETTINGS = {("digits", CHAIN): 3, ("image_folder", "resnet20"): 4, ("image_folder", CHAIN): 4}
+CHAIN, WIDE = f"{__name__}.small_chain", f"{__name__}.wide_chain"
+SETTINGS = {("digits", CHAIN): 3, ("image_folder", CHAIN): 4, ("image_folder", WIDE): 4}
 # What the table calls a network: its stage's folder and its name there.
 NETWORKS = {
     "baseline": ("tune", "baseline"),
@@ -38,15 +38,19 @@ UNPRUNED = ("prune-magnitude", "before")
 FIGURES = ("val_accuracy", "test_accuracy", "params", "flops", "size_bytes", "latency_ms", "latency_ms_batch")
 
 
-def small_chain(num_classes: int) -> nn.Sequential:
+def small_chain(num_classes: int, width: int = 64) -> nn.Sequential:
     blocks = OrderedDict(
-        conv1=nn.Conv2d(3, 64, 3, stride=4, padding=1),
+        conv1=nn.Conv2d(3, width, 3, stride=4, padding=1),
         relu1=nn.ReLU(),
         pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
-        classifier=nn.Linear(64, num_classes),
+        classifier=nn.Linear(width, num_classes),
     )
     return nn.Sequential(blocks)
+
+
+def wide_chain(num_classes: int) -> nn.Sequential:
+    return small_chain(num_classes, 96)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def outputs(tmp_path_factory, images):
     own = [f"outputs={folder}", "seed=0,1", *SHORT]
     photos = ["dataset=image_folder", f"dataset.root={images}"]
     assert command("--multirun", "stage=full", *photos, f"backbone={CHAIN}", *own) == 0
-    assert command("--multirun", "stage=full", *photos, "backbone=resnet20", *own) == 0
+    assert command("--multirun", "stage=full", *photos, f"backbone={WIDE}", *own) == 0
     digits = ["dataset=digits", "dataset.classes=[5,6]", f"backbone={CHAIN}"]
     assert command("--multirun", "stage=tune", *digits, *own) == 0
     return folder

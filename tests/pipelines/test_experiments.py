@@ -1,9 +1,12 @@
 """One experiment of each paper, run for real: random weights, few tiny images, one epoch, two trials."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
+import tascnet
+from tascnet.models.info import with_info
 from tascnet.run.files import read_jsonl
 from tests.pipelines.commands import command
 from tests.reading import read_json
@@ -55,14 +58,16 @@ def test_autotune_tunes_new_layers_and_prunes_nothing(caltech, cache, tmp_path, 
     assert known["trainer.finetune.epoch_share"] == 0.125
 
 
-def test_tascnet_tunes_and_prunes_the_wide_layers_alone(caltech, cache, tmp_path, slim_torchvision):
+def test_tascnet_prunes_the_wide_layers_alone(caltech, cache, tmp_path, slim_torchvision):
     """Of DenseNet-121 the two transitions alone have more than 128 filters, 256 and 512; 5 % are removed.
 
     With a quarter of the channels they are those with more than 32.
     """
-    more = ["tune.max_trials=1", "tune.neurons=[32]", "prune.min_filters=33"]
+    network = tascnet.backbone("densenet121", weights="random", size=32, resize=32, num_classes=2)
+    tascnet.save(with_info(network, replace(network.info, class_names=("cat", "dog"))), tmp_path / "tuned")
+    more = ["stage=prune", f"prune.source={tmp_path / 'tuned'}", "prune.min_filters=33"]
     folder = run("tascnet_densenet121_caltech101", caltech, cache, tmp_path, *more)
-    assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"prune-published", "tune"}
+    assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["prune-published"]
     row = read_jsonl(folder / "prune-published" / "iterations.jsonl")[1]
     assert row["removed"] == {"features_transition2.conv": 3, "features_transition3.conv": 6}
     known = read_json(folder / "prune-published" / "identity.json")

@@ -126,7 +126,7 @@ def test_seconds_that_are_used_up_end_the_training_of_an_iteration(run, caplog):
     assert said[0].split()[3] == str(len(epochs))
     (result.folder / "metrics.json").unlink()
     assert run(endless).iterations == result.iterations
-    more = run(replace(endless, max_seconds=1.0))
+    more = run(replace(endless, max_seconds=result.metrics.seconds + 1))
     assert more.iterations[1] == result.iterations[1]
     assert len(more.iterations) == 3
 
