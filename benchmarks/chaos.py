@@ -45,7 +45,7 @@ PROPOSED = proposals_of(Path(JOURNAL)).name
 # Digits, trained for long enough that a kill hits a trial.
 WORDS = (
     *("stage=tune", "dataset=digits", "name=run", "threads=1", "tune.promote=false", "tune.patience=100"),
-    *("trainer.trial.epochs=60", "trainer.finetune.epochs=2", "measure.runtimes=[eager]", "export=none"),
+    *("trainer.trial.epochs=25", "trainer.finetune.epochs=1", "measure.runtimes=[eager]", "export=none"),
 )
 # Seconds between two looks at the processes, and until a command that is not disturbed any more has ended.
 LOOK, LIMIT = 0.2, 3600.0

@@ -19,6 +19,7 @@ with warnings.catch_warnings():
     from botorch.acquisition.logei import qLogNoisyExpectedImprovement
     from botorch.acquisition.objective import LinearMCObjective
     from botorch.models.gp_regression import SingleTaskGP
+    from botorch.models.model import Model
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
@@ -62,11 +63,12 @@ def improvement(
     """
     if latency is None:
         with torch.no_grad():
+            known: Model = model
             if pending is not None:
-                model = model.condition_on_observations(pending, model.posterior(pending).mean)
+                known = model.condition_on_observations(pending, model.posterior(pending).mean)
                 X = torch.cat([X, pending])
-            best = model.posterior(X).mean.max()
-        return _over_points(LogExpectedImprovement(model, best_f=best))
+            best = known.posterior(X).mean.max()
+        return _over_points(LogExpectedImprovement(known, best_f=best))
     sampler = SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=seed)
     constrained = qLogNoisyExpectedImprovement(
         ModelListGP(model, latency.model),
