@@ -7,7 +7,7 @@ logarithm of the exact cost, negated.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ with warnings.catch_warnings():
     from botorch.acquisition.logei import qLogNoisyExpectedImprovement
     from botorch.acquisition.objective import LinearMCObjective
     from botorch.models.gp_regression import SingleTaskGP
-    from botorch.models.model import Model
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
     from botorch.utils.multi_objective.hypervolume import infer_reference_point
@@ -63,7 +62,7 @@ def improvement(
     """
     if latency is None:
         with torch.no_grad():
-            known: Model = model
+            known: Any = model
             if pending is not None:
                 known = model.condition_on_observations(pending, model.posterior(pending).mean)
                 X = torch.cat([X, pending])
