@@ -596,7 +596,8 @@ class Trainer(Recipe):
     )
     devices: int = option(
         1,
-        "GPUs that train a network together, from `device` on, or processes on the CPU; trials have one.",
+        "How many GPUs, from `device` on, share each batch when a network is trained on samples; on the CPU "
+        "they are processes.",
         minimum=1,
         maximum=64,
     )

@@ -302,8 +302,9 @@ class _Job:
         """The features of one view in batches, at each segment, but for those `done`, the first."""
         size = self.batch_size * (1 if self.spread is None else SHARD)
         rows = torch.arange(len(done[0]), len(self.source)).split(size)
-        shards = [(self.number, view, dtype, chunk) for chunk in rows if len(chunk)]
-        return iter(track((self.spread or self._here)(shards), f"cache features ({view})", len(shards)))
+        # A part of a tensor would travel with the whole.
+        shards = [(self.number, view, dtype, chunk.clone()) for chunk in rows if len(chunk)]
+        return track((self.spread or self._here)(shards), f"cache features ({view})", len(shards))
 
     def _here(self, shards: Iterable[Shard]) -> Iterator[list[NDArray[Any]]]:
         for _, view, dtype, rows in shards:

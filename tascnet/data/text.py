@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tascnet.data.dataset import SampleSet, content_fingerprint
 from tascnet.data.listing import TextFiles, check_readable, warn_of_twins
@@ -43,7 +45,7 @@ class TextDataset(SampleSet):
     ) -> SampleSource:
         """Texts as the numbers of their words, `b x T`, int64."""
         tokens = preprocessing.encode([self.texts[row] for row in rows])
-        return PlainSource(self, rows, preprocessing, lambda positions: tokens[positions])
+        return PlainSource(self, rows, preprocessing, partial(_numbers, tokens))
 
     def prepare(
         self, preprocessing: AnyPreprocessing, train: NDArray[np.int64], *, grow: bool
@@ -61,6 +63,10 @@ class TextDataset(SampleSet):
                 *(cut, len(self), self.name, chosen.max_tokens),
             )
         return chosen
+
+
+def _numbers(tokens: Tensor, positions: NDArray[np.int64]) -> Tensor:
+    return tokens[positions]
 
 
 def load_texts(files: TextFiles, *, name: str, max_tokens: int) -> TextDataset:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +49,17 @@ class TensorDataset(SampleSet):
     def take(
         self, rows: NDArray[np.int64], preprocessing: Any, augmentation: Images | None = None
     ) -> SampleSource:
-        def read(positions: NDArray[np.int64]) -> Tensor:
-            # Indexing by an array copies, so that torch never sees the read-only memory map.
-            inputs = torch.from_numpy(np.asarray(self.tensors[rows[positions]]))
-            return inputs.contiguous(memory_format=torch.channels_last)
+        return PlainSource(self, rows, preprocessing, partial(_inputs, self.tensors, rows))
 
-        return PlainSource(self, rows, preprocessing, read)
+
+def _inputs(
+    tensors: NDArray[np.float32] | CheckedArray | DecodedWhenRead,
+    rows: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> Tensor:
+    # Indexing by an array copies, so that torch never sees the read-only memory map.
+    inputs = torch.from_numpy(np.asarray(tensors[rows[positions]]))
+    return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def load_torch(

@@ -138,10 +138,11 @@ class RayExecutor:
         return Outcome(key=key, value=value, worker=worker, started=started, ended=ended)
 
     def drop(self) -> None:
-        if self._ray.is_initialized():
-            for reference in self._keys:
+        keys, self._keys = self._keys, {}
+        # With the connection lost there is nothing to cancel.
+        with suppress(self._ray.exceptions.RayError, ConnectionError):
+            for reference in keys:
                 self._ray.cancel(reference)
-        self._keys.clear()
 
 
 @contextmanager

@@ -116,12 +116,18 @@ def worker_name() -> str:
     return f"{socket.gethostname()}/{os.getpid()}"
 
 
-def check_executor(options: Local, device: str) -> None:
+def check_executor(options: Local, device: str, devices: int = 1) -> None:
     """Refuse workers on GPUs that nobody counts, GPUs that nobody uses, and a cluster that is not there.
 
     Args:
         device: a type of devices.
+        devices: of a training on samples.
     """
+    if isinstance(options, Ray) and devices > 1:
+        raise ConfigError(
+            f"workers train on one device each, but `devices={devices}`",
+            "leave it at 1, or take `executor=local`",
+        )
     if isinstance(options, Ray) and (device == "cuda") != (options.gpus > 0):
         raise ConfigError(
             f"a trial takes {options.gpus:g} GPUs (`executor.gpus`), but networks are trained on `{device}`",

@@ -28,6 +28,8 @@ from tascnet.train.steps import RECORD
 # Of this process, by the keys of what they were made from; so many are kept.
 _LEARNERS: dict[str, Learner] = {}
 KEPT = 8
+# Results that may be early, for each job that runs.
+AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class RemoteLearner:
             data=data,
             preprocessing=samples.preprocessing,
             fingerprint=samples.fingerprint,
-            recipes=replace(learner.trainer, devices=1),
+            recipes=learner.trainer,
             seed=learner.seed,
             metric=learner.metric,
             device=learner.device.type,
@@ -184,20 +186,27 @@ class Workers:
         return list(self.spread(learner, function, common)(jobs))
 
     def spread(
-        self, learner: Learner, function: Callable[..., Any], common: Sequence[Any]
+        self,
+        learner: Learner,
+        function: Callable[..., Any],
+        common: Sequence[Any],
+        threads: int | None = None,
     ) -> Callable[[Iterable[Any]], Iterator[Any]]:
-        """Like `map`, for several series of jobs; each result is there as soon as its turn comes."""
+        """Like `map`, for several series of jobs; each result is there as soon as its turn comes.
+
+        With `threads` each job has so many, in place of those of this process.
+        """
         sent: list[Any] = []
 
         def results(jobs: Iterable[Any]) -> Iterator[Any]:
             if not sent:
                 sent.extend([self._maker(learner), *(self._travels(one) for one in common)])
             maker, *shared = sent
+            calls = ((_of_learner, maker, function, *shared, self._ready(job)) for job in jobs)
             early: dict[int, Any] = {}
             turn = 0
-            for key, value in self._all(
-                (_of_learner, maker, function, *shared, self._ready(j)) for j in jobs
-            ):
+            # What is early takes memory until its turn.
+            for key, value in self._all(calls, threads, ahead=AHEAD * self.executor.slots):
                 early[key] = value
                 while turn in early:
                     yield early.pop(turn)
@@ -231,9 +240,16 @@ class Workers:
                         place.write_bytes(files[name])
                 bar.advance(1)
 
-    def _all(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """The number of each call and what it gives, as they end."""
-        executor, threads = self.executor, torch.get_num_threads()
+    def _all(
+        self, calls: Iterable[tuple[Any, ...]], threads: int | None = None, ahead: int | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """The number of each call and what it gives, as they end.
+
+        Args:
+            threads: of each; None: those of this process.
+            ahead: how many calls may follow one that has not ended; None: all.
+        """
+        executor, threads, waiting = self.executor, threads or torch.get_num_threads(), set[int]()
 
         def ended() -> tuple[int, Any]:
             outcome = executor.next()
@@ -243,12 +259,16 @@ class Workers:
                     f"what was sent to a worker never came back: {reason}",
                     "run the same command again: it resumes",
                 )
+            waiting.discard(outcome.key)
             return outcome.key, outcome.value
 
         try:
             for key, (function, *args) in enumerate(calls):
                 executor.submit(key, function, *args, threads=threads)
-                if executor.running >= executor.slots:
+                waiting.add(key)
+                while executor.running >= executor.slots or (
+                    ahead and key - min(waiting, default=key) >= ahead
+                ):
                     yield ended()
             while executor.running:
                 yield ended()

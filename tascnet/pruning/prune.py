@@ -180,7 +180,7 @@ def prune(
     check_metric(metric)
     check_criterion(options)
     with computing(device, threads) as where:
-        check_executor(executor, where.type)
+        check_executor(executor, where.type, trainer.devices)
         check_devices(trainer.devices, where)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)

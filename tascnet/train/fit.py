@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -30,7 +30,7 @@ from tascnet.train.folded import folded, rescale
 from tascnet.train.mixing import Mixing, soft_cross_entropy
 from tascnet.train.mode import batches, classifier_dropout, set_training_mode
 from tascnet.train.optimiser import layer_groups, learning_rate_factor, make_optimizer
-from tascnet.train.parallel import Share, shared, synchronised
+from tascnet.train.parallel import Member, synchronised, together
 
 log = logging.getLogger("tascnet")
 
@@ -103,14 +103,15 @@ def fit(
             `last`.
         metric: `accuracy` or `balanced_accuracy`.
         stop: takes all epochs so far; training ends when it returns True.
-        devices: how many train together, `device` and those of the next numbers; on the CPU processes. Each
-            takes its share of every batch; see `tascnet.train.parallel`. A training with a penalty has one.
+        devices: how many devices share each batch: `device` and those with the next numbers, or processes on
+            the CPU; see `tascnet.train.parallel`. With a penalty one device trains.
         description: text of the progress bar.
 
     Raises:
         ConfigError: the samples cannot be mixed as the recipe asks, or what takes part cannot be sent to
             other processes.
         RunFolderError: the checkpoint cannot be read.
+        TascnetError: a process of several devices failed or was killed.
         TrainingDiverged: the loss became infinite or not a number.
     """
     device = torch.device(device)
@@ -136,7 +137,7 @@ def fit(
     )
     done = run.epoch * run.steps_per_epoch
     with (
-        run.beside(1 if penalty else devices),
+        run.beside(devices),
         classifier_dropout(model, recipe.dropout),
         progress(description, total=recipe.epochs * run.steps_per_epoch, done=done) as bar,
     ):
@@ -198,7 +199,7 @@ class _Run:
     penalty: Callable[[], Tensor] | None = None
     checkpoint: Path | None = None
     recorder: Recorder | None = None
-    share: Share | None = None
+    member: Member | None = None
     records: list[EpochRecord] = field(default_factory=list)
     before: EpochRecord | None = None
     best: EpochRecord | None = None
@@ -274,37 +275,45 @@ class _Run:
     @contextmanager
     def beside(self, devices: int) -> Iterator[None]:
         """Let other processes take part in the epochs of the block."""
-        if devices == 1:
+        if devices > 1 and self.penalty is not None:
+            log.info("a training with a penalty takes one device")
+        if devices == 1 or self.penalty is not None or self.epoch >= self.recipe.epochs:
             yield
             return
         names = ("model", "recipe", "train", "seed", "first_trained", "class_weights", "distillation")
         made = {name: getattr(self, name) for name in names}, self.optimizer.state_dict()
-        with shared(devices, self.device, _follow, made) as self.share:
+        with together(devices, self.device, _follow, made) as self.member:
             yield
-            self.share.told([0.0, 0.0, 0.0])
+            self.member.broadcast([0.0, 0.0, 0.0])
 
     def lead(self) -> None:
         """Let the other processes, if there are any, train the next epoch too."""
-        if self.share is not None:
-            self.share.told([1.0, self.epoch, self.plateau_factor])
+        if self.member is not None:
+            self.member.broadcast([1.0, self.epoch, self.plateau_factor])
 
-    def follow(self, share: Share) -> None:
+    def follow(self, member: Member) -> None:
         """Train the epochs that the first process leads."""
-        self.share = share
+        self.member = member
         with classifier_dropout(self.model, self.recipe.dropout):
             while True:
-                goes_on, epoch, self.plateau_factor = share.told([0.0, 0.0, 0.0])
+                goes_on, epoch, self.plateau_factor = member.broadcast([0.0, 0.0, 0.0])
                 if not goes_on:
                     return
                 self.train_epoch(int(epoch), lambda _: None)
 
     def loss_of(
-        self, running: nn.Sequential, inputs: Tensor, labels: Tensor, answers: Tensor | None
+        self,
+        running: nn.Sequential,
+        inputs: Tensor,
+        labels: Tensor,
+        answers: Tensor | None,
+        weight: Tensor | float,
     ) -> Tensor:
-        """The mean loss of a batch."""
+        """The mean loss of a batch; that on the labels counts by `weight`."""
 
         def supervised(logits: Tensor) -> Tensor:
-            return soft_cross_entropy(logits, labels, self.class_weights, self.recipe.label_smoothing)
+            loss = soft_cross_entropy(logits, labels, self.class_weights, self.recipe.label_smoothing)
+            return loss * weight
 
         if self.distillation is None:
             loss = supervised(running(inputs))
@@ -314,16 +323,16 @@ class _Run:
 
     def train_epoch(self, epoch: int, advance: Callable[[int], object]) -> float:
         """One pass over the training samples; returns the mean loss."""
-        share = self.share
+        member = self.member
         set_training_mode(self.model, self.first_trained, self.recipe.batchnorm)
         running = folded(self.model)
-        if share is not None:
+        if member is not None:
             running = synchronised(running)
         epoch_seed = self.seed * 1_000_003 + epoch
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(len(self.train), generator=generator)[: self.samples]
-        if share is not None and share.rank:
-            epoch_seed += share.rank << 40
+        if member is not None and member.rank:
+            epoch_seed += member.rank << 40
             generator.manual_seed(epoch_seed)
         lr = self.recipe.lr
         if self.plateau_factor != 1.0:
@@ -338,23 +347,31 @@ class _Run:
                 factor_of_step = learning_rate_factor(self.recipe, step, self.steps_per_epoch)
                 for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
                     group["lr"] = lr * factor_of_step * factor
-                rows, part = (batch, 1.0) if share is None else share.rows(batch)
+                rows, part = (batch, 1.0) if member is None else member.rows(batch)
                 inputs, labels, answers = self._batch(rows, generator)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
-                    loss = self.loss_of(running, inputs, labels, answers)
-                loss = loss if share is None else loss * part
+                    loss = self.loss_of(running, inputs, labels, answers, self._weight(rows, batch))
+                loss = loss if member is None else loss * part
                 self.optimizer.zero_grad()
                 loss.backward()
-                if share is not None:
-                    share.sum_gradients(trained)
+                if member is not None:
+                    member.sum_gradients(trained)
                 self.optimizer.step()
                 if self.average is not None:
                     self.average.update(self.model)
                 total += loss.detach() * len(batch)
                 advance(1)
-        mean = float(total if share is None else share.sum(total)) / self.samples
+        mean = float(total if member is None else member.sum(total)) / self.samples
         _check_finite("training", mean, epoch + 1)
         return mean
+
+    def _weight(self, rows: Tensor, batch: Tensor) -> Tensor | float:
+        """The mean weight of the classes of own rows, as a share of that of their batch."""
+        if self.class_weights is None or self.member is None:
+            return 1.0
+        labels, weights = self.train.labels, self.class_weights
+        own, all_of_it = (weights[labels[chosen].to(weights.device)].mean() for chosen in (rows, batch))
+        return own / all_of_it
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """Inputs, labels, and the teacher's answers where they are cached, on the device."""
@@ -491,9 +508,11 @@ def _check_finite(name: str, loss: float, epoch: int) -> None:
         )
 
 
-def _follow(share: Share, made: tuple[Mapping[str, Any], dict[str, Any]]) -> None:
+def _follow(member: Member, made: tuple[Mapping[str, Any], dict[str, Any]]) -> None:
     """Take part in a training that another process leads."""
     parts, optimizer = made
-    run = _Run(**parts, val=None, device=share.device)
+    # The first process averages and judges.
+    recipe = replace(parts["recipe"], ema=0.0)
+    run = _Run(**{**parts, "recipe": recipe}, val=None, device=member.device)
     run.optimizer.load_state_dict(optimizer)
-    run.follow(share)
+    run.follow(member)

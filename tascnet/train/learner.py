@@ -16,6 +16,7 @@ from tascnet.options import CACHED, RECIPES, Measure, Recipe, Trainer
 from tascnet.run.records import TrainingRecord
 from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_source
 from tascnet.train.fit import fit
+from tascnet.train.parallel import check_sendable
 
 # Samples for comparing activations, and for criteria that read gradients.
 MEASURED = 1024
@@ -33,7 +34,7 @@ class Learner:
         metric: by which epochs, trials and networks are compared: `accuracy` or `balanced_accuracy`.
 
     Raises:
-        ConfigError: a recipe mixes texts.
+        ConfigError: a recipe mixes texts, or the samples cannot be sent to the processes of several devices.
     """
 
     samples: Samples
@@ -43,6 +44,8 @@ class Learner:
     metric: str = "accuracy"
 
     def __post_init__(self) -> None:
+        if self.trainer.devices > 1:
+            check_sendable(self.samples.train)
         if not self.samples.is_text:
             return
         for name in sorted({*RECIPES} - {*CACHED}):
@@ -112,11 +115,12 @@ class Learner:
         Raises:
             ConfigError: they would.
         """
+        batch_size = min(self.trainer.recipe(recipe).batch_size, len(self.samples.train))
         check_batch(
             network,
             self.samples.example if example is None else example,
             batch=measure.batch,
-            batch_size=min(self.trainer.recipe(recipe).batch_size, len(self.samples.train)),
+            batch_size=-(-batch_size // self.trainer.devices),
             device=self.device,
         )
 

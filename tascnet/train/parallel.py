@@ -6,15 +6,20 @@ and by the random numbers of augmentation, mixing and dropout, which each proces
 """
 
 import io
+import json
 import logging
-import multiprocessing
 import os
+import pickle
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,14 +28,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tascnet.errors import ConfigError, TascnetError, first_line, plural
+from tascnet.models.device import using_threads
 from tascnet.options import usable_cpus
+from tascnet.run.files import whole_file
 from tascnet.train.folded import replaced
 
 log = logging.getLogger("tascnet")
 
-HOST = "127.0.0.1"
-# Seconds that a process may take to end, and to say why it ended.
-ENDING, GRACE = 10.0, 2.0
+# What another process runs.
+PROGRAM = "from tascnet.train.parallel import take_part; take_part()"
+# Files of the folder: what is sent to all, where they meet, that a process has read it, and why it failed.
+SENT, MEETING, READY, ENDED = "sent.pt", "meeting", "ready-{}", "ended-{}.json"
+# Seconds between two looks at processes that start, and until one that fails has reported why.
+LOOK, GRACE = 0.05, 5.0
+# The first process works alone between epochs, for as long as it takes.
+WAITING = timedelta(days=30)
 # The network interface of a machine to itself.
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
@@ -48,31 +60,53 @@ def check_devices(devices: int, device: torch.device) -> None:
     is_cuda = device.type == "cuda"
     there = torch.cuda.device_count() - (device.index or 0) if is_cuda else usable_cpus()
     if devices > there:
+        first = f" from `{device}` on" if is_cuda else ""
         raise ConfigError(
-            f"`trainer.devices={devices}` is more than there are from `{device}` on: "
-            f"{plural(there, 'GPU' if is_cuda else 'CPU')}",
+            f"`devices={devices}`, but there are only {plural(there, 'GPU' if is_cuda else 'CPU')}{first}",
             f"give at most {there}",
         )
 
 
+def check_sendable(made: Any) -> None:
+    """Raise unless samples or a network can be sent to another process.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        torch.save(made, io.BytesIO())
+    except (TypeError, AttributeError, ValueError, RuntimeError, pickle.PicklingError) as error:
+        raise ConfigError(
+            f"the network or the samples cannot be sent to other processes ({first_line(error)})",
+            "define their classes and functions in a module, or leave `devices` at 1",
+        ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """What one process of a training does.
+class Member:
+    """One process of a training.
 
     Args:
         rank: of the process, from 0.
         processes: how many there are.
         device: where its tensors are.
+        control: the group that messages go through; None: the only one.
     """
 
     rank: int
     processes: int
     device: torch.device
+    control: Any = None
 
     def rows(self, batch: Tensor) -> tuple[Tensor, float]:
-        """The own rows of a batch, and which share of it they are; a row of share 0 where there is none."""
+        """The own rows of a batch, and by how much their mean loss counts.
+
+        Of a batch with fewer rows than there are processes, each process has all.
+        """
+        if len(batch) < self.processes:
+            return batch, 1 / self.processes
         own = batch[self.rank :: self.processes]
-        return (own, len(own) / len(batch)) if len(own) else (batch[:1], 0.0)
+        return own, len(own) / len(batch)
 
     def sum(self, value: Tensor) -> Tensor:
         """A tensor summed over all processes, in place."""
@@ -87,10 +121,10 @@ class Share:
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
 
-    def told(self, message: Sequence[float]) -> list[float]:
-        """What the first process says: as many numbers in each process."""
-        tensor = torch.tensor(message, dtype=torch.float64, device=self.device)
-        dist.broadcast(tensor, 0)
+    def broadcast(self, numbers: Sequence[float]) -> list[float]:
+        """The numbers of the first process, in every process; all give as many."""
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        dist.broadcast(tensor, 0, group=self.control)
         return [float(value) for value in tensor.tolist()]
 
 
@@ -111,7 +145,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SynchronisedNorm(nn.Module):
-    """A batch-norm in training mode whose statistics are those of the whole batch."""
+    """A batch-norm that normalises by the statistics of the whole batch, and trains like it."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
@@ -123,167 +157,185 @@ class SynchronisedNorm(nn.Module):
         values = x.float()
         sums = torch.cat([values.sum(dims), values.new_tensor([values.numel() / values.shape[1]])])
         total = _Sum.apply(sums)
-        count, mean = total[-1], total[:-1] / total[-1]
+        count, mean = total[-1].detach(), total[:-1] / total[-1].detach()
+        if count <= 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got {list(x.shape)}")
         shape = [1, -1, *[1] * (x.dim() - 2)]
         centred = values - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / count
-        if norm.track_running_stats:
+        if norm.training and norm.running_mean is not None:
             self._track(mean.detach(), variance.detach() * count / (count - 1))
         out = centred * (variance + norm.eps).rsqrt().view(shape)
         if norm.weight is not None:
-            out = out * norm.weight.view(shape) + norm.bias.view(shape)
+            out = out * norm.weight.view(shape)
+        if norm.bias is not None:
+            out = out + norm.bias.view(shape)
         return out.to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        norm = self.norm
+        norm, share = self.norm, self.norm.momentum
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
-        norm.running_var.lerp_(variance.to(norm.running_var.dtype), share)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            share = 1 / float(norm.num_batches_tracked) if share is None else share
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share or 0.0)
+        norm.running_var.lerp_(variance.to(norm.running_var.dtype), share or 0.0)
 
 
 def synchronised(network: nn.Sequential) -> nn.Sequential:
-    """The same network, whose batch-norms in training mode have the statistics of the whole batch.
+    """The same network, whose batch-norms that read a batch's statistics have those of the whole batch.
 
     It shares all parameters and buffers with `network`.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.training]
-    return replaced(network, {norm: SynchronisedNorm(norm) for norm in norms})
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    reading = [norm for norm in norms if norm.training or norm.running_mean is None]
+    return replaced(network, {norm: SynchronisedNorm(norm) for norm in reading})
 
 
 @contextmanager
-def shared(
-    devices: int, device: torch.device, work: Callable[[Share, Any], None], made: Any
-) -> Iterator[Share]:
+def together(
+    devices: int, device: torch.device, work: Callable[[Member, Any], None], made: Any
+) -> Iterator[Member]:
     """Start a process for each further device, and let this process be the first; they end with the block.
 
     Args:
         devices: how many take part.
         device: of this process; on CUDA the others take those of the next numbers.
-        work: what another process does, a function of a module.
+        work: what another process does, a function at the top of a module.
         made: given to it, with its tensors on its own device.
 
     Raises:
         ConfigError: `made` cannot be sent to another process, or this one is part of such a training already.
-        TascnetError: another process ended before its time.
+        TascnetError: another process failed or was killed.
     """
     if dist.is_initialized():
         raise ConfigError(
             "torch.distributed is already in use in this process, so it cannot start a training on "
             f"{devices} devices",
-            "leave `trainer.devices` at 1",
+            "leave `devices` at 1",
         )
-    buffer = io.BytesIO()
-    try:
-        torch.save((work, made), buffer)
-    except (TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"the network or the samples cannot be sent to other processes ({first_line(error)})",
-            "define their classes and functions in a module, or leave `trainer.devices` at 1",
-        ) from error
-    store = _store(0, devices, is_master=True)
-    context = multiprocessing.get_context("spawn")
-    processes: list[BaseProcess] = []
-    pipes: list[Connection] = []
-    try:
-        with _local_sockets():
-            for rank in range(1, devices):
-                pipe, end = context.Pipe(duplex=False)
-                share = Share(rank=rank, processes=devices, device=_place(device, rank))
-                args = (share, store.port, torch.get_num_threads(), buffer.getvalue(), end)
-                processes.append(context.Process(target=_take_part, args=args, daemon=True))
-                pipes.append(pipe)
-                processes[-1].start()
-                end.close()
-            for pipe in pipes:
-                _check(pipe)
-            own = Share(rank=0, processes=devices, device=device)
-            _join(own, store)
-        log.info("training on %d devices", devices)
-        yield own
-    except BaseException as error:
+    check_sendable(made)
+    threads = max(1, torch.get_num_threads() // devices) if device.type == "cpu" else torch.get_num_threads()
+    processes: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory(prefix="tascnet-") as place, using_threads(threads):
+        folder = Path(place)
+        torch.save((work, made, devices), folder / SENT)
         try:
+            for rank in range(1, devices):
+                processes.append(_started(folder, rank, _place(device, rank), threads))
+            while not all((folder / READY.format(rank)).exists() for rank in range(1, devices)):
+                if failure := _report(folder, processes):
+                    raise failure
+                time.sleep(LOOK)
+            member = _joined(folder, 0, devices, device)
+            log.info("training on %s", plural(devices, "device"))
+            yield member
+        except RuntimeError as error:
             # What fails here when another process is gone names no cause.
-            ended = wait(pipes, GRACE) if isinstance(error, RuntimeError) else ()
-            for pipe in (pipe for pipe in pipes if pipe in ended):
-                _check(pipe)
+            until = time.monotonic() + GRACE
+            while time.monotonic() < until:
+                if failure := _report(folder, processes):
+                    raise failure from error
+                time.sleep(LOOK)
+            raise
         finally:
             for process in processes:
-                process.terminate()
-        raise
-    finally:
-        _end(processes, pipes)
+                process.kill()
+                process.wait()
+                assert process.stdin is not None
+                process.stdin.close()
+            with suppress(Exception):
+                dist.destroy_process_group()
 
 
-def _check(pipe: Connection) -> None:
-    """Raise if another process says that it failed, or is gone."""
-    try:
-        said = pipe.recv()
-    except EOFError:
-        said = "it was killed"
-    if said is not None:
-        raise TascnetError(
-            f"a process that trains beside this one ended ({said})", "run the same command again: it resumes"
-        )
-
-
-def _end(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> None:
-    with suppress(Exception):
-        dist.destroy_process_group()
-    for process in processes:
-        process.join(ENDING)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    for pipe in pipes:
-        pipe.close()
-
-
-def _store(port: int, processes: int, *, is_master: bool) -> Any:
-    """Where processes find each other; port 0 takes any that is free."""
-    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
-        HOST, port, processes, is_master=is_master, wait_for_workers=False
+def _started(folder: Path, rank: int, device: torch.device, threads: int) -> "subprocess.Popen[bytes]":
+    """Another process: it reads a pipe that closes when this one is gone, and gets no Ctrl-C of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), str(rank), str(device)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
     )
-
-
-def _join(share: Share, store: Any) -> None:
-    backend = "nccl" if share.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=share.rank, world_size=share.processes)
 
 
 def _place(device: torch.device, rank: int) -> torch.device:
     return torch.device("cuda", (device.index or 0) + rank) if device.type == "cuda" else device
 
 
-def _take_part(share: Share, port: int, threads: int, payload: bytes, pipe: Connection) -> None:
-    """The whole life of another process."""
+def _joined(folder: Path, rank: int, devices: int, device: torch.device) -> Member:
+    """This process among the others, once all are there."""
+    (folder / READY.format(rank)).touch()
+    store = torch.distributed.FileStore(str(folder / MEETING), devices)  # type: ignore[attr-defined]
+    before = os.environ.get("GLOO_SOCKET_IFNAME")
+    os.environ["GLOO_SOCKET_IFNAME"] = before or LOOPBACK
     try:
-        torch.set_num_threads(threads)
-        if share.device.type == "cuda":
-            torch.cuda.set_device(share.device)
-        # It is what the first process has made a moment ago.
-        work, made = torch.load(io.BytesIO(payload), map_location=share.device, weights_only=False)
-        pipe.send(None)
-        with _local_sockets():
-            _join(share, _store(port, share.processes, is_master=False))
-            work(share, made)
-            dist.destroy_process_group()
-    except Exception as error:
-        with suppress(OSError):
-            pipe.send(first_line(error))
-
-
-@contextmanager
-def _local_sockets() -> Iterator[None]:
-    """Let processes of one machine talk to each other, whatever its name resolves to."""
-    name, before = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
-    os.environ[name] = before or LOOPBACK
-    try:
-        yield
+        known: dict[str, Any] = {"store": store, "rank": rank, "world_size": devices}
+        if device.type == "cpu":
+            dist.init_process_group("gloo", timeout=WAITING, **known)
+            return Member(rank=rank, processes=devices, device=device)
+        # Messages wait for as long as the first process works alone, sums of gradients do not.
+        dist.init_process_group("nccl", **known)
+        control = dist.new_group(backend="gloo", timeout=WAITING)
+        return Member(rank=rank, processes=devices, device=device, control=control)
     finally:
         if before is None:
-            os.environ.pop(name, None)
+            del os.environ["GLOO_SOCKET_IFNAME"]
+
+
+def _report(folder: Path, processes: Sequence["subprocess.Popen[bytes]"]) -> TascnetError | None:
+    """What another process failed with, the first of several; None if none has failed."""
+    killed = [
+        (rank, process.returncode)
+        for rank, process in enumerate(processes, start=1)
+        if process.poll() is not None and not (folder / ENDED.format(rank)).exists()
+    ]
+    for rank, status in killed:
+        return TascnetError(
+            f"process {rank} of a training was ended from outside (exit status {status})",
+            "see whether the memory suffices, then run the same command again: it resumes",
+        )
+    reports = sorted(folder.glob(ENDED.format("*")), key=lambda path: path.stat().st_mtime_ns)
+    for path in reports:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return TascnetError(f"process {said['rank']} of a training failed: {said['message']}", said["hint"])
+    return None
+
+
+def take_part() -> None:
+    """The whole life of another process; its arguments are folder, number and device."""
+    folder, rank, device = Path(sys.argv[1]), int(sys.argv[2]), torch.device(sys.argv[3])
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    try:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # The first process has made it a moment ago.
+        work, made, devices = torch.load(
+            folder / SENT,
+            map_location=lambda storage, place: _moved(storage, place, device),
+            weights_only=False,
+        )
+        work(_joined(folder, rank, devices, device), made)
+    except Exception as error:
+        message = error.message if isinstance(error, TascnetError) else first_line(error)
+        hint = error.hint if isinstance(error, TascnetError) else "run the same command again: it resumes"
+        with whole_file(folder / ENDED.format(rank)) as path:
+            path.write_text(json.dumps({"rank": rank, "message": message, "hint": hint}), encoding="utf-8")
+
+
+def _moved(storage: Any, place: str, device: torch.device) -> Any:
+    """A tensor's memory: what the first process has on its GPU goes to the own one."""
+    return storage.cuda(device) if place.startswith("cuda") else storage
+
+
+def _end_with_the_first() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)

@@ -170,7 +170,7 @@ def tune(
     check_sizes(network, options)
     _check_pick(options, run)
     with computing(device, threads) as where:
-        check_executor(executor, where.type)
+        check_executor(executor, where.type, trainer.devices)
         check_devices(trainer.devices, where)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
@@ -363,7 +363,8 @@ def _run(
     for other in learners.values():
         other.check_memory(pretrained, "finetune", measure)
     rivals = load_rivals(options.rival_names, learner, measure)
-    spread = partial(workers.spread, learner) if workers.is_remote else None
+    # Trials have so many threads too, and leave room for each other.
+    spread = partial(workers.spread, learner, threads=workers.trial_threads) if workers.is_remote else None
     if not archive.has("baseline"):
         cache_ends(learner, pretrained, options, spread)
     chain, first = baseline(pretrained, learner, archive)
@@ -403,7 +404,7 @@ def _run(
         for line in reach_lines(found_reach) if found_reach else ():
             log.info("%s", line)
         log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
-        if spread is not None:
+        if spread is not None and not study.trials:
             # Before one worker does it while all others wait.
             tails.fill(spread)
         trainer = TrialTrainer(

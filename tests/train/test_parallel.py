@@ -1,4 +1,6 @@
-"""Training in two processes is training in one, but for rounding."""
+"""Training in several processes is training in one, but for rounding."""
+
+import io
 
 import pytest
 import torch
@@ -7,19 +9,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tascnet
+from tascnet.data import open_samples
 from tascnet.errors import ConfigError, TascnetError
+from tascnet.models import Preprocessing
+from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.options import Recipe
-from tascnet.train import fit
-from tascnet.train.parallel import Share, shared
+from tascnet.train import fit, parallel
+from tascnet.train.parallel import Member, together
 
 CPU = torch.device("cpu")
+IMAGES = Preprocessing(size=8, resize=8, mean=(0.0,) * 3, std=(1.0,) * 3)
+DIGITS = Preprocessing(size=8, resize=8, mean=(0.5,), std=(0.5,))
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
 
 
 class Spots:
-    """Images of 5 x 5 pixels, bright in one half or the other."""
+    """Images of 5 x 5 pixels, brighter the higher the class."""
 
-    def __init__(self, count=27, seed=0):
+    def __init__(self, count, seed):
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.arange(count) % 3
         self.inputs = torch.randn(count, 3, 5, 5, generator=generator)
@@ -34,73 +41,135 @@ class Spots:
 
 
 def network():
-    """Its first batch-norm is frozen, the others learn."""
+    """Its first batch-norm is frozen, the others learn, by each kind of running statistics."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         frozen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         own = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), nn.BatchNorm2d(6, momentum=None), nn.ReLU())
-        chain = nn.Sequential(frozen, own, nn.Flatten(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+        plain = nn.BatchNorm1d(4, affine=False)
+        untracked = nn.BatchNorm1d(4, track_running_stats=False)
+        head = (nn.Flatten(), nn.Linear(6, 4), plain, untracked, nn.Linear(4, 3))
+        chain = nn.Sequential(frozen, own, *head)
     frozen.requires_grad_(False)
     return chain
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=TWO_GPUS)])
-def test_two_processes_train_what_one_does(device, tmp_path):
-    # The last batch of an epoch has three samples, the one of the first process is one more.
-    recipe = Recipe(optimizer="nesterov", lr=0.05, epochs=2, batch_size=8, batchnorm="train", dropout=0.0)
+# The last batch of an epoch has 3 samples of 27, or 9 of 25: one process has one more than the other.
+@pytest.mark.parametrize(
+    ("device", "weights"),
+    [("cpu", None), ("cpu", (0.5, 1.0, 2.0)), pytest.param("cuda", None, marks=TWO_GPUS)],
+)
+def test_two_processes_train_what_one_does(device, weights, tmp_path):
+    recipe = Recipe(
+        optimizer="nesterov",
+        lr=0.05,
+        epochs=2,
+        batch_size=8,
+        batchnorm="train",
+        dropout=0.0,
+        mixup=0.0,
+        ema=0.5,
+    )
     trained = {}
     for devices in (1, 2):
         chain = network().to(device)
-        own = {
-            "seed": 3,
-            "device": device,
-            "keep": "last",
-            "checkpoint": tmp_path / f"{devices}.pt",
-            "devices": devices,
-        }
-        record = fit(chain, Spots(), Spots(9, seed=1), recipe, **own)
+        own = {"seed": 3, "device": device, "keep": "last", "devices": devices}
+        balance = None if weights is None else torch.tensor(weights)
+        data = Spots(25 if weights else 27, 0), Spots(9, 1)
+        record = fit(
+            chain, *data, recipe, class_weights=balance, checkpoint=tmp_path / f"{devices}.pt", **own
+        )
         trained[devices] = chain.state_dict(), [epoch.train_loss for epoch in record.epochs]
-    (alone, losses), (together, losses_together) = trained.values()
-    assert losses_together == pytest.approx(losses, rel=1e-5 if device == "cpu" else 0.05)
+    (alone, losses), (both, losses_of_both) = trained.values()
+    # On a GPU batches are computed in bf16.
+    near = {"rtol": 1e-4, "atol": 1e-5} if device == "cpu" else {"rtol": 0.1, "atol": 0.02}
+    assert losses_of_both == pytest.approx(losses, rel=1e-5 if device == "cpu" else 0.05)
     before = network().state_dict()
     for name, value in alone.items():
-        # On a GPU batches are computed in bf16.
-        exact = {"rtol": 1e-4, "atol": 1e-6} if device == "cpu" else {"rtol": 0.1, "atol": 0.02}
-        assert torch.allclose(together[name], value, **exact), name
+        assert torch.allclose(both[name].double(), value.double(), **near), name
         # Neither is what it was, but for what is frozen.
         assert torch.equal(value.cpu(), before[name]) == name.startswith("0."), name
 
 
-def broken(share, made):
-    share.told([0.0])
-    raise ValueError(f"{made} of process {share.rank}")
+def failing(member, made):
+    member.broadcast([0.0])
+    raise ValueError(f"{made} of process {member.rank}")
 
 
-def test_a_process_that_fails_is_named_and_no_process_is_left():
-    def lead(made):
-        with shared(2, CPU, broken, made) as share:
-            share.told([1.0])
-            share.sum(torch.ones(1))
+def waiting(member, made):
+    member.broadcast([0.0])
 
-    with pytest.raises(TascnetError, match=r"ended \(bad luck of process 1\): run the same command again"):
-        lead("bad luck")
+
+def lead(work, made, then=lambda: None):
+    with together(2, CPU, work, made) as member:
+        then()
+        member.broadcast([1.0])
+        member.sum(torch.ones(1))
+
+
+def test_a_process_that_fails_is_named_and_no_process_is_left(monkeypatch):
+    with pytest.raises(TascnetError, match=r"process 1 of a training failed: bad luck of process 1: run the"):
+        lead(failing, "bad luck")
     assert not torch.distributed.is_initialized()
+    # One that cannot even begin, before the first one waits for it.
+    monkeypatch.setattr(parallel, "PROGRAM", "import sys; sys.exit(3)")
+    with pytest.raises(
+        TascnetError, match=r"process 1 of a training was ended from outside \(exit status 3\)"
+    ):
+        lead(waiting, torch.zeros(1_000_000))
     with pytest.raises(ConfigError, match=r"cannot be sent .*: define their classes"):
-        lead(lambda: 0)
+        lead(waiting, lambda: 0)
 
 
 @given(st.integers(1, 9), st.integers(1, 5))
-def test_each_sample_belongs_to_one_process(count, processes):
-    batch = torch.arange(count)
-    shares = [Share(rank=rank, processes=processes, device=CPU).rows(batch) for rank in range(processes)]
-    assert sorted(row for rows, part in shares if part for row in rows.tolist()) == batch.tolist()
-    assert sum(part for _, part in shares) == pytest.approx(1)
+def test_each_sample_counts_once(count, processes):
+    batch, weights = torch.arange(count), torch.zeros(count)
+    for rank in range(processes):
+        rows, part = Member(rank=rank, processes=processes, device=CPU).rows(batch)
+        weights[rows] += part / len(rows)
+    assert torch.allclose(weights, torch.full((count,), 1 / count))
+
+
+def texts(folder):
+    for name in ("bad", "good"):
+        (folder / f"{name}.txt").write_text("".join(f"{name} film {n}\n" for n in range(9)))
+    return tascnet.text_lines(str(folder))
+
+
+def tensors(_):
+    items = [(torch.full((3, 8, 8), float(number)), number % 2) for number in range(20)]
+    return tascnet.datasets(items)
+
+
+@pytest.mark.parametrize(
+    ("data", "preprocessing"),
+    [(texts, TextPreprocessing(max_tokens=4, vocabulary=SPECIAL)), (tensors, IMAGES), (None, DIGITS)],
+)
+def test_samples_of_every_kind_are_sent(data, preprocessing, tmp_path):
+    (tmp_path / "data").mkdir()
+    own = tascnet.digits() if data is None else data(tmp_path / "data")
+    samples = open_samples(own, preprocessing, seed=0, cache=tmp_path / "cache", grow_vocabulary=True)
+    sent, rows = io.BytesIO(), torch.tensor([3, 0])
+    torch.save(samples.train, sent)
+    sent.seek(0)
+    there = torch.load(sent, weights_only=False)
+    assert torch.equal(there.batch(rows, None), samples.train.batch(rows, None))
+    assert torch.equal(there.labels, samples.train.labels)
+    # Pixels in files are opened there, and not sent.
+    assert len(sent.getvalue()) < 500_000
 
 
 def test_more_devices_than_there_are_are_refused(tmp_path):
     network = tascnet.backbone("digits_cnn", weights="random")
     trainer = tascnet.Trainer(devices=64)
-    with pytest.raises(
-        ConfigError, match=r"`trainer.devices=64` is more than there are from `cpu` on: \d+ CPU"
-    ):
+    with pytest.raises(ConfigError, match=r"`devices=64`, but there are only \d+ CPU"):
         tascnet.tune(network, tascnet.digits(), trainer=trainer, device="cpu", cache=tmp_path)
+    with pytest.raises(ConfigError, match=r"one device each, but `devices=2`: leave it at 1"):
+        tascnet.tune(
+            network,
+            tascnet.digits(),
+            trainer=tascnet.Trainer(devices=2),
+            executor=tascnet.Ray(),
+            device="cpu",
+            cache=tmp_path,
+        )
