@@ -1,5 +1,6 @@
 """Training and evaluation on the samples of one run."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from tascnet.options import CACHED, RECIPES, Measure, Recipe, Trainer
 from tascnet.run.records import TrainingRecord
 from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_source
 from tascnet.train.fit import fit
-from tascnet.train.parallel import check_sendable
+from tascnet.train.parallel import send
 
 # Samples for comparing activations, and for criteria that read gradients.
 MEASURED = 1024
@@ -45,7 +46,8 @@ class Learner:
 
     def __post_init__(self) -> None:
         if self.trainer.devices > 1:
-            check_sendable(self.samples.train)
+            # Before a search, rather than after it.
+            send(self.samples.train, io.BytesIO())
         if not self.samples.is_text:
             return
         for name in sorted({*RECIPES} - {*CACHED}):

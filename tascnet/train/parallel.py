@@ -67,14 +67,14 @@ def check_devices(devices: int, device: torch.device) -> None:
         )
 
 
-def check_sendable(made: Any) -> None:
-    """Raise unless samples or a network can be sent to another process.
+def send(made: Any, target: Path | io.BytesIO) -> None:
+    """Write samples and networks as another process can read them.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: they cannot be sent.
     """
     try:
-        torch.save(made, io.BytesIO())
+        torch.save(made, target)
     except (TypeError, AttributeError, ValueError, RuntimeError, pickle.PicklingError) as error:
         raise ConfigError(
             f"the network or the samples cannot be sent to other processes ({first_line(error)})",
@@ -216,12 +216,11 @@ def together(
             f"{devices} devices",
             "leave `devices` at 1",
         )
-    check_sendable(made)
     threads = max(1, torch.get_num_threads() // devices) if device.type == "cpu" else torch.get_num_threads()
     processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory(prefix="tascnet-") as place, using_threads(threads):
         folder = Path(place)
-        torch.save((work, made, devices), folder / SENT)
+        send((work, made, devices), folder / SENT)
         try:
             for rank in range(1, devices):
                 processes.append(_started(folder, rank, _place(device, rank), threads))
@@ -291,22 +290,21 @@ def _joined(folder: Path, rank: int, devices: int, device: torch.device) -> Memb
 
 
 def _report(folder: Path, processes: Sequence["subprocess.Popen[bytes]"]) -> TascnetError | None:
-    """What another process failed with, the first of several; None if none has failed."""
-    killed = [
-        (rank, process.returncode)
-        for rank, process in enumerate(processes, start=1)
-        if process.poll() is not None and not (folder / ENDED.format(rank)).exists()
-    ]
-    for rank, status in killed:
-        return TascnetError(
-            f"process {rank} of a training was ended from outside (exit status {status})",
-            "see whether the memory suffices, then run the same command again: it resumes",
-        )
-    reports = sorted(folder.glob(ENDED.format("*")), key=lambda path: path.stat().st_mtime_ns)
-    for path in reports:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        return TascnetError(f"process {said['rank']} of a training failed: {said['message']}", said["hint"])
-    return None
+    """What ended another process: from outside, or the first failure of several; None if all are there."""
+    for rank, process in enumerate(processes, start=1):
+        if process.poll() is not None and not (folder / ENDED.format(rank)).exists():
+            return TascnetError(
+                f"process {rank} of a training was ended from outside (exit status {process.returncode})",
+                "see whether the memory suffices, then run the same command again: it resumes",
+            )
+    reports = list(folder.glob(ENDED.format("*")))
+    if not reports:
+        return None
+    first = min(reports, key=lambda path: path.stat().st_mtime_ns)
+    failure = json.loads(first.read_text(encoding="utf-8"))
+    return TascnetError(
+        f"process {failure['rank']} of a training failed: {failure['message']}", failure["hint"]
+    )
 
 
 def take_part() -> None:
