@@ -21,6 +21,7 @@ from benchmarks import common
 from benchmarks.common import Row, collect, grouped, new_table, points, standard_error
 from benchmarks.searchers import INITIAL
 from benchmarks.table import Table, load_table, table_names
+from tascnet.errors import plural
 from tascnet.report.numbers import duration, percent
 from tascnet.run.records import Trial
 from tascnet.train.setting import computing
@@ -193,7 +194,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
             where="post",
             color=f"C{workers.index(count)}",
             linestyle="--" if failures else "-",
-            label=f"{count} workers, {percent(failures)} lost" if failures else f"{count} workers",
+            label=plural(count, "worker") + (f", {percent(failures)} lost" if failures else ""),
         )
     axes.set_xscale("log")
     axes.set_xlabel("minutes")
