@@ -100,14 +100,13 @@ def waiting(member, made):
     member.broadcast([0.0])
 
 
-def lead(work, made, then=lambda: None):
+def lead(work, made):
     with together(2, CPU, work, made) as member:
-        then()
         member.broadcast([1.0])
         member.sum(torch.ones(1))
 
 
-def test_a_process_that_fails_is_named_and_no_process_is_left(monkeypatch):
+def test_a_process_that_fails_is_named_and_the_group_is_left(monkeypatch):
     with pytest.raises(TascnetError, match=r"process 1 of a training failed: bad luck of process 1: run the"):
         lead(failing, "bad luck")
     assert not torch.distributed.is_initialized()
