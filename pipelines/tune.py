@@ -16,6 +16,7 @@ from tascnet.report import (
 )
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
+from tascnet.train.parallel import check_devices
 from tascnet.train.setting import computing
 
 
@@ -29,8 +30,9 @@ def run(config: Config, network: nn.Sequential | None = None) -> None:
     if network is None:
         cache = cache_folder(config)
         check_samples(config.dataset, cache)
-        # A device that is not there is found before weights are fetched.
-        with computing(config.device, config.threads):
+        # Devices that are not there are found before weights are fetched.
+        with computing(config.device, config.threads) as device:
+            check_devices(config.trainer.devices, device)
             network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
     result = tascnet.tune(
         network,

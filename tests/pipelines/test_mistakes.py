@@ -223,6 +223,14 @@ def test_a_device_that_is_not_there(refused, tmp_path, stage):
     assert not (tmp_path / "cache" / "weights").exists()
 
 
+@pytest.mark.parametrize("stage", ["tune", "full", "pretrain"])
+def test_more_devices_than_there_are(refused, tmp_path, stage):
+    """The network is not made before."""
+    said = refused(f"stage={stage}", "trainer.devices=64", "device=cpu", f"cache_dir={tmp_path / 'cache'}")
+    assert "trainer.devices=64, but there are only " in said
+    assert not (tmp_path / "cache" / "weights").exists()
+
+
 def test_too_many_filters_asked_for_leave_the_finished_stage_alone(refused, finished, cache):
     before = contents(finished)
     options = [*TINY, "name=run", "stage=prune", "prune.min_filters=999", "fresh=true"]
