@@ -20,6 +20,7 @@ BENCHMARKS = (
         "pruning",
         "pruning_cost",
         "loading",
+        "finetuning",
         "many_images",
         "workers",
         "simulate",

@@ -27,8 +27,10 @@ from tascnet.options import (
     Data,
     Digits,
     ImageBackbone,
+    ImageFolder,
     Local,
     Measure,
+    PublishedImages,
     Ray,
     Texts,
     Trainer,
@@ -228,6 +230,16 @@ def check_names(what: str, given: Iterable[str], known: Collection[str]) -> None
     for name in given:
         if name not in known:
             raise ConfigError(f"there is no {what} {name!r}", f"take some of {', '.join(known)}")
+
+
+def check_image_files(data: Data) -> None:
+    """Refuse, by a `ConfigError`, a data set whose images are not in a file each."""
+    # The files of CIFAR-10 hold thousands of images each.
+    if not isinstance(data, ImageFolder | PublishedImages) or data.name == "cifar10":
+        raise ConfigError(
+            f"image files are decoded, but the samples of --data {data.name} are in none",
+            "take --data image_folder or a data set of photographs",
+        )
 
 
 def open_results(args: argparse.Namespace) -> Path:

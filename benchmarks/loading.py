@@ -22,14 +22,14 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import common
-from benchmarks.common import Row, Setup, collect, new_table
+from benchmarks.common import Row, Setup, check_image_files, collect, new_table
 from benchmarks.published import image_files, when_read
 from benchmarks.torchvision_loader import torchvision_loader
 from tascnet.data import evenly, open_samples
 from tascnet.data.dataset import Dataset, ImageSource
 from tascnet.errors import ConfigError
 from tascnet.models.build import preprocessing_of
-from tascnet.options import ImageBackbone, ImageFolder, Images, PublishedImages, usable_cpus
+from tascnet.options import ImageBackbone, Images, usable_cpus
 from tascnet.train.setting import computing
 
 WAYS = ("cached", "uncached", "torchvision")
@@ -46,12 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if args.epochs < 2:
         raise ConfigError(f"--epochs {args.epochs} leaves none after the first", "give 2 or more")
     setup = Setup.of(args)
-    # The files of CIFAR-10 hold thousands of images each.
-    if not isinstance(setup.data, ImageFolder | PublishedImages) or setup.data.name == "cifar10":
-        raise ConfigError(
-            f"image files are decoded, but the samples of --data {setup.data.name} are in none",
-            "take --data image_folder or a data set of photographs",
-        )
+    check_image_files(setup.data)
     folder, bench = common.open_results(args), Bench(setup)
     for path in bench.files:
         path.read_bytes()

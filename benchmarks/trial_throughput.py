@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks import common
 from benchmarks.common import Row, Setup, check_networks, collect, new_table
+from benchmarks.gpu import watched
 from benchmarks.process import in_own_process
 from benchmarks.trials import (
     Setting,
@@ -32,6 +33,7 @@ from benchmarks.trials import (
 )
 from tascnet.errors import ConfigError
 from tascnet.options import Images
+from tascnet.report.numbers import MISSING, percent
 from tascnet.train.setting import computing
 
 # What a summary takes over of a timed row.
@@ -113,6 +115,7 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
                 "bound": bound,
                 "bound_of_a_sample": bound_of_a_sample,
                 "pays_after": math.ceil(row["cache_seconds"] / saved) if saved > 0 else None,
+                "gpu_busy": row.get("gpu_busy"),
             }
         )
     return summary
@@ -131,6 +134,8 @@ def _row(setup: Setup, features: Path, images: int, device: torch.device, key: R
     trunk, tail = setting.flops()
     cache_seconds = make_cache(setting)
     published_seconds, timed = scaled_published_trial(setting, images)
+    with watched(device) as asked:
+        cached_seconds = cached_trial(setting)[0]
     return {
         "weights": own.backbone.weights,
         "train": len(setting.learner.samples.train),
@@ -142,7 +147,8 @@ def _row(setup: Setup, features: Path, images: int, device: torch.device, key: R
         "timed_images": timed,
         "cache_seconds": cache_seconds,
         "published_seconds": published_seconds,
-        "cached_seconds": cached_trial(setting)[0],
+        "cached_seconds": cached_seconds,
+        **asked,
     }
 
 
@@ -176,7 +182,7 @@ def _timing_table(summary: Sequence[Row]) -> Table:
     table = new_table(
         "Trials an hour: as published, and through the feature cache",
         ["network"],
-        ("k", "publ.", "cached", "ratio", "bound", "sample", "cache", "pays"),
+        ("k", "publ.", "cached", "ratio", "bound", "sample", "cache", "pays", "GPU busy"),
         f"k: units that are trained. publ.: one epoch timed on {images} images after a warm-up, "
         "scaled linearly to all images and epochs. bound: of the ratio by FLOPs for the work timed; sample: "
         "for a training sample alone. cache: seconds to compute it once for all trials; pays: after so many.",
@@ -190,6 +196,7 @@ def _timing_table(summary: Sequence[Row]) -> Table:
             *(f"{row[name]:.1f}" for name in ("ratio", "bound", "bound_of_a_sample")),
             f"{row['cache_seconds']:.0f}",
             "never" if row["pays_after"] is None else str(row["pays_after"]),
+            MISSING if row["gpu_busy"] is None else percent(row["gpu_busy"]),
         )
     return table
 

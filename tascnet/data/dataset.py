@@ -1,9 +1,11 @@
 """Labelled samples of one kind, and images as a network takes them."""
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,12 +15,14 @@ from torch import Tensor
 from tascnet.data.arrays import CheckedArray, DecodedWhenRead, digest_array
 from tascnet.data.augment import augment, erase
 from tascnet.data.copies import equal_rows
-from tascnet.data.sources import AnyPreprocessing, SampleSource
+from tascnet.data.sources import AnyPreprocessing, SampleSource, has_room
 from tascnet.models.preprocessing import Preprocessing, centre_crop, normalise
 from tascnet.options import Images
 from tascnet.run.files import digest_json
 
 VIEWS = ("plain", "flipped")
+# Images that are copied to a GPU at a time.
+CHUNK = 1024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +122,7 @@ class ImageSource(SampleSource):
         super().__init__(dataset, rows, preprocessing)
         self.pixels, self.size, self.augmentation = dataset.pixels, preprocessing.size, augmentation
         self.views = VIEWS if augmentation is not None and augmentation.flip else VIEWS[:1]
+        self._resident: Tensor | None = None
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
@@ -136,7 +141,22 @@ class ImageSource(SampleSource):
         crops = centre_crop(self._read(rows), self.size)
         return normalise(crops.flip(2) if view == "flipped" else crops, self.preprocessing)
 
+    def resident(self, device: torch.device | str) -> Self:
+        """The same source, its pixels on a CUDA device if they take at most an eighth of its free memory."""
+        size = len(self) * math.prod(self.pixels.shape[1:])
+        if not has_room(device, 8 * size):
+            return self
+        pixels = torch.empty(len(self), *self.pixels.shape[1:], dtype=torch.uint8, device=device)
+        for rows in torch.arange(len(self)).split(CHUNK):
+            pixels[rows[0] : rows[-1] + 1] = self._read(rows)
+        other = copy.copy(self)
+        other._resident = pixels
+        return other
+
     def _read(self, rows: Tensor) -> Tensor:
+        """Pixels `b x R x R x c`, uint8, a copy."""
+        if self._resident is not None:
+            return self._resident[rows.to(self._resident.device)]
         # Indexing by an array copies, so that torch never sees the read-only memory map.
         return torch.from_numpy(np.asarray(self.pixels[self.rows[rows.cpu().numpy()]]))
 

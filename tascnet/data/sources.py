@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -42,6 +42,10 @@ class _Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def resident(self, device: torch.device | str) -> Self:
+        """The same source; where it can be and there is room, its data are on a CUDA device."""
+        return self
 
 
 class SampleSource(_Labelled):
@@ -133,18 +137,28 @@ class FeatureSource(_Labelled):
                 mixed[chosen.to(mixed.device)] = _take(features, rows.cpu()[chosen]).float()
         return mixed
 
-    def resident(self, device: torch.device | str) -> "FeatureSource":
+    def resident(self, device: torch.device | str) -> Self:
         """The same source, its features on a CUDA device if they take at most half of its free memory."""
-        target = torch.device(device)
         size = sum(features.nbytes for features in self.views.values())
-        if target.type != "cuda" or size > torch.cuda.mem_get_info(target)[0] // 2:
+        if not has_room(device, 2 * size):
             return self
         # A copy, because torch cannot take a read-only memory map.
         loaded = {
-            view: torch.as_tensor(features if isinstance(features, Tensor) else features[:].copy()).to(target)
+            view: torch.as_tensor(features if isinstance(features, Tensor) else features[:].copy()).to(device)
             for view, features in self.views.items()
         }
-        return FeatureSource(loaded, self.labels, self.num_classes)
+        return type(self)(loaded, self.labels, self.num_classes)
+
+
+def resident(source: Source, device: torch.device | str) -> Source:
+    """A source as its method `resident` returns it; one without this method itself."""
+    return source.resident(device) if isinstance(source, _Labelled) else source
+
+
+def has_room(device: torch.device | str, size: int) -> bool:
+    """Whether a device is a CUDA device with so many free bytes."""
+    target = torch.device(device)
+    return target.type == "cuda" and size <= torch.cuda.mem_get_info(target)[0]
 
 
 def _take(features: CheckedArray | NDArray[np.floating] | Tensor, rows: Tensor) -> Tensor:

@@ -304,7 +304,7 @@ def normalise(images: "Tensor", preprocessing: Preprocessing) -> "Tensor":
     count, side, _, channels = images.shape
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
     # Repeated along a row of pixels, so that whole rows are computed at once.
-    scale, shift = (1 / (255 * std)).float().repeat(side), (-mean / std).float().repeat(side)
+    scale, shift = (v.float().repeat(side).to(images.device) for v in (1 / (255 * std), -mean / std))
     rows = images.float().reshape(count, side, side * channels)
     torch.addcmul(shift, rows, scale, out=rows)
     scaled = rows.view(count, side, side, channels).permute(0, 3, 1, 2)

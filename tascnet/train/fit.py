@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from tascnet.data.sources import Source
+from tascnet.data.sources import Source, resident
 from tascnet.errors import TrainingDiverged, first_line
 from tascnet.options import Recipe
 from tascnet.run.console import progress
@@ -209,6 +209,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._prepare()
+        self.source = resident(self.train, self.device)
+        self.val = None if self.val is None else resident(self.val, self.device)
         self.mixing = Mixing.of(self.recipe, self.train)
         self.samples = max(1, round(self.recipe.epoch_share * len(self.train)))
         self.steps_per_epoch = len(batches(torch.arange(self.samples), self.recipe.batch_size))
@@ -377,9 +379,9 @@ class _Run:
         """Inputs, labels, and the teacher's answers where they are cached, on the device."""
         answers = None
         if self.distillation is None:
-            inputs = self.train.batch(rows, generator)
+            inputs = self.source.batch(rows, generator)
         else:
-            inputs, answers = self.distillation.batch(self.train, rows, generator)
+            inputs, answers = self.distillation.batch(self.source, rows, generator)
         inputs = inputs.to(self.device, non_blocking=True)
         labels = self.train.labels[rows].to(self.device, non_blocking=True)
         answers = None if answers is None else answers.to(self.device, non_blocking=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import resized_crop
 
-from tascnet.data.augment import augment, erase
+from tascnet.data.augment import augment, crops_at_once, crops_one_by_one, erase
 from tascnet.errors import ConfigError
 from tascnet.models.preprocessing import centre_crop
 from tascnet.options import Images
@@ -54,6 +54,28 @@ def test_scaled_crops_are_those_of_torchvision(pad, channels):
         expected = resized_crop(maps, top, left, int(height), int(width), [10, 10], antialias=True)
         straight = crop.permute(2, 0, 1)
         assert (straight.flip(2) if draw[0] < 0.5 else straight).equal(expected)
+
+
+@given(side=st.integers(2, 20), size=st.integers(1, 20), channels=st.sampled_from([1, 3]), data=st.data())
+def test_crops_at_once_are_those_made_one_by_one(side, size, channels, data):
+    images = torch.randint(
+        0, 256, (3, side, side, channels), generator=seeded(data.draw(st.integers(0, 99))), dtype=torch.uint8
+    )
+    boxes = []
+    for _ in images:
+        height, width = (data.draw(st.integers(1, side)) for _ in range(2))
+        top, left = (data.draw(st.integers(0, side - extent)) for extent in (height, width))
+        boxes.append([top, left, height, width, data.draw(st.integers(0, 1))])
+    crops = [make(images, torch.tensor(boxes), size) for make in (crops_at_once, crops_one_by_one)]
+    assert crops[0].dtype == torch.uint8
+    assert (crops[0].int() - crops[1].int()).abs().max() <= 1
+
+
+def test_windows_of_the_size_of_crops_are_copied_exactly():
+    images = torch.randint(0, 256, (2, 9, 9, 3), generator=seeded(), dtype=torch.uint8)
+    crops = crops_at_once(images, torch.tensor([[1, 2, 7, 7, 0], [2, 0, 7, 7, 1]]), 7)
+    assert crops[0].equal(images[0, 1:8, 2:9])
+    assert crops[1].equal(images[1, 2:9, 0:7].flip(1))
 
 
 def test_every_window_and_both_directions_occur():

@@ -157,3 +157,26 @@ def test_resident_features_read_the_same_on_the_device():
         batch = resident.batch(rows, generators[0])
         assert batch.device.type == "cuda"
         assert batch.cpu().equal(source.batch(rows, generators[1]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "augmentation", [None, Images(pad=1), Images(min_scale=0.5, erasing=0.5), Images(randaugment=9)]
+)
+def test_resident_images_read_the_same_on_the_device(noise_set, tiny, augmentation):
+    source = ImageSource(noise_set(), np.array([7, 2, 5, 1]), tiny, augmentation)
+    resident = source.resident("cuda")
+    rows = torch.tensor([3, 1, 1])
+    for generators in ((None, None), (seeded(3), seeded(3))):
+        batch = resident.batch(rows, generators[0])
+        assert batch.device.type == "cuda"
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        # A byte, 1/255 over a deviation of at least 0.25, may differ by 1.
+        exact = augmentation is None or generators[0] is None
+        atol = 1e-6 if exact else 4.1 / 255
+        torch.testing.assert_close(batch.cpu(), source.batch(rows, generators[1]), atol=atol, rtol=1e-5)
+
+
+def test_images_stay_in_their_file_without_a_gpu(noise_set, tiny):
+    source = ImageSource(noise_set(), np.arange(4), tiny)
+    assert source.resident("cpu") is source

@@ -1,0 +1,56 @@
+import pytest
+
+from benchmarks import finetuning
+from tests.reading import read_json
+
+
+def test_the_summary_by_hand():
+    rows = [
+        {"way": "tascnet", "images": 100, "epoch_seconds": [50.0, 1.0, 2.0], "gpu_busy": 0.8},
+        {"way": "torchvision", "images": 100, "epoch_seconds": [1.0, 4.0, 5.0]},
+        {"way": "tascnet", "images": 100, "epoch_seconds": [60.0, 4.0, 5.0], "gpu_busy": 0.6},
+    ]
+    ours, reference = finetuning.summarise(rows)
+    # 100, 50, 25 and 20 images a second; the reference 25 and 20.
+    assert (ours["per_second"], reference["per_second"]) == (37.5, 22.5)
+    assert (ours["ratio"], reference["ratio"]) == (pytest.approx(37.5 / 22.5), 1.0)
+    assert ours["gpu_busy"] == pytest.approx(0.7)
+    assert "gpu_busy" not in reference
+
+
+@pytest.fixture
+def photos(images, tmp_path, monkeypatch):
+    """Options of small photos; torchvision decodes in this process, as forks of one with threads warn."""
+    usual = finetuning.torchvision_loader
+    monkeypatch.setattr(finetuning, "torchvision_loader", lambda *a, **k: usual(*a, **{**k, "workers": 0}))
+    flags = ["--data", "image_folder", "--root", images, "--backbone", "squeezenet1_1", "--weights", "random"]
+    sizes = ["--size", 32, "--resize", 32, "--train", 4, "--val", 2, "--epochs", 2]
+    return [*flags, *sizes, "--device", "cpu", "--cache", tmp_path / "cache"]
+
+
+def test_both_ways_train_the_same_images(bench, photos, tmp_path, shown):
+    assert bench("finetuning", *photos) == 0
+    metrics = read_json(tmp_path / "finetuning" / "metrics.json")
+    assert [row["way"] for row in metrics["rows"]] == ["tascnet", "torchvision"]
+    assert {row["images"] for row in metrics["rows"]} == {8}
+    assert all(len(row["epoch_seconds"]) == 2 for row in metrics["rows"])
+    assert metrics["summary"] == finetuning.summarise(metrics["rows"])
+    assert "images a second" in shown.export_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--epochs", 1], "leaves none after the first"),
+        (["--backbone", "resnet20"], "there is no network of torchvision 'resnet20'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(bench, photos, change, message, caplog, tmp_path):
+    assert bench("finetuning", *photos, *change) == 2
+    assert message in caplog.text
+    assert not (tmp_path / "finetuning").exists()
+
+
+def test_samples_without_files_are_refused(bench, caplog):
+    assert bench("finetuning", "--data", "digits", "--backbone", "squeezenet1_1") == 2
+    assert "the samples of --data digits are in none" in caplog.text
