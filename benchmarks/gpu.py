@@ -3,6 +3,7 @@
 import shutil
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,18 +29,21 @@ def watched(device: torch.device) -> Iterator[Row]:
         return
     torch.cuda.reset_peak_memory_stats(device)
     reader = None
-    if program := shutil.which("nvidia-smi"):
-        uuid = torch.cuda.get_device_properties(device).uuid
-        asked = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        command = [program, f"--id=GPU-{uuid}", *asked, f"--loop-ms={INTERVAL_MS}"]
-        reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield row
-        torch.cuda.synchronize(device)
-        row["gpu_bytes"] = torch.cuda.max_memory_allocated(device)
-    finally:
-        if reader is not None:
-            reader.terminate()
-            shares = [int(line) for line in reader.communicate()[0].split() if line.isdigit()]
-            if shares:
-                row["gpu_busy"] = statistics.fmean(shares) / 100
+    with tempfile.TemporaryFile("w+") as readings:
+        if program := shutil.which("nvidia-smi"):
+            uuid = torch.cuda.get_device_properties(device).uuid
+            asked = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            command = [program, f"--id=GPU-{uuid}", *asked, f"--loop-ms={INTERVAL_MS}"]
+            reader = subprocess.Popen(command, stdout=readings)
+        try:
+            yield row
+            torch.cuda.synchronize(device)
+            row["gpu_bytes"] = torch.cuda.max_memory_allocated(device)
+        finally:
+            if reader is not None:
+                reader.terminate()
+                reader.wait()
+        readings.seek(0)
+        shares = [int(line) for line in readings if line.strip().isdigit()]
+        if shares:
+            row["gpu_busy"] = statistics.fmean(shares) / 100

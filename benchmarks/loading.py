@@ -119,8 +119,11 @@ class Bench:
     def _epochs(self, way: str, cache: Path) -> Callable[[], Iterator[Tensor]]:
         """What gives the batches of an epoch; the first cached one opens the data set with an empty cache."""
         if way == "torchvision":
-            batches = {"batch_size": self.batch_size, "workers": usable_cpus()}
-            loader = torchvision_loader(self.dataset, self.preprocessing, self.augmentation, **batches)
+            loader = torchvision_loader(
+                *(self.dataset, self.preprocessing, self.augmentation),
+                batch_size=self.batch_size,
+                workers=usable_cpus(),
+            )
             return lambda: (images for images, _ in loader)
         generator = torch.Generator().manual_seed(self.setup.seed)
         opened = functools.cache(lambda: self._opened(cache))

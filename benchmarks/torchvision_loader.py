@@ -37,11 +37,17 @@ class Listed(ImageFolder):  # type: ignore[misc]
 
 
 def torchvision_loader(
-    dataset: Dataset, preprocessing: Preprocessing, augmentation: Images, *, batch_size: int, workers: int
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    augmentation: Images,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool = False,
 ) -> DataLoader[Any]:
     """Shuffled batches of augmented images and labels, decoded by processes that are kept between epochs."""
     listed = Listed(dataset, usual_transform(preprocessing, augmentation))
-    kept = {"num_workers": workers, "persistent_workers": workers > 0}
+    kept = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin_memory}
     return DataLoader(listed, batch_size=batch_size, shuffle=True, **kept)  # type: ignore[arg-type]
 
 

@@ -24,7 +24,8 @@ def augment(images: Tensor, size: int, augmentation: Images, generator: torch.Ge
         generator: on the CPU.
 
     Returns:
-        `b x size x size x c`, uint8, a copy, where the images are. On a GPU scaled crops may differ by 1.
+        `b x size x size x c`, uint8, a copy, where the images are. On a GPU scaled crops may differ by 1 from
+        those on the CPU, which RandAugment may enlarge.
     """
     draws = torch.rand(5, len(images), generator=generator)
     flips = (draws[0] < 0.5) & augmentation.flip
@@ -62,7 +63,7 @@ def crops_at_once(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
     A byte may differ by 1, as they are rounded once.
     """
-    tops, lefts, heights, widths, flips = boxes.to(images.device).unbind(1)
+    tops, lefts, heights, widths, flips = boxes.to(images.device, non_blocking=True).unbind(1)
     rows = _weights(tops, heights, images.shape[1], size)
     columns = _weights(lefts, widths, images.shape[2], size)
     columns = torch.where(flips.bool()[:, None, None], columns.flip(1), columns)

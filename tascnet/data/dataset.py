@@ -21,8 +21,8 @@ from tascnet.options import Images
 from tascnet.run.files import digest_json
 
 VIEWS = ("plain", "flipped")
-# Images that are copied to a GPU at a time.
-CHUNK = 1024
+# Images that are copied to a GPU at a time, and how many times their bytes have to be free there.
+CHUNK, LEFT = 1024, 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +122,10 @@ class ImageSource(SampleSource):
         super().__init__(dataset, rows, preprocessing)
         self.pixels, self.size, self.augmentation = dataset.pixels, preprocessing.size, augmentation
         self.views = VIEWS if augmentation is not None and augmentation.flip else VIEWS[:1]
-        self._resident: Tensor | None = None
+        self._device: torch.device | None = None
+        self._kept: Tensor | None = None
+        self._is_tried = False
+        self._on: dict[torch.device, Self] = {}
 
     def batch(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images `b x c x size x size`, float32, channels_last: plain without a generator, else augmented."""
@@ -141,24 +144,49 @@ class ImageSource(SampleSource):
         crops = centre_crop(self._read(rows), self.size)
         return normalise(crops.flip(2) if view == "flipped" else crops, self.preprocessing)
 
-    def resident(self, device: torch.device | str) -> Self:
-        """The same source, its pixels on a CUDA device if they take at most an eighth of its free memory."""
-        size = len(self) * math.prod(self.pixels.shape[1:])
-        if not has_room(device, 8 * size):
-            return self
-        pixels = torch.empty(len(self), *self.pixels.shape[1:], dtype=torch.uint8, device=device)
-        for rows in torch.arange(len(self)).split(CHUNK):
-            pixels[rows[0] : rows[-1] + 1] = self._read(rows)
-        other = copy.copy(self)
-        other._resident = pixels
-        return other
+    def on(self, device: torch.device | str) -> Self:
+        """The same source, whose images are augmented and normalised on a device.
+
+        From the first batch on its pixels are kept there if the device is a GPU and they take at most an
+        eighth of its free memory; the images do not depend on that. There is one such source for a device.
+        """
+        device = torch.device(device)
+        if device not in self._on:
+            other = copy.copy(self)
+            other._device, other._on = device, {device: other}
+            self._on[device] = other
+        return self._on[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is on a device does not travel to other processes.
+        return {**vars(self), "_device": None, "_kept": None, "_is_tried": False, "_on": {}}
 
     def _read(self, rows: Tensor) -> Tensor:
-        """Pixels `b x R x R x c`, uint8, a copy."""
-        if self._resident is not None:
-            return self._resident[rows.to(self._resident.device)]
+        """Pixels `b x R x R x c`, uint8, a copy, on the device of this source."""
+        if self._device is None:
+            return self._from_file(rows)
+        if not self._is_tried:
+            self._kept, self._is_tried = self._copied(self._device), True
+        if self._kept is not None:
+            return self._kept[rows.to(self._device, non_blocking=True)]
+        return self._from_file(rows).to(self._device, non_blocking=True)
+
+    def _from_file(self, rows: Tensor) -> Tensor:
         # Indexing by an array copies, so that torch never sees the read-only memory map.
         return torch.from_numpy(np.asarray(self.pixels[self.rows[rows.cpu().numpy()]]))
+
+    def _copied(self, device: torch.device) -> Tensor | None:
+        """All pixels on a device, `n x R x R x c`; None where they would take too much of its memory."""
+        if not has_room(device, LEFT * len(self) * math.prod(self.pixels.shape[1:])):
+            return None
+        try:
+            pixels = torch.empty(len(self), *self.pixels.shape[1:], dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError:
+            # Another process was faster.
+            return None
+        for rows in torch.arange(len(self)).split(CHUNK):
+            pixels[rows[0] : rows[-1] + 1] = self._from_file(rows)
+        return pixels
 
 
 def content_fingerprint(

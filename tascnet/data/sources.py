@@ -43,10 +43,6 @@ class _Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def resident(self, device: torch.device | str) -> Self:
-        """The same source; where it can be and there is room, its data are on a CUDA device."""
-        return self
-
 
 class SampleSource(_Labelled):
     """Some rows `n` of a data set, as a network takes them."""
@@ -70,6 +66,10 @@ class SampleSource(_Labelled):
     def batch_view(self, rows: Tensor, view: str) -> Tensor:
         """Inputs `b x ...` under one fixed transform."""
         raise NotImplementedError
+
+    def on(self, device: torch.device | str) -> Self:
+        """The same source, whose inputs are prepared on a device if that is worthwhile."""
+        return self
 
 
 class PlainSource(SampleSource):
@@ -150,15 +150,13 @@ class FeatureSource(_Labelled):
         return type(self)(loaded, self.labels, self.num_classes)
 
 
-def resident(source: Source, device: torch.device | str) -> Source:
-    """A source as its method `resident` returns it; one without this method itself."""
-    return source.resident(device) if isinstance(source, _Labelled) else source
-
-
 def has_room(device: torch.device | str, size: int) -> bool:
-    """Whether a device is a CUDA device with so many free bytes."""
+    """Whether a device is a CUDA device with so many free bytes; those that torch holds unused are free."""
     target = torch.device(device)
-    return target.type == "cuda" and size <= torch.cuda.mem_get_info(target)[0]
+    if target.type != "cuda":
+        return False
+    kept = torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
+    return size <= torch.cuda.mem_get_info(target)[0] + kept
 
 
 def _take(features: CheckedArray | NDArray[np.floating] | Tensor, rows: Tensor) -> Tensor:

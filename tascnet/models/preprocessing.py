@@ -304,7 +304,8 @@ def normalise(images: "Tensor", preprocessing: Preprocessing) -> "Tensor":
     count, side, _, channels = images.shape
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (preprocessing.mean, preprocessing.std))
     # Repeated along a row of pixels, so that whole rows are computed at once.
-    scale, shift = (v.float().repeat(side).to(images.device) for v in (1 / (255 * std), -mean / std))
+    scale, shift = (v.float().repeat(side) for v in (1 / (255 * std), -mean / std))
+    scale, shift = (v.to(images.device, non_blocking=True) for v in (scale, shift))
     rows = images.float().reshape(count, side, side * channels)
     torch.addcmul(shift, rows, scale, out=rows)
     scaled = rows.view(count, side, side, channels).permute(0, 3, 1, 2)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from tascnet.data.sources import Source, resident
+from tascnet.data.sources import SampleSource, Source
 from tascnet.errors import TrainingDiverged, first_line
 from tascnet.options import Recipe
 from tascnet.run.console import progress
@@ -92,7 +92,7 @@ def fit(
         val: validation samples; None: the last epoch is kept.
         recipe: optimiser, schedule and their settings.
         seed: of the order of samples, augmentation and dropout.
-        device: where to train; bf16 autocast on CUDA.
+        device: where to train; on CUDA with bf16 autocast, and images are prepared there.
         first_trained: index of the first trained block; those before it are in eval mode.
         class_weights: weight of each class in the loss, shape `classes`.
         penalty: a scalar that is added to the loss of every step.
@@ -209,8 +209,9 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._prepare()
-        self.source = resident(self.train, self.device)
-        self.val = None if self.val is None else resident(self.val, self.device)
+        # `train` itself goes to other processes.
+        self.placed_train = self._placed(self.train)
+        self.val = None if self.val is None else self._placed(self.val)
         self.mixing = Mixing.of(self.recipe, self.train)
         self.samples = max(1, round(self.recipe.epoch_share * len(self.train)))
         self.steps_per_epoch = len(batches(torch.arange(self.samples), self.recipe.batch_size))
@@ -223,6 +224,12 @@ class _Run:
         self.factors = [factor for factor, _ in groups]
         self.optimizer = make_optimizer([parameters for _, parameters in groups], self.recipe)
         self.average = Average(self.model, self.recipe.ema) if self.recipe.ema else None
+
+    def _placed(self, source: Source) -> Source:
+        """A source whose images are prepared on the GPU that trains, if one does."""
+        if self.device.type == "cuda" and isinstance(source, SampleSource):
+            return source.on(self.device)
+        return source
 
     @property
     def epoch(self) -> int:
@@ -379,9 +386,9 @@ class _Run:
         """Inputs, labels, and the teacher's answers where they are cached, on the device."""
         answers = None
         if self.distillation is None:
-            inputs = self.source.batch(rows, generator)
+            inputs = self.placed_train.batch(rows, generator)
         else:
-            inputs, answers = self.distillation.batch(self.source, rows, generator)
+            inputs, answers = self.distillation.batch(self.placed_train, rows, generator)
         inputs = inputs.to(self.device, non_blocking=True)
         labels = self.train.labels[rows].to(self.device, non_blocking=True)
         answers = None if answers is None else answers.to(self.device, non_blocking=True)

@@ -1,10 +1,12 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
 
-from tascnet.data import FeatureSource
+from tascnet.data import FeatureSource, dataset
 from tascnet.data.dataset import ImageSource
 from tascnet.options import Images
 
@@ -14,8 +16,8 @@ def seeded(seed=0):
 
 
 def test_plain_batches_equal_torchvisions_transforms(noise_set, tiny):
-    dataset = noise_set()
-    source = ImageSource(dataset, np.array([7, 2, 5]), tiny)
+    images = noise_set()
+    source = ImageSource(images, np.array([7, 2, 5]), tiny)
     reference = transforms.Compose(
         [transforms.CenterCrop(6), transforms.ToTensor(), transforms.Normalize(tiny.mean, tiny.std)]
     )
@@ -23,7 +25,7 @@ def test_plain_batches_equal_torchvisions_transforms(noise_set, tiny):
     for image, row in zip(batch, (5, 7), strict=True):
         # One multiplication and addition, where torchvision divides, subtracts and divides.
         torch.testing.assert_close(
-            image, reference(Image.fromarray(dataset.pixels[row])), atol=1e-6, rtol=1e-6, check_stride=False
+            image, reference(Image.fromarray(images.pixels[row])), atol=1e-6, rtol=1e-6, check_stride=False
         )
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -40,9 +42,9 @@ def test_flipped_view_mirrors_the_plain_one(noise_set, tiny):
 
 
 def test_augmented_only_with_generator_and_augmentation(noise_set, tiny):
-    dataset, rows = noise_set(), torch.arange(10)
-    bare = ImageSource(dataset, np.arange(10), tiny)
-    source = ImageSource(dataset, np.arange(10), tiny, Images(pad=1))
+    images, rows = noise_set(), torch.arange(10)
+    bare = ImageSource(images, np.arange(10), tiny)
+    source = ImageSource(images, np.arange(10), tiny, Images(pad=1))
     plain = bare.batch(rows, seeded())
     assert source.batch(rows, None).equal(plain)
     assert source.batch(rows, seeded(1)).equal(source.batch(rows, seeded(1)))
@@ -161,14 +163,14 @@ def test_resident_features_read_the_same_on_the_device():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
-    "augmentation", [None, Images(pad=1), Images(min_scale=0.5, erasing=0.5), Images(randaugment=9)]
+    "augmentation", [None, Images(pad=1, randaugment=9), Images(min_scale=0.5, erasing=0.5)]
 )
-def test_resident_images_read_the_same_on_the_device(noise_set, tiny, augmentation):
+def test_images_prepared_on_a_gpu_are_those_prepared_here(noise_set, tiny, augmentation):
     source = ImageSource(noise_set(), np.array([7, 2, 5, 1]), tiny, augmentation)
-    resident = source.resident("cuda")
+    there = source.on("cuda")
     rows = torch.tensor([3, 1, 1])
     for generators in ((None, None), (seeded(3), seeded(3))):
-        batch = resident.batch(rows, generators[0])
+        batch = there.batch(rows, generators[0])
         assert batch.device.type == "cuda"
         assert batch.is_contiguous(memory_format=torch.channels_last)
         # A byte, 1/255 over a deviation of at least 0.25, may differ by 1.
@@ -177,6 +179,20 @@ def test_resident_images_read_the_same_on_the_device(noise_set, tiny, augmentati
         torch.testing.assert_close(batch.cpu(), source.batch(rows, generators[1]), atol=atol, rtol=1e-5)
 
 
-def test_images_stay_in_their_file_without_a_gpu(noise_set, tiny):
-    source = ImageSource(noise_set(), np.arange(4), tiny)
-    assert source.resident("cpu") is source
+@pytest.mark.parametrize("has_room", [True, False])
+def test_pixels_kept_on_a_device_are_those_of_the_file(noise_set, tiny, monkeypatch, has_room):
+    asked = []
+    monkeypatch.setattr(dataset, "has_room", lambda *given: asked.append(given) or has_room)
+    monkeypatch.setattr(dataset, "CHUNK", 2)
+    source = ImageSource(noise_set(), np.array([7, 2, 5, 1, 0]), tiny, Images(min_scale=0.5))
+    there, rows = source.on("cpu"), torch.tensor([4, 3, 1, 1])
+    assert source.on("cpu") is there.on("cpu") is there
+    for generators in ((None, None), (seeded(3), seeded(3))):
+        assert there.batch(rows, generators[0]).equal(source.batch(rows, generators[1]))
+    # Asked once: for eight times the 5 images of 8 x 8 x 3 bytes.
+    assert asked == [(torch.device("cpu"), 8 * 5 * 192)]
+    # Without what is kept.
+    sent = pickle.loads(pickle.dumps(there))
+    assert len(pickle.dumps(there)) == len(pickle.dumps(source))
+    assert sent.batch(rows, None).equal(source.batch(rows, None))
+    assert len(asked) == 1

@@ -320,7 +320,7 @@ def test_another_winner_does_not_replace_what_was_pruned_from_the_old_one(refuse
         (("prune.criterion=no.Such",), "prune.criterion=no.Such could not be loaded"),
         (("prune.min_filters=5000", "tune.hidden_layers=[0]"), "prune.min_filters=5000"),
         (
-            ("prune=bn_scale", "backbone=vgg16", "prune.min_filters=64", "tune.hidden_layers=[0]"),
+            ("prune=bn_scale", "backbone=squeezenet1_1", "prune.min_filters=16", "tune.hidden_layers=[0]"),
             "prune.criterion=bn_scale has no scores",
         ),
     ],
@@ -338,17 +338,21 @@ def test_what_pruning_refuses_is_refused_before_the_search(refused, photos, tmp_
     assert not [*tmp_path.glob("out/**/trials.jsonl")]
 
 
-@pytest.mark.parametrize("stage", ["full", "prune"])
 @pytest.mark.parametrize(
-    ("criterion", "says"),
+    ("stage", "criterion", "says"),
     [
-        ("my_criteria.Fails", "cannot be used: it raised ValueError: no idea ({file}, line 3)"),
-        ("my_criteria.leaves", "cannot be used: it raised SystemExit: 3 ({file}, line 5)"),
-        ("my_criteria.counts", "cannot be used: the criterion gave int for"),
-        ("my_criteria.NUMBER", "is int, which cannot be called: give the path of"),
-        ("my_criteria.Missing", "could not be loaded (AttributeError: module 'my_criteria' has no attribute"),
-        ("no_such.Criterion", "could not be loaded (ModuleNotFoundError: No module named 'no_such')"),
-        ("os.path.join", "cannot be used: it raised TypeError"),
+        ("full", "my_criteria.Fails", "cannot be used: it raised ValueError: no idea ({file}, line 3)"),
+        ("prune", "my_criteria.Fails", "cannot be used: it raised ValueError: no idea ({file}, line 3)"),
+        ("full", "my_criteria.leaves", "cannot be used: it raised SystemExit: 3 ({file}, line 5)"),
+        ("full", "my_criteria.counts", "cannot be used: the criterion gave int for"),
+        ("full", "my_criteria.NUMBER", "is int, which cannot be called: give the path of"),
+        ("full", "my_criteria.Missing", "could not be loaded (AttributeError: module 'my_criteria' has no"),
+        (
+            "prune",
+            "no_such.Criterion",
+            "could not be loaded (ModuleNotFoundError: No module named 'no_such')",
+        ),
+        ("full", "os.path.join", "cannot be used: it raised TypeError"),
     ],
 )
 def test_a_criterion_that_cannot_be_used_is_refused_before_anything_is_trained(
