@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
 
@@ -220,8 +219,7 @@ def test_other_options_of_measure_measure_a_finished_stage_again_and_nothing_els
     before, files = read_json(copied / "prune" / "metrics.json"), contents(copied)
     eager = {"runtimes": ["eager"], "target": "eager"}
     assert before["measure"] == {"batch": 2, "repeats": 3, **eager}
-    prune = import_module("tascnet.pruning.prune")
-    monkeypatch.setattr(prune, "judge", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr("tascnet.pruning.stage.judge", lambda *_: pytest.fail("judged again"))
     assert command(*options(copied, cache), "stage=prune", "measure.batch=3", "measure.repeats=4") == 0
     said = capsys.readouterr().err
     assert "measured again: measure.batch was 2 and is now 3, measure.repeats was 3 and is now 4\n" in said

@@ -1,6 +1,5 @@
 """Widths by time: plans against enumeration, and pruning by times that are given."""
 
-import importlib
 import itertools
 import math
 from collections import OrderedDict
@@ -17,7 +16,7 @@ from tascnet.inherit import Ranking
 from tascnet.measure import Clock, WidthCosts, WidthTimes, complexity
 from tascnet.models.layers import LayerNorm2d
 from tascnet.options import Measure, Prune
-from tascnet.pruning import latency_plan
+from tascnet.pruning import latency_plan, stage
 from tascnet.pruning.allocate import GroupSize
 from tascnet.pruning.latency_plan import LEVELS, latency_goal, levels, plan_latency
 from tascnet.pruning.ranks import Ranks, sizes_of
@@ -177,9 +176,6 @@ def test_one_cut_ends_at_the_target(run, given_times, caplog) -> None:
 
 def test_a_resumed_run_has_the_same_plan(run, given_times, monkeypatch, tmp_path) -> None:
     whole = run(OPTIONS, name="whole", **OWN)
-
-    # The function of that name hides the module.
-    stage = importlib.import_module("tascnet.pruning.prune")
 
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -6,7 +6,6 @@ import random
 import shutil
 import time
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tascnet.data import open_samples
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.measure import Clock
 from tascnet.options import Measure, Prune, RecipeChanges
-from tascnet.pruning import check_options
+from tascnet.pruning import check_options, stage
 from tascnet.pruning.iteration import apply_removal
 from tascnet.run.records import StepRecord, read_record
 from tascnet.train import Learner
@@ -99,7 +98,7 @@ def test_a_run_that_was_interrupted_resumes(run, monkeypatch):
             raise KeyboardInterrupt
         return apply(*arguments)
 
-    monkeypatch.setattr(import_module("tascnet.pruning.prune"), "apply_removal", failing)
+    monkeypatch.setattr(stage, "apply_removal", failing)
     with pytest.raises(KeyboardInterrupt):
         run(options)
     resumed = run(options)
@@ -391,16 +390,15 @@ def test_a_second_retraining_that_was_interrupted_resumes(run, monkeypatch, scri
     values = {"iteration-001: retrain": 0.8, "iteration-001-again: retrain": 0.95}
     scripted(values)
     whole = run(TIGHT, name="whole")
-    module = import_module("tascnet.pruning.prune")
-    retrain = module.retrain
+    retrain = stage.retrain
 
     def failing(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "retrain", failing)
+    monkeypatch.setattr(stage, "retrain", failing)
     with pytest.raises(KeyboardInterrupt):
         run(TIGHT)
-    monkeypatch.setattr(module, "retrain", retrain)
+    monkeypatch.setattr(stage, "retrain", retrain)
     resumed = run(TIGHT)
     assert untimed(resumed.iterations) == untimed(whole.iterations)
     assert are_equal(state(resumed.network), state(whole.network))
