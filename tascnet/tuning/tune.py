@@ -1,17 +1,9 @@
-"""The public function of stage one.
+"""The public function of stage one."""
 
-Baseline, search, fine-tuning of the winner and conventional fine-tuning are done once, and read back when the
-stage is resumed.
-"""
-
-import copy
 import logging
-import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,70 +15,37 @@ from tascnet.errors import ConfigError
 from tascnet.execute import check_executor
 from tascnet.execute.workers import Workers
 from tascnet.measure import (
-    Clock,
     check_runtimes,
-    compare_layers,
-    complexity,
-    describe_device,
     judged_in,
-    measure_facts,
 )
-from tascnet.models.archive import save
-from tascnet.models.head import classifier_of, head_start
 from tascnet.models.info import info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Local, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
-from tascnet.report import handover_lines, models_html, models_text, reach_lines, tune_report
+from tascnet.report import models_html, models_text, tune_report
 from tascnet.report.card import CARD, write_card
 from tascnet.run.events import running
 from tascnet.run.files import digest_json
 from tascnet.run.folder import TARGET, budget, cache_folder, claim, finished, identity, open_folder
 from tascnet.run.records import (
-    StepRecord,
-    TrainingRecord,
     Trial,
     TuneMetrics,
     read_record,
     read_trials,
-    score,
     to_json,
-    write_record,
 )
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
-from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
+from tascnet.train.judge import warn_of_lost_classes
 from tascnet.train.parallel import check_devices
 from tascnet.train.setting import computing
-from tascnet.train.steps import RECORD
-from tascnet.train.transfer import check_network, warn_of_overlap, with_words
-from tascnet.tuning.candidates import TUNED, Selected, select
-from tascnet.tuning.ends import BEYOND, Ends, cache_ends, starts
-from tascnet.tuning.estimate import log_estimate
-from tascnet.tuning.explain import findings
-from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze, origin_for, usual_ahead
-from tascnet.tuning.problem import builder_of, check_options, discover_all, goal_of, reach_of
-from tascnet.tuning.progression import Limits
-from tascnet.tuning.remote import RemoteTails, TrialTrainer
-from tascnet.tuning.rivals import (
-    examples_of,
-    fine_tune_rivals,
-    learner_for,
-    load_rivals,
-    rival_key,
-    steps_of,
-    trainings_of_rivals,
-)
-from tascnet.tuning.sizes import Setting, Settings, check_sizes, learners_of, size_of
-from tascnet.tuning.space import FIRST_TRAINED, Space
-from tascnet.tuning.study import Study
-from tascnet.tuning.tails import Tails
-from tascnet.tuning.trials import measured_winner, no_winner, run_search
-from tascnet.tuning.warm import JOURNAL, digest_of, earlier_trials, transferred
+from tascnet.train.transfer import warn_of_overlap, with_words
+from tascnet.tuning.problem import check_options
+from tascnet.tuning.sizes import check_sizes
+from tascnet.tuning.stage import METRICS, MODEL, REPORT, Stage, is_whole
+from tascnet.tuning.warm import JOURNAL, digest_of, earlier_trials
 
 log = logging.getLogger("tascnet")
-
-METRICS, MODEL, REPORT = "metrics.json", "model", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +178,20 @@ def tune(
                     first_searched=None,
                 ),
             )
-            if finished(output, budget(options)) and _is_whole(archive, output):
+            stage = Stage(
+                learner=learner,
+                data=data,
+                archive=archive,
+                output=output,
+                options=options,
+                measure=measure,
+                workers=workers,
+            )
+            if finished(output, budget(options)) and is_whole(archive, output):
                 log.info("tune is finished in %s; `fresh=true` starts it over", output)
-                _add(learner, data, archive, output, options, measure, workers)
+                stage.add()
             else:
-                _run(network, learner, data, archive, output, options, measure, searches, workers)
+                stage.run(network, searches)
             result = TuneResult(
                 network=archive.read(output / MODEL),
                 metrics=read_record(output / METRICS, TuneMetrics),
@@ -238,18 +206,6 @@ def tune(
                 result.report(output / REPORT)
                 log.info("report: %s", output / REPORT)
             return result
-
-
-def _is_whole(archive: Archive, output: Path) -> bool:
-    """Whether a finished stage still has all its trials and measured networks; damage is logged."""
-    metrics = read_record(output / METRICS, TuneMetrics)
-    journal = archive.folder / JOURNAL
-    found = len(read_trials(journal))
-    if found < metrics.trials:
-        log.warning("%s has %d trials, expected %d: the search resumes", journal, found, metrics.trials)
-        return False
-    places = metrics.archives.values()
-    return all(map(archive.holds, [output / MODEL, *(archive.folder / place for place in places)]))
 
 
 def _check_pick(options: TuneBase, run: str | Path | None) -> None:
@@ -288,270 +244,3 @@ def _folders(
         claim(output, {**own, "tune.pick": pick, "input.trial": digest_json(picked)}, fresh=fresh),
     ):
         yield search, output
-
-
-def _add(
-    learner: Learner,
-    data: Data,
-    archive: Archive,
-    output: Path,
-    options: TuneBase,
-    measure: Measure,
-    workers: Workers,
-) -> None:
-    """Add the rivals that a finished stage lacks; measure latencies again if they or `measure` are new."""
-    before = read_record(output / METRICS, TuneMetrics)
-    keys = {record.key for record in before.rivals}
-    size = getattr(learner.samples.preprocessing, "size", 0)
-    lacking = [name for name in options.rival_names if rival_key(name, size) not in keys]
-    rivals = fine_tune_rivals(load_rivals(lacking, learner, measure), learner, archive, workers)
-    # Of a rival with other weights than before the old row goes.
-    kept = [record for record in before.rivals if record.row not in {name.row for name in lacking}]
-    rows = ["baseline", "conventional", *(record.row for record in kept)]
-    folders = {row: archive.folder / before.archives[row] for row in rows}
-    folders |= {rival.record.row: rival.folder for rival in rivals} | {"after": output / MODEL}
-    networks = {row: learner.place(archive.read(folder)) for row, folder in folders.items()}
-    metrics: TuneMetrics | None
-    if rivals:
-        prepared = ("after", *(record.row for record in kept))
-        learners = {row: learner_for(networks[row], learner, data) for row in prepared}
-        learners |= {rival.record.row: rival.learner for rival in rivals}
-        networks |= {rival.record.row: rival.network for rival in rivals}
-        known = {row: before.models[row] for row in (*rows, "after")}
-        metrics = replace(
-            before,
-            models=judge(learner, networks, folders, measure, learners=learners, known=known),
-            archives=_places(folders, archive),
-            rivals=(*kept, *(rival.record for rival in rivals)),
-            machine=describe_device(learner.device),
-            measure=measure_facts(measure, learner.device),
-            trainings=before.trainings | trainings_of_rivals(rivals),
-            seconds=before.seconds + sum(rival.record.seconds for rival in rivals),
-        )
-    else:
-        examples = examples_of(networks, learner.samples.example)
-        metrics = remeasured(before, networks, examples, measure, cache=learner.samples.cache)
-    if metrics is not None:
-        (output / REPORT).unlink(missing_ok=True)
-        write_record(output / METRICS, metrics)
-
-
-def _places(folders: Mapping[str, Path], archive: Archive) -> dict[str, str]:
-    """Where the networks beside the tuned one are, below the folder of the search."""
-    return {
-        name: str(folder.relative_to(archive.folder)) for name, folder in folders.items() if name != "after"
-    }
-
-
-def _run(
-    network: nn.Sequential,
-    learner: Learner,
-    data: Data,
-    archive: Archive,
-    output: Path,
-    options: TuneBase,
-    measure: Measure,
-    searches: Sequence[Sequence[Trial]],
-    workers: Workers,
-) -> None:
-    """All steps, from the baseline to the metrics; `searches` are the trials of `warm_start`."""
-    blocks = nn.Sequential(OrderedDict(network.named_children()))
-    pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
-    learner.check_memory(pretrained, "finetune", measure)
-    check_network(pretrained, learner.samples)
-    learners = learners_of(learner, data, options)
-    for other in learners.values():
-        other.check_memory(pretrained, "finetune", measure)
-    rivals = load_rivals(options.rival_names, learner, measure)
-    # Trials have so many threads too, and leave room for each other.
-    spread = partial(workers.spread, learner, threads=workers.trial_threads) if workers.is_remote else None
-    if not archive.has("baseline"):
-        cache_ends(learner, pretrained, options, spread)
-    chain, first = baseline(pretrained, learner, archive)
-    assert first.training is not None
-    before = score(first.training, learner.metric)
-    assert before is not None
-    folders = {"baseline": archive.path("baseline"), "after": output / MODEL}
-    classifier = classifier_of(pretrained)
-    space, ends = discover_all(chain, learner, options, archive, first.training)
-    found_reach = reach_of(chain, learner.samples.example, options)
-    setting = partial(_setting, chain, space, classifier, ends, options, measure)
-    settings = Settings(setting(learner, archive), lambda size: setting(learners[size], archive, size))
-    tails, clock = settings.native.tails, settings.native.clock
-    goal = goal_of(options, space, tails, classifier, clock, before=before, folder=folders["baseline"])
-    limits = Limits.of(options, space)
-    journal = archive.folder / JOURNAL
-    first_ones = partial(
-        starts,
-        space,
-        points=ends.points,
-        fits=goal.is_feasible,
-        n_val=learner.val_samples(),
-        tolerance=options.tolerance,
-        metric=learner.metric,
-    )
-    study = Study(
-        journal,
-        space,
-        learner.seed,
-        goal,
-        options.algorithm,
-        limits.every or 1,
-        starts=first_ones,
-        earlier=transferred(searches, space, options.warm_start),
-    )
-    if options.pick is None:
-        for line in reach_lines(found_reach) if found_reach else ():
-            log.info("%s", line)
-        log_estimate(learner, chain, options, space, limits.most_trials(space), limits.deepest(space))
-        if spread is not None and not study.trials:
-            # Before one worker does it while all others wait.
-            tails.fill(spread)
-        trainer = TrialTrainer(
-            workers.executor,
-            study,
-            settings,
-            _remote(settings, learners, options, workers) if workers.is_remote else settings.tails,
-            promote=options.promotes,
-            tolerance=options.tolerance,
-            max_seconds=options.max_seconds,
-        )
-        stopped = run_search(study, limits, trainer, initial_trials=options.initial_trials)
-        winner, missed = measured_winner(study, settings, options.tolerance, archive.path)
-        if winner is None:
-            raise no_winner(study)
-        stopped = f"{stopped}; {missed}" if missed else stopped
-        log.info("the search ended (%s); trial %d wins", stopped, winner.trial)
-    else:
-        stopped = read_record(archive.folder / METRICS, TuneMetrics).stopped
-        winner = next(trial for trial in study.trials if trial.trial == options.pick)
-    ahead = steps_of(rivals, learner, archive, workers)
-    if origin_for(options, winner, space) == "conventional":
-        ahead.insert(0, usual_ahead(learner, archive, chain))
-    workers.ahead(ahead)
-    found = select(options, winner, study, space, settings, first, workers)
-    made, usual = found.network, found.usual
-    folders["conventional"] = archive.path(usual.step)
-    others = fine_tune_rivals(rivals, learner, archive, workers)
-    # Without metrics the stage is unfinished, whatever interrupts the lines below.
-    (output / METRICS).unlink(missing_ok=True)
-    (output / REPORT).unlink(missing_ok=True)
-    first_searched = space.cut(winner.config)
-    info = replace(found.setting.archive.info, first_searched=first_searched)
-    save(made.network, output / MODEL, info)
-    freeze(chain, head_start(chain))
-    freeze(usual.network, usual.first_trained)
-    freeze(made.network, made.first_trained, made.frozen)
-    started = time.perf_counter()
-    networks = {"baseline": chain, "conventional": usual.network}
-    networks |= {rival.record.row: rival.network for rival in others} | {"after": made.network}
-    folders |= {rival.record.row: rival.folder for rival in others}
-    judging = {rival.record.row: rival.learner for rival in others} | {"after": found.setting.learner}
-    models = judge(learner, networks, folders, measure, learners=judging)
-    learnt = findings(options, study, chain, settings.native.build)
-    steps = {name: read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done}
-    counted = [
-        complexity(usual.network, learner.samples.example),
-        complexity(made.network, found.setting.learner.samples.example),
-    ]
-    work = [
-        *(trial.seconds for trial in study.trials),
-        *(step.seconds for step in steps.values()),
-        *(rival.record.seconds for rival in others),
-    ]
-    metrics = TuneMetrics(
-        models=models,
-        trainings=_trainings(steps, found) | trainings_of_rivals(others),
-        widths=compare_layers(*counted),
-        best_config=winner.config,
-        neutral_config=space.neutral(int(winner.config[FIRST_TRAINED])),
-        winner=winner.trial,
-        finetuned_from=found.tuned.origin,
-        candidates=found.candidates,
-        handed_over=found.name,
-        ends=ends.points,
-        first_searched_block=first_searched,
-        stopped=stopped,
-        archives=_places(folders, archive),
-        trials=len(study.trials),
-        reach=found_reach,
-        rivals=tuple(rival.record for rival in others),
-        budget=budget(options),
-        seconds=sum(work) + time.perf_counter() - started,
-        **learnt,
-        **stage_facts(learner, archive.info.backbone, measure),
-    )
-    for line in handover_lines(metrics):
-        log.info("%s", line)
-    write_record(output / METRICS, metrics)
-
-
-def _setting(
-    chain: nn.Sequential,
-    space: Space,
-    classifier: nn.Linear,
-    ends: Ends,
-    options: TuneBase,
-    measure: Measure,
-    learner: Learner,
-    archive: Archive,
-    size: int | None = None,
-) -> Setting:
-    """What the search needs for the images of a learner; those of the native `size` have None."""
-    # With ends, trials read activations before most of these units from the start.
-    searches_ends = space.exits and options.pick is None
-    near = space.units[: space.exits + BEYOND + 1] if searches_ends else ()
-    tails = Tails(learner, chain, options.objective, [unit.block for unit in near])
-    place = archive.folder / "state" if size is None else archive.path(f"size-{size}")
-    place.mkdir(parents=True, exist_ok=True)
-    samples = learner.samples
-    clock = Clock(measure, samples.example, chain, samples.cache, place / "latency.json")
-    magnitude = archive.path("magnitude.json")
-    return Setting(
-        tails=tails,
-        build=builder_of(options, space, tails, classifier, magnitude, ends.heads),
-        clock=clock,
-        archive=archive.with_info(replace(archive.info, preprocessing=samples.preprocessing)),
-    )
-
-
-def _remote(
-    settings: Settings, learners: Mapping[int, Learner], options: TuneBase, workers: Workers
-) -> RemoteTails:
-    """What workers make their tails from."""
-    native = settings.native
-    of_size: dict[int | None, Learner] = dict(learners.items())
-    of_size |= {None: native.learner, size_of(native.learner): native.learner}
-    return RemoteTails(
-        chain=copy.deepcopy(native.tails.chain).cpu(),
-        learners={size: workers.described(learner) for size, learner in of_size.items()},
-        objective=options.objective,
-        cuts=native.tails.cuts,
-    )
-
-
-def _trainings(steps: Mapping[str, StepRecord], found: Selected) -> dict[str, TrainingRecord]:
-    """The trainings of the networks that could be handed over, by the names of these.
-
-    Args:
-        steps: by their names in the archive, which end in what the step depends on.
-        found: what was chosen.
-    """
-    tuned = "after" if found.name == TUNED else TUNED
-    names = {"baseline": "baseline: head", "narrowed": tuned, "taught": tuned}
-    for start in ("prefix", "all"):
-        names[start] = tuned if start == found.tuned.origin else f"{tuned}: from {start}"
-    kept = {found.usual.step, found.tuned.step}
-    trainings: dict[str, TrainingRecord] = {}
-    for step, record in steps.items():
-        kind = step.partition("-")[0]
-        # Heads of earlier ends, which have a curve of their own.
-        if kind == "end":
-            continue
-        name = names.get(kind, kind.replace("_", " "))
-        if step.endswith(SLOWER_STEP) and step not in kept:
-            name += ": a third of the learning rate"
-        elif f"{step}{SLOWER_STEP}" in kept:
-            name += ": the whole learning rate"
-        trainings |= trainings_of({name: record})
-    return trainings

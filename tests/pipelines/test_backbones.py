@@ -69,7 +69,7 @@ def archived(monkeypatch):
 
         return record
 
-    for name in ("train.steps", "tuning.tune", "pruning.stage"):
+    for name in ("train.steps", "tuning.stage", "pruning.stage"):
         module = sys.modules[f"tascnet.{name}"]
         monkeypatch.setattr(module, "save", recording(module.save))
     return outputs

@@ -13,10 +13,10 @@ import tascnet
 from tascnet.errors import BudgetError, CacheLimitError, ConfigError
 from tascnet.options import Measure, Tune
 from tascnet.run.records import Trial, TuneMetrics, read_record, read_records
-from tascnet.tuning import may_widen
+from tascnet.tuning import may_widen, stage
 from tascnet.tuning.study import Study
 from tascnet.tuning.tails import Tails
-from tests.tuning.toy import CLASSES, MODULE, OPTIONS, own_data, own_network
+from tests.tuning.toy import CLASSES, OPTIONS, own_data, own_network
 
 
 def trainer():
@@ -69,7 +69,7 @@ def test_a_folder_is_resumed_read_back_and_extended(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "select", interrupted)
+        patch.setattr(stage, "select", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tuned(tmp_path, run=run)
     assert len(read_records(run / "trials.jsonl", Trial)) == 2
@@ -85,7 +85,7 @@ def test_a_folder_is_resumed_read_back_and_extended(tmp_path, monkeypatch):
             other.flops,
         )
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "run_search", interrupted)
+        patch.setattr(stage, "run_search", interrupted)
         again = tuned(tmp_path, run=run)
     assert again.metrics == resumed.metrics == read_record(run / "metrics.json", TuneMetrics)
     assert again.trials == resumed.trials
