@@ -1,10 +1,10 @@
-"""Images a second when a whole network is fine-tuned: here, and as torchvision's reference scripts do it.
+"""Images a second when a whole network is fine-tuned: here, and by a plain loop over torchvision's module.
 
 Here the converted network is trained by the recipe `finetune`, which leaves the statistics of batch-norm as
-they are, from the cache of pixels, which is filled beforehand. The reference is torchvision's module with
-channels_last, SGD, bf16 autocast on a GPU, and a DataLoader that decodes in as many processes as there are
-CPUs. Both have the same images and batches. An epoch beforehand, in which processes start, kernels are chosen
-and pixels are copied to the GPU, does not count.
+they are, from the cache of pixels, which is filled beforehand. The reference has channels_last, SGD, bf16
+autocast on a GPU, and a DataLoader that decodes in as many processes as there are CPUs. Both have the same
+images and size of batches. An epoch beforehand, in which processes start, kernels are chosen and pixels are
+copied to the GPU, does not count.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 
 def _row(setup: Setup, device: torch.device, epochs: int, key: Row) -> Row:
-    """Seconds of each epoch, and what they ask of a GPU."""
+    """Seconds of each epoch, and how busy a GPU is."""
     own, is_ours = replace(setup, seed=key["seed"]), key["way"] == OURS
     chain, learner = open_network(own, device if is_ours else torch.device("cpu"))
     recipe = replace(learner.trainer.recipe("finetune"), epoch_share=1.0)
@@ -93,13 +93,13 @@ def _row(setup: Setup, device: torch.device, epochs: int, key: Row) -> Row:
 
     epochs_of = ours if is_ours else Reference(own, learner, recipe.batch_size, device)
     epochs_of(1)
-    with watched(device) as asked:
+    with watched(device) as gpu_figures:
         seconds = epochs_of(epochs)
-    return {"images": len(train), "epoch_seconds": seconds, **asked}
+    return {"images": len(train), "epoch_seconds": seconds, **gpu_figures}
 
 
 class Reference:
-    """A network of torchvision with random weights, trained as torchvision's reference scripts do."""
+    """A network of torchvision with random weights, trained in a plain loop."""
 
     def __init__(self, setup: Setup, learner: Learner, batch_size: int, device: torch.device) -> None:
         samples = learner.samples

@@ -1,5 +1,6 @@
 """How busy a GPU is during some work, and the memory that the work takes there."""
 
+import gc
 import shutil
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ INTERVAL_MS = 100
 
 @contextmanager
 def watched(device: torch.device) -> Iterator[Row]:
-    """See what the work of the block asks of a CUDA device.
+    """Measure how busy a CUDA device is during the block.
 
     Yields:
         A row that holds afterwards `gpu_busy`, the share of time in which a kernel ran (where `nvidia-smi` is
@@ -27,13 +28,15 @@ def watched(device: torch.device) -> Iterator[Row]:
     if device.type != "cuda":
         yield row
         return
+    # What an earlier work has left.
+    gc.collect()
     torch.cuda.reset_peak_memory_stats(device)
     reader = None
     with tempfile.TemporaryFile("w+") as readings:
         if program := shutil.which("nvidia-smi"):
             uuid = torch.cuda.get_device_properties(device).uuid
-            asked = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-            command = [program, f"--id=GPU-{uuid}", *asked, f"--loop-ms={INTERVAL_MS}"]
+            wanted = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            command = [program, f"--id=GPU-{uuid}", *wanted, f"--loop-ms={INTERVAL_MS}"]
             reader = subprocess.Popen(command, stdout=readings)
         try:
             yield row

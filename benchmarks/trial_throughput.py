@@ -134,7 +134,7 @@ def _row(setup: Setup, features: Path, images: int, device: torch.device, key: R
     trunk, tail = setting.flops()
     cache_seconds = make_cache(setting)
     published_seconds, timed = scaled_published_trial(setting, images)
-    with watched(device) as asked:
+    with watched(device) as gpu_figures:
         cached_seconds = cached_trial(setting)[0]
     return {
         "weights": own.backbone.weights,
@@ -148,7 +148,7 @@ def _row(setup: Setup, features: Path, images: int, device: torch.device, key: R
         "cache_seconds": cache_seconds,
         "published_seconds": published_seconds,
         "cached_seconds": cached_seconds,
-        **asked,
+        **gpu_figures,
     }
 
 

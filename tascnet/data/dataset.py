@@ -22,7 +22,7 @@ from tascnet.run.files import digest_json
 
 VIEWS = ("plain", "flipped")
 # Images that are copied to a GPU at a time, and how many times their bytes have to be free there.
-CHUNK, LEFT = 1024, 8
+CHUNK, FREE_FACTOR = 1024, 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,12 +148,14 @@ class ImageSource(SampleSource):
         """The same source, whose images are augmented and normalised on a device.
 
         From the first batch on its pixels are kept there if the device is a GPU and they take at most an
-        eighth of its free memory; the images do not depend on that. There is one such source for a device.
+        eighth of its free memory; the images do not depend on that. Further calls return the same source.
         """
         device = torch.device(device)
+        if device == self._device:
+            return self
         if device not in self._on:
             other = copy.copy(self)
-            other._device, other._on = device, {device: other}
+            other._device, other._on = device, {}
             self._on[device] = other
         return self._on[device]
 
@@ -177,7 +179,7 @@ class ImageSource(SampleSource):
 
     def _copied(self, device: torch.device) -> Tensor | None:
         """All pixels on a device, `n x R x R x c`; None where they would take too much of its memory."""
-        if not has_room(device, LEFT * len(self) * math.prod(self.pixels.shape[1:])):
+        if not has_room(device, FREE_FACTOR * len(self) * math.prod(self.pixels.shape[1:])):
             return None
         try:
             pixels = torch.empty(len(self), *self.pixels.shape[1:], dtype=torch.uint8, device=device)

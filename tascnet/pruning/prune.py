@@ -200,9 +200,9 @@ def prune(
             )
             if finished(folder, budget(options)) and is_whole(archive):
                 log.info("prune is finished in %s; `fresh=true` starts it over", folder)
-                stage.add()
+                stage.complete()
             else:
-                stage.hand_over(*stage.iterate())
+                stage.run()
             metrics = read_record(folder / METRICS, PruneMetrics)
             result = PruneResult(
                 network=archive.read(folder / MODEL),

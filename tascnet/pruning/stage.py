@@ -88,7 +88,7 @@ class Stage:
         unpruned: the network to start from, on the device.
         teacher: what pruned networks learn from.
         clock: by which latencies are judged in between.
-        workers: compute what does not depend on each other.
+        workers: adapt candidates and measure the sensitivity side by side.
     """
 
     learner: Learner
@@ -101,11 +101,15 @@ class Stage:
     workers: Workers
 
     @property
-    def journal(self) -> Path:
+    def _journal(self) -> Path:
         """The file of the iterations."""
         return self.archive.folder / JOURNAL
 
-    def iterate(self) -> tuple[list[Iteration], int, str]:
+    def run(self) -> None:
+        """All steps, from the first iteration to the metrics."""
+        self._hand_over(*self._iterate())
+
+    def _iterate(self) -> tuple[list[Iteration], int, str]:
         """All iterations, the number of the kept one, and why pruning ended."""
         self._log_estimate()
         if depends_on_latency(self.options):
@@ -116,7 +120,7 @@ class Stage:
             log.info("%s", line)
         if self.options.sensitivity:
             self._sensitivity()
-        iterations, verdict = self._known()
+        iterations, verdict = self._resumed()
         reason = verdict.reason
         while reason is None:
             started = time.perf_counter()
@@ -127,13 +131,14 @@ class Stage:
                 break
             network, step, again = self._remove(decision, deadline, iterations)
             took = step.seconds + (again.seconds if again else 0.0)
-            ended = decision, step, again, self._costs(self.learner.place(network), decision.state, took)
-            came = record_removal(self.options, iterations[0], *ended, self.learner.metric)
+            costs = self._costs(self.learner.place(network), decision.state, took)
+            first, metric = iterations[0], self.learner.metric
+            came = record_removal(self.options, first, decision, step, again, costs, metric)
             # A step that is read back took its time before an interruption.
             came = replace(came, seconds=max(time.perf_counter() - started, took))
             verdict = decide([*iterations, came], self.options, self.learner.metric)
             iterations.append(replace(came, inside=verdict.inside[-1]))
-            append_record(self.journal, iterations[-1])
+            append_record(self._journal, iterations[-1])
             emit(IterationEvent(iteration=iterations[-1]))
             reason = verdict.reason
         kept = iterations[verdict.keep]
@@ -146,13 +151,13 @@ class Stage:
         log.info("pruning ended after %s: %s", plural(len(iterations) - 1, "iteration"), reason)
         return iterations, verdict.keep, reason
 
-    def _known(self) -> tuple[list[Iteration], Verdict]:
+    def _resumed(self) -> tuple[list[Iteration], Verdict]:
         """The journal's iterations, as far as they hold by the options, and the verdict on them.
 
         The first one, of the unpruned network, is made here. Damaged networks are made again, and latencies
         are measured for a target without which iterations were made.
         """
-        journal = self.journal
+        journal = self._journal
         known = read_records(journal, Iteration)
         replay, at = replayed(known, self.options, self.learner.metric) if known else ([], None)
         lacks_latency = self.options.has_latency_target and any(one.latency_ms is None for one in replay)
@@ -203,17 +208,20 @@ class Stage:
             return self.unpruned
         return self.learner.place(self.archive.read(self.archive.path(iteration.state)))
 
-    def _costs(self, network: nn.Sequential, state: str, *rest: float) -> dict[str, Any]:
-        return costs_of(self.learner, self.archive, self.options, self.clock, network, state, *rest)
+    def _costs(self, network: nn.Sequential, state: str, seconds: float = 0.0) -> dict[str, Any]:
+        """See `costs_of`."""
+        return costs_of(self.learner, self.archive, self.options, self.clock, network, state, seconds)
 
     def _sensitivity(self) -> Sensitivity:
+        """See `sensitivity`."""
         return sensitivity(self.learner, self.archive, self.options, self.unpruned, self.workers)
 
     def _decide(self, iterations: Sequence[Iteration], verdict: Verdict, deadline: float) -> Decision | str:
         """What the next iteration removes, or why nothing can be removed."""
         round_to = rounding(self.learner, self.archive, self.options, self.unpruned, self.clock)
-        known = self.learner, self.archive, self.options, iterations
-        return decide_removal(*known, verdict, round_to, self.clock, deadline)
+        return decide_removal(
+            self.learner, self.archive, self.options, iterations, verdict, round_to, self.clock, deadline
+        )
 
     def _remove(
         self, decision: Decision, deadline: float, before: Sequence[Iteration]
@@ -230,8 +238,7 @@ class Stage:
             "learning rate",
             decision.number,
         )
-        made = decision, network, step
-        retrained, again = retrain(learner, archive, options, self.teacher, *made, deadline)
+        retrained, again = retrain(learner, archive, options, self.teacher, decision, network, step, deadline)
         if has_gained(again, step, metric):
             return retrained, step, again
         log.info("that did not help")
@@ -250,7 +257,7 @@ class Stage:
         found = self.clock.confirmed(network, lambda _: True)
         return None if reaches_latency(self.options, first.latency_ms, found) else found
 
-    def hand_over(self, iterations: Sequence[Iteration], kept: int, reason: str) -> None:
+    def _hand_over(self, iterations: Sequence[Iteration], kept: int, reason: str) -> None:
         """Save the kept network, and measure it and the unpruned one on the test samples."""
         started, learner, archive = time.perf_counter(), self.learner, self.archive
         options, measure = self.options, self.measure
@@ -265,15 +272,16 @@ class Stage:
         models = judge(learner, {"before": self.unpruned, "after": pruned}, folders, measure)
         widths = compare_layers(complexity(self.unpruned, example), complexity(pruned, example))
         seconds = sum(iteration.seconds for iteration in iterations) + time.perf_counter() - started
-        # What another machine takes is not measured here.
-        if not measure.table:
-            reason = _with_measured(reason, models, options, target_of(measure, learner.device))
         found = None
         if options.sensitivity or archive.path(SENSITIVITY).exists():
             found = self._sensitivity()
+        trainings = self._trainings(iterations, kept)
+        # What another machine takes is not measured here.
+        if not measure.table:
+            reason = _with_measured(reason, models, options, target_of(measure, learner.device))
         metrics = PruneMetrics(
             models=models,
-            trainings=self._trainings(iterations, kept),
+            trainings=trainings,
             iterations=len(iterations) - 1,
             kept_iteration=kept,
             stopped=reason,
@@ -310,6 +318,7 @@ class Stage:
         return trainings_of(steps)
 
     def _reach(self) -> Reach:
+        """How much of the unpruned network can be removed."""
         is_spared = partial(spared, self.options, first_block(self.options, self.archive.info))
         return reach(self.unpruned, Trace(self.unpruned, self.learner.samples.example), is_spared)
 
@@ -349,11 +358,12 @@ class Stage:
         """Train the network of the step `start` for some epochs more."""
         started, checkpoint = time.perf_counter(), folder / "final.pt"
         network = self.learner.place(self.archive.read(self.archive.path(start)))
-        taught = self.learner, self.options, network, self.teacher
-        training = recover(*taught, checkpoint, epochs, deadline, lr=lr)
+        training = recover(
+            self.learner, self.options, network, self.teacher, checkpoint, epochs, deadline, lr=lr
+        )
         return network, StepRecord(seconds=time.perf_counter() - started, training=training)
 
-    def add(self) -> None:
+    def complete(self) -> None:
         """Add to a finished run latencies by other options, or the sensitivity."""
         folder = self.archive.folder
         known = read_record(folder / METRICS, PruneMetrics)

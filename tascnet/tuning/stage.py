@@ -68,15 +68,15 @@ METRICS, MODEL, REPORT = "metrics.json", "model", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """What the search starts from, and the search itself.
+class PreparedSearch:
+    """A search that can begin, or go on.
 
     Args:
         chain: the network with its new softmax layer, trained.
-        first: the step of that.
+        first: record of the step `baseline`, in which it was trained.
         space: the configurations.
         ends: earlier ends of the network.
-        reach: how much of the network the search can remove; None: that is not known.
+        reach: how much narrower layers can save; None where that is unknown.
         settings: by the size of the images.
         study: the trials so far.
         limits: when the search goes deeper and when it ends.
@@ -103,7 +103,7 @@ class Stage:
         output: the folder of the tuned network, another one with `pick`.
         options: of the search.
         measure: how latency is measured.
-        workers: train what does not depend on each other.
+        workers: train independent steps side by side.
     """
 
     learner: Learner
@@ -114,8 +114,8 @@ class Stage:
     measure: Measure
     workers: Workers
 
-    def run(self, network: nn.Sequential, earlier: Sequence[Sequence[Trial]]) -> None:
-        """All steps, from the baseline to the metrics; `earlier` are the trials of `warm_start`."""
+    def run(self, network: nn.Sequential, searches: Sequence[Sequence[Trial]]) -> None:
+        """All steps, from the baseline to the metrics; `searches` are the trials of `warm_start`."""
         learner, archive, options = self.learner, self.archive, self.options
         blocks = nn.Sequential(OrderedDict(network.named_children()))
         pretrained = learner.place(copy.deepcopy(blocks).eval().requires_grad_(True))
@@ -125,7 +125,7 @@ class Stage:
         for other in learners.values():
             other.check_memory(pretrained, "finetune", self.measure)
         rivals = load_rivals(options.rival_names, learner, self.measure)
-        search = self._prepared(pretrained, learners, earlier)
+        search = self._prepared(pretrained, learners, searches)
         if options.pick is None:
             winner, stopped = self._searched(search, learners)
         else:
@@ -135,8 +135,9 @@ class Stage:
         if origin_for(options, winner, search.space) == "conventional":
             ahead.insert(0, usual_ahead(learner, archive, search.chain))
         self.workers.ahead(ahead)
-        known = search.study, search.space, search.settings, search.first
-        found = select(options, winner, *known, self.workers)
+        found = select(
+            options, winner, search.study, search.space, search.settings, search.first, self.workers
+        )
         others = fine_tune_rivals(rivals, learner, archive, self.workers)
         self._hand_over(search, winner, stopped, found, others)
 
@@ -144,24 +145,24 @@ class Stage:
         self,
         pretrained: nn.Sequential,
         learners: Mapping[int, Learner],
-        earlier: Sequence[Sequence[Trial]],
-    ) -> Search:
+        searches: Sequence[Sequence[Trial]],
+    ) -> PreparedSearch:
         """The baseline, what can be searched, and the study as far as it got."""
         learner, archive, options = self.learner, self.archive, self.options
         if not archive.has("baseline"):
-            cache_ends(learner, pretrained, options, self.spread)
+            cache_ends(learner, pretrained, options, self._spread)
         chain, first = baseline(pretrained, learner, archive)
         assert first.training is not None
         before = score(first.training, learner.metric)
         assert before is not None
         classifier = classifier_of(pretrained)
         space, ends = discover_all(chain, learner, options, archive, first.training)
+        found_reach = reach_of(chain, learner.samples.example, options)
         setting = partial(self._setting, chain, space, classifier, ends)
         settings = Settings(setting(learner), lambda size: setting(learners[size], size))
         tails, clock = settings.native.tails, settings.native.clock
-        goal = goal_of(
-            *(options, space, tails, classifier, clock), before=before, folder=archive.path("baseline")
-        )
+        place = archive.path("baseline")
+        goal = goal_of(options, space, tails, classifier, clock, before=before, folder=place)
         limits = Limits.of(options, space)
         first_ones = partial(
             starts,
@@ -180,22 +181,22 @@ class Stage:
             options.algorithm,
             limits.every or 1,
             starts=first_ones,
-            earlier=transferred(earlier, space, options.warm_start),
+            earlier=transferred(searches, space, options.warm_start),
         )
-        return Search(
+        return PreparedSearch(
             chain=chain,
             first=first,
             space=space,
             ends=ends,
-            reach=reach_of(chain, learner.samples.example, options),
+            reach=found_reach,
             settings=settings,
             study=study,
             limits=limits,
         )
 
     @property
-    def spread(self) -> Callable[..., Any] | None:
-        """Computes features by all workers, where there are some on a cluster."""
+    def _spread(self) -> Callable[..., Any] | None:
+        """What spreads the computation of features over workers; None: they are computed here."""
         if not self.workers.is_remote:
             return None
         # Trials have so many threads too, and leave room for each other.
@@ -218,15 +219,16 @@ class Stage:
         tails = Tails(learner, chain, options.objective, [unit.block for unit in near])
         place = archive.folder / "state" if size is None else archive.path(f"size-{size}")
         place.mkdir(parents=True, exist_ok=True)
+        clock = Clock(self.measure, samples.example, chain, samples.cache, place / "latency.json")
         magnitude = archive.path("magnitude.json")
         return Setting(
             tails=tails,
             build=builder_of(options, space, tails, classifier, magnitude, ends.heads),
-            clock=Clock(self.measure, samples.example, chain, samples.cache, place / "latency.json"),
+            clock=clock,
             archive=archive.with_info(replace(archive.info, preprocessing=samples.preprocessing)),
         )
 
-    def _searched(self, search: Search, learners: Mapping[int, Learner]) -> tuple[Trial, str]:
+    def _searched(self, search: PreparedSearch, learners: Mapping[int, Learner]) -> tuple[Trial, str]:
         """The winner of the search, and why the search ended."""
         options, workers, limits, space = self.options, self.workers, search.limits, search.space
         study, settings = search.study, search.settings
@@ -234,9 +236,9 @@ class Stage:
             log.info("%s", line)
         most, deepest = limits.most_trials(space), limits.deepest(space)
         log_estimate(self.learner, search.chain, options, space, most, deepest)
-        if self.spread is not None and not study.trials:
+        if self._spread is not None and not study.trials:
             # Before one worker does it while all others wait.
-            settings.native.tails.fill(self.spread)
+            settings.native.tails.fill(self._spread)
         trainer = TrialTrainer(
             workers.executor,
             study,
@@ -267,7 +269,12 @@ class Stage:
         )
 
     def _hand_over(
-        self, search: Search, winner: Trial, stopped: str, found: Selected, rivals: Sequence[FineTunedRival]
+        self,
+        search: PreparedSearch,
+        winner: Trial,
+        stopped: str,
+        found: Selected,
+        rivals: Sequence[FineTunedRival],
     ) -> None:
         """Save the chosen network, and measure it, the baseline, the conventional network and the rivals."""
         learner, archive, output = self.learner, self.archive, self.output
@@ -291,6 +298,8 @@ class Stage:
         networks |= {rival.record.row: rival.network for rival in rivals} | {"after": made.network}
         folders |= {rival.record.row: rival.folder for rival in rivals} | {"after": output / MODEL}
         judging = {rival.record.row: rival.learner for rival in rivals} | {"after": found.setting.learner}
+        models = judge(learner, networks, folders, self.measure, learners=judging)
+        learnt = findings(self.options, study, chain, search.settings.native.build)
         steps = {name: read_record(archive.path(name) / RECORD, StepRecord) for name in archive.done}
         counted = [
             complexity(usual.network, learner.samples.example),
@@ -302,7 +311,7 @@ class Stage:
             *(rival.record.seconds for rival in rivals),
         ]
         metrics = TuneMetrics(
-            models=judge(learner, networks, folders, self.measure, learners=judging),
+            models=models,
             trainings=_trainings(steps, found) | trainings_of_rivals(rivals),
             widths=compare_layers(*counted),
             best_config=winner.config,
@@ -319,15 +328,15 @@ class Stage:
             reach=search.reach,
             rivals=tuple(rival.record for rival in rivals),
             budget=budget(self.options),
-            **findings(self.options, study, chain, search.settings.native.build),
-            **stage_facts(learner, archive.info.backbone, self.measure),
             seconds=sum(work) + time.perf_counter() - started,
+            **learnt,
+            **stage_facts(learner, archive.info.backbone, self.measure),
         )
         for line in handover_lines(metrics):
             log.info("%s", line)
         write_record(output / METRICS, metrics)
 
-    def add(self) -> None:
+    def complete(self) -> None:
         """Add rivals that a finished stage lacks; measure latencies again if they or `measure` are new."""
         learner, archive, output, measure = self.learner, self.archive, self.output, self.measure
         before = read_record(output / METRICS, TuneMetrics)

@@ -189,7 +189,7 @@ def tune(
             )
             if finished(output, budget(options)) and is_whole(archive, output):
                 log.info("tune is finished in %s; `fresh=true` starts it over", output)
-                stage.add()
+                stage.complete()
             else:
                 stage.run(network, searches)
             result = TuneResult(
