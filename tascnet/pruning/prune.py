@@ -36,7 +36,7 @@ from tascnet.pruning.stage import (
     MODEL,
     REPORT,
     UNPRUNED,
-    Stage,
+    PruneStage,
     depends_on_latency,
     is_whole,
 )
@@ -188,7 +188,7 @@ def prune(
             # A resumed run does not depend on where the network came from.
             copied, _ = archive.once(UNPRUNED, lambda _: (network, StepRecord(seconds=0.0)))
             unpruned = learner.place(copied)
-            stage = Stage(
+            stage = PruneStage(
                 learner=learner,
                 archive=archive,
                 options=options,

@@ -77,7 +77,7 @@ BATCH, PASSES = 32, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class PruneStage:
     """Stage two in one folder.
 
     Args:

@@ -93,7 +93,7 @@ class PreparedSearch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class TuneStage:
     """Stage one in its folders.
 
     Args:

@@ -42,7 +42,7 @@ from tascnet.train.setting import computing
 from tascnet.train.transfer import warn_of_overlap, with_words
 from tascnet.tuning.problem import check_options
 from tascnet.tuning.sizes import check_sizes
-from tascnet.tuning.stage import METRICS, MODEL, REPORT, Stage, is_whole
+from tascnet.tuning.stage import METRICS, MODEL, REPORT, TuneStage, is_whole
 from tascnet.tuning.warm import JOURNAL, digest_of, earlier_trials
 
 log = logging.getLogger("tascnet")
@@ -178,7 +178,7 @@ def tune(
                     first_searched=None,
                 ),
             )
-            stage = Stage(
+            stage = TuneStage(
                 learner=learner,
                 data=data,
                 archive=archive,
