@@ -23,14 +23,13 @@ from benchmarks import common
 from benchmarks.common import Row, Setup, check_image_files, check_names, collect, new_table
 from benchmarks.conventional import open_network
 from benchmarks.gpu import watched
-from benchmarks.published import from_files
 from benchmarks.torchvision_loader import torchvision_loader
-from benchmarks.trials import SETTLING
+from benchmarks.trials import settle
 from tascnet.data.dataset import Dataset
 from tascnet.models import Preprocessing
 from tascnet.options import Images, usable_cpus
 from tascnet.report.numbers import MISSING, percent
-from tascnet.train import Learner, fit, reestimate_batchnorm
+from tascnet.train import Learner, fit
 from tascnet.train.setting import computing
 
 OURS, REFERENCE = WAYS = ("tascnet", "torchvision")
@@ -81,9 +80,8 @@ def _row(setup: Setup, device: torch.device, epochs: int, key: Row) -> Row:
     chain, learner = open_network(own, device if is_ours else torch.device("cpu"))
     recipe = replace(learner.trainer.recipe("finetune"), epoch_share=1.0)
     train = learner.samples.train
-    if is_ours and own.backbone.weights == "random":
-        # Otherwise the values of a deep network vanish, which is slow on CPUs.
-        reestimate_batchnorm(chain, from_files(train, None, SETTLING), device=device)
+    if is_ours:
+        settle(own, chain, learner)
 
     def ours(epochs: int) -> list[float]:
         chain.requires_grad_(True)

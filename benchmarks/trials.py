@@ -81,9 +81,7 @@ def open_setting(setup: Setup, depth: int, features: Path, device: torch.device)
         ConfigError: the network has fewer tunable units than `depth`.
     """
     chain, learner = open_network(setup, device)
-    if setup.backbone.weights == "random":
-        few = from_files(learner.samples.train, None, SETTLING)
-        reestimate_batchnorm(chain, few, device=device)
+    settle(setup, chain, learner)
     space = discover(chain, learner.samples.example, Tune(max_units=depth))
     if space.depth < depth:
         raise ConfigError(
@@ -93,6 +91,13 @@ def open_setting(setup: Setup, depth: int, features: Path, device: torch.device)
     learner = replace(learner, samples=replace(learner.samples, cache=features))
     files = image_files(learner.samples.dataset)
     return Setting(learner=learner, chain=chain, space=space, depth=depth, files=files)
+
+
+def settle(setup: Setup, chain: nn.Sequential, learner: Learner) -> None:
+    """Give a network of random weights batch-norm statistics with which its values do not vanish."""
+    if setup.backbone.weights == "random":
+        few = from_files(learner.samples.train, None, SETTLING)
+        reestimate_batchnorm(chain, few, device=learner.device)
 
 
 def make_cache(setting: Setting) -> float:

@@ -154,13 +154,12 @@ class ImageSource(SampleSource):
         if device == self._device:
             return self
         if device not in self._on:
-            other = copy.copy(self)
-            other._device, other._on = device, {}
-            self._on[device] = other
+            self._on[device] = copy.copy(self)
+            self._on[device]._device = device
         return self._on[device]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is on a device does not travel to other processes.
+        # What is on a device is neither copied nor sent to other processes.
         return {**vars(self), "_device": None, "_kept": None, "_is_tried": False, "_on": {}}
 
     def _read(self, rows: Tensor) -> Tensor:

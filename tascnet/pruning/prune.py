@@ -16,20 +16,14 @@ from tascnet.data.samples import Samples, open_samples
 from tascnet.errors import ConfigError
 from tascnet.execute import check_executor
 from tascnet.execute.workers import Workers
-from tascnet.measure import (
-    Clock,
-    check_runtimes,
-    judged_in,
-)
+from tascnet.measure import Clock, check_runtimes, judged_in
 from tascnet.models.conversion import convert
 from tascnet.models.info import ModelInfo, info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Local, Measure, Prune, Trainer
 from tascnet.presets import trainer_for
 from tascnet.pruning.check import check_criterion, check_options, first_block
-from tascnet.pruning.schedule import (
-    replayed,
-)
+from tascnet.pruning.schedule import replayed
 from tascnet.pruning.stage import (
     JOURNAL,
     METRICS,
@@ -46,13 +40,7 @@ from tascnet.report.mistakes import FILE as MISTAKES
 from tascnet.report.mistakes import Mistakes, mistakes_once
 from tascnet.run.events import running
 from tascnet.run.folder import TARGET, budget, cache_folder, finished, identity, open_folder
-from tascnet.run.records import (
-    Iteration,
-    PruneMetrics,
-    StepRecord,
-    read_record,
-    read_records,
-)
+from tascnet.run.records import Iteration, PruneMetrics, StepRecord, read_record, read_records
 from tascnet.train import Archive, Learner
 from tascnet.train.distillation import adapted
 from tascnet.train.evaluate import check_metric

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ class PruneStage:
             log.info(
                 "latency is judged in %s: %.3g ms for one sample", self.clock.name, self.clock.reference_ms
             )
-        for line in reach_lines(self._reach()):
+        for line in reach_lines(self._reach):
             log.info("%s", line)
         if self.options.sensitivity:
             self._sensitivity()
@@ -288,7 +288,7 @@ class PruneStage:
             removable_blocks=0 if options.blocks else len(removable_blocks(options, archive.info, pruned)),
             tolerance=options.tolerance,
             widths=widths,
-            reach=self._reach(),
+            reach=self._reach,
             budget=budget(options),
             seconds=seconds,
             sensitivity=found,
@@ -317,6 +317,7 @@ class PruneStage:
                 log.warning("the training of %s is left out of the report: %s", name, error.message)
         return trainings_of(steps)
 
+    @cached_property
     def _reach(self) -> Reach:
         """How much of the unpruned network can be removed."""
         is_spared = partial(spared, self.options, first_block(self.options, self.archive.info))

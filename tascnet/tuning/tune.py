@@ -14,10 +14,7 @@ from tascnet.data.heldout import SPLITS
 from tascnet.errors import ConfigError
 from tascnet.execute import check_executor
 from tascnet.execute.workers import Workers
-from tascnet.measure import (
-    check_runtimes,
-    judged_in,
-)
+from tascnet.measure import check_runtimes, judged_in
 from tascnet.models.info import info_of
 from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Local, Measure, Trainer, Tune, TuneBase
@@ -27,13 +24,7 @@ from tascnet.report.card import CARD, write_card
 from tascnet.run.events import running
 from tascnet.run.files import digest_json
 from tascnet.run.folder import TARGET, budget, cache_folder, claim, finished, identity, open_folder
-from tascnet.run.records import (
-    Trial,
-    TuneMetrics,
-    read_record,
-    read_trials,
-    to_json,
-)
+from tascnet.run.records import Trial, TuneMetrics, read_record, read_trials, to_json
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import warn_of_lost_classes
