@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tascnet import errors
+from tascnet.__main__ import start
 from tascnet.cli import main as entry
 from tascnet.cli.config import STAGES, spelling
 from tascnet.errors import DataError, RunFolderError
@@ -520,6 +521,31 @@ def with_own_module(entered, folder, site, **environment):
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_waiting_threads_leave_their_cpus_to_others_unless_the_user_says_how_they_wait(
+    given, spins, monkeypatch
+):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # Set first, so that what `start` adds is undone as well.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(entry, "main", lambda: os.environ.get("GOMP_SPINCOUNT"))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert start() == spins
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_it_finds_the_users_own_module_in_a_folder_with_its_own_conf_and_pipelines(
