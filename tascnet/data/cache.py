@@ -23,6 +23,7 @@ from tascnet.data.arrays import (
 )
 from tascnet.data.sources import FeatureSource, SampleSource
 from tascnet.errors import DamagedFile, TascnetError, WeightsError, plural
+from tascnet.models.leaves import LEAVES, arguments_of
 from tascnet.run.console import log, track
 from tascnet.run.files import digest_json
 
@@ -363,8 +364,8 @@ def read_digest(trunk_digest: str, reader: nn.Module | None) -> str:
 
 def module_digest(module: nn.Module) -> str:
     """A digest of a module's structure and of every parameter and buffer."""
-    hasher = hashlib.sha256(repr(module).encode())
-    _add_tensors(hasher, module)
+    hasher = hashlib.sha256()
+    _add(hasher, module)
     return hasher.hexdigest()[:32]
 
 
@@ -375,13 +376,18 @@ def prefix_digests(chain: nn.Module) -> tuple[str, ...]:
     # Unlike `named_children` this lists a block that is used twice under both its names.
     for name, block in chain._modules.items():
         assert block is not None
-        hasher.update(f"{name} {block!r}".encode())
-        _add_tensors(hasher, block)
+        hasher.update(f"{name} ".encode())
+        _add(hasher, block)
         digests.append(hasher.hexdigest()[:32])
     return tuple(digests)
 
 
-def _add_tensors(hasher: "hashlib._Hash", module: nn.Module) -> None:
+def _add(hasher: "hashlib._Hash", module: nn.Module) -> None:
+    hasher.update(repr(module).encode())
+    # Some layers do not print all their arguments.
+    for name, layer in module.named_modules():
+        if type(layer) in LEAVES:
+            hasher.update(f"{name} {arguments_of(layer)}".encode())
     for name, tensor in module.state_dict().items():
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

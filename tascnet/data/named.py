@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tascnet.errors import DataError
+from tascnet.errors import ConfigError, DataError
 from tascnet.options import (
     Digits,
     ImageFolder,
@@ -82,6 +82,11 @@ def datasets(
             )
         if len(given) == 0:
             raise DataError(f"the data set `{part}` is empty", "give one with samples, or leave it out")
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        raise ConfigError(
+            f"`split` is {split!r}, expected two shares or two counts",
+            "give those of training and of validation samples, such as `(0.7, 0.15)`",
+        )
     # An option checks the items of a tuple.
     own: dict[str, Any] = {f"{part}_set": list(v) if isinstance(v, tuple) else v for part, v in sets.items()}
     photographs = preset("dataset", "image_folder", root=".")

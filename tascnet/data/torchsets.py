@@ -213,9 +213,11 @@ class _Items:
         values, digest, phash = self._values(row, image)
         if isinstance(label, Tensor | np.ndarray | np.generic) and label.ndim == 0:
             label = label.item()
-        count = None if self.classes is None else len(self.classes)
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < (count or label + 1):
-            expected = "from 0 on" if count is None else f"from 0 to {count - 1}"
+        # Each class has samples.
+        count = len(self.order) if self.classes is None else len(self.classes)
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < count:
+            named = f"from 0 to {count - 1}"
+            expected = f"from 0 on, below the number of samples, {count}" if self.classes is None else named
             raise DataError(
                 f"the label of {self.place(row)} is {label!r}, expected a whole number {expected}",
                 "number the classes 0, 1, ..., one for each of `class_names`",

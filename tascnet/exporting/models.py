@@ -163,7 +163,8 @@ def _of_network(network: nn.Sequential, name: str, threads: int | None, device: 
     info, where = info_of(network), usable_device(device)
     if not info.class_names:
         raise ConfigError(f"{name} does not name its classes", "train it on a data set first")
-    placed = copy.deepcopy(network).to(where).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    # A saved network may be of another precision.
+    placed = copy.deepcopy(network).float().to(where).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def run(inputs: Tensor | NDArray[np.uint8]) -> Tensor:
         with using_threads(threads), torch.inference_mode():

@@ -47,7 +47,7 @@ def foldable_pairs(network: nn.Module) -> Iterator[tuple[Any, Any]]:
 def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Layers of which the second alone reads the output of the first."""
     if isinstance(module, Graph):
-        yield from _graph_pairs(module)
+        yield from graph_pairs(module)
     elif isinstance(module, nn.Sequential):
         leaves = list(_leaves(module))
         yield from pairwise(leaves)
@@ -69,7 +69,8 @@ def _leaves(chain: nn.Sequential) -> Iterator[nn.Module]:
             yield child
 
 
-def _graph_pairs(graph: Graph) -> Iterator[tuple[nn.Module, nn.Module]]:
+def graph_pairs(graph: Graph) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Layers of a graph of which the second alone reads the output of the first."""
     reads = Counter(number for step in graph.steps for number in _read(step))
     runs = Counter(step.arguments[0] for step in graph.steps if step.operation == "layer")
     for step in graph.steps:
@@ -105,6 +106,8 @@ def _fits(convolution: nn.Module, norm: nn.Module) -> bool:
         and norm.running_mean is not None
         and norm.running_var is not None
         and norm.num_features == convolution.out_channels
+        # torch scales the weights of transposed convolutions as if there were one group.
+        and not (isinstance(convolution, nn.ConvTranspose2d) and convolution.groups > 1)
     )
 
 

@@ -95,6 +95,7 @@ def fold_pairs(model: nn.Module, group: WidthGroup, partners: Mapping[int, int])
         if (
             before not in own_norms
             and isinstance(norm, BATCH_NORMS)
+            and norm.running_mean is not None
             and positions is not None
             and positions.shape[1] == read[-1].shape[1]
         ):
@@ -137,6 +138,9 @@ def _stages(model: nn.Module, group: WidthGroup) -> tuple[list[Tensor], set[str]
             if following in group.filters or following in group.consumers:
                 break
             norm, at = model.get_submodule(following), group.passed.get(following)
+            if isinstance(norm, BATCH_NORMS) and norm.running_mean is None:
+                # Its scale is each batch's.
+                break
             is_whole = isinstance(norm, BATCH_NORMS) and norm.num_features == len(offset)
             if is_whole and at is not None and torch.equal(at, places):
                 norms.add(following)
@@ -158,8 +162,6 @@ def _normalised(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch-norm in eval mode."""
-    if norm.running_mean is None:
-        raise TypeError("a batch-norm without running statistics has no fixed scale")
     scale = (norm.running_var.double() + float(norm.eps)).rsqrt().cpu()
     if norm.weight is not None:
         scale = scale * norm.weight.double().cpu()

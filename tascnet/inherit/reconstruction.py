@@ -77,6 +77,9 @@ def rank_by_reconstruction(
         _Consumer(layer_weight(model, name), indices, moments[name], (weights or {}).get(name), ridge)
         for name, indices in inputs.items()
     ]
+    # What no layer reads costs nothing.
+    if not consumers:
+        return Ranking(order=tuple(range(count)), costs=(0.0,) * count)
     width = len(next(iter(inputs.values())))
     left = torch.ones(width, dtype=torch.bool)
     chunk = max(1, int(width * _CHUNK))

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tascnet.exporting.plain import graph_pairs
 from tascnet.inherit.least_squares import Evidence, output_rows, patches
 from tascnet.inherit.moments import channels_second, drawn_places, moved, rows_at
+from tascnet.models.graph import Graph
 from tascnet.models.inspect import hooked
 from tascnet.run.console import track
 from tascnet.surgery.layers import WEIGHTED, is_depthwise
@@ -138,7 +140,7 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
     """Run a network once, in eval mode and without in-place operations, and note what happens.
 
     A batch-norm belongs to a layer where its input is the layer's output itself and both lie in the same
-    module: elsewhere a skip connection may read that output too.
+    module: elsewhere a skip connection may read that output too. In a graph it has to be the only reader.
     """
     outputs: list[tuple[str, Tensor]] = []
     reads: list[tuple[str, Tensor]] = []
@@ -183,8 +185,11 @@ def survey(chain: nn.Sequential, example: Tensor) -> Survey:
         layers.setdefault(name.split(".")[0], []).append(name)
         readers = [norm for norm, read in reads if read is output]
         alone = len(readers) == 1 and runs[readers[0]] == 1
-        if alone and readers[0].rpartition(".")[0] == name.rpartition(".")[0]:
-            norms[name] = readers[0]
+        if alone and readers[0].rpartition(".")[0] == (parent := name.rpartition(".")[0]):
+            graph = chain.get_submodule(parent)
+            pair = layer, chain.get_submodule(readers[0])
+            if not isinstance(graph, Graph) or pair in graph_pairs(graph):
+                norms[name] = readers[0]
     largest = 0
     for block in reversed(moved):
         moved[block] = largest = max(largest, moved[block])

@@ -286,7 +286,7 @@ def make_table(
     Raises:
         ConfigError: the runtime is not installed or cannot run the network, or the file was made otherwise.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     table = table_at(path, runtime, device_of(network))
     layers = layers_of(network, example)
     with TemporaryDirectory(prefix="tascnet-table-") as folder:

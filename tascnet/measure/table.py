@@ -74,8 +74,9 @@ class LayerTable:
         """
         hint = "make it on the device with `tascnet.measure.make_table`, or copy a table from its cache"
         try:
-            content = read_checked(Path(path))
-            table = cls(Path(path), None, {key: content[key] for key in FACTS})
+            file = Path(path).expanduser()
+            content = read_checked(file)
+            table = cls(file, None, {key: content[key] for key in FACTS})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"`table={path}` is no table of layers: {error}", hint) from error
         table.name = digest_json(content)
@@ -158,7 +159,7 @@ class LayerTable:
             raise ConfigError(
                 f"`table={self._path}` has no time for a layer of {layer.size[0]} inputs and "
                 f"{layer.size[1]} outputs ({layer})",
-                "make it from the network that is pruned: `tascnet.measure.make_table(path, network)`",
+                "make it from this network: `tascnet.measure.make_table(path, network, example)`",
             )
         return found
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError, SurgeryError, first_line
 from tascnet.models.describe import MOST_LAYERS, check_size, construct, describe
+from tascnet.models.device import usable_device
 from tascnet.models.head import classifier_of
 from tascnet.models.info import ModelInfo, info_of, with_info
 from tascnet.models.tensors import READ_ERRORS, check_safetensors, unfit
 from tascnet.models.text import TextPreprocessing
-from tascnet.run.files import check_regular, digest_file, parse_json, write_json, write_whole
+from tascnet.run.files import check_regular, digest_file, parse_json, unwritable, write_json, write_whole
 
 _WEIGHTS = "model.safetensors"
 _ARCHITECTURE = "architecture.json"
@@ -46,9 +47,11 @@ def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = No
     Raises:
         ArchiveError: a layer is of a class, or has arguments or weights, that cannot be stored, the network
             is too large, or it is no classifier of what `info` says.
-        ConfigError: the network has no `info`.
+        ConfigError: the network has no `info`, or nothing can be written there.
     """
     folder, info = Path(folder), info or info_of(network)
+    if (reason := unwritable(folder)) is not None:
+        raise ConfigError(f"{folder} {reason}", "give another folder")
     tree = describe(network)
     _made(tree, info)
     state = network.state_dict()
@@ -85,8 +88,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> nn.Sequen
 
     Raises:
         ArchiveError: a file is missing, truncated, corrupt or not one of ours.
+        ConfigError: the device cannot be used here.
     """
-    folder = Path(folder)
+    folder, where = Path(folder), usable_device(str(device))
     content = _read_architecture(folder / _ARCHITECTURE)
     info: ModelInfo = content["info"]
     model = _made(content.get("chain"), info)
@@ -98,7 +102,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> nn.Sequen
         # The file's own tensors are not aligned in memory, and kernels round by alignment.
         state[key] = tensor.clone(memory_format=memory_format)
     model.load_state_dict(state, assign=True)
-    model.to(device)
+    model.to(where)
     return with_info(model, info)
 
 

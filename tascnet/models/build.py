@@ -368,6 +368,8 @@ def _check_size(source: _Source, example: Tensor) -> None:
     Raises:
         ConfigError: the network does not take them, but larger ones.
     """
+    error: Exception | None = None
+    # Not every network can be made, or asked, without values.
     with suppress(RuntimeError, NotImplementedError), _seeded(0):
         with nullcontext() if source.is_own else torch.device("meta"):
             module, _ = source.make(None)

@@ -119,15 +119,19 @@ def not_finite(state: Mapping[str, Tensor]) -> str | None:
 
 
 def check_weights(network: nn.Module) -> None:
-    """Check, before any work, that a network can be computed with.
+    """Check, before any work, that a network can be trained and compared.
 
     Raises:
-        ConfigError: a tensor of it holds NaN or infinity, or is no ordinary tensor.
+        ConfigError: a tensor of it holds NaN or infinity, is no ordinary tensor, or of another precision than
+            float32.
     """
     state = network.state_dict()
     for name, tensor in state.items():
         if word := unfit(tensor):
             raise ConfigError(f"{name!r} of the network is {word}", "give a network of ordinary tensors")
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ConfigError(f"{name!r} of the network is {kind}, expected float32", "call `.float()` on it")
     if (bad := not_finite(state)) is not None:
         raise ConfigError(
             f"{bad!r} of the network holds numbers that are not finite",

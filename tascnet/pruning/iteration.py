@@ -286,7 +286,9 @@ def retrain(
         started, recorder = time.perf_counter(), None
         learner.place(network)
         epochs = options.phases[2] if isinstance(options, HistoryPrune) else options.epochs
-        if isinstance(options, HistoryPrune) and options.history == "continue":
+        # Without a filter to rank nothing was recorded.
+        has_history = decision.ranks.history is not None
+        if isinstance(options, HistoryPrune) and options.history == "continue" and has_history:
             groups = eligible_groups(options, archive.info, Trace(network, learner.samples.example))
             recorder = read_history(archive.path(decision.state), groups)
         training = recover(

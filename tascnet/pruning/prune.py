@@ -246,6 +246,11 @@ def _teaching(teacher: nn.Module, options: Prune, samples: Samples, device: torc
     """
     if not options.distill:
         raise ConfigError("`teacher` has no effect with `distill=0`", "leave it out, or raise `distill`")
+    if not isinstance(teacher, nn.Module):
+        raise ConfigError(
+            f"`teacher` is of type {type(teacher).__name__}, expected a network",
+            "give a torch.nn.Module, such as one of `tascnet.load`",
+        )
     info = getattr(teacher, "info", None)
     if isinstance(info, ModelInfo):
         _check_network("teacher", info, samples)

@@ -143,8 +143,16 @@ def train_all(
 
     # Iterations train under names of their own; the digest of a cut says nothing to a reader.
     step = re.sub(r"-[0-9a-f]{8}(?=-|$)", "", checkpoint.parent.name)
-    own = {"checkpoint": checkpoint, "description": f"{step}: {checkpoint.stem}", "stop": ends, **options}
-    training = learner.fit(network.requires_grad_(True), recipe, epochs=epochs, **own)
+    training = learner.fit(
+        network.requires_grad_(True),
+        recipe,
+        epochs=epochs,
+        checkpoint=checkpoint,
+        stop=ends,
+        may_diverge=True,
+        description=f"{step}: {checkpoint.stem}",
+        **options,
+    )
     if is_late:
         log.warning(
             "%s ended after %d of %d epochs: the seconds of pruning (`max_seconds`) were used up",

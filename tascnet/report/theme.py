@@ -1,7 +1,7 @@
 """Figures that take their colours and typeface from the page around them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -65,18 +65,25 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], name: str =
     own = f"f{digest_json([name, svg])[:8]}-"
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{own}", svg)
     svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans)", svg)
-    for variable, colour in _COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return svg.strip()
+    return _coloured(svg, {name: f"var(--{name})" for name in _NAMES}).strip()
 
 
 def draw_file(size: tuple[float, float], paint: Callable[[Figure], None]) -> str:
     """A figure as the content of an SVG file, in the light colours of the pages."""
     svg = _drawn(size, paint, background="#ffffff")
     light = dict(re.findall(r"--(\w+): (#\w+)", _STYLE.read_text().partition("@media")[0]))
-    for variable, colour in _COLOURS.items():
-        svg = svg.replace(colour, light[variable])
+    svg = _coloured(svg, light)
     return re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 sans-serif", svg)
+
+
+def _coloured(svg: str, colours: Mapping[str, str]) -> str:
+    """A figure with these colours, by name, in its tags; its texts may hold anything."""
+
+    def in_tag(tag: re.Match[str]) -> str:
+        return re.sub("|".join(_COLOURS.values()), lambda found: colours[names[found[0]]], tag[0])
+
+    names = {colour: name for name, colour in _COLOURS.items()}
+    return re.sub(r"<[^>]*>", in_tag, svg)
 
 
 def _drawn(size: tuple[float, float], paint: Callable[[Figure], None], background: str = "none") -> str:

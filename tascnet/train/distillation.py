@@ -253,6 +253,11 @@ def adapted(teacher: nn.Module, samples: Samples, device: torch.device | str = "
             teacher = sequence([("adapted_input", adapter), *blocks]).eval()
     with torch.no_grad(), evaluating(teacher):
         outputs = teacher(samples.example.to(device))
+    if not isinstance(outputs, Tensor):
+        raise ConfigError(
+            f"the teacher gives a {type(outputs).__name__}, expected one tensor `b x n`",
+            "give a network whose output is a value for each class",
+        )
     if outputs.shape != (1, samples.num_classes):
         raise ConfigError(
             f"the teacher has {outputs.shape[-1]} outputs, but the data have {samples.num_classes} classes",

@@ -32,6 +32,7 @@ from tascnet.exporting.onnx_file import (
 from tascnet.exporting.runtimes import open_file
 from tascnet.measure.machine import describe_device, versions
 from tascnet.models.info import info_of
+from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Export
 from tascnet.run.console import track
 from tascnet.run.files import digest_file, digest_json, unwritable
@@ -461,7 +462,7 @@ class _Exporter:
     def _outputs_of(self, path: Path) -> Tensor:
         """Of a file on the validation samples, `n x classes`."""
         assert self.samples is not None
-        if path.suffix != ".onnx":
+        if path.suffix.lower() != ".onnx":
             return _outputs_on(open_file(path), self.samples.val)
         model = open_model(path)
         shown = f"export: run {path.name}" if model.takes_pixels else None
@@ -554,8 +555,9 @@ def _open(
     """The samples of the data set that a network was trained on; None without one.
 
     Raises:
-        ConfigError: it has other classes.
+        ConfigError: it has other classes, or weights that are not float32.
     """
+    check_weights(network)
     if data is None:
         return None
     info = info_of(network)
@@ -623,7 +625,7 @@ def _digest(parts: Sequence[Path]) -> str:
 
 def _parts_of(path: Path) -> tuple[Path, ...]:
     """An exported file, and the one with the weights that OpenVINO has beside its `.xml`."""
-    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+    return (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,)
 
 
 def _figures_of(path: Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tascnet.data.sources import SampleSource, Source
-from tascnet.errors import TrainingDiverged, first_line
+from tascnet.errors import ConfigError, TrainingDiverged, first_line
 from tascnet.options import Recipe
 from tascnet.run.console import progress
 from tascnet.run.events import EpochEvent, emit
@@ -74,6 +74,7 @@ def fit(
     keep: str = "best",
     metric: str = "accuracy",
     stop: Callable[[Sequence[EpochRecord]], bool] | None = None,
+    may_diverge: bool = False,
     devices: int = 1,
     description: str = "train",
 ) -> TrainingRecord:
@@ -103,16 +104,18 @@ def fit(
             `last`.
         metric: `accuracy` or `balanced_accuracy`.
         stop: takes all epochs so far; training ends when it returns True.
+        may_diverge: a training whose loss is not finite any more ends there, with a warning, and the best
+            weights so far are kept, those of before the training among them.
         devices: how many devices share each batch: `device` and those with the next numbers, or processes on
             the CPU; see `tascnet.train.parallel`. With a penalty one device trains.
         description: text of the progress bar.
 
     Raises:
-        ConfigError: the samples cannot be mixed as the recipe asks, or what takes part cannot be sent to
-            other processes.
+        ConfigError: the samples cannot be mixed as the recipe asks, the network cannot be trained on batches
+            of one sample, or what takes part cannot be sent to other processes.
         RunFolderError: the checkpoint cannot be read.
         TascnetError: a process of several devices failed or was killed.
-        TrainingDiverged: the loss became infinite or not a number.
+        TrainingDiverged: the loss became infinite or not a number, and nothing may or can be kept.
     """
     device = torch.device(device)
     started = time.perf_counter()
@@ -148,6 +151,11 @@ def fit(
             run.lead()
             train_loss = run.train_epoch(run.epoch, bar.advance)
             record = run.judged(run.epoch + 1, train_loss, started)
+            if (divergence := _divergence(record)) is not None:
+                if not may_diverge or run.before is None or run.best is None:
+                    raise divergence
+                log.warning("%s: %s; the best weights before are kept", description, divergence.message)
+                break
             is_first = not any(map(run.is_far_below_start, run.records))
             if is_first and run.is_far_below_start(record):
                 log.warning(
@@ -213,10 +221,27 @@ class _Run:
         self.placed_train = self._placed(self.train)
         self.val = None if self.val is None else self._placed(self.val)
         self.mixing = Mixing.of(self.recipe, self.train)
-        self.samples = max(1, round(self.recipe.epoch_share * len(self.train)))
-        self.steps_per_epoch = len(batches(torch.arange(self.samples), self.recipe.batch_size))
+        # Batch-norm needs two.
+        self.samples = max(min(2, len(self.train)), round(self.recipe.epoch_share * len(self.train)))
+        sizes = [len(batch) for batch in batches(torch.arange(self.samples), self.recipe.batch_size)]
+        self.steps_per_epoch = len(sizes)
+        if min(sizes) == 1:
+            self._check_batches_of_one()
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
+
+    def _check_batches_of_one(self) -> None:
+        """Raise where a batch-norm that is trained sees one value of each channel."""
+        model = copy.deepcopy(self.model)
+        set_training_mode(model, self.first_trained, self.recipe.batchnorm)
+        try:
+            with torch.no_grad():
+                model(self.train.batch(torch.arange(1), None).to(self.device))
+        except ValueError as error:
+            raise ConfigError(
+                f"the network cannot be trained on one sample at a time ({first_line(error)})",
+                "raise `batch_size`, or take `batchnorm=frozen`",
+            ) from error
 
     def _prepare(self) -> None:
         """Optimiser and average of the network as it is."""
@@ -370,9 +395,7 @@ class _Run:
                     self.average.update(self.model)
                 total += loss.detach() * len(batch)
                 advance(1)
-        mean = float(total if member is None else member.sum(total)) / self.samples
-        _check_finite("training", mean, epoch + 1)
-        return mean
+        return float(total if member is None else member.sum(total)) / self.samples
 
     def _weight(self, rows: Tensor, batch: Tensor) -> Tensor | float:
         """The mean weight of the classes of own rows, as a share of that of their batch."""
@@ -396,8 +419,6 @@ class _Run:
 
     def finish_epoch(self, record: EpochRecord) -> None:
         """Record the epoch, keep its weights if they are the best, reduce on a plateau, save."""
-        if record.val_loss is not None:
-            _check_finite("validation", record.val_loss, record.epoch)
         if self.recorder is not None:
             self.recorder.record(self.model)
         # Whichever epoch is kept, a plateau is one of the highest value of the metric.
@@ -509,12 +530,15 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
     return cast(dict[str, Any], torch.load(path, map_location=device, weights_only=True))
 
 
-def _check_finite(name: str, loss: float, epoch: int) -> None:
-    if not math.isfinite(loss):
-        raise TrainingDiverged(
-            f"the {name} loss became {loss} in epoch {epoch}",
-            "lower the learning rate or choose an adaptive optimiser",
-        )
+def _divergence(record: EpochRecord) -> TrainingDiverged | None:
+    """What to say of an epoch with a loss that is not finite; None: all are."""
+    for name, loss in (("training", record.train_loss), ("validation", record.val_loss)):
+        if loss is not None and not math.isfinite(loss):
+            return TrainingDiverged(
+                f"the {name} loss became {loss} in epoch {record.epoch}",
+                "lower the learning rate or choose an adaptive optimiser",
+            )
+    return None
 
 
 def _follow(member: Member, made: tuple[Mapping[str, Any], dict[str, Any]]) -> None:

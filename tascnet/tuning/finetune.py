@@ -352,6 +352,7 @@ def _fit(
         epochs=epochs,
         first_trained=first_trained,
         checkpoint=folder / CHECKPOINT,
+        may_diverge=True,
         description=description,
         distillation=distillation,
     )

@@ -257,6 +257,25 @@ def test_digest_sees_weights_buffers_names_and_structure():
         assert module_digest(changed) != first
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.AvgPool1d(3, padding=1), nn.AvgPool1d(3, padding=1, count_include_pad=False)),
+        (nn.AvgPool2d(3, padding=1), nn.AvgPool2d(3, padding=1, count_include_pad=False)),
+        (nn.AvgPool2d(3, 2), nn.AvgPool2d(3, 2, ceil_mode=True)),
+        (nn.AvgPool2d(3), nn.AvgPool2d(3, divisor_override=4)),
+        (
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+        ),
+    ],
+)
+def test_digest_sees_arguments_that_layers_do_not_print(one, other):
+    assert repr(one) == repr(other)
+    assert module_digest(one) != module_digest(other)
+    assert prefix_digests(nn.Sequential(one)) != prefix_digests(nn.Sequential(other))
+
+
 def test_prefixes_have_a_digest_each_that_sees_what_is_in_them():
     def make(seed=0, stride=1, name="c"):
         torch.manual_seed(seed)

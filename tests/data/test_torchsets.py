@@ -222,6 +222,10 @@ def test_random_transforms_are_refused_with_advice(opened, tmp_path):
             [*pictures(3), (noise(9), "cat")],
             "label of sample 3 of `train` is 'cat', expected a whole number",
         ),
+        (
+            [*pictures(3), (noise(9), 10**30)],
+            "is 1000000000000000000000000000000, expected a whole number from 0 on, below the number of",
+        ),
         ([*pictures(3), (noise(9), -1)], "is -1, expected a whole number from 0 on"),
         ([*pictures(3), (noise(9), True)], "is True, expected a whole number"),
         ([*pictures(3), (noise(9), torch.tensor(1.0))], "is 1.0, expected a whole number"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tascnet
 from tascnet.inherit import fold_into, input_moments, input_positions, refit, refitting
 from tascnet.inherit.refitting import survey
 from tascnet.surgery import narrow, width_groups, without_blocks
@@ -252,6 +253,25 @@ def test_a_batch_norm_of_two_layers_takes_the_constant_of_neither() -> None:
     assert plan.layers == {"a": ["a"], "shared": ["shared.one", "shared.two"]}
 
 
+class ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.dense = nn.Conv2d(3, 6, 1), nn.Linear(6, 2)
+        self.one, self.norm = nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.two, self.own = nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        one = self.one(x)
+        return self.dense((self.own(self.two(x)) * torch.sigmoid(self.norm(one)) + one).mean((2, 3)))
+
+
+def test_a_batch_norm_beside_another_reader_takes_no_constant() -> None:
+    network = tascnet.backbone(ReadTwice(), size=8)
+    norms = survey(network, EXAMPLE).norms
+    assert {layer.rpartition(".")[2] for layer in norms} == {"two"}
+
+
 def test_a_batch_norm_takes_the_constant_of_the_layer_before_it() -> None:
     assert survey(TOYS["residual"](), EXAMPLE).norms == {
         "stem": "stem_bn",
@@ -267,6 +287,7 @@ def test_a_batch_norm_takes_the_constant_of_the_layer_before_it() -> None:
 
 
 def test_words_are_read_as_images_are() -> None:
+    torch.manual_seed(0)
     whole = chain_of(
         ("embed", nn.Embedding(20, 8)),
         ("time", Transposed()),

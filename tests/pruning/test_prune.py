@@ -16,7 +16,8 @@ import tascnet
 from tascnet.data import open_samples
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.measure import Clock
-from tascnet.options import Measure, Prune, RecipeChanges
+from tascnet.models.info import with_info
+from tascnet.options import HistoryPrune, Measure, Prune, RecipeChanges
 from tascnet.pruning import check_options, stage
 from tascnet.pruning.iteration import apply_removal
 from tascnet.run.records import StepRecord, read_record
@@ -492,6 +493,69 @@ def test_a_teacher_that_cannot_teach_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match="no effect with `distill=0`"):
         run(replace(Prune(**SMALL), distill=0.0), teacher=network())
     assert not (tmp_path / "run").exists()
+
+
+class Unread(nn.Module):
+    """Half of the first layer's channels are read by none."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.dense = nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.one(x))[:, :16]
+        return self.dense(torch.relu(self.two(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("merge", ["refit", "fold_weights"])
+def test_channels_that_no_layer_reads_go_first(merge, run):
+    start = with_info(tascnet.backbone(Unread(), size=8), replace(network().info, backbone="Unread"))
+    result = run(
+        Prune(min_filters=8, epochs=1, tolerance=1.0, max_iterations=1, round_to=1, merge=merge), start=start
+    )
+    widths = {p.shape[:2] for p in result.network.parameters() if p.dim() == 4}
+    assert {(16, 16)} < widths, "of the filters that are read none has gone"
+    assert result.metrics.models["after"].params < result.metrics.models["before"].params
+
+
+def test_weights_fold_where_batch_norm_has_no_statistics(run):
+    start = network()
+    start.block.body.bn = nn.BatchNorm2d(16, track_running_stats=False)
+    result = run(Prune(**SMALL | {"merge": "fold_weights"}), start=start)
+    assert result.metrics.models["after"].params < result.metrics.models["before"].params
+
+
+def test_a_history_without_filters_to_rank_is_not_read(run, scripted):
+    scripted({"iteration-001: retrain": 0.1, "iteration-001-again: retrain": 0.8})
+    options = HistoryPrune(
+        **{"blocks": True, "history": "continue", "min_filters": 64, "epochs": 3, "history_epochs": 1},
+        **{"optimise_epochs": 1, "tolerance": 0.0, "max_iterations": 1, "round_to": 1},
+    )
+    made = run(options).iterations[1]
+    assert made.block == "block"
+    assert made.val_accuracy_first is not None, "it was trained once more"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda: network().double(), "is float64, expected float32"),
+        (lambda: network().half(), "is float16, expected float32"),
+        (lambda: "resnet20", "`teacher` is of type str, expected a network"),
+        (lambda: Pair(nn.Identity()), "the teacher gives a tuple, expected one tensor"),
+    ],
+)
+def test_what_is_no_teacher_is_one_sentence(change, says, run, tmp_path):
+    with pytest.raises(ConfigError, match=says) as caught:
+        run(teacher=change())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+class Pair(nn.Sequential):
+    def forward(self, x):
+        return x, x
 
 
 def test_what_rounding_was_measured_is_kept(run):

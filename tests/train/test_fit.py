@@ -3,6 +3,7 @@
 import copy
 import errno
 import importlib
+import itertools
 import math
 import os
 import struct
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import RunFolderError, TrainingDiverged
+from tascnet.errors import ConfigError, RunFolderError, TrainingDiverged
 from tascnet.options import Recipe
 from tascnet.run.events import EpochEvent, Event, watching
 from tascnet.run.records import TrainingRecord
@@ -236,6 +237,51 @@ def test_a_validation_loss_that_is_not_finite_is_divergence() -> None:
 
     with pytest.raises(TrainingDiverged, match="validation loss became nan in epoch 1"):
         fit(network(), Points(), Broken(), RECIPE, seed=0)
+
+
+def explodes_in_step(number: int) -> Callable[[], Tensor]:
+    """A penalty that is not finite from a step on."""
+    steps = itertools.count(1)
+    return lambda: torch.tensor(math.inf if next(steps) >= number else 0.0)
+
+
+def test_a_training_that_may_diverge_ends_with_the_best_weights_before(caplog) -> None:
+    # Five steps an epoch: the third one explodes.
+    options = {"penalty": explodes_in_step(11), "may_diverge": True, "seed": 0, "description": "tail"}
+    model, whole = network(), network()
+    result = fit(model, Points(), Points(seed=1), RECIPE, **options)
+    assert "tail: the training loss became inf in epoch 3; the best weights before are kept" in caplog.text
+    expected = fit(whole, Points(), Points(seed=1), RECIPE, seed=0, stop=lambda epochs: len(epochs) == 2)
+    assert (len(result.epochs), result.best_epoch) == (2, expected.best_epoch)
+    assert result.val_accuracy == expected.val_accuracy
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_a_training_that_diverges_at_once_leaves_the_network_as_it_was() -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    penalty = explodes_in_step(1)
+    result = fit(model, Points(), Points(seed=1), RECIPE, seed=0, penalty=penalty, may_diverge=True)
+    assert (result.epochs, result.best_epoch) == ((), 0)
+    for name, tensor in before.items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_divergence_is_an_error_where_no_validation_tells_the_best_weights() -> None:
+    with pytest.raises(TrainingDiverged, match="epoch 2"):
+        fit(network(), Points(), None, RECIPE, seed=0, penalty=explodes_in_step(6), may_diverge=True)
+
+
+def test_batches_of_one_sample_are_refused_where_batch_norm_is_trained() -> None:
+    recipe = replace(RECIPE, batch_size=1)
+    with pytest.raises(ConfigError, match=r"one sample at a time .* raise `batch_size`"):
+        fit(network(), Points(), None, recipe, seed=0)
+    fit(network(), Points(), None, replace(recipe, epochs=1, batchnorm="frozen"), seed=0)
+
+
+def test_the_least_share_of_an_epoch_is_two_samples() -> None:
+    fit(network(), Points(), None, replace(RECIPE, epoch_share=0.001), seed=0)
 
 
 def test_patience_stops() -> None:
