@@ -68,7 +68,7 @@ def _saved_network(config: Config) -> Path:
             f"stage prune needs a tuned network, but there is none in {tuned}",
             "run stage=tune with the same options first, or give prune.source=<folder of a saved network>",
         )
-    saved = Path(own)
+    saved = Path(own).expanduser()
     if stage_folder(config, "prune").resolve() in saved.resolve().parents:
         raise ConfigError(
             f"prune.source={own} lies in the folder that this stage writes to",

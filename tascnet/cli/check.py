@@ -3,19 +3,25 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 
 from tascnet.cli.compose import Composed, Tree
-from tascnet.cli.config import SECTIONS, option_names, unknown_option
+from tascnet.cli.config import SECTIONS, option_names, text_options, unknown_option
 from tascnet.cli.rules import check_config
 from tascnet.errors import ConfigError, closest, listed
 from tascnet.options import shown
 
-# How quoted values, lists, mappings, interpolations and functions begin.
-BEYOND_PLAIN = re.compile(r"""\s*(['"\[{$]|\w+\()""")
+# How quoted values, mappings, interpolations and Hydra's functions begin.
+FUNCTIONS = "bool choice extend_list float glob int interval json_str range shuffle sort str tag"
+BEYOND_PLAIN = re.compile(rf"""\s*(['"{{$]|({FUNCTIONS.replace(" ", "|")})\s*\()""")
+# What is in lists and mappings that are more than texts and numbers.
+NESTED = re.compile(r"""[\[\]{}'"\\$]""")
+# What Hydra takes without quotes. A backslash is the user's own way to escape.
+PLAIN = re.compile(r"[\w./\-+%*@?|:$ \t]*|.*\\.*", re.ASCII | re.DOTALL)
 # Keys that choose a file of conf/ rather than set an option.
 GROUPS = (*SECTIONS, "stage", "experiment")
 # Sweeps are composed value by value up to this many values an option.
@@ -72,19 +78,44 @@ def check_names(overrides: Iterable[str], tree: Tree, *, multirun: bool) -> list
 def normalise(override: str) -> str:
     """An override in the form that Hydra takes.
 
-    Options get a `++`, for the option classes check them and not Hydra; values that hold `=`, such as the
-    path of a run whose name holds its options, are quoted.
+    Options get a `++`, for the option classes check them and not Hydra. Quoted are texts that Hydra would not
+    take, or would take for a number: paths with other letters, or of a run whose name holds its options.
     """
     key, equals, value = override.partition("=")
     if value.startswith("~/"):
         # A shell does not see that a folder begins here.
         value = os.path.expanduser(value)
-    if "=" in value and not BEYOND_PLAIN.match(value):
-        escaped = value.replace('"', '\\"')
-        value = f'"{escaped}"'
+    value = _quoted(key.lstrip("+"), value)
     is_option = equals and re.fullmatch(r"[a-z_]+(\.[A-Za-z_]\w*)*", key) and key not in GROUPS
     is_option = is_option and not key.startswith("hydra")
     return f"{'++' if is_option else ''}{key}{equals}{value}"
+
+
+def _quoted(key: str, value: str) -> str:
+    """A value whose texts, in a list or a sweep too, are quoted where Hydra would read something else."""
+    if BEYOND_PLAIN.match(value):
+        return value
+    if value.startswith("["):
+        inner = value[1:-1]
+        if not value.endswith("]") or NESTED.search(inner):
+            return value
+        is_text = key in text_options(tuple[str, ...])
+        return f"[{','.join(_quoted_one(item, is_text=is_text) for item in inner.split(','))}]"
+    # The name of a run may hold a list: commas do not part it.
+    items = [value] if "=" in value else value.split(",")
+    return ",".join(_quoted_one(item, is_text=key in text_options()) for item in items)
+
+
+def _quoted_one(text: str, *, is_text: bool) -> str:
+    is_number = False
+    if is_text:
+        with suppress(ValueError):
+            float(text)
+            is_number = True
+    if "=" not in text and PLAIN.fullmatch(text) and not is_number:
+        return text
+    escaped = text.replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _values(override: Override, multirun: bool, has_own_sweeper: bool) -> list[Any]:

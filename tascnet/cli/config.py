@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin
 
 from tascnet.errors import ConfigError, TascnetError, closest, listed
 from tascnet.options import (
@@ -294,6 +295,25 @@ def option_names() -> tuple[str, ...]:
         for name in (*_names(cls), *(name for name, _ in known_fields(cls)))
     }
     return (*sorted(own), *sorted(names))
+
+
+@cache
+def text_options(kind: Any = str) -> frozenset[str]:
+    """The options that take `kind` or null and nothing else, as the command line spells them.
+
+    Args:
+        kind: a text, or `tuple[str, ...]` for lists of texts.
+    """
+    kinds: dict[str, set[Any]] = {}
+    classes = [("", RunOptions), ("prune.", PruneRun)]
+    classes += [(f"{section}.", cls) for section, choices in SECTIONS.items() for cls in choices.values()]
+    for prefix, cls in classes:
+        for name, entry in known_fields(cls):
+            is_union = get_origin(entry.type) in (Union, UnionType)
+            kinds.setdefault(f"{prefix}{name}", set()).update(
+                get_args(entry.type) if is_union else (entry.type,)
+            )
+    return frozenset(name for name, found in kinds.items() if found - {type(None)} == {kind})
 
 
 @contextmanager

@@ -84,10 +84,11 @@ def task(composed: DictConfig) -> int:
     settings = HydraConfig.get()
     # A single run has no number.
     if not OmegaConf.is_missing(settings.job, "num"):
-        overrides = ", ".join(text.removeprefix("++") for text in settings.overrides.task)
-        log.info(f"job {settings.job.num}: {overrides or 'no overrides'}")
+        shown = ", ".join(text.removeprefix("++") for text in settings.overrides.task)
+        log.info(f"job {settings.job.num}: {shown or 'no overrides'}")
     try:
-        run(composed, list(settings.overrides.task), _config_dir(), settings.job.config_name or CONFIG_NAME)
+        overrides = [*settings.overrides.hydra, *settings.overrides.task]
+        run(composed, overrides, _config_dir(), settings.job.config_name or CONFIG_NAME)
     # Code of the user's own may exit.
     except (Exception, SystemExit) as error:
         return answer(error, debug=bool(composed.get("debug")), outputs=str(composed.get("outputs")))

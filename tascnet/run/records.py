@@ -359,6 +359,10 @@ class StageMetrics:
 STATUSES = ("ok", "failed", "stopped", "infeasible", "lost")
 
 
+# Why a trial was trained for fewer epochs.
+NO_SECONDS = "the seconds of the search (`max_seconds`) were used up"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One trial of a search: a line of `trials.jsonl`.

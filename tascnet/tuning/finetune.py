@@ -18,7 +18,7 @@ from tascnet.models.device import using_threads
 from tascnet.models.head import HeadSpec, head_start, replace_head
 from tascnet.options import Tune, TuneBase
 from tascnet.run.files import digest_json
-from tascnet.run.records import CandidateRecord, StepRecord, TrainingRecord, Trial, score
+from tascnet.run.records import NO_SECONDS, CandidateRecord, StepRecord, TrainingRecord, Trial, score
 from tascnet.surgery import WidthGroup
 from tascnet.train import (
     CHECKPOINT,
@@ -233,9 +233,14 @@ def freeze(network: nn.Sequential, first_trained: int, frozen: Sequence[str] = (
 
 
 def _key(trial: Trial, space: Space) -> str:
-    """Digest of a trial's network: settings of deeper units, which may join the space, do not change it."""
+    """Digest of a trial's network: settings of deeper units, which may join the space, do not change it.
+
+    One that was cut short is another one than that which is trained to its end later.
+    """
     neutral = space.neutral(int(trial.config[FIRST_TRAINED]))
     own = {name: value for name, value in trial.config.items() if value != neutral[name]}
+    if trial.reason == NO_SECONDS:
+        own["epochs"] = trial.epochs
     return digest_json({**own, FIRST_TRAINED: trial.config[FIRST_TRAINED]})[:8]
 
 

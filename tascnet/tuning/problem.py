@@ -212,7 +212,11 @@ def goal_of(
     if options.params_target is not None:
         params.append(int(options.params_target * whole.params))
     if options.size_target is not None:
-        params.append(int(whole.params - (1 - options.size_target) * size_bytes(folder) / PARAM_BYTES))
+        share = options.size_target
+        bound = int(whole.params - (1 - share) * size_bytes(folder) / PARAM_BYTES)
+        # What a file holds beside weights counts as fixed, unless it would take more than there may be: it
+        # shrinks with the layers, too.
+        params.append(bound if bound > 0 else max(1, int(share * whole.params)))
     if options.latency_target is not None:
         latencies.append(options.latency_target * clock.reference_ms)
     if options.latency_target_ms is not None:

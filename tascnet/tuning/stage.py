@@ -182,6 +182,7 @@ class TuneStage:
             limits.every or 1,
             starts=first_ones,
             earlier=transferred(searches, space, options.warm_start),
+            max_seconds=limits.max_seconds,
         )
         return PreparedSearch(
             chain=chain,

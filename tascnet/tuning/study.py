@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tascnet.errors import ConfigError, RunFolderError
-from tascnet.run.records import Trial, append_record, read_records, write_records
+from tascnet.run.records import NO_SECONDS, Trial, append_record, read_records, write_records
 from tascnet.tuning.goal import Goal, front, value_of, winner
 from tascnet.tuning.progression import layerwise_depths
 from tascnet.tuning.proposal import Proposal
@@ -44,6 +44,8 @@ class Study:
         starts: the first proposals of a depth with `bo` in a nested space; None: the pre-trained setting
             trained from unit `k` on, and the same at half its widths.
         earlier: canonical configurations that are tried first with `bo`, each as soon as the depth holds it.
+        max_seconds: of all trials together. Where some are left, the trials that an earlier bound ended are
+            trained again, to their end.
 
     Attributes:
         pending: proposals that were asked for and have no trial yet, by number.
@@ -64,6 +66,7 @@ class Study:
         every: int = 1,
         starts: Starts | None = None,
         earlier: Sequence[Configuration] = (),
+        max_seconds: float | None = None,
     ) -> None:
         self.path, self.space, self.seed = path, space, seed
         self.goal = goal or Goal()
@@ -71,10 +74,13 @@ class Study:
         self._earlier = earlier
         self._starts = starts or (lambda k: [space.neutral(k), space.narrowed(HALF, k)])
         self.exhausted: set[int] = set()
-        # In the order in which they ended. Those that were lost are tried again.
+        # In the order in which they ended. Those that were lost, or were cut short, are tried again.
         ended = _read_trials(path, space)
-        self._trials = {trial.trial: trial for trial in ended if trial.status != "lost"}
-        self._holds_lost = len(self._trials) < len(ended)
+        again = [trial for trial in ended if trial.status == "lost"]
+        if max_seconds is None or sum(trial.seconds for trial in ended) < max_seconds:
+            again += [trial for trial in ended if trial.reason == NO_SECONDS]
+        self._trials = {trial.trial: trial for trial in ended if trial not in again}
+        self._holds_more = bool(again)
         self.pending: dict[int, Proposal] = {}
         proposed = read_records(proposals_of(self.path), Proposal, ordered=False)
         self._numbers = {proposal.trial for proposal in proposed}
@@ -108,9 +114,9 @@ class Study:
         Raises:
             ConfigError: no configuration of any depth keeps the bounds.
         """
-        if self._holds_lost:
+        if self._holds_more:
             write_records(self.path, self._trials.values())
-            self._holds_lost = False
+            self._holds_more = False
         asked: list[Proposal] = []
         while self.left and len(asked) < n:
             number = min(self.left)

@@ -16,7 +16,7 @@ from tascnet.errors import CacheLimitError, SurgeryError, TascnetError, Training
 from tascnet.measure import Clock, complexity
 from tascnet.run.console import progress
 from tascnet.run.events import TrialEvent, emit
-from tascnet.run.records import EpochRecord, Trial, measured_once, score
+from tascnet.run.records import NO_SECONDS, EpochRecord, Trial, measured_once, score
 from tascnet.tuning.build import Candidate
 from tascnet.tuning.cost import Cost
 from tascnet.tuning.goal import least_to_win
@@ -240,7 +240,7 @@ def train(task: TrialTask, tails: Tails) -> dict[str, Any]:
     elif stopped:
         found |= {"status": "stopped", "reason": "it would hardly have become the winner"}
     elif is_late:
-        found |= {"status": "stopped", "reason": "the seconds of the search (`max_seconds`) were used up"}
+        found |= {"status": "stopped", "reason": NO_SECONDS}
     return {
         **found,
         "val_accuracy": training.val_accuracy,
@@ -261,7 +261,7 @@ def finished(proposal: Proposal, study: Study, found: dict[str, Any], seconds: f
     if "val_loss" in found:
         reached = found[f"val_{goal.metric}"] or 0.0
         found = {**found, "value": goal.value(reached, found["val_loss"] or 0.0)}
-        if "max_seconds" in (found.get("reason") or "") and study.best() is None:
+        if found.get("reason") == NO_SECONDS and study.best() is None:
             found["status"] = "ok"
     trial = proposal.came(seconds=seconds, **found)
     value = score(trial, goal.metric)

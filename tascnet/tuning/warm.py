@@ -7,11 +7,15 @@ from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import digest_json
 from tascnet.run.records import Trial, read_trials, to_json
 from tascnet.tuning.goal import value_of
+from tascnet.tuning.head import DROPOUT, GROWN, HIDDEN_LAYERS, NEURONS, NORM, TAIL_LR
+from tascnet.tuning.sizes import SIZE
 from tascnet.tuning.space import EXIT, Configuration, Space
 
 JOURNAL = "trials.jsonl"
 # Of each earlier search so many of its best configurations are tried.
 BEST = 2
+# Choices that belong to no unit: another search may have more units, but not one of these.
+OF_ALL_UNITS = {HIDDEN_LAYERS, NEURONS, DROPOUT, GROWN, NORM, TAIL_LR, SIZE}
 
 
 def earlier_trials(folders: Sequence[str]) -> list[list[Trial]]:
@@ -70,11 +74,11 @@ def _held(trials: Sequence[Trial], space: Space, folder: str) -> list[Configurat
     """The configurations of `ok` trials that a space holds, by value."""
     known, found = set(space.names) | {EXIT}, []
     for trial in sorted(trials, key=value_of, reverse=True):
-        names = set(trial.config) | {EXIT}
-        if not (names <= known or names >= known):
-            odd = sorted(names ^ known)[0]
+        names, depth = set(trial.config) | {EXIT}, space.depth_of(trial.config)
+        own = {name for name in names - known if name in OF_ALL_UNITS or _place(name) in map(_place, known)}
+        if own or not (names <= known or names >= known):
+            odd = sorted(own or names ^ known)[0]
             raise _other(folder, f"{odd} is a choice of one of them only")
-        depth = space.depth_of(trial.config)
         if trial.status != "ok" or depth > space.depth or space.exit_of(trial.config) > space.exits:
             continue
         try:
@@ -82,6 +86,11 @@ def _held(trials: Sequence[Trial], space: Space, folder: str) -> list[Configurat
         except ConfigError as error:
             raise _other(folder, error.message) from error
     return found
+
+
+def _place(name: str) -> str:
+    """Where a choice belongs: the layer or block in front of its last dot."""
+    return name.rpartition(".")[0]
 
 
 def _other(folder: str, why: str) -> ConfigError:

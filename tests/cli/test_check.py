@@ -510,6 +510,24 @@ def test_a_value_may_hold_equals_signs(tree, path):
 
 
 @pytest.mark.parametrize(
+    "path", ["photos (1)", "Fotos_ä/Blätter", "a&b#c", "it's", "2024_05", "1e3", "007", "a,b=c"]
+)
+def test_a_folder_may_have_any_name(tree, path):
+    (config,) = composed(tree, f"outputs={path}")
+    assert config.outputs == path
+
+
+def test_the_texts_of_a_list_keep_what_looks_like_a_number(tree):
+    (config,) = composed(tree, "tune.warm_start=[runs/tascnet-flops_target=0.7-seed0,2024_05,1e3]")
+    assert config.tune.warm_start == ("runs/tascnet-flops_target=0.7-seed0", "2024_05", "1e3")
+
+
+def test_numbers_stay_numbers(tree):
+    (config,) = composed(tree, "trainer.lr=1e-3", "tune.max_trials=1_0", "prune.round_to=1_6")
+    assert (config.trainer.lr, config.tune.max_trials, config.prune.round_to) == (0.001, 10, 16)
+
+
+@pytest.mark.parametrize(
     "override", ['name="a=b"', "name='a=b'", "trainer.head={lr: 1}", "tune.kernels=[3]", "seed=${seed}"]
 )
 def test_what_is_quoted_or_more_than_a_text_stays_as_it_is(override):

@@ -404,10 +404,12 @@ def test_a_network_without_a_file_reaches_the_job(ran, tmp_path, capsys, monkeyp
     assert "did you mean backbone=resnet34?" in capsys.readouterr().err
 
 
-def test_a_config_folder_of_the_users_own_reaches_the_job(ran, tmp_path):
+@pytest.mark.parametrize("how", [["--config-dir", "own"], ["hydra.searchpath=[file://{}/own]"]])
+def test_a_config_folder_of_the_users_own_reaches_the_job(how, ran, tmp_path):
     (tmp_path / "own" / "tune").mkdir(parents=True)
     (tmp_path / "own" / "tune" / "wide.yaml").write_text("widths: [0.5, 1.0]\n")
-    assert entry.main(["--config-dir", "own", "tune=wide", "tune.kernels=[3]"]) == 0
+    own = [text.format(tmp_path) for text in how]
+    assert entry.main([*own, "tune=wide", "tune.kernels=[3]"]) == 0
     assert ran[0].tune.widths == (0.5, 1.0)
     assert ran[0].name == "wide-kernels=3"
 

@@ -98,6 +98,24 @@ def test_a_folder_is_resumed_read_back_and_extended(tmp_path, monkeypatch):
         tuned(tmp_path, Tune(**{**OPTIONS, "tolerance": 0.0}), run=run)
 
 
+def test_trials_that_the_seconds_cut_short_are_trained_to_their_end_when_there_are_more(tmp_path):
+    recipe = tascnet.Trainer(epochs=1, batch_size=8, trial=tascnet.RecipeChanges(epochs=3))
+
+    def run(seconds, name):
+        options = Tune(**{**OPTIONS, "max_seconds": seconds})
+        return tuned(tmp_path, options, trainer=recipe, run=tmp_path / name)
+
+    (short,) = run(1e-6, "extended").trials
+    assert (short.status, short.epochs) == ("ok", 1)
+    extended, whole = run(1e4, "extended"), run(1e4, "whole")
+    assert [(t.config, t.epochs, t.value) for t in extended.trials] == [
+        (t.config, t.epochs, t.value) for t in whole.trials
+    ]
+    assert extended.trials[0].epochs == 3
+    assert extended.metrics.models["after"].val_accuracy == whole.metrics.models["after"].val_accuracy
+    assert run(1e4, "extended").trials == extended.trials
+
+
 def test_other_latencies_are_measured_again_and_nothing_else(tmp_path):
     run = tmp_path / "run"
     first = tuned(tmp_path, run=run)
@@ -145,6 +163,11 @@ def test_targets_bound_the_search(tmp_path, options, bounds):
     result = tuned(tmp_path, Tune(**{**OPTIONS, **options}))
     assert result.metrics.bounds == bounds
     assert all(trial.params <= bounds["params"] for trial in result.trials)
+
+
+def test_a_file_of_which_little_is_weights_may_shrink_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("tascnet.tuning.problem.size_bytes", lambda _: 10_000)
+    assert tuned(tmp_path, Tune(**OPTIONS, size_target=0.5)).metrics.bounds == {"params": 217}
 
 
 def test_the_tighter_of_two_latency_targets_holds(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@ import pytest
 
 from tascnet.errors import ConfigError
 from tascnet.run.records import Trial, write_records
+from tascnet.tuning.space import Choice, Space, Unit
 from tascnet.tuning.warm import digest_of, earlier_trials, transferred
 from tests.tuning.spaces import enumerable_space, small_space
 
@@ -47,6 +48,16 @@ def test_a_search_of_another_space_is_refused(tmp_path):
     folders = [str(tmp_path / "t.jsonl")]
     with pytest.raises(ConfigError, match=r"t\.jsonl has another space than this one"):
         transferred(earlier_trials(folders), small_space(), folders)
+
+
+@pytest.mark.parametrize("name", ["tail.lr", "input.size", "conv1.kernel"])
+def test_choices_that_the_new_search_lacks_are_not_left_out_of_a_configuration(name):
+    width = Choice.ordinal("conv1.width", (4,), 8, 1, ("conv1",))
+    space = Space((Unit(index=0, block=2, choices=()), Unit(index=1, block=0, choices=(width,))))
+    config = {"first_trained": 1, name: 3, "conv1.width": 8}
+    trial = Trial(trial=0, depth=1, config=config, status="ok", value=0.9, val_accuracy=0.9)
+    with pytest.raises(ConfigError, match=rf"\({name} is a choice of one of them only\)"):
+        transferred([[trial]], space, ["earlier"])
 
 
 @pytest.mark.parametrize("name", ["nothing", "stopped"])
