@@ -14,6 +14,8 @@ from tascnet.models.device import check_threads, usable_device, using_threads
 def computing(device: str, threads: int | None) -> Iterator[torch.device]:
     """Use a device and a number of CPU threads; thread count and random state are restored at the end.
 
+    Gradients are recorded, whatever the caller has switched off.
+
     Args:
         device: `cpu`, `cuda`, `cuda:<number>`, or `auto`, which takes CUDA where there is one.
         threads: CPU threads; None: as torch has them.
@@ -26,7 +28,12 @@ def computing(device: str, threads: int | None) -> Iterator[torch.device]:
     python, arrays = random.getstate(), np.random.get_state()
     devices = [chosen] if chosen.type == "cuda" else []
     try:
-        with using_threads(threads), torch.random.fork_rng(devices):
+        with (
+            using_threads(threads),
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             yield chosen
     finally:
         random.setstate(python)

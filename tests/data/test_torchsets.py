@@ -262,6 +262,8 @@ def test_what_is_no_map_style_data_set_is_refused_at_once():
         datasets(pictures(8), class_names=["one"])
     with pytest.raises(ConfigError, match="count and a share"):
         datasets(pictures(8), split=(5, 0.1))
+    with pytest.raises(ConfigError, match=r"`split` is \(0\.5,\), expected two shares or two counts"):
+        datasets(pictures(8), split=(0.5,))
 
 
 def test_options_count_in_the_identity_and_data_sets_by_their_digest():

@@ -52,6 +52,14 @@ def test_every_norm_behind_a_convolution_is_folded_and_others_stay():
     ]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_transposed_convolution_before_a_norm(groups):
+    network = chain(
+        conv=nn.Conv2d(3, 4, 1), up=nn.ConvTranspose2d(4, 4, 2, 2, groups=groups), bn=nn.BatchNorm2d(4)
+    )
+    same(settle(network), EXAMPLE)
+
+
 def test_chains_in_chains_are_one_chain():
     network = settle(chain(first=chain(conv=nn.Conv2d(3, 4, 1)), second=chain(bn=nn.BatchNorm2d(4))))
     assert norms(plain_copy(network)) == []

@@ -119,6 +119,14 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         Measure(table=str(path))
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = foreign(tmp_path / "board.json")
+    assert LayerTable.made_elsewhere("~/board.json", "onnxruntime").name == (
+        LayerTable.made_elsewhere(path, "onnxruntime").name
+    )
+
+
 def test_identities_hold_the_table(tmp_path: Path) -> None:
     one, other = (foreign(tmp_path / f"{name}.json", machine=name) for name in ("one", "other"))
     found = [judged_in(Measure(target="onnxruntime", table=str(path))) for path in (one, one, other)]

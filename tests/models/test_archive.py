@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tascnet
-from tascnet.errors import ArchiveError
+from tascnet.errors import ArchiveError, ConfigError
 from tascnet.models.archive import load, save
 from tascnet.models.blocks import ChannelsFirst, Concat, L2Norm, Residual, Scale, SliceAndPad
 from tascnet.models.chains.small import cifar_resnet_chain, digits_cnn_chain
@@ -179,6 +179,15 @@ def test_other_precisions_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     model = toy().to(dtype)
     save(model, tmp_path, INFO)
     assert_same(model, load(tmp_path))
+
+
+def test_places_and_devices_that_cannot_be_used_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="cannot be a folder, for"):
+        save(toy(), tmp_path / "file" / "model", INFO)
+    save(toy(), tmp_path / "model", INFO)
+    with pytest.raises(ConfigError, match="`device=nowhere` cannot be used here"):
+        load(tmp_path / "model", device="nowhere")
 
 
 def test_layers_in_two_memory_formats_keep_their_own(tmp_path: Path) -> None:

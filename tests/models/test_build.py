@@ -125,6 +125,11 @@ def test_a_network_that_is_too_small_for_its_images_is_found_before_weights_are_
         build(ImageBackbone(name="vgg16", size=31))
 
 
+def test_a_network_that_reads_values_while_it_is_made_is_not_looked_at_without_them() -> None:
+    chain = build(ImageBackbone(name="regnet_y_400mf", weights="random", size=32))
+    assert chain(images(side=32)).shape == (2, 1000)
+
+
 def test_a_sketch_takes_no_memory() -> None:
     chain = sketch(ImageBackbone(name="vgg16"))
     assert {tensor.device.type for tensor in chain.state_dict().values()} == {"meta"}

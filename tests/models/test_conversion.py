@@ -714,6 +714,20 @@ def test_what_is_rewritten_is_logged_unless_nothing_is_compared(caplog: pytest.L
     assert line.endswith("; body.2: the weight that it computes each time is kept as it is; 2 more")
 
 
+class ComputedOnce(Headed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = self.fc.weight.mean() * 2
+
+    def between(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_a_tensor_that_was_computed_from_weights_once_is_refused() -> None:
+    with pytest.raises(ConversionError, match=r"computed from weights before it ran .*in `forward`"):
+        converted(ComputedOnce())
+
+
 def test_layers_with_hooks_are_refused() -> None:
     network = Headed(conv(8, 8))
     network.body.register_forward_hook(lambda *_: None)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,6 +138,27 @@ def test_a_file_is_judged_once_on_the_test_samples(trained, exported, cache: Pat
         assert judge_file(path, DATA, network, cache=cache) == judged
     finally:
         path.with_suffix(".json").unlink()
+
+
+@pytest.mark.deployed
+def test_an_ending_may_be_in_capitals(trained, cache: Path, tmp_path) -> None:
+    pytest.importorskip("onnxscript")
+    file = tascnet.export(trained.network, tmp_path / "net.ONNX", DATA, cache=cache)
+    assert file.preprocess == "inside"
+    assert file.val_accuracy == trained.metrics.models["network"].val_accuracy
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_another_precision_predicts_and_is_not_exported(kind, trained, tmp_path) -> None:
+    other = copy.deepcopy(trained.network).to(kind)
+    tascnet.save(other, tmp_path / "saved")
+    picture = np.zeros((8, 8), dtype=np.uint8)
+    (found,), (expected,) = (
+        tascnet.predict(model, [picture]) for model in (tmp_path / "saved", trained.network)
+    )
+    assert found.class_name == expected.class_name
+    with pytest.raises(ConfigError, match=r"expected float32: call `\.float\(\)` on it"):
+        tascnet.export(other, tmp_path / "net.pt2")
 
 
 def test_without_data_a_file_is_compared_on_made_up_samples(trained, tmp_path) -> None:

@@ -277,6 +277,12 @@ class _Recorder(TorchFunctionMode):
         return made
 
     def _constant(self, tensor: Tensor, path: str = "") -> Call:
+        if not path and tensor.grad_fn is not None:
+            raise refused(
+                "it reads a tensor that was computed from weights before it ran",
+                self.place(),
+                "compute it in `forward`, or detach it",
+            )
         return Call(
             function="weight" if path else "constant",
             frame=self._frames[-1],
