@@ -495,6 +495,14 @@ def test_a_teacher_that_cannot_teach_is_refused(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_gradients_are_recorded_whatever_the_caller_has_switched_off(run):
+    expected = run(name="one")
+    with torch.inference_mode():
+        result = run(name="two")
+        assert not torch.is_grad_enabled()
+    assert are_equal(state(result.network), state(expected.network))
+
+
 class Unread(nn.Module):
     """Half of the first layer's channels are read by none."""
 

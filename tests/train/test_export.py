@@ -145,7 +145,7 @@ def test_an_ending_may_be_in_capitals(trained, cache: Path, tmp_path) -> None:
     pytest.importorskip("onnxscript")
     file = tascnet.export(trained.network, tmp_path / "net.ONNX", DATA, cache=cache)
     assert file.preprocess == "inside"
-    assert file.val_accuracy == trained.metrics.models["network"].val_accuracy
+    assert file.val_accuracy == trained.metrics.models["after"].val_accuracy
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
