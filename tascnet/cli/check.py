@@ -20,8 +20,8 @@ FUNCTIONS = "bool choice extend_list float glob int interval json_str range shuf
 BEYOND_PLAIN = re.compile(rf"""\s*(['"{{$]|({FUNCTIONS.replace(" ", "|")})\s*\()""")
 # What is in lists and mappings that are more than texts and numbers.
 NESTED = re.compile(r"""[\[\]{}'"\\$]""")
-# What Hydra takes without quotes. A backslash is the user's own way to escape.
-PLAIN = re.compile(r"[\w./\-+%*@?|:$ \t]*|.*\\.*", re.ASCII | re.DOTALL)
+# What Hydra takes without quotes. A backslash is the user's own way to escape; an interpolation stays one.
+PLAIN = re.compile(r"[\w./\-+%*@?|:$ \t]*|.*(\\|\$\{).*", re.ASCII | re.DOTALL)
 # Keys that choose a file of conf/ rather than set an option.
 GROUPS = (*SECTIONS, "stage", "experiment")
 # Sweeps are composed value by value up to this many values an option.

@@ -517,6 +517,11 @@ def test_a_folder_may_have_any_name(tree, path):
     assert config.outputs == path
 
 
+def test_an_interpolation_within_a_text_is_resolved(tree):
+    (config,) = composed(tree, "outputs=runs/${seed}-a", "seed=3")
+    assert config.outputs == "runs/3-a"
+
+
 def test_the_texts_of_a_list_keep_what_looks_like_a_number(tree):
     (config,) = composed(tree, "tune.warm_start=[runs/tascnet-flops_target=0.7-seed0,2024_05,1e3]")
     assert config.tune.warm_start == ("runs/tascnet-flops_target=0.7-seed0", "2024_05", "1e3")
