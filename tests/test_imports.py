@@ -132,8 +132,8 @@ def test_what_the_command_line_needs_is_light(path):
         assert not (at_top and imports.partition(".")[0] in HEAVY), f"{path} imports {imports}"
 
 
-def test_data_takes_only_the_preprocessing_from_models():
-    allowed = {"tascnet.models.info", "tascnet.models.preprocessing", "tascnet.models.text"}
+def test_data_takes_only_the_preprocessing_and_the_list_of_layers_from_models():
+    allowed = {f"tascnet.models.{name}" for name in ("info", "leaves", "preprocessing", "text")}
     for path in sorted((LIBRARY / "data").glob("*.py")):
         taken = {name for name, _ in imported(path, ["tascnet", "data"]) if name.startswith("tascnet.models")}
         assert taken <= allowed, path.name
