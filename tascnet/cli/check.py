@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -107,15 +106,18 @@ def _quoted(key: str, value: str) -> str:
 
 
 def _quoted_one(text: str, *, is_text: bool) -> str:
-    is_number = False
-    if is_text:
-        with suppress(ValueError):
-            float(text)
-            is_number = True
-    if "=" not in text and PLAIN.fullmatch(text) and not is_number:
+    if "=" not in text and PLAIN.fullmatch(text) and not (is_text and _is_number(text)):
         return text
     escaped = text.replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _values(override: Override, multirun: bool, has_own_sweeper: bool) -> list[Any]:

@@ -307,12 +307,9 @@ def text_options(kind: Any = str) -> frozenset[str]:
     kinds: dict[str, set[Any]] = {}
     classes = [("", RunOptions), ("prune.", PruneRun)]
     classes += [(f"{section}.", cls) for section, choices in SECTIONS.items() for cls in choices.values()]
-    for prefix, cls in classes:
-        for name, entry in known_fields(cls):
-            is_union = get_origin(entry.type) in (Union, UnionType)
-            kinds.setdefault(f"{prefix}{name}", set()).update(
-                get_args(entry.type) if is_union else (entry.type,)
-            )
+    for name, entry in (pair for prefix, cls in classes for pair in known_fields(cls, prefix)):
+        is_union = get_origin(entry.type) in (Union, UnionType)
+        kinds.setdefault(name, set()).update(get_args(entry.type) if is_union else (entry.type,))
     return frozenset(name for name, found in kinds.items() if found - {type(None)} == {kind})
 
 

@@ -16,6 +16,7 @@ from tascnet.models.archive import save
 from tascnet.models.build import build, write_backbone
 from tascnet.models.head import HeadSpec, classifier_of, replace_head
 from tascnet.models.info import info_of, with_info
+from tascnet.models.tensors import check_weights
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.weights import is_whole
 from tascnet.options import Backbone, Data, Measure, Trainer
@@ -126,6 +127,7 @@ def pretrain(
         untrained = _untrained(network, samples, seed)
         learner = Learner(samples=samples, device=where, trainer=trainer, seed=seed, metric=metric)
         learner.check_memory(untrained, "pretrain", measure)
+        check_weights(untrained)
         check_network(untrained, samples)
         own = identity(
             "pretrain",

@@ -14,7 +14,6 @@ from tascnet.data.samples import Samples
 from tascnet.errors import ConfigError, WeightsError, in_words
 from tascnet.models.info import info_of, with_info
 from tascnet.models.inspect import evaluating, input_for, meta_copy, meta_like, untouched
-from tascnet.models.tensors import check_weights
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.models.vectors import read_vectors, with_vocabulary
 from tascnet.models.weights import read_metadata
@@ -126,9 +125,8 @@ def check_network(network: nn.Sequential, samples: Samples) -> None:
     """Raise before training if the network does not take the samples.
 
     Raises:
-        ConfigError: it does not, or its weights cannot be trained.
+        ConfigError: it does not.
     """
-    check_weights(network)
     outputs_of(network, samples.example)
 
 

@@ -76,11 +76,13 @@ class Study:
         self.exhausted: set[int] = set()
         # In the order in which they ended. Those that were lost, or were cut short, are tried again.
         ended = _read_trials(path, space)
-        again = [trial for trial in ended if trial.status == "lost"]
-        if max_seconds is None or sum(trial.seconds for trial in ended) < max_seconds:
-            again += [trial for trial in ended if trial.reason == NO_SECONDS]
-        self._trials = {trial.trial: trial for trial in ended if trial not in again}
-        self._holds_more = bool(again)
+        has_seconds = max_seconds is None or sum(trial.seconds for trial in ended) < max_seconds
+        self._trials = {
+            trial.trial: trial
+            for trial in ended
+            if trial.status != "lost" and not (trial.reason == NO_SECONDS and has_seconds)
+        }
+        self._holds_more = len(self._trials) < len(ended)
         self.pending: dict[int, Proposal] = {}
         proposed = read_records(proposals_of(self.path), Proposal, ordered=False)
         self._numbers = {proposal.trial for proposal in proposed}
