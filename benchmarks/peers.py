@@ -143,6 +143,9 @@ class AxSearch:
 class HeboSearch:
     """HEBO with its default settings, on the flat space of all choices: a place in order, or a category.
 
+    Where its Gaussian process cannot be fitted (it computes in float32), a point of its quasi-random design
+    takes the place of a suggestion, with a warning.
+
     Args:
         table: gives the space.
         seed: of its design and its acquisition.
@@ -160,13 +163,21 @@ class HeboSearch:
             self._optimizer = HEBO(DesignSpace().parse(parameters), scramble_seed=seed)
 
     def ask(self) -> Configuration:
+        from linear_operator.utils.errors import NanError, NotPSDError
+
         self._asked += 1
         seed = 1000 * self._seed + self._asked
+        failure = None
         with remarks_left_out(), computing("cpu", None):
             # It draws from both global generators.
             np.random.seed(seed)
             torch.manual_seed(seed)
-            self._row = self._optimizer.suggest(1)
+            try:
+                self._row = self._optimizer.suggest(1)
+            except (NanError, NotPSDError) as error:
+                failure, self._row = error, self._optimizer.quasi_sample(1)
+        if failure is not None:
+            log.warning("HEBO, trial %d: %s; a point of its design is taken", self._asked, failure)
         row = self._row.iloc[0]
         config: Configuration = {c.name: c.values[int(row[c.name])] for c in self._choices}
         return self._space.canonical(

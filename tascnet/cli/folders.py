@@ -8,7 +8,7 @@ from typing import Any
 from tascnet.cli.config import Config
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import digest_json, unwritable
-from tascnet.run.folder import DEFAULT_PRUNE, finished
+from tascnet.run.folder import DEFAULT_PRUNE, MODEL, finished
 
 LONGEST_NAME = 120
 # Bytes of a name that file systems allow.
@@ -76,7 +76,7 @@ def last_model(config: Config) -> Path:
     """
     for stage in ("prune", "tune"):
         if finished(folder := stage_folder(config, stage)):
-            return folder / "model"
+            return folder / MODEL
     raise RunFolderError(
         f"stage={config.stage} needs a saved model, but there is none in {run_folder(config)}",
         f"run stage=full or stage=tune with the same options first, or give {config.stage}.model=<folder>",

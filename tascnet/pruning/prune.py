@@ -26,20 +26,17 @@ from tascnet.pruning.check import check_criterion, check_options, first_block
 from tascnet.pruning.schedule import replayed
 from tascnet.pruning.stage import (
     JOURNAL,
-    METRICS,
-    MODEL,
-    REPORT,
     UNPRUNED,
     PruneStage,
     depends_on_latency,
     is_whole,
 )
 from tascnet.report import models_html, models_text, prune_report
-from tascnet.report.card import CARD, write_card
+from tascnet.report.card import write_pages
 from tascnet.report.mistakes import FILE as MISTAKES
 from tascnet.report.mistakes import Mistakes, mistakes_once
 from tascnet.run.events import running
-from tascnet.run.folder import TARGET, budget, cache_folder, finished, identity, open_folder
+from tascnet.run.folder import METRICS, MODEL, TARGET, budget, cache_folder, finished, identity, open_folder
 from tascnet.run.records import Iteration, PruneMetrics, StepRecord, read_record, read_records
 from tascnet.train import Archive, Learner
 from tascnet.train.distillation import adapted
@@ -205,12 +202,8 @@ def prune(
                 folder=None if run is None else folder,
             )
             warn_of_lost_classes(result.metrics)
-            is_new = not (folder / REPORT).exists()
-            if run is not None and (is_new or not (folder / CARD).exists()):
-                write_card(folder, result.network, result.metrics)
-            if run is not None and is_new:
-                result.report(folder / REPORT)
-                log.info("report: %s", folder / REPORT)
+            if run is not None:
+                write_pages(folder, result.network, result.metrics, result.report)
             return result
 
 

@@ -46,7 +46,7 @@ from tascnet.pruning.sensitivity import FILE as SENSITIVITY
 from tascnet.pruning.sensitivity import sensitivity
 from tascnet.report import reach_lines
 from tascnet.run.events import IterationEvent, emit
-from tascnet.run.folder import budget
+from tascnet.run.folder import METRICS, MODEL, REPORT, budget
 from tascnet.run.records import (
     Iteration,
     ModelMetrics,
@@ -69,7 +69,7 @@ from tascnet.train.steps import RECORD
 
 log = logging.getLogger("tascnet")
 
-JOURNAL, METRICS, MODEL, REPORT = "iterations.jsonl", "metrics.json", "model", "report.html"
+JOURNAL = "iterations.jsonl"
 # Name of the step that keeps the unpruned network.
 UNPRUNED = "iteration-000"
 # Samples and passes that are timed for the estimate. A training step costs about three forward passes.

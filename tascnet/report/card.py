@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from tascnet.report.advice import recommendation_lines
 from tascnet.report.classes import class_rows, reference_of
 from tascnet.report.sentences import sample_lines, warnings
 from tascnet.run.files import write_text
-from tascnet.run.folder import IDENTITY, METRICS
+from tascnet.run.folder import IDENTITY, METRICS, MODEL, REPORT
 from tascnet.run.records import (
     ExportMetrics,
     ModelMetrics,
@@ -35,7 +35,7 @@ from tascnet.run.records import (
 
 log = logging.getLogger("tascnet")
 
-MODEL, EXPORT = "model", "export"
+EXPORT = "export"
 CARD = f"{MODEL}/README.md"
 _STAGES = {"tune": TuneMetrics, "prune": PruneMetrics, "pretrain": PretrainMetrics}
 # Class names that a card has, and those of the weakest classes.
@@ -63,6 +63,25 @@ def write_card(
     if export is not None and export.weights_digest != module_digest(network):
         export = None
     write_text(folder / CARD, model_card(info_of(network), metrics, export, int8))
+
+
+def write_pages(
+    folder: Path, network: nn.Sequential, metrics: StageMetrics, write_report: Callable[[Path], None]
+) -> None:
+    """Write the card and the report of a finished stage, where they are missing.
+
+    Args:
+        folder: of the stage.
+        network: the stage's model.
+        metrics: of the stage.
+        write_report: writes the report to a path.
+    """
+    is_new = not (folder / REPORT).exists()
+    if is_new or not (folder / CARD).exists():
+        write_card(folder, network, metrics)
+    if is_new:
+        write_report(folder / REPORT)
+        log.info("report: %s", folder / REPORT)
 
 
 def update_card(

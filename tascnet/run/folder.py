@@ -31,11 +31,12 @@ INPUTS = {
 TARGET = "measure.target"
 # Where the latency of the original is kept, to which others are compared.
 LATENCY = "state/latency.json"
-LOCK, IDENTITY, LOG, METRICS = ".lock", "identity.json", "log.txt", "metrics.json"
+LOCK, IDENTITY, LOG = ".lock", "identity.json", "log.txt"
+METRICS, MODEL, REPORT = "metrics.json", "model", "report.html"
 # The files of a stage that has computed nothing yet.
 CLAIM_FILES = {LOCK, IDENTITY, LOG, "splits.json"}
 # Files and folders of which a stage that has computed something holds one.
-RESULTS = ("state", "trials.jsonl", "iterations.jsonl", METRICS, "model")
+RESULTS = ("state", "trials.jsonl", "iterations.jsonl", METRICS, MODEL)
 
 
 def identity(

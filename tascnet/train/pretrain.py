@@ -22,7 +22,7 @@ from tascnet.models.weights import is_whole
 from tascnet.options import Backbone, Data, Measure, Trainer
 from tascnet.presets import trainer_for
 from tascnet.run.events import running
-from tascnet.run.folder import cache_folder, finished, identity, open_folder
+from tascnet.run.folder import METRICS, MODEL, cache_folder, finished, identity, open_folder
 from tascnet.run.records import PretrainMetrics, StepRecord, read_record, write_record
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
@@ -34,7 +34,7 @@ from tascnet.train.transfer import PRETRAINED_ON, check_network, held_out_digest
 
 log = logging.getLogger("tascnet")
 
-MODEL, METRICS, WEIGHTS = "model", "metrics.json", "weights.safetensors"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

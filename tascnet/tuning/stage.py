@@ -21,7 +21,7 @@ from tascnet.models.archive import save
 from tascnet.models.head import classifier_of, head_start
 from tascnet.options import Data, Measure, TuneBase
 from tascnet.report import handover_lines, reach_lines
-from tascnet.run.folder import budget
+from tascnet.run.folder import METRICS, MODEL, REPORT, budget
 from tascnet.run.records import (
     Reach,
     StepRecord,
@@ -63,8 +63,6 @@ from tascnet.tuning.trials import measured_winner, no_winner, run_search
 from tascnet.tuning.warm import JOURNAL, transferred
 
 log = logging.getLogger("tascnet")
-
-METRICS, MODEL, REPORT = "metrics.json", "model", "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,20 @@ from tascnet.models.tensors import check_weights
 from tascnet.options import Data, Local, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
 from tascnet.report import models_html, models_text, tune_report
-from tascnet.report.card import CARD, write_card
+from tascnet.report.card import write_pages
 from tascnet.run.events import running
 from tascnet.run.files import digest_json
-from tascnet.run.folder import TARGET, budget, cache_folder, claim, finished, identity, open_folder
+from tascnet.run.folder import (
+    METRICS,
+    MODEL,
+    TARGET,
+    budget,
+    cache_folder,
+    claim,
+    finished,
+    identity,
+    open_folder,
+)
 from tascnet.run.records import Trial, TuneMetrics, read_record, read_trials, to_json
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
@@ -33,7 +43,7 @@ from tascnet.train.setting import computing
 from tascnet.train.transfer import warn_of_overlap, with_words
 from tascnet.tuning.problem import check_options
 from tascnet.tuning.sizes import check_sizes
-from tascnet.tuning.stage import METRICS, MODEL, REPORT, TuneStage, is_whole
+from tascnet.tuning.stage import TuneStage, is_whole
 from tascnet.tuning.warm import JOURNAL, digest_of, earlier_trials
 
 log = logging.getLogger("tascnet")
@@ -190,12 +200,8 @@ def tune(
                 folder=None if run is None else output,
             )
             warn_of_lost_classes(result.metrics)
-            is_new = not (output / REPORT).exists()
-            if run is not None and (is_new or not (output / CARD).exists()):
-                write_card(output, result.network, result.metrics)
-            if run is not None and is_new:
-                result.report(output / REPORT)
-                log.info("report: %s", output / REPORT)
+            if run is not None:
+                write_pages(output, result.network, result.metrics, result.report)
             return result
 
 

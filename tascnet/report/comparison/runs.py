@@ -10,12 +10,12 @@ from typing import Any
 from tascnet.errors import RunFolderError, plural
 from tascnet.report.tables import columns_of
 from tascnet.run.files import read_bytes, read_end
-from tascnet.run.folder import DEFAULT_PRUNE
+from tascnet.run.folder import DEFAULT_PRUNE, IDENTITY, METRICS
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 
 # Folders without runs to compare.
 BESIDE = {"benchmark", "cache", "compare", "evaluate", "multirun", "predict"}
-MARKS = ("identity.json", "metrics.json")
+MARKS = (IDENTITY, METRICS)
 MODELS = {"tune": ("baseline", "conventional", "after"), "prune": ("before", "after")}
 JOURNALS = {"tune": ("trials.jsonl", "trial"), "prune": ("iterations.jsonl", "line")}
 
@@ -146,7 +146,7 @@ def _candidates(folder: Path, asides: list[Aside]) -> Iterator[Path]:
         asides.append(Aside(folder=str(folder), reason=f"it cannot be read ({error.strerror})"))
         return
     if holds_stage or parse_run_name(folder.resolve().name):
-        if stages or not (folder / "pretrain" / "metrics.json").exists():
+        if stages or not (folder / "pretrain" / METRICS).exists():
             yield folder
         return
     if any(entry.name in MARKS for entry in entries):
@@ -195,17 +195,17 @@ def _read_stage(folder: Path, *, seed: int) -> Stage:
     parsed = parse_stage_name(folder.name)
     assert parsed is not None, "only folders with the name of a stage are read"
     kind, preset, pick = parsed
-    if not (folder / "metrics.json").exists():
+    if not (folder / METRICS).exists():
         raise Unfit(_unfinished(folder, kind))
-    if not (folder / "identity.json").exists():
+    if not (folder / IDENTITY).exists():
         raise Unfit("it holds metrics.json but no identity.json, so it is not tascnet's")
     record = TuneMetrics if kind == "tune" else PruneMetrics
     try:
-        metrics = read_record(folder / "metrics.json", record)
-        identity = read_record(folder / "identity.json", dict[str, Any])
+        metrics = read_record(folder / METRICS, record)
+        identity = read_record(folder / IDENTITY, dict[str, Any])
     except RunFolderError as error:
         raise Unfit(error.message.replace(f"{folder}/", "")) from error
-    for file, found in (("identity.json", identity.get("seed")), ("metrics.json", metrics.seed)):
+    for file, found in ((IDENTITY, identity.get("seed")), (METRICS, metrics.seed)):
         if found != seed:
             raise Unfit(f"seed is {found} in {file} and {seed} in the folder's name")
     if identity.get("stage") != kind:
