@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -86,7 +87,8 @@ class RayExecutor:
 
         self._ray, self._options, self.slots = ray, options, options.workers
         self._remote = ray.remote(num_gpus=options.gpus, max_retries=options.retries, max_calls=0)(_call)
-        self._keys: dict[Any, int] = {}
+        # Of each job its key, and the seconds that it may take.
+        self._jobs: dict[Any, tuple[int, float | None]] = {}
 
     def share(self, value: Any) -> Any:
         with _naming_what_cannot_travel():
@@ -98,7 +100,7 @@ class RayExecutor:
         # A job waits for ever that takes more than any node has.
         remote = self._remote.options(num_cpus=min(cpus, self._most_cpus()))
         with _naming_what_cannot_travel():
-            self._keys[remote.remote(function, cpus, limit, *args)] = key
+            self._jobs[remote.remote(function, cpus, limit, *args)] = key, limit
 
     def _most_cpus(self) -> float:
         """CPUs of the largest node; with none left, those of a trial, for which a new node has to suffice."""
@@ -107,13 +109,13 @@ class RayExecutor:
 
     @property
     def running(self) -> int:
-        return len(self._keys)
+        return len(self._jobs)
 
     def next(self) -> Outcome:
-        errors, key = self._ray.exceptions, -1
+        errors, key, limit = self._ray.exceptions, -1, None
         try:
-            (reference,), _ = self._ray.wait(list(self._keys), num_returns=1)
-            key = self._keys.pop(reference)
+            (reference,), _ = self._ray.wait(list(self._jobs), num_returns=1)
+            key, limit = self._jobs.pop(reference)
             value, worker, started, ended, said = self._ray.get(reference)
         except errors.RayTaskError as error:
             if isinstance(error.cause, TascnetError):
@@ -129,7 +131,7 @@ class RayExecutor:
                 raise TascnetError(
                     "the connection to the Ray cluster is lost", "run the same command again: it resumes"
                 ) from error
-            tries, limit = self._options.retries + 1, self._options.trial_timeout
+            tries = self._options.retries + 1
             slow = "" if limit is None else f", or it took longer than {limit:g} s (`executor.trial_timeout`)"
             reason = f"the cluster lost it {tries} times{slow}, the last time because {_reason(error)}"
             return Outcome(key=key, value=Lost(reason=reason), ended=time.time())
@@ -138,10 +140,10 @@ class RayExecutor:
         return Outcome(key=key, value=value, worker=worker, started=started, ended=ended)
 
     def drop(self) -> None:
-        keys, self._keys = self._keys, {}
+        jobs, self._jobs = self._jobs, {}
         # With the connection lost there is nothing to cancel.
         with suppress(self._ray.exceptions.RayError, ConnectionError):
-            for reference in keys:
+            for reference in jobs:
                 self._ray.cancel(reference)
 
 
@@ -205,12 +207,18 @@ def cluster(options: Ray) -> Iterator[RayExecutor]:
     """Connect to the cluster of some options, or start one on this machine that ends with the block.
 
     Raises:
-        ConfigError: Ray is not installed, the cluster cannot be reached, or a node of it cannot take part.
+        ConfigError: Ray is not installed, this process is connected to a cluster already, the cluster cannot be
+            reached, or a node of it cannot take part.
     """
     check_there(options)
     with _environment(is_own=options.address is None):
         import ray
 
+        if ray.is_initialized():
+            raise ConfigError(
+                "this process is already connected to a Ray cluster",
+                "call `ray.shutdown()` first, or take `executor=local`",
+            )
         ours: list[Any] = []
         with _connected(ray, options):
             try:
@@ -243,7 +251,7 @@ def _connected(ray: Any, options: Ray) -> Iterator[None]:
     is_own, constants, place = options.address is None, ray._private.ray_constants, None
     printed, listens = ray._private.worker.print_to_stdstream, constants.ENABLE_RAY_CLUSTER
     try:
-        with _silent():
+        with _silent(), _own_handler():
             if is_own:
                 # Where Ray was imported before, it has not seen the environment.
                 constants.ENABLE_RAY_CLUSTER = False
@@ -265,6 +273,18 @@ def _connected(ray: Any, options: Ray) -> Iterator[None]:
         ray._private.worker.print_to_stdstream, constants.ENABLE_RAY_CLUSTER = printed, listens
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces by one that exits."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Only this thread may set one, and Ray sets none elsewhere; None is not one of Python.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _start(ray: Any, options: Ray, place: str | None) -> None:

@@ -22,7 +22,7 @@ from tascnet.report.advice import recommendation_lines
 from tascnet.report.classes import class_rows, reference_of
 from tascnet.report.sentences import sample_lines, warnings
 from tascnet.run.files import write_text
-from tascnet.run.folder import IDENTITY, METRICS, MODEL, REPORT
+from tascnet.run.folder import EXPORT, IDENTITY, METRICS, MODEL, REPORT
 from tascnet.run.records import (
     ExportMetrics,
     ModelMetrics,
@@ -35,7 +35,6 @@ from tascnet.run.records import (
 
 log = logging.getLogger("tascnet")
 
-EXPORT = "export"
 CARD = f"{MODEL}/README.md"
 _STAGES = {"tune": TuneMetrics, "prune": PruneMetrics, "pretrain": PretrainMetrics}
 # Class names that a card has, and those of the weakest classes.

@@ -32,7 +32,7 @@ TARGET = "measure.target"
 # Where the latency of the original is kept, to which others are compared.
 LATENCY = "state/latency.json"
 LOCK, IDENTITY, LOG = ".lock", "identity.json", "log.txt"
-METRICS, MODEL, REPORT = "metrics.json", "model", "report.html"
+METRICS, MODEL, REPORT, EXPORT = "metrics.json", "model", "report.html", "export"
 # The files of a stage that has computed nothing yet.
 CLAIM_FILES = {LOCK, IDENTITY, LOG, "splits.json"}
 # Files and folders of which a stage that has computed something holds one.
@@ -122,8 +122,12 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
     with ExitStack() as stack:
         with naming_full_disk(folder):
             stack.enter_context(_locked(folder))
+            left = list(folder.rglob(".*.tmp"))
+            exporting = [path for path in left if path.is_relative_to(folder / EXPORT)]
+            # Stage export takes no lock.
+            remove_leftovers(exporting)
             # Since the folder is locked, these are from a killed process.
-            for path in folder.rglob(".*.tmp"):
+            for path in set(left) - set(exporting):
                 path.unlink(missing_ok=True)
             if fresh:
                 _empty(folder)

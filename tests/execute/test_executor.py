@@ -94,6 +94,18 @@ def test_a_job_that_is_killed_each_time_is_lost(cluster, tmp_path):
     assert os.path.getsize(tmp_path / "count") == 3
 
 
+def test_a_lost_job_without_a_time_limit_is_not_said_to_have_taken_too_long(cluster, tmp_path):
+    cluster.submit(1, killed_until, str(tmp_path / "count"), 99, threads=1)
+    assert "took longer" not in cluster.next().value.reason
+
+
+def test_a_connection_that_is_there_stays(cluster):
+    with pytest.raises(ConfigError, match="already connected to a Ray cluster"), opened(tascnet.Ray()):
+        pass
+    cluster.submit(1, divmod, 7, 2)
+    assert cluster.next().value == (3, 1)
+
+
 def warn(text):
     logging.getLogger("tascnet").warning("%s of %d", text, 2)
     return text
@@ -118,9 +130,12 @@ def test_it_listens_on_this_machine_alone_and_writes_nothing_at_home(tmp_path):
         # Ray brings it.
         "import psutil\n"
         "from tascnet.execute import opened\n"
+        # Ray has one that exits.
+        "import signal; signal.signal(signal.SIGTERM, handler := lambda number, frame: None)\n"
         "with opened(tascnet.Ray(workers=1)) as executor:\n"
         "    executor.submit(0, divmod, 7, 2)\n"
         "    assert executor.next().value == (3, 1)\n"
+        "    assert signal.getsignal(signal.SIGTERM) is handler\n"
         "    own = [psutil.Process(), *psutil.Process().children(recursive=True)]\n"
         "    found = [one for process in own for one in process.net_connections('inet')]\n"
         "    assert {one.laddr.ip.removeprefix('::ffff:') for one in found} == {'127.0.0.1'}\n"

@@ -184,6 +184,17 @@ def test_what_a_killed_process_was_writing_goes(tmp_path):
     assert os.listdir(tmp_path / "state") == ["fit.pt"]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_a_killed_export_left_goes_and_that_of_a_running_one_stays(tmp_path, fresh):
+    alive = temporary_suffix()
+    dead = alive.replace(f"-{os.getpid()}.", f"-{pid_of_the_dead()}.")
+    for end in (alive, dead):
+        (tmp_path / "export" / f".export{end}").mkdir(parents=True)
+    claimed(tmp_path, {"seed": 0}, fresh=fresh)
+    assert not (tmp_path / "export" / f".export{dead}").exists()
+    assert (tmp_path / "export" / f".export{alive}").is_dir() != fresh
+
+
 def test_a_folder_in_use_is_refused_also_with_fresh(tmp_path):
     code = (
         "import sys, pathlib\nfrom tascnet.run.folder import claim\n"
