@@ -471,6 +471,10 @@ class _DecodingJob:
                 f"{self.rows[row].path} in {self.listing.root} can no longer be read ({outcome.reason})",
                 "restore it, or start again",
             )
+        if outcome.digest != self.digests[row]:
+            raise DataError(
+                f"{self.rows[row].path} in {self.listing.root} has changed since it was read", "start again"
+            )
         return outcome.pixels
 
     def _outcomes(self, files: Sequence[ImageFile]) -> Iterator[Decoded | UnreadableImage]:

@@ -38,6 +38,8 @@ from tascnet.errors import (
 from tascnet.execute.executor import Lost, Outcome, worker_name
 from tascnet.models.device import using_threads
 from tascnet.options import Ray
+from tascnet.run.events import Event, emit, watching
+from tascnet.run.files import may_be_in_use, temporary_suffix
 
 log = logging.getLogger("tascnet")
 
@@ -69,6 +71,8 @@ NOT_OWN = ("tascnet", "pipelines", "tascnet_pipelines", "benchmarks")
 TOO_LONG = 75
 # Characters of a folder in which sockets of Ray, whose names are long, still find room.
 LONGEST = 24
+# A file in it that names its process, for which its own name is too short.
+OWNER = "tascnet"
 # Seconds that a node may take to answer before the first job, and a process of Ray to end.
 ANSWER, ENDING = 120.0, 10.0
 
@@ -116,7 +120,7 @@ class RayExecutor:
         try:
             (reference,), _ = self._ray.wait(list(self._jobs), num_returns=1)
             key, limit = self._jobs.pop(reference)
-            value, worker, started, ended, said = self._ray.get(reference)
+            value, worker, started, ended, said, events = self._ray.get(reference)
         except errors.RayTaskError as error:
             if isinstance(error.cause, TascnetError):
                 raise error.cause from error
@@ -137,6 +141,8 @@ class RayExecutor:
             return Outcome(key=key, value=Lost(reason=reason), ended=time.time())
         for line in said:
             log.warning("%s", line)
+        for event in events:
+            emit(event)
         return Outcome(key=key, value=value, worker=worker, started=started, ended=ended)
 
     def drop(self) -> None:
@@ -165,14 +171,14 @@ def _reason(error: Exception) -> str:
 
 
 def _call(function: Callable[..., Any], cpus: int, limit: float | None, *args: Any) -> tuple[Any, ...]:
-    """Run a job in a worker: its value, the worker, when it began and ended, and what it warned of."""
-    started, said = time.time(), _Warnings()
+    """Run a job in a worker: its value, the worker, when it began and ended, its warnings and its events."""
+    started, said, events = time.time(), _Warnings(), list[Event]()
     watch = threading.Timer(limit, os._exit, (TOO_LONG,)) if limit is not None else None
     if watch is not None:
         watch.daemon = True
         watch.start()
     try:
-        with using_threads(cpus), said:
+        with using_threads(cpus), said, watching([events.append]):
             value = function(*args)
     except (DataError, ConfigError, BudgetError) as error:
         if isinstance(error, CacheLimitError):
@@ -181,7 +187,7 @@ def _call(function: Callable[..., Any], cpus: int, limit: float | None, *args: A
     finally:
         if watch is not None:
             watch.cancel()
-    return value, worker_name(), started, time.time(), tuple(said.lines)
+    return value, worker_name(), started, time.time(), tuple(said.lines), tuple(events)
 
 
 class _Warnings(logging.Handler):
@@ -207,8 +213,8 @@ def cluster(options: Ray) -> Iterator[RayExecutor]:
     """Connect to the cluster of some options, or start one on this machine that ends with the block.
 
     Raises:
-        ConfigError: Ray is not installed, this process is connected to a cluster already, the cluster cannot be
-            reached, or a node of it cannot take part.
+        ConfigError: Ray is not installed, this process is already connected, the cluster cannot be reached,
+            or a node of it cannot take part.
     """
     check_there(options)
     with _environment(is_own=options.address is None):
@@ -339,11 +345,19 @@ def _absent(options: Ray, error: Exception) -> ConfigError:
 
 
 def _session_folder() -> str | None:
-    """A folder for the files of a cluster, which goes with it; None: where Ray keeps them."""
+    """A folder for the files of a cluster, which goes with it; None: where Ray keeps them.
+
+    Those of killed processes are removed.
+    """
     folder = tempfile.gettempdir()
     if "RAY_TMPDIR" in os.environ or len(folder) > LONGEST:
         return None
-    return tempfile.mkdtemp(prefix="ray-", dir=folder)
+    for owner in Path(folder).glob(f"ray-*/{OWNER}.*.tmp"):
+        if not may_be_in_use(owner):
+            shutil.rmtree(owner.parent, ignore_errors=True)
+    place = tempfile.mkdtemp(prefix="ray-", dir=folder)
+    Path(place, OWNER + temporary_suffix()).touch()
+    return place
 
 
 def _check_nodes(ray: Any, options: Ray) -> None:

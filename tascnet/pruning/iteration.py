@@ -251,13 +251,15 @@ def apply_removal(
         if block is not None or not recorder.fits(groups):
             recorder = FilterHistory(groups)
     after_cut = learner.evaluate(network)
+    prepared = time.perf_counter() - started
     training = recover(
         *(learner, options, network, teacher, folder / "retrain.pt", epochs, deadline), recorder=recorder
     )
     if recorder is not None:
         write_history(folder, recorder)
     return network, StepRecord(
-        seconds=time.perf_counter() - started,
+        # Epochs before an interruption count.
+        seconds=prepared + training.seconds,
         training=training,
         val_accuracy_after_cut=after_cut.accuracy,
         val_balanced_accuracy_after_cut=after_cut.balanced_accuracy,
@@ -283,7 +285,7 @@ def retrain(
     lr = gentler(step.training)
 
     def work(folder: Path) -> tuple[nn.Sequential, StepRecord]:
-        started, recorder = time.perf_counter(), None
+        recorder = None
         learner.place(network)
         epochs = options.phases[2] if isinstance(options, HistoryPrune) else options.epochs
         # Without a filter to rank nothing was recorded.
@@ -298,7 +300,7 @@ def retrain(
         )
         if recorder is not None:
             write_history(folder, recorder)
-        return network, replace(step, seconds=time.perf_counter() - started, training=training, files={})
+        return network, replace(step, seconds=training.seconds, training=training, files={})
 
     return archive.once(again_of(decision.state), work)
 

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ def train_all(
             "%s ended after %d of %d epochs: the seconds of pruning (`max_seconds`) were used up",
             *(checkpoint.stem, len(training.epochs), epochs),
         )
-    return training
+    return replace(training, cut_short=is_late and len(training.epochs) < epochs)
 
 
 def rank(

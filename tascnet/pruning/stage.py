@@ -262,7 +262,8 @@ class PruneStage:
         started, learner, archive = time.perf_counter(), self.learner, self.archive
         options, measure = self.options, self.measure
         folder, example = archive.folder, learner.samples.example
-        deadline = deadline_of(iterations, options, started)
+        earlier = sum(step.seconds for step in self._final_rounds(iterations[kept]))
+        deadline = deadline_of(iterations, options, started) - earlier
         pruned = self._recovered(iterations[kept], deadline)
         # Without metrics the stage is unfinished, whatever interrupts the lines below.
         (folder / METRICS).unlink(missing_ok=True)
@@ -271,7 +272,8 @@ class PruneStage:
         folders = {"before": archive.path(UNPRUNED), "after": folder / MODEL}
         models = judge(learner, {"before": self.unpruned, "after": pruned}, folders, measure)
         widths = compare_layers(complexity(self.unpruned, example), complexity(pruned, example))
-        seconds = sum(iteration.seconds for iteration in iterations) + time.perf_counter() - started
+        seconds = sum(iteration.seconds for iteration in iterations) + earlier
+        seconds += time.perf_counter() - started
         found = None
         if options.sensitivity or archive.path(SENSITIVITY).exists():
             found = self._sensitivity()
@@ -328,8 +330,15 @@ class PruneStage:
 
         Each round starts from the best network so far, with a third of the learning rate of the one before.
         From the second on, a round that gains no more than the noise is the last one. They also end with the
-        epoch in which `deadline` has passed.
+        epoch in which `deadline` has passed; a round that an earlier deadline cut short is trained again.
         """
+        known = self._final_rounds(kept)
+        short = next(
+            (n for n, step in enumerate(known, 1) if step.training and step.training.cut_short), None
+        )
+        if short is not None and time.perf_counter() < deadline:
+            for number in range(short, len(known) + 1):
+                (self.archive.path(final_of(kept.state, number)) / RECORD).unlink()
         best, value = kept.state, score(kept, self.learner.metric) or 0.0
         lr: float | None = None
         for number, epochs in enumerate(rounds(self.options.final_epochs) if kept.iteration else (), start=1):
@@ -353,16 +362,23 @@ class PruneStage:
             log.info("the final epochs did not help: the network is handed over as it was before them")
         return self.archive.read(self.archive.path(best))
 
+    def _final_rounds(self, kept: Iteration) -> list[StepRecord]:
+        """Records of the final rounds that the kept network has had."""
+        known: list[StepRecord] = []
+        while self.archive.has(name := final_of(kept.state, len(known) + 1)):
+            known.append(read_record(self.archive.path(name) / RECORD, StepRecord))
+        return known
+
     def _final_round(
         self, start: str, epochs: int, lr: float | None, deadline: float, folder: Path
     ) -> tuple[nn.Sequential, StepRecord]:
         """Train the network of the step `start` for some epochs more."""
-        started, checkpoint = time.perf_counter(), folder / "final.pt"
+        checkpoint = folder / "final.pt"
         network = self.learner.place(self.archive.read(self.archive.path(start)))
         training = recover(
             self.learner, self.options, network, self.teacher, checkpoint, epochs, deadline, lr=lr
         )
-        return network, StepRecord(seconds=time.perf_counter() - started, training=training)
+        return network, StepRecord(seconds=training.seconds, training=training)
 
     def complete(self) -> None:
         """Add to a finished run latencies by other options, or the sensitivity."""

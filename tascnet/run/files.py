@@ -154,7 +154,11 @@ def temporary_suffix() -> str:
 
 
 def temporary_folder(cache: Path) -> "tempfile.TemporaryDirectory[str]":
-    """A folder in the cache that goes with its block; what a killed process leaves goes with the next run."""
+    """A folder in the cache, which is made where it is missing; it goes with its block.
+
+    What a killed process leaves goes with the next run.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix="run-", suffix=temporary_suffix(), dir=cache)
 
 
@@ -172,11 +176,12 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
     for path in paths:
         # Another process may remove it first.
         with suppress(OSError):
-            if not _may_be_in_use(path):
+            if not may_be_in_use(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _may_be_in_use(path: Path) -> bool:
+def may_be_in_use(path: Path) -> bool:
+    """Whether the process of a temporary file or folder may still run."""
     own = _of_this_machine()
     process = path.name.removesuffix(".tmp").rpartition(own)[2]
     is_of_this_machine = own in path.name and process.isdigit()

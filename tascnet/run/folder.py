@@ -96,7 +96,6 @@ def open_folder(
             yield folder
         return
     with naming_full_disk(cache):
-        cache.mkdir(parents=True, exist_ok=True)
         temporary = temporary_folder(cache)
     with temporary:
         yield Path(temporary.name)

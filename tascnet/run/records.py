@@ -67,6 +67,7 @@ class TrainingRecord:
         epochs: all of them.
         before: the network before the first epoch; None where there is no validation split.
         lr: the peak learning rate.
+        cut_short: whether the seconds of its stage were used up before its last epoch.
     """
 
     val_accuracy: float | None
@@ -77,6 +78,7 @@ class TrainingRecord:
     epochs: tuple[EpochRecord, ...]
     before: EpochRecord | None = None
     lr: float | None = None
+    cut_short: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

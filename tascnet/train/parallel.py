@@ -5,7 +5,6 @@ same batches in the same order, and their weights are equal. They differ from th
 and by the random numbers of augmentation, mixing and dropout, which each process draws for its own samples.
 """
 
-import io
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -30,7 +29,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tascnet.errors import ConfigError, TascnetError, first_line, plural
 from tascnet.models.device import using_threads
 from tascnet.options import usable_cpus
-from tascnet.run.files import whole_file
+from tascnet.run.files import (
+    is_full_disk,
+    naming_full_disk,
+    remove_leftovers,
+    temporary_suffix,
+    whole_file,
+)
 from tascnet.train.folded import replaced
 
 log = logging.getLogger("tascnet")
@@ -67,15 +72,17 @@ def check_devices(devices: int, device: torch.device) -> None:
         )
 
 
-def send(made: Any, target: Path | io.BytesIO) -> None:
+def send(made: Any, file: IO[bytes]) -> None:
     """Write samples and networks as another process can read them.
 
     Raises:
         ConfigError: they cannot be sent.
     """
     try:
-        torch.save(made, target)
+        torch.save(made, file)
     except (TypeError, AttributeError, ValueError, RuntimeError, pickle.PicklingError) as error:
+        if is_full_disk(error):
+            raise
         raise ConfigError(
             f"the network or the samples cannot be sent to other processes ({first_line(error)})",
             "define their classes and functions in a module, or leave `devices` at 1",
@@ -207,6 +214,7 @@ def together(
         made: given to it, with its tensors on its own device.
 
     Raises:
+        BudgetError: the disk of temporary files is full.
         ConfigError: `made` cannot be sent to another process, or this one is part of such a training already.
         TascnetError: another process failed or was killed.
     """
@@ -218,9 +226,12 @@ def together(
         )
     threads = max(1, torch.get_num_threads() // devices) if device.type == "cpu" else torch.get_num_threads()
     processes: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory(prefix="tascnet-") as place, using_threads(threads):
+    remove_leftovers(Path(tempfile.gettempdir()).glob("tascnet-*.tmp"))
+    shared = tempfile.TemporaryDirectory(prefix="tascnet-", suffix=temporary_suffix())
+    with shared as place, using_threads(threads):
         folder = Path(place)
-        send((work, made, devices), folder / SENT)
+        with naming_full_disk(folder), open(folder / SENT, "wb") as file:
+            send((work, made, devices), file)
         try:
             for rank in range(1, devices):
                 processes.append(_started(folder, rank, _place(device, rank), threads))

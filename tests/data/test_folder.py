@@ -348,6 +348,13 @@ def test_an_image_that_is_gone_when_it_is_read_is_named(image_folder, tiny, tmp_
         dataset.pixels[np.array([0])]
 
 
+def test_an_image_that_has_changed_when_it_is_read_is_named(image_folder, tiny, tmp_path):
+    dataset = load_image_folder(image_folder, tiny, cache=tmp_path, limit_gb=1e-9)
+    Image.new("RGB", (8, 8), "red").save(image_folder / dataset.paths[0])
+    with pytest.raises(DataError, match=f"^{dataset.paths[0]} in .* has changed since it was read"):
+        dataset.pixels[np.array([0])]
+
+
 def test_listing_passes_over_what_is_no_image(image_folder):
     (image_folder / "cat" / "notes.txt").write_text("hello")
     (image_folder / "cat" / "._0.png").write_text("litter")

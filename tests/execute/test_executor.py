@@ -13,6 +13,8 @@ import tascnet
 from tascnet.errors import ConfigError, DataError
 from tascnet.execute import Lost, opened
 from tascnet.execute.workers import Workers
+from tascnet.run.events import EpochEvent, emit, watching
+from tascnet.run.records import EpochRecord
 
 RAY = pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -117,6 +119,19 @@ def test_what_a_job_warns_of_is_said_here(cluster, caplog):
     assert caplog.messages == ["a lower learning rate of 2"]
 
 
+def train(epochs):
+    for number in range(1, epochs + 1):
+        emit(EpochEvent(training="trial 3", epoch=EpochRecord(epoch=number, val_accuracy=0.5)))
+
+
+def test_whoever_watches_here_sees_the_epochs_of_a_job(cluster):
+    seen = []
+    cluster.submit(1, train, 2)
+    with watching([seen.append]):
+        cluster.next()
+    assert [(event.training, event.epoch.epoch) for event in seen] == [("trial 3", 1), ("trial 3", 2)]
+
+
 def test_a_job_that_hangs_is_tried_again(cluster, tmp_path):
     cluster.submit(1, slow_until, str(tmp_path / "count"), 1, 60)
     assert cluster.next().value == 2
@@ -130,12 +145,17 @@ def test_it_listens_on_this_machine_alone_and_writes_nothing_at_home(tmp_path):
         # Ray brings it.
         "import psutil\n"
         "from tascnet.execute import opened\n"
+        # What a killed process left.
+        "import pathlib, subprocess, tempfile; from tascnet.run.files import temporary_suffix\n"
+        "dead = subprocess.Popen(['true']); dead.wait()\n"
+        "end = temporary_suffix().replace(f'{psutil.Process().pid}.tmp', f'{dead.pid}.tmp')\n"
+        "left = pathlib.Path(tempfile.mkdtemp(prefix='ray-')); (left / f'tascnet{end}').touch()\n"
         # Ray has one that exits.
         "import signal; signal.signal(signal.SIGTERM, handler := lambda number, frame: None)\n"
         "with opened(tascnet.Ray(workers=1)) as executor:\n"
         "    executor.submit(0, divmod, 7, 2)\n"
         "    assert executor.next().value == (3, 1)\n"
-        "    assert signal.getsignal(signal.SIGTERM) is handler\n"
+        "    assert signal.getsignal(signal.SIGTERM) is handler and not left.exists()\n"
         "    own = [psutil.Process(), *psutil.Process().children(recursive=True)]\n"
         "    found = [one for process in own for one in process.net_connections('inet')]\n"
         "    assert {one.laddr.ip.removeprefix('::ffff:') for one in found} == {'127.0.0.1'}\n"

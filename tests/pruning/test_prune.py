@@ -131,6 +131,18 @@ def test_seconds_that_are_used_up_end_the_training_of_an_iteration(run, caplog):
     assert len(more.iterations) == 3
 
 
+def test_a_final_round_that_was_cut_short_is_trained_whole_with_more_seconds(run):
+    options = replace(Prune(**SMALL), max_iterations=1, epochs=1, final_epochs=6)
+    whole = run(options, name="whole").metrics
+    rounds = {name: len(training.epochs) for name, training in whole.trainings.items() if "final" in name}
+    short = run(replace(options, max_seconds=1e-3)).metrics
+    assert [len(one.epochs) for name, one in short.trainings.items() if "final" in name] == [1]
+    more = run(replace(options, max_seconds=1e3)).metrics
+    assert {n: len(one.epochs) for n, one in more.trainings.items() if "final" in n} == rounds
+    assert more.seconds > short.seconds
+    assert more.models["after"].val_accuracy == whole.models["after"].val_accuracy
+
+
 def test_an_endless_training_that_was_interrupted_ends_with_the_seconds(run, interrupted):
     options = replace(Prune(**SMALL), epochs=100_000, max_seconds=1.0)
     calls = interrupted()

@@ -15,6 +15,7 @@ from tascnet.run.files import (
     read_checked,
     read_end,
     read_jsonl,
+    temporary_folder,
     temporary_suffix,
     write_text,
     write_whole,
@@ -244,3 +245,9 @@ def test_a_journal_stays_whole_on_a_full_disk(tmp_path, monkeypatch):
     assert path.read_bytes() == written
     append_jsonl(path, {"row": 1})
     assert read_jsonl(path) == [{"row": 0}, {"row": 1}]
+
+
+def test_a_temporary_folder_needs_no_cache_beforehand(tmp_path):
+    with temporary_folder(tmp_path / "a" / "cache") as folder:
+        assert os.listdir(tmp_path / "a" / "cache") == [os.path.basename(folder)]
+    assert os.listdir(tmp_path / "a" / "cache") == []

@@ -1,6 +1,10 @@
 """Training in several processes is training in one, but for rounding."""
 
 import io
+import os
+import subprocess
+import sys
+import tempfile
 
 import pytest
 import torch
@@ -10,10 +14,11 @@ from torch import nn
 
 import tascnet
 from tascnet.data import open_samples
-from tascnet.errors import ConfigError, TascnetError
+from tascnet.errors import BudgetError, ConfigError, TascnetError
 from tascnet.models import Preprocessing
 from tascnet.models.text import SPECIAL, TextPreprocessing
 from tascnet.options import Recipe
+from tascnet.run.files import naming_full_disk, temporary_suffix
 from tascnet.train import fit, parallel
 from tascnet.train.parallel import Member, together
 
@@ -118,6 +123,24 @@ def test_a_process_that_fails_is_named_and_the_group_is_left(monkeypatch):
         lead(waiting, torch.zeros(1_000_000))
     with pytest.raises(ConfigError, match=r"cannot be sent .*: define their classes"):
         lead(waiting, lambda: 0)
+
+
+def test_a_full_disk_is_named(tmp_path):
+    is_named = pytest.raises(BudgetError, match="is full: free some space")
+    with is_named, naming_full_disk(tmp_path), open("/dev/full", "wb") as file:
+        parallel.send(torch.zeros(1_000_000), file)
+
+
+def test_what_a_killed_training_left_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = f"tascnet-a{temporary_suffix()}"
+    for name in (alive, alive.replace(f"{os.getpid()}.tmp", f"{dead.pid}.tmp")):
+        (tmp_path / name).mkdir()
+    with together(2, CPU, waiting, None) as member:
+        member.broadcast([0.0])
+    assert os.listdir(tmp_path) == [alive]
 
 
 @given(st.integers(1, 9), st.integers(1, 5))
