@@ -5,10 +5,13 @@ network takes the sum of its layers times a factor, with which the sum of anothe
 meets the measured time: what else a network does is taken to shrink as its layers do.
 """
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tascnet.errors import ConfigError, DamagedFile, TascnetError, plural
+from tascnet.errors import ConfigError, DamagedFile, SurgeryError, TascnetError, plural
 from tascnet.exporting.layers import layers_of, named_layers
 from tascnet.exporting.runtimes import runnable
 from tascnet.measure.latency import Latency, compare_calls, compare_latency, device_of
@@ -25,6 +28,7 @@ from tascnet.measure.table import LayerTable, grid, table_at, table_of
 from tascnet.measure.widths import WidthCosts, WidthTimes
 from tascnet.options import Measure
 from tascnet.run.records import measured_once, read_record, write_record
+from tascnet.surgery.layers import set_kernel, spatial_convs
 
 log = logging.getLogger("tascnet")
 
@@ -270,7 +274,12 @@ class Clock:
 
 
 def make_table(
-    path: str | Path, network: nn.Sequential, example: Tensor, *, runtime: str = "onnxruntime"
+    path: str | Path,
+    network: nn.Sequential,
+    example: Tensor,
+    *,
+    runtime: str = "onnxruntime",
+    kernels: Collection[int] = (),
 ) -> LayerTable:
     """Time every layer of a network at several widths on this machine, with torch's number of threads.
 
@@ -282,6 +291,7 @@ def make_table(
         network: on its device; it is left as it was.
         example: one sample `1 x ...`.
         runtime: `eager`, `onnxruntime`, `onnxruntime_int8` or `openvino`.
+        kernels: further sides of kernels that layers are timed with: for stage tune those of `tune.kernels`.
 
     Raises:
         ConfigError: the runtime is not installed or cannot run the network, or the file was made otherwise.
@@ -293,9 +303,20 @@ def make_table(
         measure = Measure(target=runtime)
         clock = Clock(measure, example, network, Path(folder), Path(folder) / "latency.json", table=table)
         milliseconds = clock.reference_ms
-    table.cover([sized for layer in layers for sized in grid(layer)], interpolate=False)
+    others = [layer for side in kernels for layer in layers_of(_with_kernels(network, side), example)]
+    timed = {layer.key: layer for layer in (*layers, *others)}.values()
+    table.cover([sized for layer in timed for sized in grid(layer)], interpolate=False)
     table.note_network(layers, milliseconds)
     return table
+
+
+def _with_kernels(network: nn.Sequential, side: int) -> nn.Sequential:
+    """A copy whose convolutions have kernels of this side, where that is possible."""
+    changed = copy.deepcopy(network)
+    for name in chain.from_iterable(spatial_convs(changed).values()):
+        with suppress(SurgeryError):
+            changed.set_submodule(name, set_kernel(changed.get_submodule(name), side))  # type: ignore[arg-type]
+    return changed
 
 
 def judged_in(measure: Measure, device: torch.device | str = "cpu") -> str:

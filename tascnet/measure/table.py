@@ -43,6 +43,10 @@ NEAREST = 8
 Timer: TypeAlias = Callable[[Sequence[Layer]], list[float]]
 
 
+class UnknownLayer(ConfigError):
+    """The table of another machine has no time for a kind of layer."""
+
+
 class LayerTable:
     """Milliseconds of single layers for one sample, kept in a file.
 
@@ -103,7 +107,7 @@ class LayerTable:
             interpolate: between sizes that have been timed, in place of timing further ones.
 
         Raises:
-            ConfigError: the table is another machine's and knows too little.
+            UnknownLayer: the table is another machine's and knows too little.
         """
         if not self.is_foreign:
             self.cover(layers, interpolate=interpolate)
@@ -156,10 +160,11 @@ class LayerTable:
         found = self._between(layer) if found is None else found
         found = self._beyond(layer) if found is None else found
         if found is None:
-            raise ConfigError(
+            raise UnknownLayer(
                 f"`table={self._path}` has no time for a layer of {layer.size[0]} inputs and "
                 f"{layer.size[1]} outputs ({layer})",
-                "make it from this network: `tascnet.measure.make_table(path, network, example)`",
+                "make it from this network, for stage tune with the sides of kernels that are searched: "
+                "`tascnet.measure.make_table(path, network, example, kernels=(3, 5))`",
             )
         return found
 

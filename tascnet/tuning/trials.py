@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tascnet.errors import CacheLimitError, SurgeryError, TascnetError, TrainingDiverged, first_line
 from tascnet.measure import Clock, complexity
+from tascnet.measure.table import UnknownLayer
 from tascnet.run.console import progress
 from tascnet.run.events import TrialEvent, emit
 from tascnet.run.records import NO_SECONDS, EpochRecord, Trial, measured_once, score
@@ -188,7 +189,7 @@ def prepare(
             if goal.is_too_slow(took):
                 reason = f"latency of {took:.3g} ms, above the bound of {goal.max_latency_ms:.3g}"
                 return {**found, "status": "infeasible", "reason": reason}
-    except ERRORS as error:
+    except (*ERRORS, UnknownLayer) as error:
         return {"status": "failed", "reason": first_line(error)}
     trials, n_val = study.seen_by(proposal), tails.learner.val_samples()
     own = Cost(params=cost.params, flops=cost.flops)

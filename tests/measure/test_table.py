@@ -14,9 +14,10 @@ from torch import nn
 from tascnet.errors import ConfigError
 from tascnet.exporting.layers import EMPTY, Layer, layers_of, named_layers
 from tascnet.measure import Clock, WidthCosts, WidthTimes, judged_in
-from tascnet.measure.table import FACTS, LayerTable, grid, knots, table_facts
+from tascnet.measure.table import FACTS, LayerTable, UnknownLayer, grid, knots, table_facts
 from tascnet.options import Measure
 from tascnet.surgery import Trace, narrow, width_groups
+from tascnet.surgery.layers import set_kernel
 from tests.measure.test_clock import EXAMPLE, by_weights, network
 from tests.models.toys import EXAMPLE as IMAGE
 from tests.models.toys import TOYS
@@ -148,6 +149,13 @@ def test_the_table_of_a_network_is_made(tmp_path: Path, monkeypatch) -> None:
     read = LayerTable.made_elsewhere(path, "eager")
     assert read.factor(layers) * read.sum(layers) == pytest.approx(7.0)
     assert read.facts == table_facts("eager")
+    wide = copy.deepcopy(whole)
+    wide[0] = set_kernel(whole[0], 5)
+    with pytest.raises(UnknownLayer, match=r"has no time for a layer .* with the sides of kernels"):
+        read.sum(layers_of(wide, EXAMPLE))
+    make_table(path, whole, torch.zeros_like(EXAMPLE), runtime="eager", kernels=(3, 5))
+    again = LayerTable.made_elsewhere(path, "eager")
+    assert again.sum(layers_of(wide, EXAMPLE)) > again.sum(layers) == read.sum(layers)
     other = LayerTable(tmp_path / "other.json", by_weights, {**read.facts, "machine": "a board"})
     other.cover(layers)
     with pytest.raises(ConfigError, match="give another file"):

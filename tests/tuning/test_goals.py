@@ -9,6 +9,7 @@ from torch import nn
 import tascnet
 from tascnet.errors import RunFolderError, SurgeryError, TascnetError
 from tascnet.measure import Clock
+from tascnet.measure.table import UnknownLayer
 from tascnet.options import Measure, RecipeChanges, Trainer, Tune
 from tascnet.run.records import Trial, read_records
 from tascnet.tuning import CandidateBuilder
@@ -61,6 +62,19 @@ def test_a_network_above_the_latency_bound_is_not_trained(search, latencies):
         assert (trial.latency_ms > 8.0) is (trial.status == "infeasible")
         assert (trial.value is None) is (trial.status == "infeasible")
     assert found.metrics.models["after"].params <= 0.8 * 435
+
+
+def test_a_network_that_the_table_of_another_machine_does_not_know_has_failed(search, latencies):
+    def measured(network):
+        if any(getattr(layer, "kernel_size", None) == (5, 5) for layer in network.modules()):
+            raise UnknownLayer("`table=board.json` has no time for a layer")
+        return 1.0
+
+    latencies(measured)
+    found = search(latency_target=0.8, kernels=(3, 5), max_trials=8, trials_per_depth=8, initial_trials=8)
+    assert {trial.status for trial in found.trials} == {"ok", "failed"}
+    failed = {trial.reason for trial in found.trials if trial.status == "failed"}
+    assert failed == {"`table=board.json` has no time for a layer"}
 
 
 def test_a_search_continues_until_a_network_is_fast_enough(search, latencies):
