@@ -18,7 +18,7 @@ parser.add_argument("--out", default="runs/own-images", help="folder that a late
 args = parser.parse_args()
 
 data = tascnet.image_folder(args.folder)
-network = tascnet.backbone(args.backbone, weights=args.weights, size=args.size, resize=args.size)
+network = tascnet.backbone(args.backbone, weights=args.weights, size=args.size)
 tuned = tascnet.tune(network, data, tascnet.Tune(max_trials=args.trials), run=f"{args.out}/tune")
 small = tascnet.prune(tuned.network, data, tascnet.Prune(flops_target=0.5), run=f"{args.out}/prune")
 print(tuned, small, sep="\n")

@@ -568,7 +568,7 @@ class Reach:
 
     Args:
         params_left, flops_left: share of the network's that is left where every group of coupled layers that
-            may be cut has one unit.
+            may be cut has one bundle of filters.
         inexact: names of those groups whose channels share statistics, as those behind a layer normalisation.
         uncut: the layers that keep their width.
     """

@@ -850,7 +850,7 @@ TEXT_MISBEHAVIOURS = (
         says=r"eel\.txt holds no text",
     ),
     Misbehaviour(
-        name="text of more than `dataset.max_tokens` words",
+        name="text of more than `dataset.max_tokens` tokens",
         make=more(b"a text of five words\n"),
         outcome="used",
         rule="It is cut. The log reports how many texts are cut.",

@@ -14,7 +14,7 @@ from tascnet.run.folder import DEFAULT_PRUNE, IDENTITY, METRICS
 from tascnet.run.records import ModelMetrics, PruneMetrics, TuneMetrics, read_record
 
 # Folders without runs to compare.
-BESIDE = {"benchmark", "cache", "compare", "evaluate", "multirun", "predict"}
+BESIDE = {"benchmarks", "cache", "compare", "evaluate", "multirun", "predict"}
 MARKS = (IDENTITY, METRICS)
 MODELS = {"tune": ("baseline", "conventional", "after"), "prune": ("before", "after")}
 JOURNALS = {"tune": ("trials.jsonl", "trial"), "prune": ("iterations.jsonl", "line")}

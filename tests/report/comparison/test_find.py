@@ -38,7 +38,7 @@ def test_runs_are_found_at_any_depth_and_by_their_own_path(tmp_path):
 def test_what_lies_beside_runs_is_none(tmp_path):
     """Benchmarks keep runs of their own, a multirun its overrides, and the cache anything."""
     write_run(tmp_path)
-    for name in ("benchmark", "cache", "compare", ".hidden"):
+    for name in ("benchmarks", "cache", "compare", ".hidden"):
         write_run(tmp_path / name)
     (tmp_path / "multirun" / "0").mkdir(parents=True)
     (tmp_path / "multirun" / "multirun.yaml").write_text("a: 1")
