@@ -140,9 +140,11 @@ class CheckedArray:
         except (OSError, ValueError) as error:
             raise ValueError(f"{digests.name}: {error}") from error
         self._values = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        if self._written | _described(self.path, self.shape, self.dtype) != self._written:
+        described = _described(self.path, self.shape, self.dtype)
+        if any(self._written.get(key) != value for key, value in described.items()):
             raise ValueError("it is not the array that was written")
         blocks = np.zeros(len(self._written["blocks"]), dtype=bool)
+        # The key holds the file's time, which changes here.
         self._compared = _COMPARED.pop(_state(self.path), blocks)
         # `make_room` removes the files first that were used longest ago.
         with suppress(OSError):

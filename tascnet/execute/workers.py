@@ -266,9 +266,11 @@ class Workers:
             for key, (function, *args) in enumerate(calls):
                 executor.submit(key, function, *args, threads=threads)
                 waiting.add(key)
-                while executor.running >= executor.slots or (
-                    ahead and key - min(waiting, default=key) >= ahead
-                ):
+                while waiting:
+                    is_full = executor.running >= executor.slots
+                    runs_ahead = ahead is not None and key - min(waiting) >= ahead
+                    if not (is_full or runs_ahead):
+                        break
                     yield ended()
             while executor.running:
                 yield ended()

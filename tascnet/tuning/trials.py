@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from rich import box
@@ -211,17 +211,19 @@ def train(task: TrialTask, tails: Tails) -> dict[str, Any]:
         CacheLimitError: the features would take more than the cache's limit.
     """
     started, rule = time.perf_counter(), task.stopping
-    stopped = is_late = False
+    # Why the training ended before its last epoch.
+    ended: Literal["hopeless", "late"] | None = None
 
     def curve(epochs: Sequence[EpochRecord]) -> tuple[float, ...]:
         return tuple(score(epoch, rule.metric) or 0.0 for epoch in epochs)
 
     def ends(epochs: Sequence[EpochRecord]) -> bool:
-        nonlocal stopped, is_late
-        is_late = bool(epochs) and time.perf_counter() - started >= rule.seconds
-        is_judged = rule.finished is not None and is_rung(len(epochs))
-        stopped = is_judged and not is_promising(curve(epochs), rule.finished or (), rule.needed)
-        return stopped or is_late
+        nonlocal ended
+        if rule.finished is not None and is_rung(len(epochs)):
+            ended = None if is_promising(curve(epochs), rule.finished, rule.needed) else "hopeless"
+        if ended is None and epochs and time.perf_counter() - started >= rule.seconds:
+            ended = "late"
+        return ended is not None
 
     try:
         _, training = tails.train(task.candidate, f"trial {task.number}", stop=ends)
@@ -236,11 +238,11 @@ def train(task: TrialTask, tails: Tails) -> dict[str, Any]:
             torch.cuda.empty_cache()
     found = {"status": "ok", **task.found}
     reached = score(training, rule.metric) or 0.0
-    if stopped and reached >= rule.needed:
+    if ended == "hopeless" and reached >= rule.needed:
         found["reason"] = "its weights from before the training are good enough, and no epoch was better"
-    elif stopped:
+    elif ended == "hopeless":
         found |= {"status": "stopped", "reason": "it would hardly have become the winner"}
-    elif is_late:
+    elif ended == "late":
         found |= {"status": "stopped", "reason": NO_SECONDS}
     return {
         **found,
