@@ -120,8 +120,10 @@ def test_what_a_job_warns_of_is_said_here(cluster, caplog):
 
 
 def train(epochs):
+    figures = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "seconds")
     for number in range(1, epochs + 1):
-        emit(EpochEvent(training="trial 3", epoch=EpochRecord(epoch=number, val_accuracy=0.5)))
+        record = EpochRecord(epoch=number, **dict.fromkeys(figures, 0.5))
+        emit(EpochEvent(training="trial 3", epoch=record))
 
 
 def test_whoever_watches_here_sees_the_epochs_of_a_job(cluster):
