@@ -97,6 +97,15 @@ def _epochs(default: int | None, help: str, minimum: int = 1) -> Any:
     return option(default, help, minimum=minimum, maximum=MOST_EPOCHS)
 
 
+def is_number(text: str) -> bool:
+    """Whether a text reads as a number, such as `2024_05` or `1e3`."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def usable_cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

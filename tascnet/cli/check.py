@@ -12,7 +12,7 @@ from tascnet.cli.compose import Composed, Tree
 from tascnet.cli.config import SECTIONS, option_names, text_options, unknown_option
 from tascnet.cli.rules import check_config
 from tascnet.errors import ConfigError, closest, listed
-from tascnet.options import shown
+from tascnet.options import is_number, shown
 
 # How quoted values, mappings, interpolations and Hydra's functions begin.
 FUNCTIONS = "bool choice extend_list float glob int interval json_str range shuffle sort str tag"
@@ -106,18 +106,10 @@ def _quoted(key: str, value: str) -> str:
 
 
 def _quoted_one(text: str, *, is_text: bool) -> str:
-    if "=" not in text and PLAIN.fullmatch(text) and not (is_text and _is_number(text)):
+    if "=" not in text and PLAIN.fullmatch(text) and not (is_text and is_number(text)):
         return text
     escaped = text.replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _values(override: Override, multirun: bool, has_own_sweeper: bool) -> list[Any]:

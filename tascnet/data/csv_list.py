@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tascnet.data.listing import Listing, check_readable, image_file
 from tascnet.errors import DataError, closest, listed, plural
+from tascnet.options import is_number
 from tascnet.run.files import check_regular
 
 HEADERS = (["file", "label"], ["label", "file"])
@@ -94,7 +95,7 @@ def _check_classes(path: Path, labels: Sequence[str]) -> None:
     counts = Counter(labels)
     if min(counts.values()) >= SMALLEST_CLASS:
         return
-    if len(counts) > len(labels) / 2 and all(map(_is_number, counts)):
+    if len(counts) > len(labels) / 2 and all(map(is_number, counts)):
         raise DataError(
             f"{path} has {len(labels)} labels that are {len(counts)} different numbers, expected classes",
             "tascnet predicts classes and no numbers: give ranges of them names, such as small and large",
@@ -107,14 +108,6 @@ def _check_classes(path: Path, labels: Sequence[str]) -> None:
             f"{path} has several labels for a file, such as {several[0]!r}, expected one",
             "tascnet predicts one class for an image: keep one label in each line",
         )
-
-
-def _is_number(label: str) -> bool:
-    try:
-        float(label)
-    except ValueError:
-        return False
-    return True
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -121,13 +121,12 @@ def claim(folder: Path, identity: Mapping[str, Any], *, fresh: bool = False) -> 
     with ExitStack() as stack:
         with naming_full_disk(folder):
             stack.enter_context(_locked(folder))
-            left = list(folder.rglob(".*.tmp"))
-            exporting = [path for path in left if path.is_relative_to(folder / EXPORT)]
-            # Stage export takes no lock.
-            remove_leftovers(exporting)
-            # Since the folder is locked, these are from a killed process.
-            for path in set(left) - set(exporting):
-                path.unlink(missing_ok=True)
+            for path in list(folder.rglob(".*.tmp")):
+                # Stage export takes no lock. The others are from a killed process, for this one has it.
+                if path.is_relative_to(folder / EXPORT):
+                    remove_leftovers([path])
+                else:
+                    path.unlink(missing_ok=True)
             if fresh:
                 _empty(folder)
             identity = _as_json(identity)
