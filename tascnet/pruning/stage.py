@@ -154,53 +154,56 @@ class PruneStage:
     def _resumed(self) -> tuple[list[Iteration], Verdict]:
         """The journal's iterations, as far as they hold by the options, and the verdict on them.
 
-        The first one, of the unpruned network, is made here. Damaged networks are made again, and latencies
-        are measured for a target without which iterations were made.
+        Damaged networks are made again, and latencies are measured for a target without which iterations were
+        made.
         """
         journal = self._journal
         known = read_records(journal, Iteration)
-        replay, at = replayed(known, self.options, self.learner.metric) if known else ([], None)
-        lacks_latency = self.options.has_latency_target and any(one.latency_ms is None for one in replay)
-        if at is not None:
-            # Which networks are read below.
-            for number in range(len(replay)) if lacks_latency else [at.keep]:
-                self._repair(known, number)
         if not known:
-            found = self.learner.evaluate(self.unpruned)
-            known = [
-                Iteration(
-                    iteration=0,
-                    start=0,
-                    step=1.0,
-                    state=UNPRUNED,
-                    landed=None,
-                    val_accuracy=found.accuracy,
-                    val_balanced_accuracy=found.balanced_accuracy,
-                    val_loss=found.loss,
-                    inside=True,
-                    removed={},
-                    pending={},
-                    seconds=0.0,
-                    **self._costs(self.unpruned, UNPRUNED),
-                )
-            ]
+            known = [self._first()]
             append_record(journal, known[0])
             emit(IterationEvent(iteration=known[0]))
+        iterations, verdict = self._replayed(known)
+        lacks_latency = self.options.has_latency_target and any(one.latency_ms is None for one in iterations)
+        # Which networks are read below.
+        for number in range(len(iterations)) if lacks_latency else [verdict.keep]:
+            self._repair(known, number)
         if lacks_latency:
-            # These iterations were made without the target.
-            made = known[: len(replay)]
-            timed = [replace(one, **self._costs(self._network(one), one.state)) for one in made]
-            known = [*timed, *known[len(replay) :]]
+            for number, one in enumerate(known[: len(iterations)]):
+                known[number] = replace(one, **self._costs(self._network(one), one.state))
             write_records(journal, known)
-        iterations, verdict = replayed(known, self.options, self.learner.metric)
+            iterations, verdict = self._replayed(known)
         while self.clock.predicts and (found_ms := self._disproved(iterations)):
             # It was predicted where another target was asked for.
             known[len(iterations) - 1] = replace(iterations[-1], latency_ms=found_ms)
             write_records(journal, known)
-            iterations, verdict = replayed(known, self.options, self.learner.metric)
+            iterations, verdict = self._replayed(known)
         if verdict.reason is None and iterations != known:
             write_records(journal, iterations)
         return iterations, verdict
+
+    def _first(self) -> Iteration:
+        """The iteration of the unpruned network."""
+        found = self.learner.evaluate(self.unpruned)
+        return Iteration(
+            iteration=0,
+            start=0,
+            step=1.0,
+            state=UNPRUNED,
+            landed=None,
+            val_accuracy=found.accuracy,
+            val_balanced_accuracy=found.balanced_accuracy,
+            val_loss=found.loss,
+            inside=True,
+            removed={},
+            pending={},
+            seconds=0.0,
+            **self._costs(self.unpruned, UNPRUNED),
+        )
+
+    def _replayed(self, known: Sequence[Iteration]) -> tuple[list[Iteration], Verdict]:
+        """See `replayed`."""
+        return replayed(known, self.options, self.learner.metric)
 
     def _network(self, iteration: Iteration) -> nn.Sequential:
         """The network of an iteration, on the device."""
@@ -403,7 +406,7 @@ class PruneStage:
         if number == 0 or self.archive.has(last.state):
             return
         self._repair(known, last.start)
-        _, verdict = replayed(before, self.options, self.learner.metric)
+        _, verdict = self._replayed(before)
         deadline = deadline_of(before, self.options, started)
         decision = self._decide(before, verdict, deadline)
         if isinstance(decision, str) or last.state not in (decision.state, again_of(decision.state)):
