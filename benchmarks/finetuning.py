@@ -2,9 +2,10 @@
 
 Here the converted network is trained by the recipe `finetune`, which leaves the statistics of batch-norm as
 they are, from the cache of pixels, which is filled beforehand. The reference has channels_last, SGD, bf16
-autocast on a GPU, and a DataLoader that decodes in as many processes as there are CPUs. Both have the same
-images and size of batches. An epoch beforehand, in which processes start, kernels are chosen and pixels are
-copied to the GPU, does not count.
+autocast on a GPU, and a DataLoader that decodes in as many processes as there are CPUs. All ways have the
+same images and size of batches. An epoch beforehand, in which processes start, kernels are chosen and pixels
+are copied to the GPU, does not count. `--compiled` adds steps that torch.compile has compiled, without the
+epoch in which this happens; how busy the GPU is in the others is not known.
 """
 
 import argparse
@@ -32,16 +33,17 @@ from tascnet.report.numbers import MISSING, percent
 from tascnet.train import Learner, fit
 from tascnet.train.setting import computing
 
-OURS, REFERENCE = WAYS = ("tascnet", "torchvision")
+OURS, COMPILED, REFERENCE = "tascnet", "tascnet, compiled", "torchvision"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, seeds=1, sections=("trainer",))
     parser.add_argument("--epochs", type=common.count, default=3, help="epochs that are timed")
+    parser.add_argument("--compiled", action="store_true", help="train by compiled steps too")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Time both ways, one row for each and repetition.
+    """Time all ways, one row for each and repetition.
 
     Raises:
         ConfigError: a network that torchvision lacks, or no image files.
@@ -52,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
     folder = common.open_results(args)
     settings = setup.digest(setup.trainer().recipe("finetune"), args.epochs, usable_cpus())
     seeds = range(setup.seed, setup.seed + args.seeds)
-    keys: list[Row] = [{"way": way, "seed": seed, "settings": settings} for seed in seeds for way in WAYS]
+    ways = (OURS, *([COMPILED] if args.compiled else []), REFERENCE)
+    keys: list[Row] = [{"way": way, "seed": seed, "settings": settings} for seed in seeds for way in ways]
     with computing(setup.device, setup.threads) as device:
         rows = collect(folder, keys, lambda key: _row(setup, device, args.epochs, key), "fine-tunings")
     summary = summarise(rows)
@@ -76,9 +79,13 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 
 def _row(setup: Setup, device: torch.device, epochs: int, key: Row) -> Row:
     """Seconds of each epoch, and how busy a GPU is."""
-    own, is_ours = replace(setup, seed=key["seed"]), key["way"] == OURS
+    own, is_ours, is_compiled = (
+        replace(setup, seed=key["seed"]),
+        key["way"] != REFERENCE,
+        key["way"] == COMPILED,
+    )
     chain, learner = open_network(own, device if is_ours else torch.device("cpu"))
-    recipe = replace(learner.trainer.recipe("finetune"), epoch_share=1.0)
+    recipe = replace(learner.trainer.recipe("finetune"), epoch_share=1.0, compile=is_compiled)
     train = learner.samples.train
     if is_ours:
         settle(own, chain, learner)
@@ -92,7 +99,10 @@ def _row(setup: Setup, device: torch.device, epochs: int, key: Row) -> Row:
     epochs_of = ours if is_ours else Reference(own, learner, recipe.batch_size, device)
     epochs_of(1)
     with watched(device) as gpu_figures:
-        seconds = epochs_of(epochs)
+        # Each training is compiled for itself.
+        seconds = epochs_of(epochs + 1)[1:] if is_compiled else epochs_of(epochs)
+    if is_compiled:
+        gpu_figures.pop("gpu_busy", None)
     return {"images": len(train), "epoch_seconds": seconds, **gpu_figures}
 
 

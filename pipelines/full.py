@@ -30,7 +30,7 @@ from tascnet.run.records import (
     read_trials,
 )
 from tascnet.train.export import FILES, formats_of, judge_file
-from tascnet.train.parallel import check_devices
+from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.transfer import example_for, outputs_of
 from tascnet.tuning import may_widen
@@ -51,7 +51,7 @@ def run(config: Config) -> None:
     """
     check_samples(config.dataset, cache_folder(config))
     with computing(config.device, config.threads) as device:
-        check_devices(config.trainer.devices, device)
+        check_trainer(config.trainer, device)
         network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache_folder(config))
         example = example_for(network, config.dataset)
         outputs_of(network, example)

@@ -16,7 +16,7 @@ from tascnet.report import (
 )
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
-from tascnet.train.parallel import check_devices
+from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 
 
@@ -32,7 +32,7 @@ def run(config: Config, network: nn.Sequential | None = None) -> None:
         check_samples(config.dataset, cache)
         # Devices that are not there are found before weights are fetched.
         with computing(config.device, config.threads) as device:
-            check_devices(config.trainer.devices, device)
+            check_trainer(config.trainer, device)
             network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
     result = tascnet.tune(
         network,

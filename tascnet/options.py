@@ -539,6 +539,9 @@ class Steps(Options):
         "Batch-norm statistics of trained layers: each batch's, or frozen.",
         choices=("train", "frozen"),
     )
+    compile: bool = option(
+        False, "Compile the step (torch.compile, on a GPU with CUDA graphs): minutes at first, faster then."
+    )
 
     def rules(self) -> Iterator[Rule]:
         idle = self.min_lr > 0 and self.schedule != "plateau"
@@ -630,9 +633,15 @@ class Trainer(Recipe):
         yield from super().rules()
         for name in RECIPES:
             try:
-                self.recipe(name)
+                recipe = self.recipe(name)
             except ConfigError as error:
                 yield True, *_inside(name, error)
+            else:
+                yield (
+                    recipe.compile and self.devices > 1 and name not in CACHED,
+                    f"`devices={self.devices}` train together, and `{name}` compiles its steps",
+                    f"take `{name}.compile=false`, or one device",
+                )
         for name in CACHED:
             idle, hint = bool(getattr(self, name).cutmix), f"leave it out, or take `{name}.mixup`"
             yield idle, f"`{name}.cutmix` has no effect, because `{name}` reads cached features", hint

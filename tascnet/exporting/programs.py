@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tascnet.errors import ExportError, first_line
 from tascnet.exporting.plain import plain_copy
 
-_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_LOGGERS = ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir")
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def traced(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """torch's exporters print, log and warn about themselves; what goes wrong they raise."""
+    """torch's exporters and compiler print, log and warn about themselves; what goes wrong they raise."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), redirect_stdout(StringIO()):

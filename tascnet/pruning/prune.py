@@ -42,7 +42,7 @@ from tascnet.train import Archive, Learner
 from tascnet.train.distillation import adapted
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import warn_of_lost_classes
-from tascnet.train.parallel import check_devices
+from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.transfer import outputs_of
 
@@ -129,7 +129,7 @@ def prune(
     check_criterion(options)
     with computing(device, threads) as where:
         check_executor(executor, where.type, trainer.devices)
-        check_devices(trainer.devices, where)
+        check_trainer(trainer, where)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         samples = open_samples(

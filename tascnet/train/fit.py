@@ -7,9 +7,9 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -24,6 +24,7 @@ from tascnet.run.events import EpochEvent, emit
 from tascnet.run.files import check_regular, unreadable, write_whole
 from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, to_json
 from tascnet.train.averaging import Average
+from tascnet.train.compiled import compiled, compiling
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import effective_samples, evaluate_source
 from tascnet.train.folded import folded, rescale
@@ -141,6 +142,7 @@ def fit(
     done = run.epoch * run.steps_per_epoch
     with (
         run.beside(devices),
+        compiling() if recipe.compile else nullcontext(),
         classifier_dropout(model, recipe.dropout),
         progress(description, total=recipe.epochs * run.steps_per_epoch, done=done) as bar,
     ):
@@ -224,7 +226,7 @@ class _Run:
         # Batch-norm needs two.
         self.samples = max(min(2, len(self.train)), round(self.recipe.epoch_share * len(self.train)))
         sizes = [len(batch) for batch in batches(torch.arange(self.samples), self.recipe.batch_size)]
-        self.steps_per_epoch = len(sizes)
+        self.steps_per_epoch, self.usual_size = len(sizes), sizes[0]
         if min(sizes) == 1:
             self._check_batches_of_one()
         if self.checkpoint is not None and self.checkpoint.exists():
@@ -353,15 +355,27 @@ class _Run:
             loss = supervised(running(inputs))
         else:
             loss = self.distillation.loss(running, inputs, supervised, answers)
-        return loss if self.penalty is None else loss + self.penalty()
+        return loss
+
+    @cached_property
+    def running(self) -> nn.Sequential:
+        """The network as it is trained; its layers have the modes of training."""
+        # What is compiled reads maps once for several layers by itself.
+        network = self.model if self.recipe.compile else folded(self.model)
+        return network if self.member is None else synchronised(network)
+
+    @cached_property
+    def loss_of_whole(self) -> Callable[..., Tensor]:
+        """`loss_of` for the batches of the usual size: an incomplete one would be compiled for itself."""
+        if not self.recipe.compile:
+            return self.loss_of
+        log.info("compiling the training step: the first one takes up to some minutes")
+        return compiled(self.loss_of, self.device)
 
     def train_epoch(self, epoch: int, advance: Callable[[int], object]) -> float:
         """One pass over the training samples; returns the mean loss."""
         member = self.member
         set_training_mode(self.model, self.first_trained, self.recipe.batchnorm)
-        running = folded(self.model)
-        if member is not None:
-            running = synchronised(running)
         epoch_seed = self.seed * 1_000_003 + epoch
         generator = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(len(self.train), generator=generator)[: self.samples]
@@ -383,10 +397,12 @@ class _Run:
                     group["lr"] = lr * factor_of_step * factor
                 rows, part = (batch, 1.0) if member is None else member.rows(batch)
                 inputs, labels, answers = self._batch(rows, generator)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
-                    loss = self.loss_of(running, inputs, labels, answers, self._weight(rows, batch))
-                loss = loss if member is None else loss * part
+                loss_of = self.loss_of_whole if len(rows) == self.usual_size else self.loss_of
                 self.optimizer.zero_grad()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
+                    loss = loss_of(self.running, inputs, labels, answers, self._weight(rows, batch))
+                    loss = loss if self.penalty is None else loss + self.penalty()
+                loss = loss if member is None else loss * part
                 loss.backward()
                 if member is not None:
                     member.sum_gradients(trained)

@@ -15,12 +15,28 @@ from tascnet.errors import ConfigError
 from tascnet.measure import check_batch
 from tascnet.options import CACHED, RECIPES, Measure, Recipe, Trainer
 from tascnet.run.records import TrainingRecord
+from tascnet.train.compiled import check_compiler
 from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_source
 from tascnet.train.fit import fit
-from tascnet.train.parallel import send
+from tascnet.train.parallel import check_devices, send
 
 # Samples for comparing activations, and for criteria that read gradients.
 MEASURED = 1024
+
+
+def check_trainer(trainer: Trainer, device: torch.device) -> None:
+    """Raise unless this machine can train as asked.
+
+    Args:
+        trainer: all recipes.
+        device: where networks are trained.
+
+    Raises:
+        ConfigError: there are fewer devices, or torch.compile does not work.
+    """
+    check_devices(trainer.devices, device)
+    if any(trainer.recipe(name).compile for name in RECIPES):
+        check_compiler(device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,7 @@ from tascnet.run.folder import METRICS, MODEL, cache_folder, finished, identity,
 from tascnet.run.records import PretrainMetrics, StepRecord, read_record, write_record
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import judge, remeasured, stage_facts, trainings_of, warn_of_lost_classes
-from tascnet.train.learner import Learner
-from tascnet.train.parallel import check_devices
+from tascnet.train.learner import Learner, check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.steps import CHECKPOINT, Archive
 from tascnet.train.transfer import PRETRAINED_ON, check_network, held_out_digest, with_words
@@ -108,7 +107,7 @@ def pretrain(
         preprocessing = replace(preprocessing, vocabulary=SPECIAL)
     unseen = None if exclude is None else read_splits(exclude, preprocessing)
     with computing(device, threads) as where:
-        check_devices(trainer.devices, where)
+        check_trainer(trainer, where)
         check_runtimes(measure, where)
         samples = open_samples(
             data,

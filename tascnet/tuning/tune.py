@@ -38,7 +38,7 @@ from tascnet.run.records import Trial, TuneMetrics, read_record, read_trials, to
 from tascnet.train import Archive, Learner
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import warn_of_lost_classes
-from tascnet.train.parallel import check_devices
+from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.transfer import warn_of_overlap, with_words
 from tascnet.tuning.problem import check_options
@@ -131,7 +131,7 @@ def tune(
     _check_pick(options, run)
     with computing(device, threads) as where:
         check_executor(executor, where.type, trainer.devices)
-        check_devices(trainer.devices, where)
+        check_trainer(trainer, where)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         searches = earlier_trials(options.warm_start)

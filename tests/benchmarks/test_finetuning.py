@@ -1,3 +1,4 @@
+import importlib
 import time
 from types import SimpleNamespace
 
@@ -32,10 +33,15 @@ def photos(images, tmp_path, monkeypatch):
     return [*flags, *sizes, "--device", "cpu", "--cache", tmp_path / "cache"]
 
 
-def test_both_ways_train_the_same_images(bench, photos, tmp_path, shown):
-    assert bench("finetuning", *photos) == 0
+def test_all_ways_train_the_same_images(bench, photos, tmp_path, shown, monkeypatch):
+    # Compiling takes a minute, and is tested in tests/train/test_compiled.py.
+    compiled = []
+    module = importlib.import_module("tascnet.train.fit")
+    monkeypatch.setattr(module, "compiled", lambda function, _: compiled.append(function) or function)
+    assert bench("finetuning", *photos, "--compiled") == 0
     metrics = read_json(tmp_path / "finetuning" / "metrics.json")
-    assert [row["way"] for row in metrics["rows"]] == ["tascnet", "torchvision"]
+    assert [row["way"] for row in metrics["rows"]] == ["tascnet", "tascnet, compiled", "torchvision"]
+    assert len(compiled) == 2
     assert {row["images"] for row in metrics["rows"]} == {8}
     assert all(len(row["epoch_seconds"]) == 2 for row in metrics["rows"])
     assert metrics["summary"] == finetuning.summarise(metrics["rows"])
