@@ -540,7 +540,7 @@ class Steps(Options):
         choices=("train", "frozen"),
     )
     compile: bool = option(
-        False, "Compile the step (torch.compile, on a GPU with CUDA graphs): minutes at first, faster then."
+        False, "Compile the training step (torch.compile; CUDA graphs on a GPU): slow at first, then faster."
     )
 
     def rules(self) -> Iterator[Rule]:

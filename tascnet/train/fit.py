@@ -367,10 +367,7 @@ class _Run:
     @cached_property
     def loss_of_whole(self) -> Callable[..., Tensor]:
         """`loss_of` for the batches of the usual size: an incomplete one would be compiled for itself."""
-        if not self.recipe.compile:
-            return self.loss_of
-        log.info("compiling the training step: the first one takes up to some minutes")
-        return compiled(self.loss_of, self.device)
+        return compiled(self.loss_of, self.device) if self.recipe.compile else self.loss_of
 
     def train_epoch(self, epoch: int, advance: Callable[[int], object]) -> float:
         """One pass over the training samples; returns the mean loss."""

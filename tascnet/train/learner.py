@@ -1,6 +1,7 @@
 """Training and evaluation on the samples of one run."""
 
 import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_sourc
 from tascnet.train.fit import fit
 from tascnet.train.parallel import check_devices, send
 
+log = logging.getLogger("tascnet")
+
 # Samples for comparing activations, and for criteria that read gradients.
 MEASURED = 1024
 
@@ -37,6 +40,7 @@ def check_trainer(trainer: Trainer, device: torch.device) -> None:
     check_devices(trainer.devices, device)
     if any(trainer.recipe(name).compile for name in RECIPES):
         check_compiler(device)
+        log.info("training steps are compiled: the first one of each training takes seconds to minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
