@@ -11,6 +11,7 @@ from tascnet.cli.folders import cache_folder, run_folder, stage_folder
 from tascnet.data import check_samples
 from tascnet.errors import ExportError
 from tascnet.measure import measured_again
+from tascnet.options import TUNING
 from tascnet.pruning import check_options
 from tascnet.report import full_report, latency_table, models_plot, models_table, recommendation_lines
 from tascnet.report.card import update_card
@@ -51,7 +52,7 @@ def run(config: Config) -> None:
     """
     check_samples(config.dataset, cache_folder(config))
     with computing(config.device, config.threads) as device:
-        check_trainer(config.trainer, device)
+        check_trainer(config.trainer, device, (*TUNING, "recover"))
         network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache_folder(config))
         example = example_for(network, config.dataset)
         outputs_of(network, example)

@@ -6,6 +6,7 @@ import tascnet
 from tascnet.cli.config import Config
 from tascnet.cli.folders import cache_folder, stage_folder, stage_keywords
 from tascnet.data import check_samples
+from tascnet.options import TUNING
 from tascnet.report import (
     class_lines,
     front_table,
@@ -32,7 +33,7 @@ def run(config: Config, network: nn.Sequential | None = None) -> None:
         check_samples(config.dataset, cache)
         # Devices that are not there are found before weights are fetched.
         with computing(config.device, config.threads) as device:
-            check_trainer(config.trainer, device)
+            check_trainer(config.trainer, device, TUNING)
             network = tascnet.backbone(config.backbone, seed=config.seed, cache=cache)
     result = tascnet.tune(
         network,

@@ -36,6 +36,10 @@ class ConversionError(ConfigError):
     """A network cannot be turned into a chain of blocks that does the same."""
 
 
+class CompileError(ConfigError):
+    """torch.compile does not work here, or not with a network."""
+
+
 class DataError(TascnetError):
     """A data set is missing, empty, unreadable or too small for the split asked for."""
 

@@ -583,7 +583,9 @@ else:
     StepChanges = _changes("StepChanges", Steps)
     RecipeChanges = _changes("RecipeChanges", Recipe)
 
-RECIPES = ("pretrain", "head", "trial", "finetune", "recover")
+# Those of stage tune.
+TUNING = ("head", "trial", "finetune")
+RECIPES = ("pretrain", *TUNING, "recover")
 # Those that read cached features.
 CACHED = ("head", "trial")
 
@@ -633,15 +635,14 @@ class Trainer(Recipe):
         yield from super().rules()
         for name in RECIPES:
             try:
-                recipe = self.recipe(name)
+                self.recipe(name)
             except ConfigError as error:
                 yield True, *_inside(name, error)
-            else:
-                yield (
-                    recipe.compile and self.devices > 1 and name not in CACHED,
-                    f"`devices={self.devices}` train together, and `{name}` compiles its steps",
-                    f"take `{name}.compile=false`, or one device",
-                )
+        if self.devices > 1:
+            alone = {f"{name}.compile": getattr(self, name).compile for name in {*RECIPES} - {*CACHED}}
+            for option, is_compiled in ({"compile": self.compile} | alone).items():
+                hint = f"take `{option}=false`, or one device"
+                yield bool(is_compiled), f"`{option}=true`, but `devices={self.devices}`", hint
         for name in CACHED:
             idle, hint = bool(getattr(self, name).cutmix), f"leave it out, or take `{name}.mixup`"
             yield idle, f"`{name}.cutmix` has no effect, because `{name}` reads cached features", hint

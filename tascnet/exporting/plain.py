@@ -26,14 +26,27 @@ def plain_copy(network: nn.Sequential) -> nn.Sequential:
     identity: outputs differ by rounding alone.
     """
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    folded = []
-    for convolution, norm in foldable_pairs(plain):
-        _fold(convolution, norm)
-        folded.append(norm)
-    _replace(plain, folded)
+    fold_batchnorm(plain)
     for tensor in (*plain.parameters(), *plain.buffers()):
         tensor.data = tensor.data.contiguous(memory_format=torch.contiguous_format)
     return plain
+
+
+@torch.no_grad()
+def fold_batchnorm(network: nn.Module, kept: nn.Module | None = None) -> None:
+    """Fold each batch-norm in eval mode that can be folded, in place; it becomes an identity.
+
+    Args:
+        network: in eval mode, with weights in float32.
+        kept: a part of it that keeps its outputs, of which none is folded into a batch-norm behind it.
+    """
+    inside = set() if kept is None else set(kept.modules())
+    folded = []
+    for convolution, norm in foldable_pairs(network):
+        if convolution not in inside or norm in inside:
+            _fold(convolution, norm)
+            folded.append(norm)
+    _replace(network, folded)
 
 
 def foldable_pairs(network: nn.Module) -> Iterator[tuple[Any, Any]]:

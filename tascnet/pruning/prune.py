@@ -129,7 +129,7 @@ def prune(
     check_criterion(options)
     with computing(device, threads) as where:
         check_executor(executor, where.type, trainer.devices)
-        check_trainer(trainer, where)
+        check_trainer(trainer, where, ("recover", "head") if options.blocks else ("recover",))
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         samples = open_samples(

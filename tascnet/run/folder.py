@@ -199,6 +199,9 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
     if found is not None and TARGET in identity and (folder / LATENCY).exists():
         # Before identities had it there was no other runtime.
         found = {TARGET: "eager"} | found
+    if found:
+        # What is off now, and did not exist when the folder was made, changes nothing.
+        found = {key: value for key, value in identity.items() if not value and key != TARGET} | found
     if found == identity:
         return False
     if found is not None and (TARGET in found) != (TARGET in identity):

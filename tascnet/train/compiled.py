@@ -1,23 +1,33 @@
 """Training steps that torch.compile makes faster, on a GPU by CUDA graphs too."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from tascnet.errors import ConfigError, first_line
+from tascnet.errors import CompileError, first_line
 from tascnet.exporting.programs import quiet
+
+log = logging.getLogger("tascnet")
 
 
 def check_compiler(device: torch.device) -> None:
     """Raise unless torch.compile works on a device.
 
     Raises:
-        ConfigError: it does not, usually for want of a C++ compiler (CPU) or of Triton (CUDA).
+        CompileError: it does not, usually for want of a C++ compiler.
     """
-    with compiling(), quiet():
-        compiled(torch.sin, device)(torch.zeros(8, device=device))
+    try:
+        with compiling(), quiet():
+            compiled(torch.sin, device)(torch.zeros(8, device=device))
+    except CompileError:
+        raise
+    # A cache of the compiler that cannot be written may show in any way.
+    except Exception as error:
+        raise _failed(error) from error
 
 
 @contextmanager
@@ -28,16 +38,13 @@ def compiling() -> Iterator[None]:
     stop compiling after a few networks in one process.
 
     Raises:
-        ConfigError: something could not be compiled.
+        CompileError: something could not be compiled.
     """
     torch.compiler.reset()
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
-        raise ConfigError(
-            f"torch.compile failed ({first_line(error)})",
-            "leave `compile` out, or install what is missing: a C++ compiler for the CPU, Triton for a GPU",
-        ) from error
+        raise _failed(error) from error
     finally:
         torch.compiler.reset()
 
@@ -53,3 +60,18 @@ def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[
     """
     mode = "reduce-overhead" if device.type == "cuda" else None
     return torch.compile(function, dynamic=False, mode=mode)
+
+
+@cache
+def announce() -> None:
+    """Log, once in a process, why the first steps take long."""
+    log.info("training steps are compiled: the first one of each training takes seconds to minutes")
+
+
+def _failed(error: Exception) -> CompileError:
+    # The message of some errors begins with the name of the backend.
+    cause = getattr(error, "inner_exception", None) or error
+    return CompileError(
+        f"torch.compile failed ({first_line(cause)})",
+        "leave `compile` out, or install what is missing: a C++ compiler, and Triton for a GPU",
+    )

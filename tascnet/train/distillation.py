@@ -1,5 +1,6 @@
 """Learning from a teacher beside the labels: from its answers, and from its features."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tascnet.data import FeatureSource, cached_features, module_digest
 from tascnet.data.samples import Samples
 from tascnet.data.sources import Source
 from tascnet.errors import ConfigError
+from tascnet.exporting.plain import fold_batchnorm
 from tascnet.models.blocks import sequence
 from tascnet.models.head import head_start
 from tascnet.models.inspect import evaluating
@@ -90,7 +92,8 @@ class Distillation:
         """A teacher for training on samples.
 
         Args:
-            teacher: its inputs are adapted where its attribute `preprocessing` differs from the samples'.
+            teacher: its inputs are adapted where its attribute `preprocessing` differs from the samples'; its
+                batch-norms are folded in a copy.
             student: as it is before training.
             samples: of the student.
             weight: share of the loss on the teacher's answers, in [0, 1].
@@ -104,6 +107,9 @@ class Distillation:
         common = None
         if features:
             common = common_features(teacher, student, samples, weight=features, device=device)
+        # It never learns, so its batch-norms cost nothing once they are folded.
+        teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        fold_batchnorm(teacher, None if common is None else teacher.get_submodule(common.block))
         return cls(teacher=teacher, weight=weight, features=common)
 
     @classmethod

@@ -24,7 +24,7 @@ from tascnet.run.events import EpochEvent, emit
 from tascnet.run.files import check_regular, unreadable, write_whole
 from tascnet.run.records import EpochRecord, TrainingRecord, from_json, score, to_json
 from tascnet.train.averaging import Average
-from tascnet.train.compiled import compiled, compiling
+from tascnet.train.compiled import announce, compiled, compiling
 from tascnet.train.distillation import Distillation
 from tascnet.train.evaluate import effective_samples, evaluate_source
 from tascnet.train.folded import folded, rescale
@@ -115,6 +115,7 @@ def fit(
         ConfigError: the samples cannot be mixed as the recipe asks, the network cannot be trained on batches
             of one sample, or what takes part cannot be sent to other processes.
         RunFolderError: the checkpoint cannot be read.
+        CompileError: the step cannot be compiled.
         TascnetError: a process of several devices failed or was killed.
         TrainingDiverged: the loss became infinite or not a number, and nothing may or can be kept.
     """
@@ -365,9 +366,10 @@ class _Run:
         return network if self.member is None else synchronised(network)
 
     @cached_property
-    def loss_of_whole(self) -> Callable[..., Tensor]:
-        """`loss_of` for the batches of the usual size: an incomplete one would be compiled for itself."""
-        return compiled(self.loss_of, self.device) if self.recipe.compile else self.loss_of
+    def compiled_loss(self) -> Callable[..., Tensor]:
+        """`loss_of` of any run: a method of this one would keep it alive."""
+        announce()
+        return compiled(type(self).loss_of, self.device)
 
     def train_epoch(self, epoch: int, advance: Callable[[int], object]) -> float:
         """One pass over the training samples; returns the mean loss."""
@@ -394,10 +396,12 @@ class _Run:
                     group["lr"] = lr * factor_of_step * factor
                 rows, part = (batch, 1.0) if member is None else member.rows(batch)
                 inputs, labels, answers = self._batch(rows, generator)
-                loss_of = self.loss_of_whole if len(rows) == self.usual_size else self.loss_of
+                # A smaller last batch would be compiled for itself.
+                is_compiled = self.recipe.compile and len(rows) == self.usual_size
+                loss_of = self.compiled_loss if is_compiled else type(self).loss_of
                 self.optimizer.zero_grad()
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=is_cuda):
-                    loss = loss_of(self.running, inputs, labels, answers, self._weight(rows, batch))
+                    loss = loss_of(self, self.running, inputs, labels, answers, self._weight(rows, batch))
                     loss = loss if self.penalty is None else loss + self.penalty()
                 loss = loss if member is None else loss * part
                 loss.backward()
@@ -408,6 +412,8 @@ class _Run:
                     self.average.update(self.model)
                 total += loss.detach() * len(batch)
                 advance(1)
+        # Gradients take as much memory as the weights.
+        self.optimizer.zero_grad()
         return float(total if member is None else member.sum(total)) / self.samples
 
     def _weight(self, rows: Tensor, batch: Tensor) -> Tensor | float:

@@ -1,8 +1,7 @@
 """Training and evaluation on the samples of one run."""
 
 import io
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,26 +20,24 @@ from tascnet.train.evaluate import Evaluation, effective_samples, evaluate_sourc
 from tascnet.train.fit import fit
 from tascnet.train.parallel import check_devices, send
 
-log = logging.getLogger("tascnet")
-
 # Samples for comparing activations, and for criteria that read gradients.
 MEASURED = 1024
 
 
-def check_trainer(trainer: Trainer, device: torch.device) -> None:
+def check_trainer(trainer: Trainer, device: torch.device, recipes: Iterable[str]) -> None:
     """Raise unless this machine can train as asked.
 
     Args:
         trainer: all recipes.
         device: where networks are trained.
+        recipes: names of those that are used.
 
     Raises:
         ConfigError: there are fewer devices, or torch.compile does not work.
     """
     check_devices(trainer.devices, device)
-    if any(trainer.recipe(name).compile for name in RECIPES):
+    if any(trainer.recipe(name).compile for name in recipes):
         check_compiler(device)
-        log.info("training steps are compiled: the first one of each training takes seconds to minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ def pretrain(
         preprocessing = replace(preprocessing, vocabulary=SPECIAL)
     unseen = None if exclude is None else read_splits(exclude, preprocessing)
     with computing(device, threads) as where:
-        check_trainer(trainer, where)
+        check_trainer(trainer, where, ("pretrain",))
         check_runtimes(measure, where)
         samples = open_samples(
             data,

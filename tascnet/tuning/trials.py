@@ -12,7 +12,14 @@ import torch
 from rich import box
 from rich.table import Table
 
-from tascnet.errors import CacheLimitError, SurgeryError, TascnetError, TrainingDiverged, first_line
+from tascnet.errors import (
+    CacheLimitError,
+    CompileError,
+    SurgeryError,
+    TascnetError,
+    TrainingDiverged,
+    first_line,
+)
 from tascnet.measure import Clock, complexity
 from tascnet.measure.table import UnknownLayer
 from tascnet.run.console import progress
@@ -36,7 +43,7 @@ ALL_FAILED = 5
 SHOWN = 5
 
 # What ends a trial by itself; the surrogate learns from it.
-ERRORS = (SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError)
+ERRORS = (CompileError, SurgeryError, TrainingDiverged, RuntimeError, MemoryError, ValueError)
 
 log = logging.getLogger("tascnet")
 

@@ -17,7 +17,7 @@ from tascnet.execute.workers import Workers
 from tascnet.measure import check_runtimes, judged_in
 from tascnet.models.info import info_of
 from tascnet.models.tensors import check_weights
-from tascnet.options import Data, Local, Measure, Trainer, Tune, TuneBase
+from tascnet.options import TUNING, Data, Local, Measure, Trainer, Tune, TuneBase
 from tascnet.presets import trainer_for
 from tascnet.report import models_html, models_text, tune_report
 from tascnet.report.card import write_pages
@@ -131,7 +131,7 @@ def tune(
     _check_pick(options, run)
     with computing(device, threads) as where:
         check_executor(executor, where.type, trainer.devices)
-        check_trainer(trainer, where)
+        check_trainer(trainer, where, TUNING)
         check_runtimes(measure, where)
         runtime = judged_in(measure, where)
         searches = earlier_trials(options.warm_start)
@@ -157,7 +157,7 @@ def tune(
                 "preprocessing": expected,
                 "tune": options,
                 "trainer": trainer.facts | {"standardise": trainer.standardise},
-                **{f"trainer.{name}": trainer.recipe(name) for name in ("head", "trial", "finetune")},
+                **{f"trainer.{name}": trainer.recipe(name) for name in TUNING},
             },
         ) | {"metric": metric}
         # The number of threads changes the last bits.

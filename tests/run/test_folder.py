@@ -322,6 +322,16 @@ def test_damaged_metrics_do_not_count_and_are_named(content, tmp_path, caplog):
     assert said.endswith("): the stage makes it again")
 
 
+def test_a_folder_without_an_option_that_is_off_is_resumed(tmp_path):
+    """It was made before there was such an option."""
+    claimed(tmp_path, {"seed": 0})
+    (tmp_path / "trials.jsonl").write_text("{}\n")
+    claimed(tmp_path, {"seed": 0, "trainer.trial.compile": False, "trainer.trial.mixup": 0.0})
+    assert (tmp_path / "trials.jsonl").exists()
+    with pytest.raises(RunFolderError, match=r"trainer\.trial\.compile was None and is now True\)"):
+        claimed(tmp_path, {"seed": 0, "trainer.trial.compile": True, "trainer.trial.mixup": 0.0})
+
+
 def test_metrics_of_another_version_do_not_count(tmp_path, caplog):
     write_checked(tmp_path / "metrics.json", {"schema": StageMetrics.schema - 1, "budget": {}})
     assert not finished(tmp_path)

@@ -158,6 +158,31 @@ def test_learning_features_brings_them_closer(samples: Samples) -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_the_teachers_batch_norms_cost_nothing_and_change_nothing(samples: Samples) -> None:
+    teacher = network()
+    blocks = list(teacher.named_children())
+    for at, name in ((3, "conv2"), (1, "conv1")):
+        norm = nn.BatchNorm2d(teacher.get_submodule(name).out_channels)
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.1, 4)
+        blocks.insert(at, (f"norm_{name}", norm))
+    teacher = nn.Sequential(OrderedDict(blocks)).eval()
+    before = copy.deepcopy(teacher.state_dict())
+    inputs, labels = samples.train.batch(torch.arange(6)), samples.train.labels[:6]
+    student = network(seed=1)
+    for name in ("pool", "flatten", "classifier"):
+        student._modules[f"own_{name}"] = student._modules.pop(name)
+    for features, left in ((0.0, []), (1.0, ["norm_conv2"])):
+        # Features are those of conv2, before the batch-norm that the student lacks.
+        taught = Distillation.of(teacher, student, samples, weight=0.5, features=features)
+        norms = [name for name, m in taught.teacher.named_modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms == left
+        plain = replace(taught, teacher=teacher)
+        losses = [one.loss(student, inputs, lambda x: F.cross_entropy(x, labels)) for one in (taught, plain)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
 class Untouchable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("its answers are cached")
