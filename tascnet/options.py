@@ -540,7 +540,7 @@ class Steps(Options):
         choices=("train", "frozen"),
     )
     compile: bool = option(
-        False, "Compile the training step (torch.compile; CUDA graphs on a GPU): slow at first, then faster."
+        False, "Compile the training step (torch.compile; CUDA graphs on a GPU), in each training again."
     )
 
     def rules(self) -> Iterator[Rule]:

@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any
@@ -34,6 +35,7 @@ from tascnet.errors import (
     TascnetError,
     first_line,
     listed,
+    plural,
 )
 from tascnet.execute.executor import Lost, Outcome, worker_name
 from tascnet.models.device import using_threads
@@ -90,6 +92,7 @@ class RayExecutor:
         import ray
 
         self._ray, self._options, self.slots = ray, options, options.workers
+        self._versions = _own_versions()
         self._remote = ray.remote(num_gpus=options.gpus, max_retries=options.retries, max_calls=0)(_call)
         # Of each job its key, and the seconds that it may take.
         self._jobs: dict[Any, tuple[int, float | None]] = {}
@@ -104,12 +107,16 @@ class RayExecutor:
         # A job waits for ever that takes more than any node has.
         remote = self._remote.options(num_cpus=min(cpus, self._most_cpus()))
         with _naming_what_cannot_travel():
-            self._jobs[remote.remote(function, cpus, limit, *args)] = key, limit
+            self._jobs[remote.remote(self._versions, function, cpus, limit, *args)] = key, limit
 
     def _most_cpus(self) -> float:
-        """CPUs of the largest node; with none left, those of a trial, for which a new node has to suffice."""
-        alive = [node["Resources"].get("CPU", 0) for node in self._ray.nodes() if node["Alive"]]
-        return max([self._options.cpus, *alive])
+        """CPUs of the largest node with the GPUs of a job.
+
+        Without such a node they are those of a trial, for which a new node has to suffice.
+        """
+        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        fitting = [own.get("CPU", 0) for own in alive if own.get("GPU", 0) >= self._options.gpus]
+        return max([self._options.cpus, *fitting])
 
     @property
     def running(self) -> int:
@@ -129,7 +136,8 @@ class RayExecutor:
                 "`debug=true` shows where",
             ) from error
         except errors.OutOfMemoryError:
-            return Outcome(key=key, value=MemoryError("it ran out of memory twice"), ended=time.time())
+            twice = " twice" if self._options.retries else ""
+            return Outcome(key=key, value=MemoryError(f"it ran out of memory{twice}"), ended=time.time())
         except (errors.RayError, ConnectionError) as error:
             if key < 0 or not self._ray.is_initialized():
                 raise TascnetError(
@@ -170,8 +178,12 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _call(function: Callable[..., Any], cpus: int, limit: float | None, *args: Any) -> tuple[Any, ...]:
+def _call(
+    expected: Mapping[str, str], function: Callable[..., Any], cpus: int, limit: float | None, *args: Any
+) -> tuple[Any, ...]:
     """Run a job in a worker: its value, the worker, when it began and ended, its warnings and its events."""
+    # The node may have joined since the others were asked.
+    _check_versions(socket.gethostname(), _own_versions(), expected)
     started, said, events = time.time(), _Warnings(), list[Event]()
     watch = threading.Timer(limit, os._exit, (TOO_LONG,)) if limit is not None else None
     if watch is not None:
@@ -387,12 +399,32 @@ def _check_nodes(ray: Any, options: Ray) -> None:
                 f"the node {name} of the Ray cluster cannot run tascnet ({first_line(error)})",
                 "install tascnet there, in the versions of this machine",
             ) from error
-        odd = [key for key in ("tascnet", "torch", "torchvision") if found.get(key) != expected.get(key)]
-        if odd:
-            theirs = listed([f"{key} {found.get(key)}, here {expected.get(key)}" for key in odd])
-            raise ConfigError(
-                f"the node {name} of the Ray cluster has {theirs}", "install the same versions on all nodes"
-            )
+        _check_versions(name, found, expected)
+    if (room := sum(_room(node["Resources"], wanted) for node in nodes)) < options.workers:
+        log.warning(
+            "the Ray cluster has room for %s at a time, but `executor.workers=%d`: the others wait, and are "
+            "proposed before it is known what those before them give",
+            *(plural(room, "trial"), options.workers),
+        )
+
+
+def _room(resources: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many trials a node can train at a time."""
+    return min(int(resources.get(key, 0) / n) for key, n in wanted.items() if n)
+
+
+def _check_versions(node: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Refuse a node whose versions change results.
+
+    Raises:
+        ConfigError: they do.
+    """
+    odd = [key for key in ("tascnet", "torch", "torchvision") if found.get(key) != expected.get(key)]
+    if odd:
+        theirs = listed([f"{key} {found.get(key)}, here {expected.get(key)}" for key in odd])
+        raise ConfigError(
+            f"the node {node} of the Ray cluster has {theirs}", "install the same versions on all nodes"
+        )
 
 
 def _versions() -> dict[str, str]:
@@ -400,6 +432,10 @@ def _versions() -> dict[str, str]:
     from tascnet.measure import versions
 
     return dict(versions())
+
+
+# Once in each process; Ray's tasks have to be plain functions.
+_own_versions = cache(_versions)
 
 
 def _own_modules() -> Iterator[Any]:

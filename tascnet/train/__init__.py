@@ -7,10 +7,11 @@ from tascnet.train.heads import FeaturePair, SpreadOf, cache_places, cached_pair
 from tascnet.train.learner import MEASURED, Learner, check_trainer
 from tascnet.train.mode import batches, freeze_before, reestimate_batchnorm, set_training_mode
 from tascnet.train.optimiser import learning_rate_factor
-from tascnet.train.steps import CHECKPOINT, Archive
+from tascnet.train.steps import CHECKPOINT, FEATURES, Archive
 
 __all__ = [
     "CHECKPOINT",
+    "FEATURES",
     "MEASURED",
     "Archive",
     "Distillation",

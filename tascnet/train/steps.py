@@ -1,6 +1,7 @@
 """Steps that run once: their network and record are archived, and read back afterwards."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from tascnet.run.records import StepRecord, read_record, write_record
 
 log = logging.getLogger("tascnet")
 
-# Name in a step's folder of the file from which an interrupted training resumes.
+# Names in a step's folder of the file from which an interrupted training resumes, and of the features that it
+# reads.
 CHECKPOINT = "fit.pt"
+FEATURES = "features"
 RECORD = "record.json"
 # Its digest is in the architecture, which `files` of the record covers.
 WEIGHTS = "model.safetensors"
@@ -98,6 +101,11 @@ class Archive:
             if reports:
                 log.warning("%s: the step is computed again", error.message)
             return None
+
+    def drop_features(self) -> None:
+        """Remove the features of steps that a killed process left, and that may never be done again."""
+        for features in (self.folder / "state").glob(f"*/{FEATURES}"):
+            shutil.rmtree(features)
 
     def holds(self, folder: Path) -> bool:
         """Whether a folder holds a saved network; a damaged one is reported."""

@@ -22,6 +22,7 @@ from tascnet.run.records import NO_SECONDS, CandidateRecord, StepRecord, Trainin
 from tascnet.surgery import WidthGroup
 from tascnet.train import (
     CHECKPOINT,
+    FEATURES,
     Archive,
     Distillation,
     Learner,
@@ -311,7 +312,7 @@ def _narrowed(
     if not candidate.new_head:
         return network, StepRecord(seconds=seconds)
     # Large gradients of a new head would spoil the other layers. No other network has these features.
-    features, checkpoint = folder / "features", folder / CHECKPOINT
+    features, checkpoint = folder / FEATURES, folder / CHECKPOINT
     try:
         training = fit_new_head(
             *(learner, network, usual, options.distill), checkpoint=checkpoint, folder=features

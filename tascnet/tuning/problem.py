@@ -97,6 +97,18 @@ def discover(chain: nn.Sequential, example: torch.Tensor, options: TuneBase) -> 
     return Space(discover_units(chain, example, options, deepest))
 
 
+def widest_space(chain: nn.Sequential, learner: Learner, options: TuneBase) -> Space:
+    """The search space of a network with all its units, before it is known where it may end.
+
+    Raises:
+        SurgeryError: the chain does not take the samples.
+    """
+    example = learner.samples.example
+    if not isinstance(options, Tune):
+        return discover(chain, example, options)
+    return Space(with_sizes(tuple(discover_units(chain, example, options, None)), learner, options))
+
+
 def discover_all(
     chain: nn.Sequential, learner: Learner, options: TuneBase, archive: Archive, first: TrainingRecord
 ) -> tuple[Space, Ends]:

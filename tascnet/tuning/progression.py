@@ -49,7 +49,8 @@ class Limits:
 
         Where a `space` is given the search may go to its deepest unit, and begins where the network may end
         earliest and still train the unit before: smaller depths hold later ends alone. The trials of a given
-        `max_trials` that these would have had go to the other depths.
+        `max_trials` that these would have had go to the other depths; if one depth is left, it has those of
+        two.
         """
         has_budget = options.is_layerwise or options.max_seconds is not None
         every = options.layerwise_every if isinstance(options, Tune) else 1
@@ -59,7 +60,8 @@ class Limits:
             max_units = space.depth
             if space.exits:
                 start_depth = max(start_depth, min(space.exits + 1, space.depth))
-                each = max(each, math.ceil((options.max_trials or 0) / (max_units - start_depth + 1)))
+                depths = max_units - start_depth + 1
+                each = max(each, math.ceil((options.max_trials or 2 * each) / depths))
         return cls(
             trials_per_depth=each,
             max_units=max_units,
@@ -79,10 +81,11 @@ class Limits:
         """The number of trials if nothing ends the search early; None: only seconds limit it."""
         if self.is_timed:
             return None
-        if self.every is None:
-            return self.max_trials or TRIALS
-        depths = len(layerwise_depths(space.depth, self.every))
-        return min(depths, self.max_trials or depths)
+        deepest = self.deepest(space)
+        most = self.trials_per_depth * (deepest - min(self.start_depth, deepest) + 1)
+        if self.every is not None:
+            most = len(layerwise_depths(space.depth, self.every))
+        return min(most, self.max_trials or most)
 
     def deepest(self, space: Space) -> int:
         """The deepest searched unit of a space."""
@@ -133,7 +136,8 @@ def next_depth(
         return Advice(reason=f"each of the {len(tried)} freezing depths was tried")
     goal = goal or Goal()
     deepest = limits.deepest(space)
-    depth = max([min(limits.start_depth, deepest), *(trial.depth for trial in asked)])
+    # Trials may be deeper if `max_units` was lowered.
+    depth = min(deepest, max([limits.start_depth, *(trial.depth for trial in asked)]))
     while True:
         is_open = limits.is_timed and depth == deepest
         is_full = sum(trial.depth == depth for trial in asked) >= limits.trials_per_depth

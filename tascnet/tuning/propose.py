@@ -251,9 +251,19 @@ def _smallest(
         return None
     best = max(value for _, value in trained)
     lowest = best - goal.slim.margin(best)
-    winner = min((config for config, value in trained if value >= lowest), key=partial(_params, goal))
+    near = [config for config, value in trained if value >= lowest]
+    level = evidence.value_scale([lowest]).item()
+    model = learnt.model
+    if busy:
+        # Those that are being trained count as trained, with their posterior means as values.
+        points = evidence.points(busy)
+        with torch.no_grad():
+            means = model.posterior(points).mean
+            model = model.condition_on_observations(points, means)
+        near += [dict(config) for config, mean in zip(busy, means.flatten(), strict=True) if mean >= level]
+    winner = min(near, key=partial(_params, goal))
     smallest = _params(goal, winner)
-    near_best = reaching(learnt.model, evidence.value_scale([lowest]).item(), learnt.latency)
+    near_best = reaching(model, level, learnt.latency)
     is_new = evidence.is_new(busy)
 
     def is_new_and_smaller(config: Configuration) -> bool:

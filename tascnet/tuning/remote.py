@@ -79,7 +79,8 @@ class TrialTrainer:
         self._executor, self._study, self._settings, self._options = executor, study, settings, options
         self._tails = executor.share(tails)
         self._done: deque[Trial] = deque()
-        self._started: dict[int, tuple[Proposal, float]] = {}
+        # By number: the proposal, the seconds of preparing it, and when it was sent.
+        self._started: dict[int, tuple[Proposal, float, float]] = {}
 
     def has_room(self) -> bool:
         return not self._done and self._executor.running < self._executor.slots
@@ -94,7 +95,7 @@ class TrialTrainer:
         if self._executor.is_remote:
             made = copy.deepcopy(made)
             made.candidate.tail.cpu()
-        self._started[proposal.trial] = proposal, seconds
+        self._started[proposal.trial] = proposal, seconds, time.perf_counter()
         size = proposal.config.get(SIZE)
         self._executor.submit(proposal.trial, train_by, self._tails, size, made)
 
@@ -106,12 +107,14 @@ class TrialTrainer:
         if self._done:
             return self._done.popleft()
         outcome = self._executor.next()
-        proposal, seconds = self._started.pop(outcome.key)
+        proposal, seconds, sent = self._started.pop(outcome.key)
         found, place = outcome.value, {"worker": outcome.worker, "started": outcome.started}
-        if isinstance(found, Lost):
-            found = {"status": "lost", "reason": found.reason}
-        elif isinstance(found, MemoryError):
-            found = {"status": "failed", "reason": str(found)}
+        if isinstance(found, Lost | MemoryError):
+            # All tries count, or they would never use up `max_seconds`.
+            seconds += time.perf_counter() - sent
+            is_lost = isinstance(found, Lost)
+            reason = found.reason if isinstance(found, Lost) else str(found)
+            found = {"status": "lost" if is_lost else "failed", "reason": reason}
         else:
             seconds += found.pop("seconds")
         return finished(proposal, self._study, {**found, **place, "ended": outcome.ended}, seconds)

@@ -42,7 +42,7 @@ from tascnet.tuning.ends import BEYOND, Ends, cache_ends, starts
 from tascnet.tuning.estimate import log_estimate
 from tascnet.tuning.explain import findings
 from tascnet.tuning.finetune import SLOWER_STEP, baseline, freeze, origin_for, usual_ahead
-from tascnet.tuning.problem import builder_of, discover_all, goal_of, reach_of
+from tascnet.tuning.problem import builder_of, discover_all, goal_of, reach_of, widest_space
 from tascnet.tuning.progression import Limits
 from tascnet.tuning.remote import RemoteTails, TrialTrainer
 from tascnet.tuning.rivals import (
@@ -123,6 +123,9 @@ class TuneStage:
         for other in learners.values():
             other.check_memory(pretrained, "finetune", self.measure)
         rivals = load_rivals(options.rival_names, learner, self.measure)
+        if self.workers.is_remote and options.pick is None:
+            # A cluster that cannot take part is refused before anything is trained.
+            _ = self.workers.executor
         search = self._prepared(pretrained, learners, searches)
         if options.pick is None:
             winner, stopped = self._searched(search, learners)
@@ -147,6 +150,9 @@ class TuneStage:
     ) -> PreparedSearch:
         """The baseline, what can be searched, and the study as far as it got."""
         learner, archive, options = self.learner, self.archive, self.options
+        if searches and not archive.has("baseline"):
+            # Another space is refused before anything is trained.
+            transferred(searches, widest_space(pretrained, learner, options), options.warm_start)
         if not archive.has("baseline"):
             cache_ends(learner, pretrained, options, self._spread)
         chain, first = baseline(pretrained, learner, archive)
@@ -162,6 +168,12 @@ class TuneStage:
         place = archive.path("baseline")
         goal = goal_of(options, space, tails, classifier, clock, before=before, folder=place)
         limits = Limits.of(options, space)
+        earlier = transferred(searches, space, options.warm_start)
+        if searches and not any(map(goal.is_feasible, earlier)):
+            log.warning(
+                "`warm_start` has no effect: this search has no place for the best networks of the earlier ones "
+                "(units, ends or targets)"
+            )
         first_ones = partial(
             starts,
             space,
@@ -179,7 +191,7 @@ class TuneStage:
             options.algorithm,
             limits.every or 1,
             starts=first_ones,
-            earlier=transferred(searches, space, options.warm_start),
+            earlier=earlier,
             max_seconds=limits.max_seconds,
         )
         return PreparedSearch(
@@ -333,6 +345,7 @@ class TuneStage:
         )
         for line in handover_lines(metrics):
             log.info("%s", line)
+        archive.drop_features()
         write_record(output / METRICS, metrics)
 
     def complete(self) -> None:

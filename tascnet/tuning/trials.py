@@ -336,6 +336,11 @@ def measured_winner(
 def no_winner(study: Study) -> TascnetError:
     """The error of a search without a winner."""
     trials = study.trials
+    if not trials:
+        return TascnetError(
+            "no network at the depths that are searched keeps the bounds",
+            "raise the targets, or widen the space",
+        )
     slow = [trial.latency_ms for trial in trials if trial.status == "infeasible" and trial.latency_ms]
     if slow:
         bound = study.goal.max_latency_ms or 0.0
@@ -344,9 +349,10 @@ def no_winner(study: Study) -> TascnetError:
             f"took {min(slow):.3g} ms",
             "raise the latency target or `max_trials`",
         )
-    if trials[-1].status == "lost":
+    lost = [trial for trial in trials if trial.status == "lost"]
+    if lost:
         return TascnetError(
-            f"the cluster lost or failed the first {len(trials)} trials: {trials[-1].reason}",
+            f"the cluster lost or failed the first {len(trials)} trials: {lost[-1].reason}",
             "see what is wrong with it, and run the same command again: it resumes",
         )
     return TascnetError(

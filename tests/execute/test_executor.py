@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import tascnet
 from tascnet.errors import ConfigError, DataError
-from tascnet.execute import Lost, opened
+from tascnet.execute import Lost, cluster, opened
 from tascnet.execute.workers import Workers
 from tascnet.run.events import EpochEvent, emit, watching
 from tascnet.run.records import EpochRecord
@@ -58,54 +59,54 @@ def test_in_this_process_jobs_run_in_turn():
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def running():
     with opened(tascnet.Ray(workers=2, retries=2, trial_timeout=3.0)) as executor:
         yield executor
 
 
-def test_workers_have_their_threads_and_are_other_processes(cluster):
-    shared = cluster.share(list(range(10)))
-    cluster.submit(1, sum, shared)
-    assert cluster.next().value == 45
-    cluster.submit(2, threads)
-    found = cluster.next()
+def test_workers_have_their_threads_and_are_other_processes(running):
+    shared = running.share(list(range(10)))
+    running.submit(1, sum, shared)
+    assert running.next().value == 45
+    running.submit(2, threads)
+    found = running.next()
     assert found.value == 1
     assert not found.worker.endswith(f"/{os.getpid()}")
 
 
-def test_what_a_job_raises_is_raised_here(cluster):
-    cluster.submit(1, fail, ConfigError("there is no such thing", "take another"))
+def test_what_a_job_raises_is_raised_here(running):
+    running.submit(1, fail, ConfigError("there is no such thing", "take another"))
     with pytest.raises(ConfigError, match="there is no such thing: take another"):
-        cluster.next()
-    cluster.submit(2, fail, DataError("the folder is missing"))
+        running.next()
+    running.submit(2, fail, DataError("the folder is missing"))
     with pytest.raises(DataError, match=r"on the node of .*/\d+: the folder is missing"):
-        cluster.next()
-    assert cluster.running == 0
+        running.next()
+    assert running.running == 0
 
 
-def test_a_killed_job_is_tried_again(cluster, tmp_path):
-    cluster.submit(1, killed_until, str(tmp_path / "count"), 2)
-    assert cluster.next().value == 3
+def test_a_killed_job_is_tried_again(running, tmp_path):
+    running.submit(1, killed_until, str(tmp_path / "count"), 2)
+    assert running.next().value == 3
 
 
-def test_a_job_that_is_killed_each_time_is_lost(cluster, tmp_path):
-    cluster.submit(1, killed_until, str(tmp_path / "count"), 99)
-    found = cluster.next()
+def test_a_job_that_is_killed_each_time_is_lost(running, tmp_path):
+    running.submit(1, killed_until, str(tmp_path / "count"), 99)
+    found = running.next()
     assert isinstance(found.value, Lost)
     assert "the cluster lost it 3 times, or it took longer than 3 s" in found.value.reason
     assert os.path.getsize(tmp_path / "count") == 3
 
 
-def test_a_lost_job_without_a_time_limit_is_not_said_to_have_taken_too_long(cluster, tmp_path):
-    cluster.submit(1, killed_until, str(tmp_path / "count"), 99, threads=1)
-    assert "took longer" not in cluster.next().value.reason
+def test_a_lost_job_without_a_time_limit_is_not_said_to_have_taken_too_long(running, tmp_path):
+    running.submit(1, killed_until, str(tmp_path / "count"), 99, threads=1)
+    assert "took longer" not in running.next().value.reason
 
 
-def test_a_connection_that_is_there_stays(cluster):
+def test_a_connection_that_is_there_stays(running):
     with pytest.raises(ConfigError, match="already connected to a Ray cluster"), opened(tascnet.Ray()):
         pass
-    cluster.submit(1, divmod, 7, 2)
-    assert cluster.next().value == (3, 1)
+    running.submit(1, divmod, 7, 2)
+    assert running.next().value == (3, 1)
 
 
 def warn(text):
@@ -113,9 +114,9 @@ def warn(text):
     return text
 
 
-def test_what_a_job_warns_of_is_said_here(cluster, caplog):
-    cluster.submit(1, warn, "a lower learning rate")
-    assert cluster.next().value == "a lower learning rate"
+def test_what_a_job_warns_of_is_said_here(running, caplog):
+    running.submit(1, warn, "a lower learning rate")
+    assert running.next().value == "a lower learning rate"
     assert caplog.messages == ["a lower learning rate of 2"]
 
 
@@ -126,17 +127,55 @@ def train(epochs):
         emit(EpochEvent(training="trial 3", epoch=record))
 
 
-def test_whoever_watches_here_sees_the_epochs_of_a_job(cluster):
+def test_whoever_watches_here_sees_the_epochs_of_a_job(running):
     seen = []
-    cluster.submit(1, train, 2)
+    running.submit(1, train, 2)
     with watching([seen.append]):
-        cluster.next()
+        running.next()
     assert [(event.training, event.epoch.epoch) for event in seen] == [("trial 3", 1), ("trial 3", 2)]
 
 
-def test_a_job_that_hangs_is_tried_again(cluster, tmp_path):
-    cluster.submit(1, slow_until, str(tmp_path / "count"), 1, 60)
-    assert cluster.next().value == 2
+def test_a_job_that_hangs_is_tried_again(running, tmp_path):
+    running.submit(1, slow_until, str(tmp_path / "count"), 1, 60)
+    assert running.next().value == 2
+
+
+def test_a_node_of_other_versions_that_joins_later_is_refused(running, monkeypatch):
+    monkeypatch.setattr(running, "_versions", running._versions | {"torch": "0.1"})
+    running.submit(1, threads)
+    with pytest.raises(ConfigError, match=r"the node .* has torch .*, here 0\.1: install the same versions"):
+        running.next()
+
+
+class Nodes:
+    """What is asked of Ray about nodes of so many CPUs and GPUs."""
+
+    def __init__(self, *sizes):
+        self._sizes = sizes
+
+    def nodes(self):
+        return [
+            {"Alive": True, "NodeID": "0" * 56, "NodeManagerHostname": "a", "Resources": {"CPU": c, "GPU": g}}
+            for c, g in self._sizes
+        ]
+
+    def remote(self, **_):
+        return lambda function: SimpleNamespace(remote=lambda: function)
+
+    def get(self, task, timeout):
+        return task()
+
+
+def test_more_workers_than_there_is_room_for_are_reported(caplog):
+    options = tascnet.Ray(workers=4, cpus=2, gpus=0.5)
+    # Two trials on the GPU of the first node, none on the second, one on the third for want of CPUs.
+    cluster._check_nodes(Nodes((8, 1), (16, 0), (3, 4)), options)
+    assert "has room for 3 trials at a time, but `executor.workers=4`" in caplog.text
+    caplog.clear()
+    cluster._check_nodes(Nodes((8, 2)), options)
+    assert not caplog.messages
+    with pytest.raises(ConfigError, match="the largest node of the Ray cluster has 16 and 1"):
+        cluster._check_nodes(Nodes((1, 1), (16, 0)), options)
 
 
 def test_it_listens_on_this_machine_alone_and_writes_nothing_at_home(tmp_path):

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,9 @@ import torch
 import tascnet
 from tascnet.data import cache as module
 from tascnet.errors import ConfigError
+from tascnet.execute import Lost, workers
+from tascnet.execute.executor import Outcome, Sequential
+from tascnet.tuning.remote import train_by
 from tascnet.tuning.tails import Tails
 
 pytest.importorskip("ray", reason="Ray is not installed")
@@ -57,6 +62,40 @@ def test_a_trial_that_is_done_again_has_the_threads_of_trials(search, monkeypatc
     search(max_trials=2, trials_per_depth=2, finetune_from="all", executor=tascnet.Local(cpus=2))
     assert used == [2, 2, 2]
     assert torch.get_num_threads() == 1
+
+
+def test_a_cluster_that_cannot_take_part_is_refused_before_anything_is_trained(search, tmp_path, monkeypatch):
+    @contextmanager
+    def refusing(options):
+        raise ConfigError("the node a of the Ray cluster has torch 0.1, here 9")
+        yield
+
+    monkeypatch.setattr(workers, "opened", refusing)
+    with pytest.raises(ConfigError, match="the node a"):
+        search(**OWN, exit=False, executor=tascnet.Ray(workers=1))
+    assert not (tmp_path / "run" / "state").exists()
+
+
+class Losing(Sequential):
+    """Loses trial 1 in its last try, half a second after it was sent."""
+
+    def next(self):
+        if self._jobs[0][:2] != (1, train_by):
+            return super().next()
+        time.sleep(0.5)
+        self._jobs.popleft()
+        return Outcome(key=1, value=Lost(reason="its node has left"), ended=time.time())
+
+
+def test_a_lost_trial_takes_the_seconds_that_it_took(search, monkeypatch):
+    @contextmanager
+    def opened(options):
+        yield Losing(options.cpus)
+
+    monkeypatch.setattr(workers, "opened", opened)
+    found = search(**OWN | {"finetune_from": "prefix"})
+    assert [trial.status for trial in found.trials] == ["ok", "lost", "ok", "ok"]
+    assert found.trials[1].seconds >= 0.5
 
 
 def test_gpus_that_no_trial_would_use_are_refused(search):

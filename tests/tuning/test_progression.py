@@ -95,14 +95,22 @@ def test_max_units_bounds_the_depth():
     assert advice.reason == "depth 1 is the deepest allowed"
 
 
+def test_a_bound_that_was_lowered_holds_for_a_search_that_was_deeper():
+    seen = trials([0.5], [0.6, 0.4])
+    assert next_depth(seen, SPACE, limits(max_units=1, max_trials=9)).depth == 1
+    full = trials([0.5, 0.4, 0.3], [0.6, 0.4])
+    assert next_depth(full, SPACE, limits(max_units=1)).reason == "depth 1 is the deepest allowed"
+
+
 def test_it_may_begin_with_the_head_alone():
     assert next_depth([], SPACE, limits(start_depth=0)).depth == 0
 
 
-@pytest.mark.parametrize(("exits", "expected"), [(0, 1), (1, 2), (2, 2)])
-def test_a_search_begins_where_the_network_may_end_earliest(exits, expected):
+@pytest.mark.parametrize(("exits", "start", "each"), [(0, 1, 8), (1, 2, 16), (2, 2, 16)])
+def test_a_search_begins_where_the_network_may_end_earliest(exits, start, each):
     found = Limits.of(Tune(), small_space(exits))
-    assert (found.start_depth, found.max_units, found.trials_per_depth) == (expected, 2, 8)
+    assert (found.start_depth, found.max_units, found.trials_per_depth) == (start, 2, each)
+    assert found.most_trials(small_space(exits)) == 16
 
 
 @pytest.mark.parametrize(("exits", "expected"), [(0, 8), (2, 20)])

@@ -9,8 +9,8 @@ from tascnet.tuning.acquisition import _staircase, infer_reference_point, is_non
 from tascnet.tuning.goal import Goal, KnownCosts, Slim
 from tascnet.tuning.propose import _Evidence, _learn, propose
 from tascnet.tuning.space import Choice, Space, Unit
+from tests.tuning.spaces import enumerable_space, small_space
 from tests.tuning.spaces import observed as told
-from tests.tuning.spaces import small_space
 
 
 def ask(space, k, pairs, pending, n, seed, **options):
@@ -325,6 +325,22 @@ def test_slim_proposals_are_smaller_than_the_smallest_near_the_best():
     (slim,) = ask(space, 2, observed, [], 1, 0, goal=goal, slim=True)
     assert slim["a.width"] == 32
     assert cost(slim).params == min(cost(c).params for c in everything if c["a.width"] == 32) < smallest
+
+
+def test_workers_do_not_seek_the_same_smaller_network():
+    space = enumerable_space()
+
+    def cost(config):
+        return Cost(params=1000 + sum(10 * config[f"u{unit}.width"] for unit in (1, 2)), flops=1)
+
+    goal = Goal(cost=KnownCosts(cost), slim=Slim(every=2, n_val=100, tolerance=0.02))
+    # A network with 200 parameters less than the best, of 2280, is no longer near it.
+    observed = [(c, 0.8 + 1e-4 * cost(c).params) for c in space.sample(8, 2, 0)]
+    (first,) = ask(space, 2, observed, [], 1, 0, goal=goal, slim=True)
+    (second,) = ask(space, 2, observed, [first], 1, 0, goal=goal, slim=True)
+    assert cost(first).params < 2280
+    # What is being trained is expected to do, so only what is smaller still is sought.
+    assert cost(second).params < cost(first).params
 
 
 def test_a_trial_that_was_stopped_early_is_not_the_one_to_undercut():

@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 import tascnet
 from tascnet.errors import BudgetError, CacheLimitError, ConfigError
 from tascnet.options import Measure, Tune
-from tascnet.run.records import Trial, TuneMetrics, read_record, read_records
+from tascnet.run.records import Trial, TuneMetrics, read_record, read_records, write_records
 from tascnet.tuning import may_widen, stage
 from tascnet.tuning.study import Study
 from tascnet.tuning.tails import Tails
@@ -257,6 +258,40 @@ def test_autotune_makes_new_layers(tmp_path):
     result = tuned(tmp_path, options)
     assert len(result.trials) == 2
     assert result.metrics.finetuned_from in ("prefix", "all")
+
+
+def test_a_search_without_a_network_within_its_bounds_says_so(tmp_path):
+    # The head alone keeps the bound, new layers do not.
+    options = tascnet.Autotune(max_units=1, filters=(256,), filter_sizes=(5,), params_target=1.0)
+    with pytest.raises(tascnet.TascnetError, match="no network at the depths that are searched keeps"):
+        tuned(tmp_path, options, run=tmp_path / "run")
+
+
+def test_an_earlier_search_of_other_choices_is_refused_before_anything_is_trained(tmp_path):
+    tuned(tmp_path, Tune(**OPTIONS | {"kernels": (3, 5)}), run=tmp_path / "one")
+    options = Tune(**OPTIONS, warm_start=(str(tmp_path / "one"),))
+    with pytest.raises(ConfigError, match="has another space than this one"):
+        tuned(tmp_path, options, run=tmp_path / "two")
+    assert not (tmp_path / "two" / "state").exists()
+
+
+def test_an_earlier_search_of_which_nothing_can_be_tried_is_reported(tmp_path, caplog):
+    before = tuned(tmp_path).trials
+    for name, trial in zip(("whole", "ends_early"), before, strict=True):
+        write_records(tmp_path / f"{name}.jsonl", [replace(trial, trial=0)])
+        options = Tune(**OPTIONS, warm_start=(str(tmp_path / f"{name}.jsonl"),), params_target=0.9)
+        caplog.clear()
+        tuned(tmp_path, options)
+        assert ("`warm_start` has no effect" in caplog.text) == (name == "whole")
+
+
+def test_features_that_a_killed_process_left_go_with_the_end_of_the_stage(tmp_path):
+    left = tmp_path / "run" / "state" / "narrowed-of-another-winner" / "features"
+    tuned(tmp_path, run=tmp_path / "run")
+    left.mkdir(parents=True)
+    (left / "x.npy").touch()
+    tuned(tmp_path, Tune(**OPTIONS | {"max_trials": 3}), run=tmp_path / "run")
+    assert not left.exists()
 
 
 def test_a_network_that_says_nothing_of_itself_is_refused(tmp_path):
