@@ -171,8 +171,8 @@ class TuneStage:
         earlier = transferred(searches, space, options.warm_start)
         if searches and not any(map(goal.is_feasible, earlier)):
             log.warning(
-                "`warm_start` has no effect: this search has no place for the best networks of the earlier ones "
-                "(units, ends or targets)"
+                "`warm_start` has no effect: this search has no place for the best networks of the earlier "
+                "ones (units, ends or targets)"
             )
         first_ones = partial(
             starts,
