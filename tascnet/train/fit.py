@@ -353,10 +353,8 @@ class _Run:
             return loss * weight
 
         if self.distillation is None:
-            loss = supervised(running(inputs))
-        else:
-            loss = self.distillation.loss(running, inputs, supervised, answers)
-        return loss
+            return supervised(running(inputs))
+        return self.distillation.loss(running, inputs, supervised, answers)
 
     @cached_property
     def running(self) -> nn.Sequential:
