@@ -51,7 +51,7 @@ from tascnet.run.files import (
 )
 from tascnet.run.parallel import in_order
 
-FORMAT = 4
+FORMAT = 5
 NOTHING = np.empty(0, dtype=np.uint8)
 # Images in work for each worker; more would pile up in memory when the disk is slow.
 AHEAD = 8

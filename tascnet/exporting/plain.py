@@ -12,8 +12,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tascnet.models.blocks import MaxOverTime
 from tascnet.models.graph import Graph, Step, Value
+from tascnet.models.layers import Conv2dSame
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+_CONVS = (nn.Conv1d, nn.Conv2d, Conv2dSame, nn.ConvTranspose2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -61,7 +62,7 @@ def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Layers of which the second alone reads the output of the first."""
     if isinstance(module, Graph):
         yield from graph_pairs(module)
-    elif isinstance(module, nn.Sequential):
+    elif type(module) is nn.Sequential:
         leaves = list(_leaves(module))
         yield from pairwise(leaves)
         for leaf in leaves:
@@ -76,7 +77,8 @@ def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 def _leaves(chain: nn.Sequential) -> Iterator[nn.Module]:
     """What runs one after the other, without the chains that hold it."""
     for child in chain:
-        if isinstance(child, nn.Sequential):
+        # A subclass may compute anything else.
+        if type(child) is nn.Sequential:
             yield from _leaves(child)
         else:
             yield child
@@ -113,8 +115,10 @@ def _read(step: Step) -> Iterator[int]:
 
 def _fits(convolution: nn.Module, norm: nn.Module) -> bool:
     return (
-        isinstance(convolution, _CONVS)
-        and isinstance(norm, _NORMS)
+        # Of a subclass, with a parametrisation or with a hook, neither the weights nor the outputs are known.
+        type(convolution) in _CONVS
+        and type(norm) in _NORMS
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in (convolution, norm))
         # Without statistics it normalises each batch by its own.
         and norm.running_mean is not None
         and norm.running_var is not None

@@ -214,6 +214,16 @@ def test_damaged_files_are_unreadable_for_good(name, content, reason, tmp_path):
     assert caught.value.lasting
 
 
+def test_a_png_with_broken_pixels_is_unreadable(tmp_path):
+    content = bytearray(saved(tmp_path, Image.fromarray(noise(64, 64)), "whole.png").read_bytes())
+    # A third into the compressed pixels.
+    content[len(content) // 3] ^= 0xFF
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(tmp_path / "broken.png", preprocessing())
+    assert caught.value.lasting
+
+
 def test_missing_files_may_come_back(tmp_path):
     with pytest.raises(UnreadableImage, match="it does not exist") as caught:
         decode_image(tmp_path / "gone.png", preprocessing())

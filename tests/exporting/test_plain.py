@@ -39,6 +39,41 @@ def test_a_fold_worked_by_hand():
     assert network.conv.weight.item() == 3
 
 
+class Shortcut(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class ActivatedNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def hooked():
+    norm = nn.BatchNorm2d(3)
+    norm.register_forward_hook(lambda module, inputs, output: output.relu())
+    return norm
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), Shortcut(nn.BatchNorm2d(3), nn.ReLU())),
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), ActivatedNorm(3)),
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), hooked()),
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)),
+    ],
+    ids=["sequential that adds", "norm with an activation", "hook", "parametrised weights"],
+)
+def test_what_computes_something_else_is_not_folded(network):
+    torch.manual_seed(0)
+    network = network().eval()
+    norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.1, 4)
+    same(network, torch.randn(2, 3, 4, 4))
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_outputs_stay(name):
     same(TOYS[name](), EXAMPLE.repeat(3, 1, 1, 1) * torch.tensor([1.0, -2.0, 0.5]).reshape(3, 1, 1, 1))
