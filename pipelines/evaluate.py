@@ -1,6 +1,7 @@
 """Stage evaluate: how good a saved or exported model is on labelled samples."""
 
 import logging
+import os
 from pathlib import Path
 
 import tascnet
@@ -20,7 +21,7 @@ def run(config: Config) -> None:
     Raises:
         RunFolderError: no model is named, and the run has none.
     """
-    path = Path(config.evaluate.model or last_model(config)).expanduser()
+    path = Path(os.path.abspath(Path(config.evaluate.model or last_model(config)).expanduser()))
     with spelling("evaluate"):
         metrics = tascnet.evaluate(
             path,

@@ -1,5 +1,6 @@
 """Stage export: write a saved model to files that run without tascnet."""
 
+import os
 from pathlib import Path
 
 import tascnet
@@ -19,7 +20,7 @@ def run(config: Config) -> None:
     It is called `export`, or `<name>-export` where the model's folder is not called `model`.
     """
     given = config.export.model
-    saved = last_model(config) if given is None else Path(given).expanduser()
+    saved = last_model(config) if given is None else Path(os.path.abspath(Path(given).expanduser()))
     check_samples(config.dataset, cache_folder(config))
     write(config, saved)
 

@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
 from tascnet.cli.config import Config
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.run.files import digest_json, unwritable
@@ -26,6 +29,12 @@ def run_folder(config: Config) -> Path:
 def outputs_folder(config: Config) -> Path:
     """Where all runs lie."""
     return Path(config.outputs).expanduser()
+
+
+def is_multirun() -> bool:
+    """Whether this is one of several runs of a command with `-m`."""
+    # A single run has no number.
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def cache_folder(config: Config) -> Path:

@@ -30,7 +30,7 @@ from tascnet.cli.compose import (
 )
 from tascnet.cli.config import Config, as_content, section_options, spelling
 from tascnet.cli.ending import BUG, MISTAKE, answer, signals_raise
-from tascnet.cli.folders import check_places, outputs_folder, run_folder
+from tascnet.cli.folders import check_places, is_multirun, outputs_folder, run_folder
 from tascnet.cli.help import print_help, print_topic
 from tascnet.cli.network_help import print_network, print_networks
 from tascnet.cli.networks import register
@@ -82,8 +82,7 @@ def task(composed: DictConfig) -> int:
     """One job: hand the composed config to the pipeline of its stage; log a failure and return its code."""
     set_up_logging()
     settings = HydraConfig.get()
-    # A single run has no number.
-    if not OmegaConf.is_missing(settings.job, "num"):
+    if is_multirun():
         shown = ", ".join(text.removeprefix("++") for text in settings.overrides.task)
         log.info(f"job {settings.job.num}: {shown or 'no overrides'}")
     try:

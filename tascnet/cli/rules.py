@@ -184,8 +184,10 @@ def _predict(config: Config) -> Iterator[Rule]:
     )
     if output not in (None, "-"):
         path = Path(str(output)).expanduser()
+        read = [Path(place).expanduser() for place in places]
+        read += [Path(found) for place in read for found in iglob(str(place), recursive=True)]
         yield (
-            any(os.path.realpath(path) == os.path.realpath(Path(place).expanduser()) for place in places),
+            any(os.path.realpath(path) == os.path.realpath(place) for place in read),
             f"predict.output={output} is in predict.input, and would be overwritten",
             "give another file",
         )

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def list_csv(path: Path, root: Path | None = None, classes: Sequence[str] | None
             what = f"names {file} again, after line {before}"
             odd = f" with label {given!r}, expected one label for a file" if given != label else ""
             raise _wrong(path, number, what + odd, "keep one of them")
-        other = spelt.setdefault(label.casefold(), label)
+        other = spelt.setdefault(unicodedata.normalize("NFC", label).casefold(), label)
         if other != label:
             raise _wrong(path, number, f"has label {label!r}, others {other!r}", "spell them alike")
         labels[file] = label

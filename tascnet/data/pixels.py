@@ -145,7 +145,8 @@ def _decoded(
     listing: Listing, preprocessing: Preprocessing, cache: Path, limit_gb: float | None, extra_channels: str
 ) -> _Decoded:
     parts = [preprocessing.resize, preprocessing.interpolation, preprocessing.crop]
-    parts += [preprocessing.channels, extra_channels]
+    # Runs on other classes of the folder have other rows, and may run at the same time.
+    parts += [preprocessing.channels, extra_channels, *listing.class_names]
     key = digest_json([FORMAT, PIL.__version__, os.fspath(listing.root.resolve()), *parts])
     folder = cache / "pixels" / key
     with naming_full_disk(cache):

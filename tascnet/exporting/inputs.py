@@ -56,8 +56,12 @@ class Inputs:
             yield from _lines_of_stdin() if self.is_text else filter(str.strip, _lines_of_stdin())
             return
         for given in self.given:
+            folders: list[Path] = []
+            # Folders come before what is in them.
             for path in self._matching(given):
-                yield from self._below(path)
+                if not any(path.is_relative_to(folder) for folder in folders):
+                    yield from self._below(path)
+                    folders += [path] if path.is_dir() else []
 
     def _matching(self, given: str) -> Iterator[Path]:
         """The place itself, or what a pattern matches: folders and files that may hold samples."""

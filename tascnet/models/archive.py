@@ -49,7 +49,7 @@ def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = No
             is too large, or it is no classifier of what `info` says.
         ConfigError: the network has no `info`, or nothing can be written there.
     """
-    folder, info = Path(folder), info or info_of(network)
+    folder, info = Path(folder).expanduser(), info or info_of(network)
     if (reason := unwritable(folder)) is not None:
         raise ConfigError(f"{folder} {reason}", "give another folder")
     tree = describe(network)
@@ -90,7 +90,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> nn.Sequen
         ArchiveError: a file is missing, truncated, corrupt or not one of ours.
         ConfigError: the device cannot be used here.
     """
-    folder, where = Path(folder), usable_device(str(device))
+    folder, where = Path(folder).expanduser(), usable_device(str(device))
     content = _read_architecture(folder / _ARCHITECTURE)
     info: ModelInfo = content["info"]
     model = _made(content.get("chain"), info)

@@ -586,6 +586,8 @@ def _rgb(image: Image.Image, *, opaque: bool) -> Image.Image:
         levels = np.asarray(image).astype(np.int32)
         if levels.min() < 0 or levels.max() > LEVELS:
             raise UnreadableImage("pixels of more than 16 bits")
+        if image.has_transparency_data and not opaque:
+            levels[levels == image.info.get("transparency")] = LEVELS
         # Rounded: 257 levels become one.
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":

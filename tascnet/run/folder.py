@@ -92,7 +92,7 @@ def open_folder(
     patterns = ("run-*.tmp", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp")
     remove_leftovers(path for pattern in patterns for path in cache.glob(pattern))
     if run is not None:
-        with claim(Path(run), identity, fresh=fresh) as folder:
+        with claim(Path(run).expanduser(), identity, fresh=fresh) as folder:
             yield folder
         return
     with naming_full_disk(cache):

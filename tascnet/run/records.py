@@ -822,6 +822,7 @@ class ExportedFile:
         checked_on: processor and instruction set that it was checked on.
         seconds: that it took.
         digest: of its content.
+        made_from: digest of all that can change it: weights, samples and options.
     """
 
     format: str
@@ -840,6 +841,7 @@ class ExportedFile:
     checked_on: str = ""
     seconds: float = 0.0
     digest: str = ""
+    made_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -848,7 +850,6 @@ class ExportMetrics:
 
     Args:
         weights_digest: of its weights.
-        made_from: digest of all that can change the files: weights, samples and options.
         files: the exported ones.
         machine: that they were checked on.
         seconds: of all of them.
@@ -856,7 +857,6 @@ class ExportMetrics:
     """
 
     weights_digest: str
-    made_from: str
     files: tuple[ExportedFile, ...]
     machine: Machine
     seconds: float

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import unicodedata
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -147,6 +148,12 @@ def _chosen(
         if split is None:
             raise ConfigError(message, f"{hint}, or `split=all`")
         log.warning("%s: %s", message, hint)
+    if chosen != "train" and not is_own and model.held_out is not None:
+        log.warning(
+            "%s is not exactly the data that the model was trained on: if the two share samples, it may have "
+            "seen some of these, and their accuracy may be too high",
+            dataset.name,
+        )
     if chosen == "train" and is_own:
         log.warning("the model was trained on these samples of %s", dataset.name)
     return samples.dataset, getattr(samples, chosen).rows, chosen
@@ -160,11 +167,13 @@ def _matched(
     Raises:
         ConfigError: no class is in both.
     """
-    index = {name: place for place, name in enumerate(model.class_names)}
-    indices = np.array([index.get(name, -1) for name in dataset.class_names], dtype=np.int64)
+    # Names of folders have their accents apart where macOS has written them.
+    index = {unicodedata.normalize("NFC", name): place for place, name in enumerate(model.class_names)}
+    spelt = [unicodedata.normalize("NFC", name) for name in dataset.class_names]
+    indices = np.array([index.get(name, -1) for name in spelt], dtype=np.int64)
     labels = dataset.labels[rows]
     counts = np.bincount(labels, minlength=len(dataset.class_names)).tolist()
-    lacking = tuple(name for name in model.class_names if name not in set(dataset.class_names))
+    lacking = tuple(name for key, name in zip(index, model.class_names, strict=True) if key not in spelt)
     unknown = {name: n for name, n, at in zip(dataset.class_names, counts, indices, strict=True) if at < 0}
     if not (indices[labels] >= 0).any():
         raise ConfigError(

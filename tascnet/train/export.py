@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -166,8 +166,9 @@ def export_all(
         exporter = _Exporter(
             network=network, data=data, samples=samples, options=options, metric=metric, seed=seed
         )
-        known = {} if fresh else _known(folder, exporter)
-        _remove_others(folder, known)
+        before = _listed(folder)
+        known = {} if fresh else _known(folder, before, exporter, formats)
+        _remove(folder, [file.path for file in before.files if file.format not in known] if before else [])
         exporter.write_metrics(folder, known)
         refused: list[ExportError] = []
         for format in formats:
@@ -385,6 +386,7 @@ class _Exporter:
                 checked_on=_processor(),
                 seconds=time.perf_counter() - started,
                 digest=_digest(_parts_of(made)),
+                made_from=self.made_from,
             )
             for part in parts:
                 part.replace(path.with_name(part.name))
@@ -525,7 +527,6 @@ class _Exporter:
         """Write `metrics.json` of the files that there are."""
         metrics = ExportMetrics(
             weights_digest=self.digest,
-            made_from=self.made_from,
             files=tuple(files[format] for format in FILES if format in files),
             machine=describe_device("cpu"),
             seconds=sum(file.seconds for file in files.values()),
@@ -582,23 +583,35 @@ def _open(
     return samples
 
 
-def _known(folder: Path, exporter: _Exporter) -> dict[str, ExportedFile]:
-    """The files of a folder that were made from the same and are whole, by their formats."""
+def _listed(folder: Path) -> ExportMetrics | None:
+    """What was exported to a folder before; None: nothing, or its list is damaged."""
     path = folder / METRICS
     if not path.exists():
-        return {}
+        return None
     try:
-        metrics = read_record(path, ExportMetrics)
+        return read_record(path, ExportMetrics)
     except DamagedFile as error:
         log.warning("%s: everything is exported again", error.message)
+        return None
+
+
+def _known(
+    folder: Path, before: ExportMetrics | None, exporter: _Exporter, formats: Sequence[str]
+) -> dict[str, ExportedFile]:
+    """The files of a folder that stay, by their formats: whole ones of the same network.
+
+    Those of `formats` stay if they were made from the same samples with the same options.
+    """
+    if before is None:
         return {}
-    if metrics.weights_digest != exporter.digest:
+    if before.weights_digest != exporter.digest:
         log.warning("%s holds files of another network, which are replaced", folder)
         return {}
-    if metrics.made_from != exporter.made_from:
+    whole = {file.format: file for file in before.files if _is_whole(folder / file.path, file)}
+    others = {name for name in formats if name in whole and whole[name].made_from != exporter.made_from}
+    if others:
         log.info("%s: made from other samples or with other options; exported again", folder)
-        return {}
-    return {file.format: file for file in metrics.files if _is_whole(folder / file.path, file)}
+    return {name: file for name, file in whole.items() if name not in others}
 
 
 def _is_whole(path: Path, file: ExportedFile) -> bool:
@@ -608,13 +621,12 @@ def _is_whole(path: Path, file: ExportedFile) -> bool:
     return sum(part.stat().st_size for part in parts) == file.size_bytes and _digest(parts) == file.digest
 
 
-def _remove_others(folder: Path, known: Mapping[str, ExportedFile]) -> None:
-    """Remove the files of earlier exports that do not belong to what is exported now."""
-    for format, name in FILES.items():
-        if format not in known:
-            path = folder / name
-            for part in (*_parts_of(path), _figures_of(path)):
-                part.unlink(missing_ok=True)
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove exported files, and what was found of them."""
+    for name in names:
+        path = folder / name
+        for part in (*_parts_of(path), _figures_of(path)):
+            part.unlink(missing_ok=True)
 
 
 def _digest(parts: Sequence[Path]) -> str:

@@ -417,13 +417,14 @@ def test_files_and_folders_that_are_missing_are_named(tree, overrides, says, tmp
     assert says.format(missing, f"is not a {kind}") in refused(tree, *given)
 
 
-def test_predictions_do_not_replace_the_list_of_their_samples(tree, tmp_path):
+@pytest.mark.parametrize("name", ["list.csv", "*.csv"])
+def test_predictions_do_not_replace_the_list_of_their_samples(name, tree, tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("file\n")
     text = refused(
         tree,
         "stage=predict",
-        f"predict.input={path}",
+        f"predict.input={tmp_path / name}",
         f"predict.output={tmp_path}/../{path.parent.name}/list.csv",
     )
     assert text.endswith("list.csv is in predict.input, and would be overwritten: give another file")

@@ -41,6 +41,16 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_each_run_of_several_has_its_own_files_and_each_image_comes_once(model, photos, tmp_path):
+    for given in ("a.png", "more/**", "**"):
+        # Quoted, because a pattern may hold what separates values.
+        arguments = ("-m", "stage=predict", f"predict.model={model}", f"outputs={tmp_path}")
+        assert command(*arguments, f"predict.input='{photos}/{given}'") == 0
+    found = [rows(path) for path in sorted((tmp_path / "predict").glob("*/predictions.csv"))]
+    names = sorted(sorted(row["file"].removeprefix(f"{photos}/") for row in one) for one in found)
+    assert names == [["a.png"], ["a.png", "b.png", "more/c.png"], ["more/c.png"]]
+
+
 def test_a_folder_is_predicted_into_both_files(model, photos, tmp_path, capsys):
     arguments = ("stage=predict", f"predict.model={model}", f"predict.input={photos}", f"outputs={tmp_path}")
     assert command(*arguments) == 0

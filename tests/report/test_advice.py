@@ -44,9 +44,7 @@ def file(format: str, val_accuracy: float | None, float_val_accuracy: float | No
 def exported(int8: float | None = 0.795) -> ExportMetrics:
     """An export of a float file and, where its validation accuracy is given, an int8 one."""
     files = (file("onnx", 0.8), *([] if int8 is None else [file("onnx_int8", int8)]))
-    return ExportMetrics(
-        weights_digest="w", made_from="m", files=files, machine=MACHINE, seconds=1.0, versions={}
-    )
+    return ExportMetrics(weights_digest="w", files=files, machine=MACHINE, seconds=1.0, versions={})
 
 
 def test_each_batch_has_its_file() -> None:

@@ -50,7 +50,6 @@ def info(preprocessing=SQUARE, class_names=NAMES):
 def exported(*files, digest="d"):
     return ExportMetrics(
         weights_digest=digest,
-        made_from="x",
         files=files,
         machine=MACHINE,
         seconds=1.0,

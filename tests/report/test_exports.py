@@ -40,7 +40,7 @@ INT8 = ExportedFile(
 
 def lines(metric: str) -> list[str]:
     metrics = ExportMetrics(
-        weights_digest="w", made_from="m", files=(FLOAT, INT8), machine=MACHINE, seconds=1.0, versions={}
+        weights_digest="w", files=(FLOAT, INT8), machine=MACHINE, seconds=1.0, versions={}
     )
     text = StringIO()
     Console(file=text, width=80, color_system=None).print(export_table(metrics, metric))

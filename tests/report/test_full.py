@@ -38,7 +38,6 @@ INT8 = network(500_000, 0.855, onnxruntime_int8=1.25)
 MODELS = {"baseline": USUAL, "conventional": USUAL, "tuned": USUAL, "pruned": PRUNED, "pruned int8": INT8}
 EXPORT = ExportMetrics(
     weights_digest="w",
-    made_from="m",
     machine=MACHINE,
     seconds=15.0,
     versions={},

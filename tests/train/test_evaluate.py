@@ -92,6 +92,8 @@ def test_without_a_split_all_samples_of_other_data_are_read(trained, cache: Path
     assert "INFO: all samples of digits are read; a part" in "\n".join(logged)
     assert "WARNING: digits lacks 3 classes of the model: 6, 7 and 8" in logged
     assert "WARNING: the model lacks 1 class of digits: 3; their 183 samples are in no accuracy" in logged
+    tascnet.evaluate(trained.network, other, split="test", cache=cache)
+    assert "WARNING: digits is not exactly the data that the model was trained on" in "\n".join(logged)
     own = tascnet.evaluate(trained.network, tascnet.digits(), split="all", cache=cache)
     assert own.samples == 182 + 181 + 179 + 174 + 180
     assert any(
@@ -131,6 +133,23 @@ def check_colours(found: EvaluateMetrics) -> None:
     assert found.calibration_error == pytest.approx(share - 5 / 7, abs=1e-5)
     wrong = math.log(math.exp(4 * 250 / 255) + 2)
     assert found.loss == pytest.approx((5 * (wrong - 4 * 250 / 255) + 2 * wrong) / 7, abs=1e-5)
+
+
+def test_names_of_classes_are_compared_as_they_look(cache: Path, tmp_path: Path) -> None:
+    """`café` of one letter é, and of e and an accent, as macOS writes names of files."""
+    for folder, name in (("linux", "caf\u00e9"), ("mac", "cafe\u0301")):
+        for label, colour in ((name, "red"), ("thé", "green"), ("blue", "blue")):
+            (tmp_path / folder / label).mkdir(parents=True)
+            for number in range(3):
+                image = Image.new("RGB", (8 + number, 9), COLOURS[colour])
+                image.save(tmp_path / folder / label / f"{number}.png")
+    network = colour_network(("caf\u00e9", "thé", "blue"))
+    found = [
+        tascnet.evaluate(network, tascnet.image_folder(tmp_path / folder), split="all", cache=cache)
+        for folder in ("linux", "mac")
+    ]
+    assert [one.accuracy for one in found] == [1.0, 1.0]
+    assert found[1].only_in_model == ()
 
 
 def test_classes_are_matched_by_name(colours: Path, cache: Path, tmp_path: Path) -> None:

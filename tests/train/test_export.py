@@ -84,6 +84,14 @@ def test_what_fits_is_kept_and_what_does_not_is_made_again(
     assert [file.digest for file in repaired.files] == [file.digest for file in metrics.files]
     assert (copy / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
     assert times(copy)["model_int8.onnx"] == before["model_int8.onnx"]
+    # Another format leaves them, and so does what is of the user.
+    (copy / "model.json").write_text("mine")
+    outside = tascnet.Export(formats=("pt2",), preprocess="outside", int8_tolerance=0.5)
+    found = export_all(trained.network, copy, DATA, outside, cache=cache)
+    assert [file.format for file in found.files] == ["onnx", "onnx_int8", "pt2"]
+    assert times(copy)["model_int8.onnx"] == before["model_int8.onnx"]
+    assert (copy / "model.json").read_text() == "mine"
+    (copy / "model.json").unlink()
     # Files of another network do not stay beside its own.
     info = trained.network.info
     other = tascnet.backbone("digits_cnn", weights="random", num_classes=len(info.class_names))
