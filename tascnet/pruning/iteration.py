@@ -37,7 +37,8 @@ from tascnet.pruning.schedule import (
 from tascnet.run.files import digest_json
 from tascnet.run.records import Iteration, StepRecord, TrainingRecord, measured_once, score
 from tascnet.surgery import Trace
-from tascnet.train import Archive, Distillation, Learner, fit_new_head, gentler
+from tascnet.train import Archive, Distillation, Learner, fit_new_head, gentler, set_training_mode
+from tascnet.train.folded import rescale
 
 log = logging.getLogger("tascnet")
 
@@ -396,6 +397,7 @@ def _grow(
 ) -> Ranks:
     """Train the network of `ranks` with a growing penalty on the units that are going to be removed."""
     removed = {name: ranking.order for name, ranking in ranks.first(counts).items()}
+    _scale_as_trained(learner, ranks.network)
     penalty = GrowingPenalty(ranks.network, ranks.groups, removed, options.growing_epochs)
     before = penalty.norm()
     own: dict[str, Any] = {"penalty": penalty, "recorder": penalty, "keep": "last"}
@@ -409,6 +411,16 @@ def _grow(
     return replace(ranks, readings=None)
 
 
+def _scale_as_trained(learner: Learner, network: nn.Sequential) -> None:
+    """Give the weights the scales that a training gives them (`rescale`), so that both ends compare."""
+    recipe = learner.trainer.recipe("recover")
+    network.requires_grad_(True)
+    if recipe.optimizer == "adamw":
+        set_training_mode(network, 0, recipe.batchnorm)
+        rescale(network)
+        network.eval()
+
+
 def _optimise(
     learner: Learner,
     options: HistoryPrune,
@@ -420,6 +432,8 @@ def _optimise(
 ) -> tuple[float, float]:
     """Make the members of each pair more similar; their mean similarity before and after."""
     network, pairs = ranks.network, {name: ranking.pairs() for name, ranking in removed.items()}
+    if options.phases[1]:
+        _scale_as_trained(learner, network)
     penalty = PairRegulariser(network, ranks.groups, pairs, options.regulariser)
 
     def mean_similarity() -> float:
@@ -471,12 +485,22 @@ def costs_of(
     if options.has_latency_target:
         is_enough = partial(reaches_latency, options, clock.reference_ms)
         latency_ms = clock.confirmed(network, is_enough, seconds)
+        if clock.predicts and not clock.is_foreign and is_enough(latency_ms):
+            # A resumed run would measure it again, and another figure could reopen the pruning.
+            found = {"latency_ms": latency_ms}
+            measured_once(latency_file(archive, options, state), lambda: found)
     return {
         "params": cost.params,
         "flops": cost.flops,
         "size_bytes": size_bytes(archive.path(state)),
         "latency_ms": latency_ms,
     }
+
+
+def latency_file(archive: Archive, options: Prune, state: str) -> Path:
+    """Where the latency of a step's network is kept that was measured for the targets of some options."""
+    targets = [options.latency_target, options.latency_target_ms]
+    return archive.path(state) / f"latency-{digest_json(targets)[:8]}.json"
 
 
 def record_removal(

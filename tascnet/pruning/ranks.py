@@ -134,11 +134,14 @@ def train_all(
         recipe: one of the trainer's by name, or any other.
         options: those of `tascnet.train.fit`.
     """
-    is_late = False
+    is_late, earlier = False, -1.0
 
     def ends(records: Sequence[EpochRecord]) -> bool:
-        nonlocal is_late
-        is_late = bool(records) and time.perf_counter() >= deadline
+        nonlocal is_late, earlier
+        if earlier < 0:
+            # Of the epochs before an interruption, of which the deadline does not know.
+            earlier = sum(record.seconds for record in records)
+        is_late = bool(records) and time.perf_counter() + earlier >= deadline
         return is_late
 
     # Iterations train under names of their own; the digest of a cut says nothing to a reader.

@@ -25,6 +25,7 @@ from tascnet.pruning.iteration import (
     final_of,
     first_of,
     has_gained,
+    latency_file,
     record_removal,
     recover,
     retrain,
@@ -56,6 +57,7 @@ from tascnet.run.records import (
     StepRecord,
     TrainingRecord,
     append_record,
+    measured_once,
     read_record,
     read_records,
     score,
@@ -72,6 +74,8 @@ log = logging.getLogger("tascnet")
 JOURNAL = "iterations.jsonl"
 # Name of the step that keeps the unpruned network.
 UNPRUNED = "iteration-000"
+# Between why pruning ended and the latency at the end.
+AT_THE_END = "; measured again at the end, "
 # Samples and passes that are timed for the estimate. A training step costs about three forward passes.
 BATCH, PASSES = 32, 3
 
@@ -256,8 +260,11 @@ class PruneStage:
         assert last.latency_ms is not None
         if not (last.inside and reaches_latency(self.options, first.latency_ms, last.latency_ms)):
             return None
-        network = self._network(last)
-        found = self.clock.confirmed(network, lambda _: True)
+
+        def measure() -> dict[str, float]:
+            return {"latency_ms": self.clock.confirmed(self._network(last), lambda _: True)}
+
+        found = measured_once(latency_file(self.archive, self.options, last.state), measure)["latency_ms"]
         return None if reaches_latency(self.options, first.latency_ms, found) else found
 
     def _hand_over(self, iterations: Sequence[Iteration], kept: int, reason: str) -> None:
@@ -333,21 +340,22 @@ class PruneStage:
 
         Each round starts from the best network so far, with a third of the learning rate of the one before.
         From the second on, a round that gains no more than the noise is the last one. They also end with the
-        epoch in which `deadline` has passed; a round that an earlier deadline cut short is trained again.
+        epoch in which `deadline` has passed; a round that an earlier deadline cut short is trained again
+        where at least as many seconds are left as it took.
         """
         known = self._final_rounds(kept)
         short = next(
             (n for n, step in enumerate(known, 1) if step.training and step.training.cut_short), None
         )
-        if short is not None and time.perf_counter() < deadline:
+        if short is not None and time.perf_counter() + known[short - 1].seconds < deadline:
             for number in range(short, len(known) + 1):
                 (self.archive.path(final_of(kept.state, number)) / RECORD).unlink()
         best, value = kept.state, score(kept, self.learner.metric) or 0.0
         lr: float | None = None
         for number, epochs in enumerate(rounds(self.options.final_epochs) if kept.iteration else (), start=1):
-            if number > 1 and time.perf_counter() >= deadline:
-                break
             name = final_of(kept.state, number)
+            if number > 1 and time.perf_counter() >= deadline and not self.archive.has(name):
+                break
             own = partial(self._final_round, best, epochs, lr, deadline)
             _, step = self.archive.once(name, own)
             assert step.training is not None
@@ -358,7 +366,7 @@ class PruneStage:
             pays = now > value + noise(value, self.learner.val_samples())
             if now >= value:
                 best, value = name, now
-            if not pays and number > 1:
+            if step.training.cut_short or (not pays and number > 1):
                 break
             lr = gentler(step.training)
         if best == kept.state and self.options.final_epochs and kept.iteration:
@@ -393,6 +401,11 @@ class PruneStage:
         if self.options.sensitivity:
             metrics = replace(metrics, sensitivity=self._sensitivity())
         if metrics != known:
+            if not self.measure.table:
+                runtime = target_of(self.measure, self.learner.device)
+                reason = known.stopped.partition(AT_THE_END)[0]
+                reason = _with_measured(reason, metrics.models, self.options, runtime)
+                metrics = replace(metrics, stopped=reason)
             _finish(folder, metrics)
 
     def _repair(self, known: Sequence[Iteration], number: int) -> None:
@@ -448,7 +461,7 @@ def _with_measured(reason: str, models: Mapping[str, ModelMetrics], options: Pru
     if missed is None:
         return reason
     log.warning("measured again at the end, %s", missed)
-    return f"{reason}; measured again at the end, {missed}"
+    return f"{reason}{AT_THE_END}{missed}"
 
 
 def _finish(folder: Path, metrics: PruneMetrics) -> None:

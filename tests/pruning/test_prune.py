@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tascnet.data import open_samples
 from tascnet.errors import ConfigError, RunFolderError
 from tascnet.measure import Clock
 from tascnet.models.info import with_info
-from tascnet.options import HistoryPrune, Measure, Prune, RecipeChanges
+from tascnet.options import HistoryPrune, Measure, Prune, RecipeChanges, Trainer
 from tascnet.pruning import check_options, stage
 from tascnet.pruning.iteration import apply_removal
 from tascnet.run.records import StepRecord, read_record
@@ -143,6 +144,55 @@ def test_a_final_round_that_was_cut_short_is_trained_whole_with_more_seconds(run
     assert more.models["after"].val_accuracy == whole.models["after"].val_accuracy
 
 
+def test_final_rounds_that_were_trained_count_also_when_the_seconds_are_over(run, monkeypatch):
+    options = replace(Prune(**SMALL), max_iterations=1, epochs=1, final_epochs=6, max_seconds=1e3)
+    whole = run(options)
+    rounds = [name for name in whole.metrics.trainings if "final" in name]
+    assert len(rounds) == 2
+    (whole.folder / "metrics.json").unlink()
+    # As if the last round had ended late.
+    module = import_module("tascnet.pruning.stage")
+    monkeypatch.setattr(module, "deadline_of", lambda *_: -math.inf)
+    resumed = run(options)
+    assert [name for name in resumed.metrics.trainings if "final" in name] == rounds
+    assert are_equal(state(resumed.network), state(whole.network))
+
+
+def test_a_short_final_round_stays_where_hardly_more_seconds_are_left(run):
+    options = replace(Prune(**SMALL), max_iterations=1, epochs=1, final_epochs=100_000, max_seconds=0.5)
+    short = run(options)
+    (short.folder / "metrics.json").unlink()
+    resumed = run(options)
+    assert resumed.metrics.trainings == short.metrics.trainings
+    assert are_equal(state(resumed.network), state(short.network))
+
+
+def test_epochs_before_an_interruption_use_up_seconds(run, interrupted, monkeypatch):
+    fit = import_module("tascnet.train.fit")
+    judged = fit._Run.judged
+    monkeypatch.setattr(fit._Run, "judged", lambda *args: replace(judged(*args), seconds=100.0))
+    options = replace(Prune(**SMALL), epochs=9, max_seconds=150.0)
+    interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        run(options)
+    result = run(options)
+    folder = result.folder / "state" / result.iterations[1].state
+    # Two epochs were trained before.
+    assert len(read_record(folder / "record.json", StepRecord).training.epochs) == 2
+
+
+def test_what_a_penalty_has_changed_is_compared_at_one_scale(run, caplog):
+    """A training with frozen batch-norms first moves their scales into the weights."""
+    caplog.set_level(logging.INFO, logger="tascnet")
+    start = network()
+    for module in start.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(0.01)
+    still = Trainer(batch_size=8, lr=1e-7, batchnorm="frozen")
+    run(Prune(**SMALL, growing_epochs=1), start=start, trainer=still)
+    assert "the filters to remove have 100.0 % of their norm left" in caplog.text
+
+
 def test_an_endless_training_that_was_interrupted_ends_with_the_seconds(run, interrupted):
     options = replace(Prune(**SMALL), epochs=100_000, max_seconds=1.0)
     calls = interrupted()
@@ -253,6 +303,10 @@ def test_a_prediction_alone_does_not_end_pruning(run, predicting):
     assert [first, last] == pytest.approx([1.2 * share for share in shares])
     assert shares[0] == pytest.approx(3323 / 5726)
     assert first > 0.6 >= last
+    # What was measured for this target is not measured again, however it comes out.
+    (late.folder / "metrics.json").unlink()
+    predicting(1.5)
+    assert run(options, name="late").iterations == late.iterations
     # Where another target is asked for, what reaches it is measured again.
     predicting(2.0)
     more = run(replace(options, latency_target=0.59), name="late")
