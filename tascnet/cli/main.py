@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
+import tascnet
 from tascnet.cli.check import check_names, check_overrides, normalise
 from tascnet.cli.compose import (
     CONFIG_NAME,
@@ -138,6 +139,9 @@ def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = get_args_parser()
     parser.__class__ = _Parser
+    # Hydra's prints its own.
+    (own,) = (action for action in parser._actions if action.dest == "version")
+    own.version = f"tascnet {tascnet.__version__}"  # type: ignore[attr-defined]
     return parser.parse_intermixed_args(argv)
 
 

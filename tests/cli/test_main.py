@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tascnet
 from tascnet import errors
 from tascnet.__main__ import start
 from tascnet.cli import main as entry
@@ -144,6 +145,13 @@ def test_the_stage_gets_the_typed_config(ran, tmp_path, stage):
 def test_full_is_the_default(ran):
     assert entry.main([]) == 0
     assert ran[0].stage == "full"
+
+
+def test_the_version_is_that_of_tascnet(capsys):
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["--version"])
+    assert ended.value.code in (None, 0)
+    assert capsys.readouterr().out == f"tascnet {tascnet.__version__}\n"
 
 
 def test_a_mistake_is_one_sentence_and_code_2(ran, capsys):
