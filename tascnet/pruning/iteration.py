@@ -545,7 +545,8 @@ def record_removal(
         start=start.iteration,
         step=decision.step,
         state=state,
-        landed=fitted_targets(options) if has_landed else None,
+        # Which blocks may be removed depends on the targets, wherever the iteration ends.
+        landed=fitted_targets(options) if has_landed or options.blocks else None,
         val_accuracy=training.val_accuracy,
         val_balanced_accuracy=training.val_balanced_accuracy,
         val_loss=training.val_loss,

@@ -943,7 +943,7 @@ class Iteration:
         start: the iteration whose network it prunes.
         step: share of the pruning ratio that it asked for.
         state: folder of its network, below `state/`.
-        landed: targets that its cut was fitted to, by cost; None where it reached none.
+        landed: targets that its cut was fitted to, by cost; None where it was fitted to none.
         val_accuracy, val_balanced_accuracy, val_loss: after retraining.
         params, flops, size_bytes: of the pruned network.
         val_accuracy_after_cut, val_balanced_accuracy_after_cut: before retraining.

@@ -216,6 +216,16 @@ def test_other_tolerances_and_targets_lead_where_a_new_run_would(run):
     assert back.metrics.kept_iteration == first.metrics.kept_iteration
 
 
+def test_another_target_may_remove_another_block(run):
+    """The block has a third of the FLOPs: it is too much for a target of 0.8, and not for 0.4."""
+    near = replace(Prune(**SMALL), blocks=True, flops_target=0.8, max_iterations=1)
+    far = replace(near, flops_target=0.4)
+    first, changed, fresh = run(near), run(far), run(far, name="fresh")
+    assert first.iterations[1].block is None
+    assert fresh.iterations[1].block is not None
+    assert untimed(changed.iterations) == untimed(fresh.iterations)
+
+
 def test_latency_and_sensitivity_are_asked_of_a_finished_run(run):
     plain = run()
     assert plain.metrics.sensitivity is None
