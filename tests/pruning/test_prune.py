@@ -217,8 +217,8 @@ def test_other_tolerances_and_targets_lead_where_a_new_run_would(run):
 
 
 def test_another_target_may_remove_another_block(run):
-    """The block has a third of the FLOPs: it is too much for a target of 0.8, and not for 0.4."""
-    near = replace(Prune(**SMALL), blocks=True, flops_target=0.8, max_iterations=1)
+    """The last convolution has half of the FLOPs: too many for a target of 0.7, but not for 0.4."""
+    near = replace(Prune(**SMALL), blocks=True, pruning_ratio=0.1, flops_target=0.7, max_iterations=1)
     far = replace(near, flops_target=0.4)
     first, changed, fresh = run(near), run(far), run(far, name="fresh")
     assert first.iterations[1].block is None
