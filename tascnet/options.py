@@ -920,7 +920,7 @@ class TuneBase(Targets):
     )
     max_trials: int | None = option(
         None,
-        "Most trials; null is 24, or as many as max_seconds allows.",
+        "Most trials; null: those of all depths (at most 24), or as many as max_seconds allows.",
         minimum=1,
         maximum=MOST_TRIALS,
         extendable=True,
@@ -1323,7 +1323,7 @@ class Prune(Targets):
         yield (
             self.scope == "latency" and bool(given),
             f"`scope=latency` aims at a latency alone, but there is `{(given or others)[0]}`",
-            "leave it out, or take `scope=global`",
+            f"take `{(given or others)[0]}=null`, or `scope=global`",
         )
         yield _no_effect(
             has_pairs and self.growing_epochs > 0,

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tascnet.errors import ArchiveError, ConfigError, SurgeryError, first_line
-from tascnet.models.describe import MOST_LAYERS, check_size, construct, describe
+from tascnet.models.describe import MOST_LAYERS, check_size, check_tensors, construct, describe
 from tascnet.models.device import usable_device
 from tascnet.models.head import classifier_of
 from tascnet.models.info import ModelInfo, info_of, with_info
@@ -53,7 +53,7 @@ def save(network: nn.Sequential, folder: str | Path, info: ModelInfo | None = No
     if (reason := unwritable(folder)) is not None:
         raise ConfigError(f"{folder} {reason}", "give another folder")
     tree = describe(network)
-    _made(tree, info)
+    check_tensors(network, _made(tree, info))
     state = network.state_dict()
     for key, tensor in state.items():
         if tensor.dtype not in _STORABLE or unfit(tensor):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tascnet.errors import ArchiveError, SurgeryError, first_line
 from tascnet.models.blocks import Concat, MaxOverTime, Residual
 from tascnet.models.graph import Graph, decode_step, encode_step
-from tascnet.models.leaves import LEAF_NAMES, LEAVES, arguments_of, is_shape, unfit_arguments
+from tascnet.models.leaves import LEAF_NAMES, LEAVES, arguments_of, is_shape, oddity, unfit_arguments
 
 _DEEPEST = 32
 _LONGEST_NAME = 200
@@ -63,12 +63,28 @@ def check_size(module: nn.Module) -> None:
         raise ArchiveError(f"the network has {layers} layers, expected at most {MOST_LAYERS}")
 
 
+def check_tensors(network: nn.Module, made: nn.Module) -> None:
+    """Raise unless a network has the tensors of the one that its description makes, in the same shapes.
+
+    Raises:
+        ArchiveError: it has not.
+    """
+    own, usual = network.state_dict(), made.state_dict()
+    for key in sorted(own.keys() | usual.keys()):
+        found, expected = (tuple(one[key].shape) if key in one else "missing" for one in (own, usual))
+        if found != expected:
+            raise ArchiveError(
+                f"the shape of {key} is {found}, but {expected} in a layer of its class and arguments",
+                "make that layer again with arguments that fit its weights",
+            )
+
+
 def _described(module: nn.Module, path: str) -> dict[str, Any]:
     _check_place(path)
     kind = type(module)
     if kind in LEAVES:
         args = arguments_of(module)
-        problem = unfit_arguments(kind.__name__, args)
+        problem = oddity(module) or unfit_arguments(kind.__name__, args)
         if problem is not None:
             raise _wrong(path, problem)
         return {"type": kind.__name__, "args": args}

@@ -116,6 +116,7 @@ def is_channels_last(model: nn.Module) -> bool:
     return any(
         p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in model.parameters()
+        if not is_lazy(p)
     )
 
 

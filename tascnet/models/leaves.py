@@ -190,6 +190,15 @@ def arguments_of(layer: nn.Module) -> dict[str, Any]:
     return args
 
 
+def oddity(layer: nn.Module) -> str | None:
+    """What a layer does that its class and arguments do not say; None: nothing."""
+    if "forward" in vars(layer):
+        return "has a `forward` of its own"
+    if getattr(layer, "recompute_scale_factor", None):
+        return "has recompute_scale_factor=True"
+    return None
+
+
 def unfit_arguments(kind: str, args: Mapping[str, Any]) -> str | None:
     """What is wrong with the arguments of a layer of that class; None where nothing is."""
     checks = LEAVES[LEAF_NAMES[kind]]

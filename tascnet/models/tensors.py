@@ -10,6 +10,7 @@ from typing import IO
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tascnet.errors import ConfigError
 from tascnet.run.files import check_regular
@@ -102,6 +103,7 @@ def check_pickled(path: Path) -> None:
 def unfit(tensor: Tensor) -> str | None:
     """In a word, why a tensor cannot be a weight; None: it can."""
     words = {
+        "without a shape until the network runs once": is_lazy(tensor),
         "without values (on the meta device)": tensor.is_meta,
         "sparse": tensor.layout is not torch.strided,
         "quantised": tensor.is_quantized,

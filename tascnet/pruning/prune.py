@@ -250,7 +250,8 @@ def _teaching(teacher: nn.Module, options: Prune, samples: Samples, device: torc
     else:
         log.warning("it is unknown which samples the teacher was trained on: test accuracy may be too high")
     check_weights(teacher)
-    if isinstance(teacher, nn.Sequential):
+    # A subclass may compute anything else.
+    if type(teacher) is nn.Sequential:
         chain: nn.Sequential = copy.deepcopy(teacher)
     else:
         outputs_of(teacher, samples.example)

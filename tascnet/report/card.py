@@ -207,11 +207,10 @@ def _exported(folder: Path) -> ExportMetrics | None:
 def _summary(info: ModelInfo, metrics: StageMetrics) -> str:
     what = "short texts" if isinstance(info.preprocessing, TextPreprocessing) else "images"
     first = f"A classifier of {what} into {len(info.class_names):,} classes"
-    if isinstance(metrics, PruneMetrics):
-        how = (
-            "filters were removed from a network fitted to this data set, and the rest was retrained "
-            f"({plural(metrics.iterations, 'iteration')})"
-        )
+    if isinstance(metrics, PruneMetrics) and metrics.kept_iteration:
+        how = f"fitted to this data set, pruned and retrained ({plural(metrics.iterations, 'iteration')})"
+    elif isinstance(metrics, PruneMetrics):
+        how = "fitted to this data set; pruning removed nothing from it"
     elif isinstance(metrics, TuneMetrics) and metrics.handed_over == "baseline":
         how = "a new last layer was trained on this data set, which nothing else that was tried improved"
     elif isinstance(metrics, TuneMetrics) and metrics.handed_over == "conventional":

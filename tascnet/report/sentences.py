@@ -22,8 +22,8 @@ from tascnet.run.verdict import class_name, class_warnings
 TOO_FEW = "Too few different results to judge what the search learnt."
 # Choices named on the terminal.
 _MATTERED = 3
-# A smaller fall of the FLOPs counts as none.
-_NOTHING = 0.02
+# A smaller fall of the FLOPs is within the noise of latencies.
+_NOTHING = 0.1
 # Latency follows the FLOPs where it falls by at least this part of their fall.
 _AGREEMENT = 0.5
 # Pairs of classes that are named.
@@ -125,8 +125,8 @@ def speed_lines(
 
 def reach_lines(reach: Reach) -> list[str]:
     """How far the removal of filters can go, and why not further."""
-    reached = percent(1 - reach.flops_left), percent(1 - reach.params_left)
-    lines = [f"Removing filters can reach {reached[0]} of the FLOPs and {reached[1]} of the parameters."]
+    flops, params = percent(1 - reach.flops_left), percent(1 - reach.params_left)
+    lines = [f"Removing filters can take away at most {flops} of the FLOPs and {params} of the parameters."]
     # The classes are the outputs of the last layer of every network.
     kept = [(one.reason, one.layers) for one in reach.uncut if one.layers != ("classifier",)]
     if kept:

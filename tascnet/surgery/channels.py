@@ -203,7 +203,9 @@ class _ChannelWalk(Notes):
             self.mix(name, labels, 1 if dim is None else dim % labels.ndim)
             return labels
         if isinstance(module, _BY_MAP):
-            if any(dim > 1 for dim in varying(labels)):
+            # Of fewer dimensions torch takes the first for channels, and runs over the second.
+            is_batch = value.ndim > (2 if type(module).__name__.endswith("1d") else 3)
+            if not (is_batch or isinstance(module, nn.Upsample)) or any(dim > 1 for dim in varying(labels)):
                 return self.blocked([labels], value.ndim, f"'{name}' runs over the channels")
             self.slot(name, "taken", self.along(flow, 1))
             return labels

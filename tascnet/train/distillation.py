@@ -255,7 +255,7 @@ def adapted(teacher: nn.Module, samples: Samples, device: torch.device | str = "
             )
         if (expected.size, expected.mean, expected.std) != (given.size, given.mean, given.std):
             adapter = InputAdapter(given, expected).to(device)
-            blocks = _blocks(teacher) if isinstance(teacher, nn.Sequential) else [("teacher", teacher)]
+            blocks = _blocks(teacher) if type(teacher) is nn.Sequential else [("teacher", teacher)]
             teacher = sequence([("adapted_input", adapter), *blocks]).eval()
     with torch.no_grad(), evaluating(teacher):
         outputs = teacher(samples.example.to(device))
@@ -294,7 +294,7 @@ def common_features(
     """
     with torch.no_grad(), evaluating(teacher), evaluating(student):
         block = None
-        if isinstance(teacher, nn.Sequential):
+        if type(teacher) is nn.Sequential:
             block = _common_block(teacher, student, samples.example.to(device))
         if block is None:
             log.warning(

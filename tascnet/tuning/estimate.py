@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from tascnet.errors import plural
 from tascnet.measure import complexity, latency
 from tascnet.options import Recipe, TuneBase
 from tascnet.surgery import shape_after
@@ -55,9 +56,9 @@ def log_estimate(
     counted = complexity(chain, samples.example)
     activations = BATCH * sum(math.prod(layer.out_shape or ()) for layer in counted.layers)
     log.info(
-        "estimate: %s (%d trials of %s, fine-tuning %s), %.1f GB of disk for features, %.1f GB of memory",
+        "estimate: %s (%s of %s, fine-tuning %s), %.1f GB of disk for features, %.1f GB of memory",
         _minutes(total),
-        trials,
+        plural(trials, "trial"),
         _minutes(trial),
         _minutes(tuning),
         images * (depth + 1) * features[0].numel() * FEATURE_BYTES / 1e9,

@@ -125,7 +125,7 @@ def next_depth(
     seconds = sum(trial.seconds for trial in trials)
     asked: list[Trial | Proposal] = [*trials, *pending]
     if limits.max_trials is not None and len(asked) >= limits.max_trials:
-        return Advice(reason=f"the limit of {limits.max_trials} trials is reached")
+        return Advice(reason=f"the limit of {plural(limits.max_trials, 'trial')} is reached")
     if limits.max_seconds is not None and seconds >= limits.max_seconds:
         return Advice(reason=f"the limit of {limits.max_seconds:g} seconds is reached")
     if limits.every is not None:

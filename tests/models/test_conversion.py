@@ -3,6 +3,7 @@
 import copy
 import inspect
 import random
+import types
 from collections import OrderedDict
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tascnet
-from tascnet.errors import ConversionError
+from tascnet.errors import ArchiveError, ConversionError
 from tascnet.models.blocks import Concat, Residual
 from tascnet.models.conversion import Converted, convert
 from tascnet.models.describe import construct, describe
@@ -819,6 +820,63 @@ def test_norms_over_channels_in_a_row() -> None:
 class Cropping(Headed):
     def between(self, x: Tensor) -> Tensor:
         return self.body(x.float()).to(x.dtype)
+
+
+def own_forward() -> nn.Module:
+    """A convolution by weights without their mean, as users patch it in."""
+    network = nn.Sequential(conv(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+    network[0].forward = types.MethodType(forward, network[0])  # type: ignore[method-assign]
+    return network
+
+
+def test_a_layer_with_a_forward_of_its_own_is_looked_into() -> None:
+    assert converted(own_forward()).rewritten
+    with pytest.raises(ArchiveError, match="'0' of the saved model has a `forward` of its own"):
+        describe(own_forward())
+
+
+def test_a_layer_that_reads_positions_stays_a_layer_that_learns() -> None:
+    class Positioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.places = nn.Conv2d(3, 8, 4, stride=4), nn.Embedding(4, 8)
+            self.classifier = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).flatten(2).transpose(1, 2) + self.places(torch.arange(4))
+            return self.classifier(y.mean(1))
+
+    module = Positioned()
+    chain = converted(module).chain
+    assert sum(p.numel() for p in chain.parameters()) == sum(p.numel() for p in module.parameters())
+
+
+def bare(layer: nn.Module, **attributes: Any) -> nn.Module:
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    return nn.Sequential(conv(3, 4), layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda: bare(nn.BatchNorm2d(4), bias=None), r"1.bias is missing, but \(4,\)"),
+        (
+            lambda: bare(nn.BatchNorm2d(4), running_mean=None, running_var=None, track_running_stats=False),
+            "1.num_batches_tracked",
+        ),
+        (lambda: bare(nn.Upsample(scale_factor=1.3, recompute_scale_factor=True)), "recompute_scale_factor"),
+        (lambda: bare(nn.LazyConv2d(4, 3)), "'1.weight' of the network has no shape yet: run it on an image"),
+    ],
+)
+def test_what_would_be_saved_as_something_else_is_refused(network: Any, says: str) -> None:
+    with pytest.raises(ConversionError, match=says):
+        convert(network().eval(), EXAMPLE)
 
 
 def test_layers_with_settings_that_cannot_be_saved_are_looked_into() -> None:

@@ -51,5 +51,5 @@ def test_a_network_of_ones_own_has_ordinary_finite_tensors() -> None:
         own[3].bias[0] = float("nan")
     with pytest.raises(ConfigError, match=r"'3\.bias' of the network holds numbers that are not finite"):
         tascnet.backbone(own, torch.zeros(1, 1, 8, 8), mean=(0.5,), std=(0.5,))
-    with pytest.raises(ConfigError, match=r"'0\.weight' of the network is of a class of its own"):
+    with pytest.raises(ConfigError, match=r"'0\.weight' of the network is without a shape"):
         check_weights(nn.Sequential(nn.LazyLinear(2)))

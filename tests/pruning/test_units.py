@@ -164,7 +164,7 @@ def test_nothing_to_remove_is_refused_with_the_reasons(chain, options, says, hin
 def test_what_cannot_be_reached_is_logged_before_anything_is_trained(run, caplog):
     with caplog.at_level(logging.INFO, "tascnet"):
         result = run(Prune(**UNITS | {"ignore": ("conv2",)}), start=grouped(), name=None)
-    (line,) = [text for text in caplog.messages if text.startswith("Removing filters can reach")]
+    (line,) = [text for text in caplog.messages if text.startswith("Removing filters can")]
     assert f"{100 * (1 - result.metrics.reach.flops_left):.1f} % of the FLOPs" in line
     # The group of conv2 stays: its layers, and what they read and give but for the channels of others.
     assert "Layers that keep filters: spared by `ignore` (conv2 and 1 other)." in caplog.messages

@@ -86,7 +86,7 @@ IMPORTANCE = (
 
 def test_how_far_pruning_can_go_and_why_not_further() -> None:
     assert reach_lines(REACH) == [
-        "Removing filters can reach 75.0 % of the FLOPs and 87.5 % of the parameters.",
+        "Removing filters can take away at most 75.0 % of the FLOPs and 87.5 % of the parameters.",
         "Layers that keep filters: coupled to the network's input (a<b> and 2 others); "
         "spared by `ignore` (e).",
         "Not exact, and therefore last, are cuts of channels that share statistics, as behind a layer "

@@ -504,6 +504,19 @@ def _toy(name: str, **groups: int) -> Network:
     return Network(TOYS[name], {key.replace("__", "."): (width, 1) for key, width in groups.items()})
 
 
+def pooled_vectors() -> nn.Sequential:
+    """torch takes vectors `b x c` for one sample of b channels, and pools over c."""
+    return settle(
+        body(
+            ("stem", conv(3, 8)),
+            ("pool", nn.AdaptiveAvgPool2d(1)),
+            ("flatten", nn.Flatten()),
+            ("short", nn.AdaptiveAvgPool1d(4)),
+            ("classifier", nn.Linear(4, 5)),
+        )
+    )
+
+
 NETWORKS = {
     "plain": _toy("plain", conv1=8, conv2=12, fc=10),
     "excitation": Network(excitation, {"stem": (8, 1), "se.fc1": (4, 1), "last": (6, 1)}),
@@ -589,6 +602,9 @@ NETWORKS = {
         placed,
         {"conv": (6, 1), "last": (4, 1)},
         {"stem": "'place' has weights for each pixel in block 'place'"},
+    ),
+    "pooled_vectors": Network(
+        pooled_vectors, {}, {"stem": "'short' runs over the channels in block 'short'"}
     ),
     "own_slopes": Network(own_slopes, {"stem": (8, 1), "last": (6, 1)}),
     "unit_length": Network(unit_length, {"stem": (8, 1)}, mixers={"stem": ("norm",)}),

@@ -282,4 +282,5 @@ def _weights_of(call: Call) -> list[Tensor]:
     """The parameters and buffers of the network that a constant is computed from."""
     if call.function == "weight":
         return [call.value]
-    return [weight for read in call.read() for weight in _weights_of(read)]
+    own = tensors_of(call.layer) if call.layer is not None else ()
+    return [*own, *(weight for read in call.read() for weight in _weights_of(read))]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tascnet.errors import ArchiveError, ConversionError
 from tascnet.models.blocks import sequence
@@ -18,7 +19,7 @@ from tascnet.models.conversion.nodes import tensors_of
 from tascnet.models.conversion.regions import Names, blocks_of
 from tascnet.models.conversion.simplify import simplified
 from tascnet.models.conversion.tracing import trace
-from tascnet.models.describe import describe
+from tascnet.models.describe import check_tensors, construct, describe
 from tascnet.models.head import HEAD_PREFIX
 from tascnet.models.inspect import as_example, evaluating, input_for, untouched
 from tascnet.run.console import log
@@ -90,6 +91,9 @@ def convert(module: nn.Module, example: Tensor, *, check: bool = True, share: bo
         raise ConversionError(
             "a network that reads whole numbers cannot be converted", "expected one that reads images"
         )
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise ConversionError(f"{name!r} of the network has no shape yet", "run it on an image first")
     # What torch.compile returns holds the network itself.
     module = getattr(module, "_orig_mod", module)
     generator = torch.Generator().manual_seed(0)
@@ -99,7 +103,9 @@ def convert(module: nn.Module, example: Tensor, *, check: bool = True, share: bo
         draft = _as_it_is(module, inputs[:1]) or _draft(module, inputs)
         _untie(draft)
         try:
-            describe(draft.chain)
+            with torch.device("meta"):
+                made = construct(describe(draft.chain))
+            check_tensors(draft.chain, made)
         except ArchiveError as error:
             raise ConversionError(f"the network cannot be converted, {error.message}") from error
         keys = _keys(module, draft)
@@ -147,8 +153,8 @@ def _as_it_is(module: nn.Module, image: Tensor) -> _Draft | None:
     try:
         with torch.no_grad():
             output = module(image)
-    except RuntimeError:
-        # Of a wrong size; the trace has the line.
+    except Exception:
+        # Such as of a wrong size; the trace has the line.
         return None
     if output.ndim != 2:
         return None

@@ -19,13 +19,15 @@ from tascnet.models.layers import (
     MaxPool2dSame,
     StochasticDepth,
 )
-from tascnet.models.leaves import LEAVES, arguments_of, unfit_arguments
+from tascnet.models.leaves import LEAVES, arguments_of, oddity, unfit_arguments
 
 _LIBRARIES = ("timm", "torchvision")
 
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is converted as a whole, and not looked into."""
+    if oddity(module) is not None:
+        return False
     if _maker(module) is not None:
         return True
     return type(module) in LEAVES and unfit_arguments(type(module).__name__, settings(module)) is None
