@@ -3,12 +3,11 @@
 import logging
 
 from tascnet.cli.config import Config, spelling
-from tascnet.cli.folders import is_multirun, last_model, outputs_folder, safe_name
+from tascnet.cli.folders import is_multirun, job_digest, last_model, outputs_folder, safe_name
 from tascnet.errors import plural
 from tascnet.exporting.inputs import Inputs
 from tascnet.exporting.predictions import STDOUT, write_predictions
 from tascnet.run.console import track
-from tascnet.run.files import digest_json
 
 log = logging.getLogger("tascnet")
 
@@ -41,7 +40,7 @@ def run(config: Config) -> None:
         )
         folder = outputs_folder(config) / "predict"
         if is_multirun():
-            folder /= f"{safe_name(model.name)}-{digest_json([str(path), options.input])[:8]}"
+            folder /= f"{safe_name(model.name)}-{job_digest()}"
         usual = (folder / "predictions.csv", folder / "predictions.jsonl")
         places = usual if options.output is None else (options.output,)
         shown = track(records, "predict", samples.total)

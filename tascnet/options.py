@@ -639,7 +639,7 @@ class Trainer(Recipe):
             except ConfigError as error:
                 yield True, *_inside(name, error)
         if self.devices > 1:
-            alone = {f"{name}.compile": getattr(self, name).compile for name in {*RECIPES} - {*CACHED}}
+            alone = {f"{name}.compile": getattr(self, name).compile for name in RECIPES if name not in CACHED}
             for option, is_compiled in ({"compile": self.compile} | alone).items():
                 hint = f"take `{option}=false`, or one device"
                 yield bool(is_compiled), f"`{option}=true`, but `devices={self.devices}`", hint

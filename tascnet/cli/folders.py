@@ -37,6 +37,11 @@ def is_multirun() -> bool:
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
+def job_digest() -> str:
+    """Of the values of one of several runs."""
+    return digest_json(list(HydraConfig.get().overrides.task))[:8]
+
+
 def cache_folder(config: Config) -> Path:
     """Where runs share what they have computed."""
     return Path(config.cache_dir).expanduser() if config.cache_dir else outputs_folder(config) / "cache"

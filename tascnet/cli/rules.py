@@ -185,7 +185,9 @@ def _predict(config: Config) -> Iterator[Rule]:
     if output not in (None, "-"):
         path = Path(str(output)).expanduser()
         read = [Path(place).expanduser() for place in places]
-        read += [Path(found) for place in read for found in iglob(str(place), recursive=True)]
+        # Of what a pattern matches a list is read, predictions in .jsonl are not.
+        if path.suffix.lower() == ".csv" and path.exists():
+            read += [Path(found) for place in read for found in iglob(str(place), recursive=True)]
         yield (
             any(os.path.realpath(path) == os.path.realpath(place) for place in read),
             f"predict.output={output} is in predict.input, and would be overwritten",

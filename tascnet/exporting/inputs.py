@@ -56,12 +56,13 @@ class Inputs:
             yield from _lines_of_stdin() if self.is_text else filter(str.strip, _lines_of_stdin())
             return
         for given in self.given:
-            folders: list[Path] = []
-            # Folders come before what is in them.
+            folders: set[Path] = set()
+            # Folders come before what is in them, which is read with them.
             for path in self._matching(given):
-                if not any(path.is_relative_to(folder) for folder in folders):
+                if folders.isdisjoint(path.parents):
                     yield from self._below(path)
-                    folders += [path] if path.is_dir() else []
+                    if path.is_dir():
+                        folders.add(path)
 
     def _matching(self, given: str) -> Iterator[Path]:
         """The place itself, or what a pattern matches: folders and files that may hold samples."""

@@ -71,11 +71,17 @@ def check_tensors(network: nn.Module, made: nn.Module) -> None:
     """
     own, usual = network.state_dict(), made.state_dict()
     for key in sorted(own.keys() | usual.keys()):
-        found, expected = (tuple(one[key].shape) if key in one else "missing" for one in (own, usual))
+        if key not in usual:
+            raise ArchiveError(f"{key} is no tensor of its kind of layer", "remove it")
+        if key not in own:
+            raise ArchiveError(
+                f"{key} is missing", "make its layer again, with arguments that fit its weights"
+            )
+        found, expected = tuple(own[key].shape), tuple(usual[key].shape)
         if found != expected:
             raise ArchiveError(
-                f"the shape of {key} is {found}, but {expected} in a layer of its class and arguments",
-                "make that layer again with arguments that fit its weights",
+                f"the shape of {key} is {found}, but {expected} by the arguments of its layer",
+                "make that layer again, with arguments that fit its weights",
             )
 
 

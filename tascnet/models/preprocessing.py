@@ -570,11 +570,9 @@ _QUEUE = _Queue()
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
-        # Pillow would decode it to look behind the pixels, and pass over what is damaged.
-        return 1
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        # That of a PNG would decode it to look behind the pixels, and pass over what is damaged.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     # A damaged EXIF block does not affect the pixels.
     except Exception:
         return 1

@@ -488,7 +488,7 @@ def costs_of(
         if clock.predicts and not clock.is_foreign and is_enough(latency_ms):
             # A resumed run would measure it again, and another figure could reopen the pruning.
             found = {"latency_ms": latency_ms}
-            measured_once(latency_file(archive, options, state), lambda: found)
+            latency_ms = measured_once(latency_file(archive, options, state), lambda: found)["latency_ms"]
     return {
         "params": cost.params,
         "flops": cost.flops,

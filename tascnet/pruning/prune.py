@@ -39,7 +39,7 @@ from tascnet.run.events import running
 from tascnet.run.folder import METRICS, MODEL, TARGET, budget, cache_folder, finished, identity, open_folder
 from tascnet.run.records import Iteration, PruneMetrics, StepRecord, read_record, read_records
 from tascnet.train import Archive, Learner
-from tascnet.train.distillation import adapted
+from tascnet.train.distillation import adapted, check_answers
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import warn_of_lost_classes
 from tascnet.train.learner import check_trainer
@@ -254,7 +254,7 @@ def _teaching(teacher: nn.Module, options: Prune, samples: Samples, device: torc
     if type(teacher) is nn.Sequential:
         chain: nn.Sequential = copy.deepcopy(teacher)
     else:
-        outputs_of(teacher, samples.example)
+        check_answers(outputs_of(teacher, samples.example), samples.num_classes)
         chain = convert(teacher, samples.example).chain
     # Its type is lost with `to`.
     chain.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

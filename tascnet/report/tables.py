@@ -407,7 +407,7 @@ def front_table(rows: Sequence[FrontPoint], chosen: int, metric: str = "accuracy
     for row in rows:
         cells = (percent(row.value), count(row.params), count(row.flops))
         style = "bold" if row.trial == chosen else None
-        table.add_row(str(row.trial), *cells, f"tune.pick={row.trial}", style=style)
+        table.add_row(str(row.trial), *cells, f"pick={row.trial}", style=style)
     return table
 
 

@@ -200,8 +200,10 @@ def _is_new(folder: Path, identity: Mapping[str, Any]) -> bool:
         # Before identities had it there was no other runtime.
         found = {TARGET: "eager"} | found
     if found:
-        # What is off now, and did not exist when the folder was made, changes nothing.
-        found = {key: value for key, value in identity.items() if not value and key != TARGET} | found
+        # An option that did not exist when the folder was made, and is off now, changes nothing: whoever adds
+        # one lets its false value mean what was done before.
+        off = {key: value for key, value in identity.items() if not value and key != TARGET}
+        found = {key: value for key, value in off.items() if not key.startswith("input.")} | found
     if found == identity:
         return False
     if found is not None and (TARGET in found) != (TARGET in identity):

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -259,17 +260,26 @@ def adapted(teacher: nn.Module, samples: Samples, device: torch.device | str = "
             teacher = sequence([("adapted_input", adapter), *blocks]).eval()
     with torch.no_grad(), evaluating(teacher):
         outputs = teacher(samples.example.to(device))
+    check_answers(outputs, samples.num_classes)
+    return teacher
+
+
+def check_answers(outputs: Any, num_classes: int) -> None:
+    """Raise unless a teacher gives a value for each class of one sample.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if not isinstance(outputs, Tensor):
         raise ConfigError(
             f"the teacher gives a {type(outputs).__name__}, expected one tensor `b x n`",
             "give a network whose output is a value for each class",
         )
-    if outputs.shape != (1, samples.num_classes):
+    if outputs.shape != (1, num_classes):
         raise ConfigError(
-            f"the teacher has {outputs.shape[-1]} outputs, but the data have {samples.num_classes} classes",
+            f"the teacher has {outputs.shape[-1]} outputs, but the data have {num_classes} classes",
             "give a network that was trained on the same classes",
         )
-    return teacher
 
 
 def common_features(

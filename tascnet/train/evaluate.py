@@ -167,13 +167,15 @@ def _matched(
     Raises:
         ConfigError: no class is in both.
     """
+    index = {name: place for place, name in enumerate(model.class_names)}
     # Names of folders have their accents apart where macOS has written them.
-    index = {unicodedata.normalize("NFC", name): place for place, name in enumerate(model.class_names)}
-    spelt = [unicodedata.normalize("NFC", name) for name in dataset.class_names]
-    indices = np.array([index.get(name, -1) for name in spelt], dtype=np.int64)
+    alike = {unicodedata.normalize("NFC", name): place for name, place in index.items()}
+    names = dataset.class_names
+    places = [index.get(name, alike.get(unicodedata.normalize("NFC", name), -1)) for name in names]
+    indices = np.array(places, dtype=np.int64)
     labels = dataset.labels[rows]
     counts = np.bincount(labels, minlength=len(dataset.class_names)).tolist()
-    lacking = tuple(name for key, name in zip(index, model.class_names, strict=True) if key not in spelt)
+    lacking = tuple(name for name, place in index.items() if place not in set(places))
     unknown = {name: n for name, n, at in zip(dataset.class_names, counts, indices, strict=True) if at < 0}
     if not (indices[labels] >= 0).any():
         raise ConfigError(

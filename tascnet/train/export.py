@@ -144,6 +144,8 @@ def export_all(
 ) -> ExportMetrics:
     """Write a network in several formats to a folder, with `metrics.json`; files that fit are kept.
 
+    So are files of the same network in other formats, however they were made.
+
     A format of `options.formats` that is refused leaves no file, and is raised when the others are written;
     where none are named it is a warning.
 
@@ -168,7 +170,10 @@ def export_all(
         )
         before = _listed(folder)
         known = {} if fresh else _known(folder, before, exporter, formats)
-        _remove(folder, [file.path for file in before.files if file.format not in known] if before else [])
+        # A list that cannot be read may name any.
+        listed = FILES.values() if before is None else [file.path for file in before.files]
+        if (folder / METRICS).exists():
+            _remove(folder, set(listed) - {file.path for file in known.values()})
         exporter.write_metrics(folder, known)
         refused: list[ExportError] = []
         for format in formats:

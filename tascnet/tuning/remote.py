@@ -110,11 +110,10 @@ class TrialTrainer:
         proposal, seconds, sent = self._started.pop(outcome.key)
         found, place = outcome.value, {"worker": outcome.worker, "started": outcome.started}
         if isinstance(found, Lost | MemoryError):
-            # All tries count, or they would never use up `max_seconds`.
+            # All tries and the waiting count, or trials like this would never use up `max_seconds`.
             seconds += time.perf_counter() - sent
-            is_lost = isinstance(found, Lost)
-            reason = found.reason if isinstance(found, Lost) else str(found)
-            found = {"status": "lost" if is_lost else "failed", "reason": reason}
+            status = "lost" if isinstance(found, Lost) else "failed"
+            found = {"status": status, "reason": getattr(found, "reason", str(found))}
         else:
             seconds += found.pop("seconds")
         return finished(proposal, self._study, {**found, **place, "ended": outcome.ended}, seconds)

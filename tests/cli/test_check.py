@@ -428,6 +428,10 @@ def test_predictions_do_not_replace_the_list_of_their_samples(name, tree, tmp_pa
         f"predict.output={tmp_path}/../{path.parent.name}/list.csv",
     )
     assert text.endswith("list.csv is in predict.input, and would be overwritten: give another file")
+    # Predictions of an earlier run are no samples.
+    (tmp_path / "again.jsonl").touch()
+    options = (f"predict.input={tmp_path}/*", f"predict.output={tmp_path}/again.jsonl")
+    composed(tree, "stage=predict", *options)
 
 
 def test_what_is_to_be_left_out_must_be_there(tree, tmp_path):

@@ -11,7 +11,8 @@ import imagehash
 import numpy as np
 import pytest
 import torch
-from PIL import AvifImagePlugin, Image, ImageOps
+from PIL import AvifImagePlugin, ExifTags, Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torchvision import transforms
 
 from tascnet.errors import ConfigError, DataError
@@ -212,6 +213,21 @@ def test_damaged_files_are_unreadable_for_good(name, content, reason, tmp_path):
     with pytest.raises(UnreadableImage, match=reason) as caught:
         decode_image(tmp_path / name, preprocessing())
     assert caught.value.lasting
+
+
+@pytest.mark.parametrize("where", ["exif", "profile", "xmp"])
+def test_orientation_of_a_png_is_applied_wherever_it_stands(where, tmp_path):
+    picture, exif, more = Image.fromarray(noise(8, 12)), Image.Exif(), PngInfo()
+    exif[ExifTags.Base.Orientation] = 6
+    if where == "profile":
+        content = exif.tobytes()
+        more.add_text("Raw profile type exif", f"\nexif\n{len(content):8}\n{content.hex()}\n")
+    elif where == "xmp":
+        xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+        more.add_itxt("XML:com.adobe.xmp", xmp)
+    picture.save(tmp_path / "a.png", pnginfo=more, **({"exif": exif} if where == "exif" else {}))
+    expected = decode_picture(picture.transpose(Image.Transpose.ROTATE_270), preprocessing(8))
+    assert np.array_equal(decode_image(tmp_path / "a.png", preprocessing(8)).pixels, expected.pixels)
 
 
 def test_a_png_with_broken_pixels_is_unreadable(tmp_path):

@@ -865,10 +865,10 @@ def bare(layer: nn.Module, **attributes: Any) -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "says"),
     [
-        (lambda: bare(nn.BatchNorm2d(4), bias=None), r"1.bias is missing, but \(4,\)"),
+        (lambda: bare(nn.BatchNorm2d(4), bias=None), "1.bias is missing: make its layer again"),
         (
             lambda: bare(nn.BatchNorm2d(4), running_mean=None, running_var=None, track_running_stats=False),
-            "1.num_batches_tracked",
+            "1.num_batches_tracked is no tensor of its kind of layer: remove it",
         ),
         (lambda: bare(nn.Upsample(scale_factor=1.3, recompute_scale_factor=True)), "recompute_scale_factor"),
         (lambda: bare(nn.LazyConv2d(4, 3)), "'1.weight' of the network has no shape yet: run it on an image"),

@@ -47,6 +47,8 @@ def test_each_run_of_several_has_its_own_files_and_each_image_comes_once(model, 
         arguments = ("-m", "stage=predict", f"predict.model={model}", f"outputs={tmp_path}")
         assert command(*arguments, f"predict.input='{photos}/{given}'") == 0
     found = [rows(path) for path in sorted((tmp_path / "predict").glob("*/predictions.csv"))]
+    assert command(*arguments, f"predict.input={photos}", "predict.top=1,2") == 0
+    assert len(list((tmp_path / "predict").glob("*/predictions.csv"))) == 5
     names = sorted(sorted(row["file"].removeprefix(f"{photos}/") for row in one) for one in found)
     assert names == [["a.png"], ["a.png", "b.png", "more/c.png"], ["more/c.png"]]
 

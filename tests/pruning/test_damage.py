@@ -8,6 +8,7 @@ import pytest
 from tascnet.errors import RunFolderError
 from tascnet.options import HistoryPrune, Prune
 from tascnet.pruning import prune
+from tascnet.run.records import Iteration, read_records, write_records
 from tascnet.train import Archive, Learner
 from tests.damage import CONTENTS, age, double_last_line, drop_last_line, edit, flip
 from tests.pruning.toy import DATA, QUICK, SMALL, are_equal, network, state, untimed
@@ -150,14 +151,28 @@ def test_a_damaged_history_is_recorded_again(number, run, said):
 
 
 def test_a_damaged_iteration_that_other_options_would_not_make_is_named(run):
-    # The names of iterations that may remove a block depend on the targets.
     options = replace(TWICE, blocks=True)
     folder = run(options).folder
     unfinish(folder)
+    journal = folder / "iterations.jsonl"
+    *before, last = read_records(journal, Iteration)
+    # As a version that removes something else has named it.
+    write_records(journal, [*before, replace(last, state="iteration-002-0123abcd")])
+    with pytest.raises(
+        RunFolderError, match=r"state/iteration-002-0123abcd is missing or damaged, and these"
+    ):
+        run(options)
+    assert journal.read_bytes().count(b"\n") == 3
+
+
+def test_a_damaged_iteration_of_another_target_is_not_needed(run):
+    # Which blocks may be removed depends on the targets.
+    options = replace(TWICE, blocks=True)
+    other = replace(options, flops_target=0.01)
+    folder = run(options).folder
+    unfinish(folder)
     flip(state_of(folder, 2) / "model.safetensors")
-    with pytest.raises(RunFolderError, match=r"state/iteration-002-\w+ is missing or damaged, and these"):
-        run(replace(options, flops_target=0.01))
-    assert (folder / "iterations.jsonl").read_bytes().count(b"\n") == 3
+    assert figures(run(other)) == figures(run(other, name="other"))
 
 
 def test_a_damaged_iteration_that_is_dropped_is_not_made_again(whole, run, tmp_path):

@@ -191,7 +191,7 @@ def test_widths_that_changed_and_a_count_of_the_others() -> None:
 def test_the_front_with_the_way_to_fine_tune() -> None:
     rows = [front_point(7, 0.812, params=1_500_000, flops=78_000_000)]
     lines = [line.split() for line in shown(front_table(rows, chosen=7)).splitlines()]
-    assert lines[-1] == ["7", "81.2", "%", "1.50", "M", "78.0", "M", "tune.pick=7"]
+    assert lines[-1] == ["7", "81.2", "%", "1.50", "M", "78.0", "M", "pick=7"]
 
 
 def test_depths_by_first_trained_block() -> None:

@@ -150,6 +150,10 @@ def test_names_of_classes_are_compared_as_they_look(cache: Path, tmp_path: Path)
     ]
     assert [one.accuracy for one in found] == [1.0, 1.0]
     assert found[1].only_in_model == ()
+    # A model that tells both apart keeps doing so.
+    both = colour_network(("caf\u00e9", "cafe\u0301", "blue"))
+    linux = tascnet.evaluate(both, tascnet.image_folder(tmp_path / "linux"), split="all", cache=cache)
+    assert linux.only_in_model == ("cafe\u0301",)
 
 
 def test_classes_are_matched_by_name(colours: Path, cache: Path, tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ def test_what_fits_is_kept_and_what_does_not_is_made_again(
     assert times(copy)["model_int8.onnx"] == before["model_int8.onnx"]
     assert (copy / "model.json").read_text() == "mine"
     (copy / "model.json").unlink()
+    # Of a list that cannot be read none stay: they may be of any network.
+    (copy / "metrics.json").write_text("{}")
+    found = export_all(trained.network, copy, DATA, outside, cache=cache)
+    assert sorted(times(copy)) == ["metrics.json", "model.pt2"]
     # Files of another network do not stay beside its own.
     info = trained.network.info
     other = tascnet.backbone("digits_cnn", weights="random", num_classes=len(info.class_names))

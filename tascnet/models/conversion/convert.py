@@ -107,7 +107,7 @@ def convert(module: nn.Module, example: Tensor, *, check: bool = True, share: bo
                 made = construct(describe(draft.chain))
             check_tensors(draft.chain, made)
         except ArchiveError as error:
-            raise ConversionError(f"the network cannot be converted, {error.message}") from error
+            raise ConversionError(f"the network cannot be converted, {error.message}", error.hint) from error
         keys = _keys(module, draft)
         if check:
             own, of_chain = _tensors(module), _tensors(draft.chain)
@@ -154,7 +154,7 @@ def _as_it_is(module: nn.Module, image: Tensor) -> _Draft | None:
         with torch.no_grad():
             output = module(image)
     except Exception:
-        # Such as of a wrong size; the trace has the line.
+        # Whatever it is, usually a wrong size, the trace names the line.
         return None
     if output.ndim != 2:
         return None
