@@ -1,12 +1,11 @@
 """Stage evaluate: how good a saved or exported model is on labelled samples."""
 
 import logging
-import os
 from pathlib import Path
 
 import tascnet
 from tascnet.cli.config import Config, spelling
-from tascnet.cli.folders import cache_folder, last_model, outputs_folder, safe_name
+from tascnet.cli.folders import cache_folder, given_model, last_model, outputs_folder, safe_name
 from tascnet.report.evaluation import evaluation_parts
 from tascnet.run.console import output
 from tascnet.run.files import digest_json
@@ -21,7 +20,7 @@ def run(config: Config) -> None:
     Raises:
         RunFolderError: no model is named, and the run has none.
     """
-    path = Path(os.path.abspath(Path(config.evaluate.model or last_model(config)).expanduser()))
+    path = given_model(config.evaluate.model or last_model(config))
     with spelling("evaluate"):
         metrics = tascnet.evaluate(
             path,

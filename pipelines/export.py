@@ -1,11 +1,10 @@
 """Stage export: write a saved model to files that run without tascnet."""
 
-import os
 from pathlib import Path
 
 import tascnet
 from tascnet.cli.config import Config, spelling
-from tascnet.cli.folders import cache_folder, last_model
+from tascnet.cli.folders import cache_folder, given_model, last_model
 from tascnet.data import check_samples
 from tascnet.report.card import update_card
 from tascnet.report.exports import export_table
@@ -20,7 +19,7 @@ def run(config: Config) -> None:
     It is called `export`, or `<name>-export` where the model's folder is not called `model`.
     """
     given = config.export.model
-    saved = last_model(config) if given is None else Path(os.path.abspath(Path(given).expanduser()))
+    saved = last_model(config) if given is None else given_model(given)
     check_samples(config.dataset, cache_folder(config))
     write(config, saved)
 

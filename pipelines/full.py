@@ -30,8 +30,8 @@ from tascnet.run.records import (
     read_records,
     read_trials,
 )
+from tascnet.train import check_trainer
 from tascnet.train.export import FILES, formats_of, judge_file
-from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.transfer import example_for, outputs_of
 from tascnet.tuning import may_widen

@@ -17,7 +17,7 @@ from tascnet.report import (
 )
 from tascnet.run.console import output
 from tascnet.run.records import TuneMetrics
-from tascnet.train.learner import check_trainer
+from tascnet.train import check_trainer
 from tascnet.train.setting import computing
 
 

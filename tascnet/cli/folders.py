@@ -82,6 +82,11 @@ def stage_folder(config: Config, stage: str) -> Path:
     return run_folder(config) / (name if pick is None else f"{name}-pick{pick}")
 
 
+def given_model(path: str | Path) -> Path:
+    """A model that an option names, with a name of its own also where it is `.` or ends in `..`."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
 def last_model(config: Config) -> Path:
     """The folder of the run's last saved model: the pruned one, or else the tuned one.
 

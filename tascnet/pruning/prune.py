@@ -38,11 +38,10 @@ from tascnet.report.mistakes import Mistakes, mistakes_once
 from tascnet.run.events import running
 from tascnet.run.folder import METRICS, MODEL, TARGET, budget, cache_folder, finished, identity, open_folder
 from tascnet.run.records import Iteration, PruneMetrics, StepRecord, read_record, read_records
-from tascnet.train import Archive, Learner
+from tascnet.train import Archive, Learner, check_trainer
 from tascnet.train.distillation import adapted, check_answers
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import warn_of_lost_classes
-from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.transfer import outputs_of
 

@@ -14,8 +14,9 @@ from tascnet.exporting.programs import quiet
 log = logging.getLogger("tascnet")
 
 
+@cache
 def check_compiler(device: torch.device) -> None:
-    """Raise unless torch.compile works on a device.
+    """Raise unless torch.compile works on a device; where it does, it is tried once in a process.
 
     Raises:
         CompileError: it does not, usually for want of a C++ compiler.

@@ -175,7 +175,8 @@ def _matched(
     indices = np.array(places, dtype=np.int64)
     labels = dataset.labels[rows]
     counts = np.bincount(labels, minlength=len(dataset.class_names)).tolist()
-    lacking = tuple(name for name, place in index.items() if place not in set(places))
+    found = set(places)
+    lacking = tuple(name for name, place in index.items() if place not in found)
     unknown = {name: n for name, n, at in zip(dataset.class_names, counts, indices, strict=True) if at < 0}
     if not (indices[labels] >= 0).any():
         raise ConfigError(

@@ -35,10 +35,9 @@ from tascnet.run.folder import (
     open_folder,
 )
 from tascnet.run.records import Trial, TuneMetrics, read_record, read_trials, to_json
-from tascnet.train import Archive, Learner
+from tascnet.train import Archive, Learner, check_trainer
 from tascnet.train.evaluate import check_metric
 from tascnet.train.judge import warn_of_lost_classes
-from tascnet.train.learner import check_trainer
 from tascnet.train.setting import computing
 from tascnet.train.transfer import warn_of_overlap, with_words
 from tascnet.tuning.problem import check_options
